@@ -1,0 +1,1 @@
+"""The places a model goes: one folder a target. Packaged as kerastune.targets."""

@@ -1,0 +1,54 @@
+"""What can go wrong, and the exit code each kind maps to.
+
+    KerastuneError          1  a mistake the user can mend
+    ├── RecipeError         1  the recipe: unknown key, wrong type, impossible value
+    ├── DataError           1  the data: unreadable files, one class, labels without a file
+    ├── AssetError          1  weights or sample data that are not there, or not what was pinned
+    ├── VerificationError   3  an artifact that does not compute what was trained; a frozen weight that moved
+    └── ConverterError      4  a converter, a runtime or the machine failed
+
+Click owns 2 (usage). Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+
+class KerastuneError(Exception):
+    """Something a user can read and act on.
+
+    Args:
+        message: what happened, with the received value and the file.
+        hint: what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+
+class RecipeError(KerastuneError):
+    """The recipe cannot be found, read or obeyed."""
+
+
+class DataError(KerastuneError):
+    """The data cannot be read right, or are not enough to learn from."""
+
+
+class AssetError(KerastuneError):
+    """Pretrained weights or sample data are missing, unreachable or not as pinned."""
+
+
+class VerificationError(KerastuneError):
+    """A proof failed: nothing may be called done."""
+
+    exit_code = 3
+
+
+class ConverterError(KerastuneError):
+    """A converter, a runtime or the machine failed; the recipe may be right."""
+
+    exit_code = 4

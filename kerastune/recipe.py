@@ -1,0 +1,437 @@
+"""The recipe: what the user asked for. Finds, reads, overrides and validates it; knows no TensorFlow.
+
+A recipe is one TOML file. Nothing in it is ever executed. Every key is declared below, unknown keys are
+errors with a suggestion, and all problems are reported in one message.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tomli_w
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from kerastune.errors import RecipeError
+
+
+def _absolute(path: str) -> str:
+    # Resolved once, against the folder the command runs in, so that a run still finds its data from elsewhere.
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _absolute_if_a_path(value: str) -> str:
+    is_url = "://" in value
+    is_path = os.sep in value or value.startswith((".", "~")) or os.path.isdir(value)
+    return _absolute(value) if is_path and not is_url else value
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+FilePath = Annotated[Text, AfterValidator(_absolute)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class _Data(_Settings):
+    validation_fraction: Fraction = 0.15
+    """Share of the examples held out to choose the best epoch, where the source brings no validation split."""
+    test_fraction: Fraction = 0.15
+    """Share of the examples held out for the final accuracy, where the source brings no test split."""
+    skip_bad: bool = False
+    """Leave out files that cannot be read (they are listed in run.json) instead of stopping."""
+    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
+    """Side in pixels of the square the model sees. Default: what the preset was trained at."""
+
+    @model_validator(mode="after")
+    def _leave_something_to_train_on(self) -> "_Data":
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"validation_fraction + test_fraction = {self.validation_fraction + self.test_fraction:g} "
+                "leaves nothing to train on; their sum must be below 1"
+            )
+        return self
+
+
+class FolderData(_Data):
+    """Images in one folder a label: path/<label>/*.jpg, or path/{train,validation,test}/<label>/*.jpg."""
+
+    source: Literal["folder"]
+    path: FilePath
+    """The folder that holds the label folders."""
+
+
+class CsvData(_Data):
+    """A CSV file with a column of image paths and a column of labels."""
+
+    source: Literal["csv"]
+    path: FilePath
+    """The CSV file (UTF-8, with a header line)."""
+    images: FilePath | None = None
+    """The folder that image paths are relative to, and must stay inside. Default: the CSV file's folder."""
+    image_column: Text = "image"
+    label_column: Text = "label"
+    split_column: Text | None = None
+    """A column that says train, validation or test. Default: split by content hash."""
+
+
+class TfdsData(_Data):
+    """A TensorFlow Datasets data set with an image and a label."""
+
+    source: Literal["tfds"]
+    name: Text
+    """Any TFDS name: "fashion_mnist", "cats_vs_dogs", "my_dataset/config:1.0.0"."""
+    data_dir: Annotated[Text, AfterValidator(_absolute_if_a_path)] | None = None
+    """A local TFDS folder, or the name of a fetched asset. Default: TFDS's own folder."""
+    train: Text = "train"
+    """TFDS split, slices included: "train[:2000]"."""
+    validation: Text | None = None
+    """TFDS split. Default: `validation_fraction` of the training split, by content hash."""
+    test: Text | None = "test"
+    """TFDS split, or leave out and set `test_fraction`."""
+    image_key: Text = "image"
+    label_key: Text = "label"
+
+
+class Augment(_Settings):
+    """Random changes to training images, made by Keras layers in the input pipeline; never to validation images."""
+
+    flip: Literal["none", "horizontal", "vertical", "horizontal_and_vertical"] = "none"
+    """Mirror half of the images."""
+    crop: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of the height and width that a random crop cuts away (then resized back)."""
+    color: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Strength of random brightness, contrast and saturation."""
+    rand_augment: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Strength of RandAugment (two random operations an image; Cubuk et al. 2019, arXiv:1909.13719)."""
+
+
+class Train(_Settings):
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    xla: Literal["auto", True, False] = "auto"
+    """Compile the training step with XLA. `true` is an error where Keras would drop it."""
+    precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    class_weights: Literal["none", "balanced"] = "none"
+    """"balanced" weighs each class by n_examples / (n_classes * n_class), as scikit-learn does."""
+    early_stopping: Annotated[int, Field(ge=0)] = 0
+    """End a phase after this many epochs without a better validation accuracy (0: never)."""
+
+
+class Phase(_Settings):
+    unfreeze: Text
+    """Who trains: "head", "all", "none", "top:N" (the head and the last N blocks) or "match:REGEX" (the head
+    and every unit or layer whose name the expression finds)."""
+    epochs: Annotated[int, Field(ge=0)] = 1
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    optimizer: Literal["adam", "adamw", "lion", "rmsprop", "sgd"] = "adam"
+    """"sgd" uses Nesterov momentum 0.9."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decoupled weight decay, on kernels only: biases and normalisation weights are left out."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate falls to zero over the phase."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the phase's steps in which the learning rate climbs from zero."""
+    batch_norm: Literal["frozen", "train"] = "frozen"
+    """"frozen" keeps every BatchNorm in inference mode; "train" lets unfrozen ones learn."""
+
+    @field_validator("unfreeze")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        kind, _, argument = value.partition(":")
+        if value in ("head", "all", "none"):
+            return value
+        if kind == "top" and re.fullmatch(r"[1-9][0-9]*", argument):
+            return value
+        if kind == "match" and argument:
+            try:
+                re.compile(argument)
+            except re.error as error:
+                raise ValueError(f"{argument!r} is not a regular expression: {error}") from error
+            return value
+        raise ValueError(f'{value!r} is none of "head", "all", "none", "top:N" (N = 1, 2, …), "match:REGEX"')
+
+    @model_validator(mode="after")
+    def _epochs_fit(self) -> "Phase":
+        if self.unfreeze == "none" and self.epochs:
+            raise ValueError('unfreeze = "none" trains nothing, so it needs epochs = 0')
+        if self.unfreeze != "none" and not self.epochs:
+            raise ValueError('epochs = 0 trains nothing; use at least 1, or unfreeze = "none"')
+        return self
+
+
+FORMATS = ("saved_model", "tflite", "onnx")
+
+
+class Export(_Settings):
+    """One artifact: a target, or a format with a quantisation."""
+
+    target: Text | None = None
+    """A place it runs: a folder in export/ (`kerastune targets list`)."""
+    format: Literal["saved_model", "tflite", "onnx"] | None = None
+    quantize: Literal["none", "dynamic", "int8"] | None = None
+    """Default: what the target says, or "none". "dynamic" and "int8" need TFLite."""
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """The artifact's folder name. Default: the target's or the format's name, and the quantisation."""
+    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """A quantised artifact that loses more validation accuracy than this is refused."""
+
+    @field_validator("target")
+    @classmethod
+    def _target_exists(cls, value: str | None) -> str | None:
+        if value is not None and value not in target_names():
+            raise ValueError(f"there is no target {value!r}{_did_you_mean(value, target_names())}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_of_target_and_format(self) -> "Export":
+        if (self.target is None) == (self.format is None):
+            raise ValueError("an export needs either `target` or `format`")
+        return self
+
+
+class Recipe(_Settings):
+    """What to train, on what, how, and where the result goes."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Names the run folder. Default: the recipe file's name."""
+    task: Literal["image_classification"]
+    preset: Annotated[Text, AfterValidator(_absolute_if_a_path)]
+    """A KerasHub preset, hf://…, kaggle://…, a local folder, or a fetched asset (`kerastune assets list`)."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: Annotated[FolderData | CsvData | TfdsData, Field(discriminator="source")]
+    augment: Augment = Augment()
+    train: Train = Train()
+    phases: Annotated[tuple[Phase, ...], Field(strict=False)]
+    exports: Annotated[tuple[Export, ...], Field(strict=False)] = ()
+
+    @field_validator("phases")
+    @classmethod
+    def _has_a_phase(cls, value: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        if not value:
+            raise ValueError("a recipe needs at least one [[phases]] table")
+        return value
+
+    @model_validator(mode="after")
+    def _exports_have_their_own_names(self) -> "Recipe":
+        names = [export_name(export) for export in self.exports]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two exports would be called {twice[0]!r}; give one of them a `name`")
+        return self
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(exclude_none=True, mode="json"))
+
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def export_name(export: Export) -> str:
+    """The artifact's folder name: "linux", "tflite", "linux-int8"."""
+    base = export.target or export.format or ""
+    return export.name or "-".join(filter(None, [base, export.quantize if export.quantize != "none" else None]))
+
+
+# --- finding -----------------------------------------------------------------------------------------------
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with kerastune."""
+    return sorted(f.name[:-5] for f in files("kerastune.recipes").iterdir() if f.name.endswith(".toml"))
+
+
+def target_names() -> list[str]:
+    """Names of the deployment targets: the folders in export/."""
+    return sorted(d.name for d in files("kerastune.targets").iterdir() if d.joinpath("target.toml").is_file())
+
+
+def find(reference: str) -> tuple[str, str]:
+    """A recipe's name and text, from a shipped recipe's name or a file's path.
+
+    Raises:
+        RecipeError: there is no such recipe, or the file is not UTF-8 text.
+    """
+    path = Path(reference).expanduser()
+    is_path = path.suffix == ".toml" or os.sep in reference
+    if not is_path and reference in shipped():
+        return reference, files("kerastune.recipes").joinpath(f"{reference}.toml").read_text("utf-8")
+    if not is_path:
+        raise RecipeError(
+            f"There is no recipe called {reference!r}{_did_you_mean(reference, shipped())}.",
+            f"Shipped recipes: {', '.join(shipped())}. For a file of yours, give its path, ending in .toml.",
+        )
+    try:
+        return path.stem, path.read_text("utf-8")
+    except FileNotFoundError:
+        raise RecipeError(
+            f"There is no file {path.absolute()}.",
+            "kerastune recipes copy NAME DEST makes a recipe of your own to start from.",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path.absolute()} cannot be read as text: {error}.") from error
+
+
+def read(reference: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe by name or path, applies `a.b=value` overrides, and validates the whole.
+
+    Raises:
+        RecipeError: with every problem in one message.
+    """
+    name, text = find(reference)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(
+            f"{reference} is not valid TOML: {error}.", "Texts need quotes; see https://toml.io for the syntax."
+        ) from error
+    for override in overrides:
+        _override(values, override)
+    return parse({"name": re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "recipe", **values}, reference)
+
+
+def parse(values: Mapping[str, Any], origin: str) -> Recipe:
+    """Validates a recipe that is already a dict; `origin` names it in messages."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        problems = [_explain(problem, values) for problem in error.errors()]
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    raise RecipeError(
+        f"{origin} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems),
+        "kerastune recipes schema prints every key there is; kerastune recipes show NAME prints an example.",
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a recipe, for editors."""
+    schema = Recipe.model_json_schema()
+    schema["required"].remove("name")  # the file's name stands in
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+# --- overriding --------------------------------------------------------------------------------------------
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")  # only the first "=": values may hold more
+    if not equals or not key.strip():
+        raise RecipeError(f"-s {override!r} is not KEY=VALUE.", "For example: -s train.batch_size=64")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        value = text  # a bare word is a text, so that shells need no double quoting
+    *parents, last = key.strip().split(".")
+    node: Any = values
+    for depth, part in enumerate(parents):
+        node = _step(node, part, ".".join(parents[: depth + 1]), override)
+    if isinstance(node, list):
+        node[_index(node, last, key, override)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise RecipeError(f"-s {override}: {'.'.join(parents)} is {node!r}, which has no key {last!r}.")
+
+
+def _step(node: Any, part: str, where: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, where, override)]
+    if not isinstance(node, dict):
+        raise RecipeError(f"-s {override}: there is nothing below {where.rpartition('.')[0]}, it is {node!r}.")
+    return node.setdefault(part, {})
+
+
+def _index(node: list[Any], part: str, where: str, override: str) -> int:
+    if part.isdecimal() and int(part) < len(node):
+        return int(part)
+    raise RecipeError(
+        f"-s {override}: {where.rpartition('.')[0]} has {len(node)} entries, so {part!r} is not one of them.",
+        f"Count from 0: use 0 to {len(node) - 1}." if node else None,
+    )
+
+
+# --- explaining --------------------------------------------------------------------------------------------
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _explain(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
+    """One line for one pydantic error: the key's path, what is wrong, what is near."""
+    path, model = _locate(problem["loc"], values)
+    where = ".".join(path) or "recipe"
+    received = problem["input"]
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key{_did_you_mean(path[-1], model.model_fields)}"
+    if kind == "missing":
+        return f"{where}: is missing"
+    if kind == "union_tag_not_found":
+        return f"{where}.source: is missing; one of {problem['ctx']['discriminator']} = " + _sources()
+    if kind == "union_tag_invalid":
+        tag = str(problem["ctx"]["tag"])
+        return f"{where}.source: {tag!r} is not a source{_did_you_mean(tag, SOURCES)}; use one of " + _sources()
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        near = _did_you_mean(received, choices) if isinstance(received, str) else ""
+        return f"{where}: {received!r} is not one of {problem['ctx']['expected']}{near}"
+    if kind == "value_error":
+        return f"{where}: {problem['ctx']['error']}"
+    message = problem["msg"].replace("Input should be", "must be")
+    return f"{where}: {message[0].lower()}{message[1:]}; received {received!r}"
+
+
+def _locate(loc: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[list[str], type[BaseModel]]:
+    """A pydantic location as the user's key path, and the settings class that owns its last key.
+
+    Pydantic puts the union's tag (the source's name) into the path; users never wrote that.
+    """
+    path: list[str] = []
+    owner: type[BaseModel] = Recipe
+    current: type[BaseModel] = Recipe
+    for part in loc:
+        if path == ["data"] and part in SOURCES:
+            current = SOURCES[str(part)]
+            continue
+        path.append(str(part))
+        if isinstance(part, int):
+            continue
+        owner = current
+        current = _SECTIONS.get(part, current) if owner is Recipe else current
+    return path, owner
+
+
+def _sources() -> str:
+    return ", ".join(f'"{source}"' for source in SOURCES)
+
+
+SOURCES: dict[str, type[_Data]] = {
+    get_args(c.model_fields["source"].annotation)[0]: c for c in (FolderData, CsvData, TfdsData)
+}
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "augment": Augment,
+    "train": Train,
+    "phases": Phase,
+    "exports": Export,
+}
