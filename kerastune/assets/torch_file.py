@@ -1,17 +1,17 @@
 """Read a torch checkpoint in the legacy (pre-zip) format, without torch and without running what is in it.
 
 A pickle is a program. torch writes a tensor as a call of one function on a reference to raw bytes that follow
-the pickles, so four names are all that a state dict needs. They are mapped to harmless stand-ins; any other name
-is refused before it is looked up.
+the pickles, so four names are all that a state dict needs. They are mapped to harmless stand-ins; any other
+name is refused before it is looked up.
 
-The file: five pickles (magic number, protocol, system, state dict, storage keys), then per storage an int64 count
-and its little-endian values.
+The file: five pickles (magic number, protocol, system, state dict, storage keys), then per storage an int64
+count and its little-endian values.
 """
 
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ _PROTOCOL = 1001
 class _Storage(NamedTuple):
     key: str
     dtype: str
-    count: int
+    size: int  # in elements
 
 
 class _Tensor(NamedTuple):
@@ -53,8 +53,8 @@ class _StateDictUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise AssetError(
-                f"The torch file asks for {module}.{name}, which a plain state dict never needs; nothing was run.",
-                "Save the weights again with torch.save(model.state_dict(), FILE), or do not trust this file.",
+                f"The torch file asks for {module}.{name}, which no state dict needs. Nothing was run.",
+                "Do not trust this file. If it is yours: torch.save(model.state_dict(), FILE).",
             )
         return _ALLOWED[module, name]
 
@@ -65,12 +65,12 @@ class _StateDictUnpickler(pickle.Unpickler):
         return _Storage(str(key), dtype, int(count))
 
 
-def read_state_dict(file: BinaryIO) -> dict[str, NDArray[Any]]:
-    """The name → array mapping of a file written by ``torch.save(model.state_dict(), …)`` before torch 1.6."""
+def read_state_dict(file: IO[bytes]) -> dict[str, NDArray[Any]]:
+    """The name → array mapping in a file that ``torch.save(model.state_dict(), …)`` wrote before 1.6."""
     try:
         if (_load(file), _load(file)) != (_MAGIC, _PROTOCOL):
             raise AssetError(
-                "Not a torch file of the legacy format: it does not start with its magic number and protocol 1001."
+                "Not a torch file of the legacy format: its magic number and protocol are missing."
             )
         if not _load(file)["little_endian"]:
             raise AssetError("The torch file was written on a big-endian machine, which is not supported.")
@@ -83,16 +83,16 @@ def read_state_dict(file: BinaryIO) -> dict[str, NDArray[Any]]:
         raise AssetError(f"The torch file cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _load(file: BinaryIO) -> Any:
+def _load(file: IO[bytes]) -> Any:
     return _StateDictUnpickler(file).load()
 
 
-def _read_values(file: BinaryIO, dtype: str) -> NDArray[Any]:
+def _read_values(file: IO[bytes], dtype: str) -> NDArray[Any]:
     count = int.from_bytes(_read_exactly(file, 8), "little")
     return np.frombuffer(_read_exactly(file, count * np.dtype(dtype).itemsize), dtype)
 
 
-def _read_exactly(file: BinaryIO, size: int) -> bytes:
+def _read_exactly(file: IO[bytes], size: int) -> bytes:
     data = file.read(size)
     if len(data) != size:
         raise EOFError(f"{size} bytes expected, {len(data)} left")

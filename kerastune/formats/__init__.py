@@ -1,0 +1,37 @@
+"""One module a format: write it, quantisation included. Converters run in child processes: `python -m kerastune.formats`.
+
+They segfault, and do not give memory back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from kerastune.formats import onnx, saved_model, tflite
+
+Write = Callable[[Path, Path, str, str], None]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A row of `FORMATS`.
+
+    Attributes:
+        model: the model's path in an artifact folder.
+        quantizations: what `quantize` may be.
+        target: the target whose reader runs it where the user named a format only.
+        write: `write(work, path, signature, quantize)` makes the model at `path` from a traced `work` folder.
+    """
+
+    model: str
+    quantizations: tuple[str, ...]
+    target: str
+    write: Write
+
+
+FORMATS = {
+    # TF Serving wants a numbered version folder.
+    "saved_model": Format("model/1", ("none",), "tf-serving", saved_model.write),
+    "tflite": Format("model.tflite", ("none", "dynamic", "int8"), "linux", tflite.write),
+    "onnx": Format("model.onnx", ("none",), "onnxruntime", onnx.write),
+}

@@ -1,0 +1,89 @@
+"""Runs an exported image classifier without kerastune: numpy and one runtime.
+
+Each target's reader.py brings `load(folder) -> predict`; this file is what they share. Both are copied into every
+artifact, so that the folder runs by itself wherever it is taken.
+
+    python reader.py ARTIFACT photo.jpg …       labels and probabilities
+    python reader.py ARTIFACT --check           replays golden.npz: does this device compute what was trained?
+"""
+
+import argparse
+import io
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def main(load):
+    parser = argparse.ArgumentParser(description="Runs an exported image classifier.")
+    parser.add_argument("artifact", type=Path, help="the artifact's folder (it holds manifest.json)")
+    parser.add_argument(
+        "images", nargs="*", help="image files (needs Pillow), or .npy files of uint8 [H, W, 3]"
+    )
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="labels to print for each image")
+    parser.add_argument("--check", action="store_true", help="replay golden.npz; exit code 3 if it differs")
+    parser.add_argument(
+        "--stream", type=Path, metavar="OUT.npz", help="score arrays from stdin, as kerastune verify does"
+    )
+    options = parser.parse_args()
+    manifest = json.loads((options.artifact / "manifest.json").read_text("utf-8"))
+    predict = load(options.artifact, manifest)
+    if options.stream:
+        stream(predict, options.stream)
+    if options.check and not check(predict, options.artifact, manifest):
+        sys.exit(3)
+    for path in options.images:
+        scores = predict(read_image(path)[None])[0]
+        print(path)
+        for i in np.argsort(-scores, kind="stable")[: options.top]:
+            print(f"  {scores[i]:.4f}  {manifest['labels'][i]}")
+
+
+def check(predict, folder, manifest):
+    """Replays the golden inputs and compares with what Keras said about them."""
+    with np.load(folder / "golden.npz", allow_pickle=False) as golden:
+        expected = golden["scores"]
+        found = np.concatenate([predict(golden[f"image_{i}"][None]) for i in range(len(expected))])
+    error = np.abs(found - expected).max()
+    allowed = manifest["tolerance"]["golden_error"]
+    passed = bool(error <= allowed)  # NaN compares false with everything, so it fails
+    agree = int((found.argmax(-1) == expected.argmax(-1)).sum())
+    print(
+        f"{'ok' if passed else 'FAILED'}: {len(expected)} golden images, largest error {error:.3g} "
+        f"({allowed:.3g} allowed), {agree} labels agree"
+    )
+    return passed
+
+
+def stream(predict, out):
+    """Scores and seconds for each array on stdin: 8 bytes that say how long its .npy is, then the .npy itself.
+
+    An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], or an encoded file [n].
+    """
+    scores, seconds = [], []
+    while size := sys.stdin.buffer.read(8):
+        file = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(size, "little")))
+        array = np.load(file, allow_pickle=False)
+        batch = array[None] if array.ndim == 3 else array
+        start = time.perf_counter()
+        scores.append(predict(batch))
+        seconds.append(time.perf_counter() - start)
+    np.savez(
+        out, scores=np.concatenate(scores), seconds=np.array(seconds), modules=np.array(sorted(sys.modules))
+    )
+
+
+def read_image(path):
+    """uint8 [H, W, 3], as in training: upright by its EXIF orientation, on white where it is transparent."""
+    if path.endswith(".npy"):
+        return np.load(path, allow_pickle=False)
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))

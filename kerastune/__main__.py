@@ -1,0 +1,5 @@
+"""`python -m kerastune` is `kerastune`."""
+
+from kerastune.cli import main
+
+main()

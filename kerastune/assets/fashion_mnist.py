@@ -1,0 +1,155 @@
+"""Fashion-MNIST as TensorFlow Datasets wants it: ``tfds.load("fashion_mnist", data_dir=…, download=False)``.
+
+The data come from Debian's package where there is apt-get, and from TFDS's own address elsewhere. Debian's
+build blanks the time stamp and the file name in the gzip headers; written back, the four files are byte for
+byte the ones that TFDS has registered, so its own checksum validation stays on and proves it.
+"""
+
+import contextlib
+import gzip
+import shutil
+import struct
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from kerastune.assets.asset import Asset, Progress, check_sha256, run_tool
+from kerastune.errors import AssetError
+
+_PACKAGE = "dataset-fashion-mnist"
+
+# The uncompressed files, and when Zalando compressed each one.
+_FILES = {
+    "train-images-idx3-ubyte": (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        1504176606,
+    ),
+    "train-labels-idx1-ubyte": (
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        1504176606,
+    ),
+    "t10k-images-idx3-ubyte": (
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        1504176627,
+    ),
+    "t10k-labels-idx1-ubyte": (
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        1504176627,
+    ),
+}
+
+
+def build(folder: Path, progress: Progress) -> None:
+    """Fill the folder as a TFDS ``data_dir``."""
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        if shutil.which("apt-get") and shutil.which("dpkg-deb"):
+            progress(f"downloading Debian's {_PACKAGE} with apt-get ({ASSET.download_mb} MB)")
+            deb = download_deb(scratch / "apt")
+            restore_files(deb, scratch)
+        else:
+            progress(f"no apt-get here: downloading with TensorFlow Datasets ({ASSET.download_mb} MB)")
+            _check_that_tfds_can_download()
+        progress("preparing it with TensorFlow Datasets (70,000 PNG images, about half a minute)")
+        prepare(folder, scratch)
+
+
+def download_deb(folder: Path) -> Path:
+    """The package file, through a package index of our own: takes neither root nor an earlier update."""
+    lists, cache = folder / "lists", folder / "cache"
+    for each in (lists / "partial", cache / "archives" / "partial"):
+        each.mkdir(parents=True)
+    apt = [
+        *("apt-get", "-qq", "-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={cache}"),
+        *("-o", "APT::Sandbox::User=root"),  # run by root, apt would drop to a user who may not write here
+    ]
+    hint = "Check that this machine reaches its Debian mirror (apt-get update), or try again later."
+    run_tool([*apt, "update"], doing="apt-get update", hint=hint, cwd=folder)
+    run_tool([*apt, "download", _PACKAGE], doing=f"apt-get download {_PACKAGE}", hint=hint, cwd=folder)
+    return next(folder.glob(f"{_PACKAGE}_*.deb"))
+
+
+def restore_files(deb: Path, folder: Path) -> None:
+    """Unpack the package and put TFDS's four original files into the folder.
+
+    Only the data are pinned hard. apt has checked the package's signature, and Ubuntu builds its own package
+    file from the same source.
+    """
+    run_tool(
+        ["dpkg-deb", "-x", str(deb), str(folder / "unpacked")],
+        doing=f"Unpacking {deb.name} with dpkg-deb",
+        hint="The download may be damaged: fetch again.",
+    )
+    for name, (sha256, packed_at) in _FILES.items():
+        debian = (folder / "unpacked/usr/share/datasets/fashion-mnist" / f"{name}.gz").read_bytes()
+        check_sha256(gzip.decompress(debian), sha256, f"{name} in {deb.name}")
+        (folder / f"{name}.gz").write_bytes(_with_original_header(debian, name, packed_at))
+
+
+def prepare(folder: Path, downloads: Path) -> None:
+    """Let TFDS make its files from the four in ``downloads``, which it checks against its own hashes."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.download.util import DownloadError
+
+    config = tfds.download.DownloadConfig(
+        manual_dir=downloads, force_checksums_validation=True, try_download_gcs=False
+    )
+    try:
+        with _quietly(tfds):
+            builder = tfds.builder("fashion_mnist", data_dir=folder)
+            builder.download_and_prepare(download_dir=downloads / "tfds", download_config=config)
+    except (DownloadError, NonMatchingChecksumError, OSError) as error:
+        raise AssetError(f"TensorFlow Datasets could not prepare Fashion-MNIST: {error}") from error
+    sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
+    if sizes != {"train": 60_000, "test": 10_000}:
+        raise AssetError(f"Fashion-MNIST should have 60,000 and 10,000 images, TFDS made {sizes}.")
+
+
+def _with_original_header(packed: bytes, name: str, packed_at: int) -> bytes:
+    header = struct.Struct("<4sIBB")  # magic, method and flags; time; extra flags; operating system
+    start, *_ = header.unpack_from(packed)
+    if start != b"\x1f\x8b\x08\x00":  # a header with more fields than these would need another cut
+        raise AssetError(f"{name}.gz has an unexpected gzip header: {packed[:10].hex()}.")
+    return header.pack(b"\x1f\x8b\x08\x08", packed_at, 0, 3) + name.encode() + b"\0" + packed[header.size :]
+
+
+def _check_that_tfds_can_download() -> None:
+    """One short request first: TFDS would try ten times, over more than three minutes, before it says no."""
+    from tensorflow_datasets.image_classification.mnist import FashionMNIST
+
+    try:
+        with urllib.request.urlopen(f"{FashionMNIST.URL}t10k-labels-idx1-ubyte.gz", timeout=20):
+            pass
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise AssetError(
+            f"Fashion-MNIST cannot be downloaded from {FashionMNIST.URL}: {error}.",
+            f"Fetch it where there is apt-get (Debian, Ubuntu: it uses the package {_PACKAGE}) or where that "
+            "address is reachable, and copy the folder assets/fashion-mnist of that KERASTUNE_HOME over.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quietly(tfds: Any) -> Any:
+    """stdout belongs to whoever called us, and our own progress lines say enough."""
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+
+
+ASSET = Asset(
+    name="fashion-mnist",
+    kind="dataset",
+    summary="70,000 grey 28×28 photos of garments in 10 classes, for tfds.load('fashion_mnist')",
+    licence="MIT",
+    source=f"Debian {_PACKAGE} (else TensorFlow Datasets' own address)",
+    download_mb=31,
+    sha256={name: sha256 for name, (sha256, _) in _FILES.items()},
+    build=build,
+)

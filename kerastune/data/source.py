@@ -1,0 +1,70 @@
+"""What a source hands to `load`: a list of examples, a way to read them, and what is wrong with them."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+SPLITS = ("train", "validation", "test")
+Progress = Callable[[str, int, int], None]  # stage, done, total (0: not known)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image that a source names; its bytes are read later, one at a time."""
+
+    id: str
+    label: str
+    split: str | None = None  # "train", "validation", "test", or None where the source says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that stops the run, or is left out under `skip_bad`."""
+
+    id: str  # what a user looks for: a file, a line, a label
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Everything a source knows before a single image is opened."""
+
+    where: str  # names the source in messages
+    examples: Sequence[Example]
+    read: Callable[[int], bytes]  # encoded bytes of the i-th example; thread-safe
+    labels: tuple[str, ...] | None = None  # the order of the labels; None: by name
+    mendable: bool = True  # False: curated data that a user cannot change
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def printable(text: str) -> str:
+    """File names may hold line breaks, control characters and bytes that are no text; messages may not."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def inside(path: str, folder: str) -> bool:
+    """Whether a normalised path lies below a folder; paths in data never leave theirs."""
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def relative(path: str, folder: str) -> str:
+    """An example's id: its path inside the data folder, with slashes, fit to print."""
+    return printable(path[len(folder) :].lstrip(os.sep).replace(os.sep, "/"))
+
+
+def read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def some(ids: Sequence[str], total: int | None = None) -> str:
+    """The first three of many, for a one-line note."""
+    return ", ".join(ids[:3]) + (", …" if (total or len(ids)) > 3 else "")

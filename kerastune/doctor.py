@@ -1,0 +1,61 @@
+"""What this machine has: versions, GPUs, XLA, runtimes, hubs; and what to install."""
+
+import urllib.error
+import urllib.request
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from kerastune import run
+from kerastune.exporter import target
+from kerastune.recipe import target_names
+
+_HUBS = {
+    "Kaggle (KerasHub presets)": "https://www.kaggle.com",
+    "Hugging Face (hf://)": "https://huggingface.co",
+}
+
+
+def examine() -> dict[str, Any]:
+    """Everything worth knowing before a run; takes some seconds and asks the hubs whether they are there."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    runtimes = {target(name).runtime: _installed(target(name).runtime) for name in target_names()}
+    advice = [f"pip install {name}" for name, found in runtimes.items() if found is None]
+    if not gpus and tf.test.is_built_with_cuda():
+        advice.append("pip install 'kerastune[gpu]'   # if this machine has an NVIDIA GPU")
+    return {
+        "versions": run.versions(),
+        "machine": run.machine(),
+        "gpus": [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus],
+        "xla": _xla_works(),
+        "runtimes": runtimes,
+        "hubs": {name: _reachable(url) for name, url in _HUBS.items()},
+        "advice": advice,
+    }
+
+
+def _xla_works() -> bool:
+    import tensorflow as tf
+
+    try:
+        return bool(tf.function(lambda x: x * 2, jit_compile=True)(tf.constant(2.0)) == 4.0)
+    except tf.errors.OpError:
+        return False
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _reachable(url: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except OSError:
+        return False
+    return True

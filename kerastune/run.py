@@ -1,0 +1,194 @@
+"""The run folder: the only code that knows its file names.
+
+RUN/config.json, task.json, *.weights.h5, …   the tuned model, as a KerasHub preset
+RUN/recipe.toml                               the recipe as resolved
+RUN/run.json                                  what happened: labels, metrics, phases, decisions, machine
+RUN/history.csv                               one row an epoch
+RUN/predictions.npz                           the model's scores on validation and test
+RUN/exports/NAME/                             the artifacts
+RUN/report.html
+"""
+
+import contextlib
+import csv
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from kerastune.errors import DataError, KerastuneError
+from kerastune.recipe import Recipe, read
+
+RECORD = "run.json"
+_PACKAGES = (
+    "kerastune",
+    "tensorflow",
+    "keras",
+    "keras-hub",
+    "tensorflow-datasets",
+    "ai-edge-litert",
+    "onnx",
+    "onnxruntime",
+    "tf2onnx",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training: the folder, and what its files say."""
+
+    folder: Path
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.folder / RECORD).read_text("utf-8"))
+        return record
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return read(str(self.folder / "recipe.toml"))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(self.record["labels"])
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row an epoch: phase, epoch (both from 1), loss, accuracy, val_loss, val_accuracy, …"""
+        with (self.folder / "history.csv").open(encoding="utf-8", newline="") as file:
+            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+    @property
+    def exports(self) -> Path:
+        return self.folder / "exports"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+    def refuse_other_data(self, fingerprint: str) -> None:
+        """Raises DataError if the data are not those the run was made with."""
+        if fingerprint != self.record["data"]["fingerprint"]:
+            raise DataError(
+                f"The data have changed since {self.folder} was trained (fingerprint {fingerprint[:12]}, "
+                f"then {self.record['data']['fingerprint'][:12]}).",
+                "Put the data back as they were, or train again: kerastune run RECIPE.",
+            )
+
+    def predictions(self, split: str) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Ids, true labels int64 [n] and the Keras model's scores float32 [n, K] on "validation" or "test"."""
+        with np.load(self.folder / "predictions.npz", allow_pickle=False) as stored:
+            ids = [str(i) for i in stored[f"{split}_ids"]]
+            return ids, stored[f"{split}_labels"], stored[f"{split}_scores"]
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / RECORD).is_file()
+
+
+def load(folder: str | Path) -> Run:
+    """Opens a run folder.
+
+    Raises:
+        KerastuneError: the folder is not there, or is no run.
+    """
+    path = Path(folder).expanduser().absolute()
+    if not is_run(path):
+        what = "has no run.json, so it is no run" if path.is_dir() else "is not a folder"
+        raise KerastuneError(f"{path} {what}.", "kerastune run RECIPE makes one (in runs/).")
+    return Run(path)
+
+
+def write(
+    folder: Path,
+    recipe: Recipe,
+    record: dict[str, Any],
+    history: Sequence[dict[str, float]],
+    predictions: dict[str, npt.NDArray[Any]],
+) -> None:
+    """Writes everything but the model into a folder that already holds it."""
+    (folder / "recipe.toml").write_text(recipe.to_toml(), "utf-8")
+    with (folder / "history.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = csv.DictWriter(file, fieldnames=list(history[0]) if history else ["phase", "epoch"])
+        rows.writeheader()
+        rows.writerows(history)
+    if predictions:
+        np.savez_compressed(folder / "predictions.npz", **predictions)
+    write_json(folder / RECORD, record)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+    partial.replace(path)
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, force: bool = False) -> Iterator[Path]:
+    """A folder to write into, which appears at `target` when the block ends well, or not at all.
+
+    Raises:
+        KerastuneError: `target` exists and `force` is not set.
+    """
+    refuse_existing(target, force)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
+    partial.chmod(0o777 & ~_umask())
+    try:
+        yield partial
+        refuse_existing(target, force)
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_existing(target: Path, force: bool) -> None:
+    if target.exists() and not force:
+        raise KerastuneError(
+            f"{target} exists already.", "Give another folder with -o, or replace it: --force."
+        )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    return {
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": len(psutil.Process().cpu_affinity())
+        if hasattr(psutil.Process, "cpu_affinity")
+        else os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,259 @@
+"""Image classification: one label an image, on any KerasHub backbone that has an ImageClassifier.
+
+The preset's own image converter makes the pixels, in training and inside every exported graph alike:
+float32 0..255 RGB -> resize -> scale and offset. What differs between the two is the most common deployment bug.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from kerastune import assets
+from kerastune.data import Split
+from kerastune.errors import RecipeError
+from kerastune.recipe import Augment, Recipe
+
+Task = keras_hub.models.ImageClassifier
+Scores = npt.NDArray[np.float32]
+
+
+def build(preset: str, num_classes: int, image_size: int | None, precision: str) -> Task:
+    """The preset's backbone under a new, randomly initialised head of `num_classes` logits.
+
+    Args:
+        preset: what `recipe.preset` resolves to.
+        image_size: side of the square the model sees, in pixels; None keeps the preset's.
+        precision: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
+
+    Raises:
+        AssetError: the preset cannot be found or reached.
+        RecipeError: the preset holds no image classifier, or cannot take that image size.
+    """
+    shape = {} if image_size is None else {"image_shape": (image_size, image_size, 3)}
+    keras.config.set_dtype_policy(precision)  # the head follows the global policy, the backbone its own
+    try:
+        with assets.reaching(preset):
+            task = Task.from_preset(
+                preset, num_classes=num_classes, activation="linear", dtype=precision, **shape
+            )
+    except ValueError as error:
+        raise RecipeError(
+            f"preset = {preset!r} cannot be built as an image classifier"
+            + (f" at image_size = {image_size}" if image_size else "")
+            + f": {error}",
+            "Use a preset of an image backbone (EfficientNet, MobileNet, ResNet, ViT, …); leave out "
+            "data.image_size for backbones with position embeddings.",
+        ) from error
+    if task.preprocessor is None or task.preprocessor.image_converter is None:
+        raise RecipeError(
+            f"preset = {preset!r} brings no image converter, so nothing says how pixels become model inputs.",
+            "Save the preset with its preprocessor (task.save_to_preset), or use another.",
+        )
+    converter = task.preprocessor.image_converter
+    converter.image_size = _image_size(task, converter, image_size)
+    return task
+
+
+def _image_size(task: Task, converter: Any, image_size: int | None) -> tuple[int, int]:
+    if image_size is not None:
+        return (image_size, image_size)
+    height, width = task.backbone.input_shape[1:3]
+    size = (height, width) if height and width else converter.image_size
+    if size is None:
+        raise RecipeError("The preset does not say at which size it sees images.", "Set data.image_size.")
+    return (int(size[0]), int(size[1]))
+
+
+def load(folder: str, precision: str = "float32") -> Task:
+    """A tuned model from a run folder.
+
+    Raises:
+        ValueError: KerasHub's own, when the preset cannot be loaded.
+    """
+    keras.config.set_dtype_policy(precision)
+    return Task.from_preset(folder, dtype=precision)
+
+
+# --- feeding -----------------------------------------------------------------------------------------------
+
+
+def batches(
+    task: Task, split: Split, batch_size: int, augment: Augment | None = None, seed: int | None = None
+) -> tf.data.Dataset:
+    """Batches of (model inputs float32 [B, H, W, 3], labels int64 [B]).
+
+    Args:
+        augment: random changes, between resizing and normalising; None for none.
+        seed: shuffles anew each epoch, the same way for the same seed; None keeps the order.
+    """
+    converter = task.preprocessor.image_converter
+    config = {**converter.get_config(), "dtype": "float32"}  # pixels stay exact under mixed precision
+    resize = type(converter).from_config({**config, "scale": None, "offset": None})
+    normalise = type(converter).from_config({**config, "image_size": None})
+    height, width = converter.image_size
+
+    def read(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.numpy_function(split.image, [i], tf.uint8, stateful=False)
+        image = resize(tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32))  # -> [H, W, 3]
+        return tf.ensure_shape(image, [height, width, 3]), labels[i]
+
+    labels = tf.constant(split.labels)
+    indices = tf.data.Dataset.range(len(split))
+    if seed is not None:
+        indices = indices.shuffle(len(split), seed=seed)
+    examples = indices.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
+    if augment is not None and (change := _augmentation(augment, height, width, seed or 0)):
+        # One call at a time: the layers draw from a seeded stream, and its order must not depend on threads.
+        examples = examples.map(lambda x, y: (change(x), y))
+    return examples.map(lambda x, y: (normalise(x), y)).prefetch(tf.data.AUTOTUNE)
+
+
+def _augmentation(
+    augment: Augment, height: int, width: int, seed: int
+) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    layers: list[keras.layers.Layer] = []
+    pixels = {"value_range": (0, 255)}
+    if augment.flip != "none":
+        layers.append(keras.layers.RandomFlip(augment.flip, seed=seed))
+    if augment.crop:
+        kept = 1 - augment.crop
+        layers.append(keras.layers.RandomCrop(round(height * kept), round(width * kept), seed=seed + 1))
+        layers.append(keras.layers.Resizing(height, width))
+    if augment.color:
+        factor = augment.color
+        layers.append(
+            keras.layers.RandomColorJitter(
+                **pixels,
+                brightness_factor=factor,
+                contrast_factor=factor,
+                saturation_factor=(0.5 - factor / 2, 0.5 + factor / 2),  # 0.5 leaves the image as it is
+                seed=seed + 2,
+            )
+        )
+    if augment.rand_augment:
+        layers.append(keras.layers.RandAugment(**pixels, factor=augment.rand_augment, seed=seed + 3))
+
+    def change(images: tf.Tensor) -> tf.Tensor:  # float32 0..255 [B, H, W, 3] -> the same
+        for layer in layers:
+            images = layer(images, training=True)
+        return images
+
+    return change if layers else None
+
+
+# --- learning and scoring ----------------------------------------------------------------------------------
+
+
+def loss() -> keras.losses.Loss:
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def metric() -> keras.metrics.Metric:
+    """The metric that chooses the best epoch; higher is better."""
+    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+
+
+def scores(task: Task, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None) -> Scores:
+    """Class probabilities of a whole split: float32 [n, num_classes], rows sum to 1.
+
+    `each(n)` is called as the first n examples are done.
+    """
+    forward = tf.function(lambda x: keras.ops.softmax(tf.cast(task(x, training=False), tf.float32)))
+    found: list[Scores] = []
+    done = 0
+    for x, _ in batches(task, split, batch_size):
+        found.append(forward(x).numpy())
+        done += len(found[-1])
+        each(done)
+    return np.concatenate(found)
+
+
+def metrics(labels: tuple[str, ...], truth: npt.NDArray[np.int64], scores: Scores) -> dict[str, Any]:
+    """Accuracy, cross-entropy, per-class precision, recall and F1, and the confusion matrix (rows: truth)."""
+    predicted = scores.argmax(-1)
+    indices = list(range(len(labels)))
+    precision, recall, f1, support = precision_recall_fscore_support(
+        truth, predicted, labels=indices, zero_division=0.0
+    )
+    picked = np.clip(scores[np.arange(len(truth)), truth], 1e-12, 1)
+    return {
+        "accuracy": float((predicted == truth).mean()),
+        "loss": float(-np.log(picked).mean()),
+        "macro_f1": float(f1.mean()),
+        "per_class": {
+            label: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(support[i]),
+            }
+            for i, label in enumerate(labels)
+        },
+        "confusion_matrix": confusion_matrix(truth, predicted, labels=indices).tolist(),
+    }
+
+
+# --- what the device sees ----------------------------------------------------------------------------------
+
+
+def device_function(task: Task) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Raw pixels in, probabilities out: uint8 [B, H, W, 3] of any size -> {"scores": float32 [B, num_classes]}."""
+    converter = task.preprocessor.image_converter
+
+    def device(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        x = converter(tf.cast(images, tf.float32))  # -> [B, h, w, 3], the size the model was trained at
+        return {"scores": tf.nn.softmax(task(x, training=False), name="scores")}
+
+    return device
+
+
+def bytes_function(task: Task) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Encoded JPEG or PNG files in: string [B] -> {"scores": float32 [B, num_classes]}. Alpha is put on white."""
+    converter = task.preprocessor.image_converter
+    height, width = converter.image_size
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:  # string [] -> float32 [h, w, 3]
+        def png() -> tf.Tensor:
+            rgba = tf.cast(tf.io.decode_png(encoded, channels=4), tf.float32)
+            alpha = rgba[..., 3:] / 255
+            return tf.round(rgba[..., :3] * alpha + 255 * (1 - alpha))
+
+        def jpeg() -> tf.Tensor:
+            # The accurate method is Pillow's, and so what the model was trained on.
+            return tf.cast(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
+
+        image = tf.ensure_shape(tf.cond(tf.io.is_jpeg(encoded), jpeg, png), [None, None, 3])
+        return tf.ensure_shape(converter(image), [height, width, 3])
+
+    def device(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        x = tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([height, width, 3], tf.float32))
+        return {"scores": tf.nn.softmax(task(x, training=False), name="scores")}
+
+    return device
+
+
+def signatures(task: Task) -> dict[str, tuple[Callable[[tf.Tensor], dict[str, tf.Tensor]], tf.TensorSpec]]:
+    """What an exported model answers to: name -> (function, its one input)."""
+    images = device_function(task)
+    return {
+        "serving_default": (images, tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")),
+        "edge": (images, tf.TensorSpec([1, None, None, 3], tf.uint8, name="images")),
+        "serve_bytes": (bytes_function(task), tf.TensorSpec([None], tf.string, name="image_bytes")),
+    }
+
+
+def reference(task: Task, images: list[npt.NDArray[np.uint8]]) -> Scores:
+    """What the Keras model itself says, outside any graph: uint8 [H, W, 3] each -> float32 [n, num_classes]."""
+    converter = task.preprocessor.image_converter
+    logits = [
+        np.asarray(task(converter(np.asarray(image, np.float32)[None]), training=False), np.float64)
+        for image in images
+    ]
+    shifted = np.exp(np.concatenate(logits) - np.max(logits, axis=-1))
+    return (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
