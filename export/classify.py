@@ -20,9 +20,7 @@ import numpy as np
 def main(load):
     parser = argparse.ArgumentParser(description="Runs an exported image classifier.")
     parser.add_argument("artifact", type=Path, help="the artifact's folder (it holds manifest.json)")
-    parser.add_argument(
-        "images", nargs="*", help="image files (needs Pillow), or .npy files of uint8 [H, W, 3]"
-    )
+    parser.add_argument("images", nargs="*", help="image files (needs Pillow), or .npy files of uint8 [H, W, 3]")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="labels to print for each image")
     parser.add_argument("--check", action="store_true", help="replay golden.npz; exit code 3 if it differs")
     parser.add_argument(
@@ -71,9 +69,7 @@ def stream(predict, out):
         start = time.perf_counter()
         scores.append(predict(batch))
         seconds.append(time.perf_counter() - start)
-    np.savez(
-        out, scores=np.concatenate(scores), seconds=np.array(seconds), modules=np.array(sorted(sys.modules))
-    )
+    np.savez(out, scores=np.concatenate(scores), seconds=np.array(seconds), modules=np.array(sorted(sys.modules)))
 
 
 def read_image(path):

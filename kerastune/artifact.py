@@ -48,9 +48,7 @@ class Artifact:
     def size_bytes(self) -> int:
         """The model's own size: what a device has to hold."""
         return sum(
-            file["bytes"]
-            for name, file in self.manifest["files"].items()
-            if name.startswith(self.manifest["model"])
+            file["bytes"] for name, file in self.manifest["files"].items() if name.startswith(self.manifest["model"])
         )
 
     @property
@@ -73,9 +71,7 @@ class Artifact:
             if not path.is_file():
                 changed.append(f"{name} is missing")
             elif _sha256(path) != expected["sha256"]:
-                changed.append(
-                    f"{name} has changed (sha256 {_sha256(path)[:12]}, was {expected['sha256'][:12]})"
-                )
+                changed.append(f"{name} has changed (sha256 {_sha256(path)[:12]}, was {expected['sha256'][:12]})")
         if changed:
             raise VerificationError(
                 f"{self.folder} is not what was exported: {'; '.join(changed)}.",
@@ -96,9 +92,7 @@ def load(folder: str | Path) -> Artifact:
     path = Path(folder).expanduser().absolute()
     if not is_artifact(path):
         what = "has no manifest.json, so it is no artifact" if path.is_dir() else "is not a folder"
-        raise KerastuneError(
-            f"{path} {what}.", "kerastune export RUN --target NAME makes one (in RUN/exports/)."
-        )
+        raise KerastuneError(f"{path} {what}.", "kerastune export RUN --target NAME makes one (in RUN/exports/).")
     return Artifact(path)
 
 

@@ -54,9 +54,7 @@ def main() -> None:
     """The entry point. TensorFlow's start-up noise, which C++ writes past Python, goes to a file that is deleted."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "KERASTUNE_DEBUG" not in os.environ:
-        warnings.simplefilter(
-            "ignore"
-        )  # libraries talk to their developers; ours are errors or in the report
+        warnings.simplefilter("ignore")  # libraries talk to their developers; ours are errors or in the report
         terminal = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
         with tempfile.TemporaryFile() as noise:
             os.dup2(noise.fileno(), 2)
@@ -209,9 +207,7 @@ def recipes_show(name: str, as_json: bool) -> None:
     from kerastune import recipe
 
     text = recipe.find(name)[1]
-    _emit(
-        as_json, recipe.read(name).model_dump(mode="json") if as_json else None, lambda: _print(text.rstrip())
-    )
+    _emit(as_json, recipe.read(name).model_dump(mode="json") if as_json else None, lambda: _print(text.rstrip()))
     _say(f"\nNext: kerastune validate {name}, or kerastune recipes copy {name} to make it yours")
 
 
@@ -234,9 +230,7 @@ def recipes_copy(name: str, destination: Path | None, as_json: bool) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise KerastuneError(
-            f"{path} exists already.", "Give another path: recipes copy NAME DEST."
-        ) from None
+        raise KerastuneError(f"{path} exists already.", "Give another path: recipes copy NAME DEST.") from None
     except OSError as error:
         raise KerastuneError(f"{path} cannot be written: {error.strerror}.") from error
     _emit(as_json, {"path": str(path)}, lambda: _print(str(path)))
@@ -285,9 +279,7 @@ def assets_list(as_json: bool) -> None:
     _emit(
         as_json,
         rows,
-        lambda: _table(
-            ["asset", "kind", "MB", "licence", "here"], [[str(r[k] or "–") for k in keys] for r in rows]
-        ),
+        lambda: _table(["asset", "kind", "MB", "licence", "here"], [[str(r[k] or "–") for k in keys] for r in rows]),
     )
     _say("\nNext: kerastune assets fetch NAME")
 
@@ -417,9 +409,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
             for number, phase in enumerate(plan["phases"], start=1)
         ],
     )
-    _print(
-        f"\nmemory: up to about {plan['memory_mb']:,} MB for the model, and 1 GB for the libraries (estimated)"
-    )
+    _print(f"\nmemory: up to about {plan['memory_mb']:,} MB for the model, and 1 GB for the libraries (estimated)")
     for decision in plan["decisions"]:
         _print(f"{decision['key']} = {decision['asked']}: {decision['got']} ({decision['why']})")
     _print(f"exports: {', '.join(plan['exports']) or 'none'}")
@@ -539,9 +529,7 @@ def _artifact(of: Any, report: dict[str, Any]) -> dict[str, Any]:
 def _print_run(document: dict[str, Any]) -> None:
     _print(f"run:    {_shown(Path(document['run']))}")
     _print(f"report: {_shown(Path(document['report']))}")
-    _print(
-        f"test accuracy {document['test_accuracy']:.4f}, validation accuracy {document['validation_accuracy']:.4f}"
-    )
+    _print(f"test accuracy {document['test_accuracy']:.4f}, validation accuracy {document['validation_accuracy']:.4f}")
     if document["artifacts"]:
         _print()
         _print_artifacts(document["artifacts"])
@@ -606,10 +594,7 @@ def evaluate(run_folder: str, as_json: bool) -> None:
         columns = ["precision", "recall", "f1"]
         _table(
             ["label (test)", *columns, "images"],
-            [
-                [name, *(f"{row[c]:.3f}" for c in columns), str(row["support"])]
-                for name, row in per_class.items()
-            ],
+            [[name, *(f"{row[c]:.3f}" for c in columns), str(row["support"])] for name, row in per_class.items()],
         )
 
     _emit(as_json, metrics, show)
@@ -637,19 +622,16 @@ def predict(folder: str, files: tuple[str, ...], top: int, as_json: bool) -> Non
                 _print(f"  {probability:.4f}  {label}")
 
     document = [
-        {"file": p.file, "labels": [{"label": label, "probability": value} for label, value in p.labels]}
-        for p in found
+        {"file": p.file, "labels": [{"label": label, "probability": value} for label, value in p.labels]} for p in found
     ]
     _emit(as_json, document, show)
-    _say(f"\nNext: kerastune report RUN shows where this model is wrong and sure of it")
+    _say("\nNext: kerastune report RUN shows where this model is wrong and sure of it")
 
 
 @cli.command("export")
 @click.argument("run_folder", metavar="RUN")
 @click.option("--target", help="A place: kerastune targets list.")
-@click.option(
-    "--format", "format_", type=click.Choice(["saved_model", "tflite", "onnx"]), help="Or a file format."
-)
+@click.option("--format", "format_", type=click.Choice(["saved_model", "tflite", "onnx"]), help="Or a file format.")
 @click.option("--quantize", type=click.Choice(["none", "dynamic", "int8"]), help="Default: the target's own.")
 @click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), default=0.02, show_default=True)
 @_out
@@ -681,9 +663,8 @@ def export_command(
     with _progress() as progress:
         (made,) = exporter.export(of, wanted, out, force=force, progress=progress)
     _show_artifact(made, made.report or {}, as_json)
-    _say(
-        f"\nNext: kerastune predict {_shown(made.folder)} PHOTO.jpg; how to deploy: kerastune targets show {made.manifest['target']}"
-    )
+    _say(f"\nNext: kerastune predict {_shown(made.folder)} PHOTO.jpg")
+    _say(f"How to deploy it: kerastune targets show {made.manifest['target']}")
 
 
 @cli.command("verify")
@@ -702,9 +683,7 @@ def verify_command(artifact_folder: str, run_folder: str | None, as_json: bool) 
         report = verifier.verify(of, run_folder, progress=progress)
     _show_artifact(of, report, as_json)
     if report["validation"] is None:
-        _say(
-            "Only the golden images were replayed: the run is not here. Name it with --run RUN to score its validation split."
-        )
+        _say("Only the golden images were replayed; --run RUN also scores that run's validation split.")
     _say(f"\nNext: kerastune predict {_shown(of.folder)} PHOTO.jpg")
 
 
@@ -754,17 +733,13 @@ def doctor(as_json: bool) -> None:
     def show() -> None:
         _table(["package", "version"], [list(row) for row in found["versions"].items()])
         machine = found["machine"]
-        _print(
-            f"\nmachine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}"
-        )
+        _print(f"\nmachine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}")
         _print(f"GPUs: {', '.join(found['gpus']) or 'none'}")
         _print(f"XLA: {'works' if found['xla'] else 'does not work'}")
         for name, version in found["runtimes"].items():
             _print(f"runtime {name}: {version or 'not installed'}")
         for hub, there in found["hubs"].items():
-            _print(
-                f"{hub}: {'reachable' if there else 'not reachable (kerastune assets list works without)'}"
-            )
+            _print(f"{hub}: {'reachable' if there else 'not reachable (kerastune assets list works without)'}")
         for line in found["advice"]:
             _print(f"advice: {line}")
 

@@ -85,10 +85,7 @@ def export(
     """
     progress = progress or Progress()
     of = of if isinstance(of, Run) else run.load(of)
-    jobs = [
-        _resolve(of, one, out)
-        for one in ([wanted] if isinstance(wanted, Export) else wanted or of.recipe.exports)
-    ]
+    jobs = [_resolve(of, one, out) for one in ([wanted] if isinstance(wanted, Export) else wanted or of.recipe.exports)]
     for job in jobs:
         run.refuse_existing(job.folder, force)
     if not jobs:
@@ -193,9 +190,7 @@ def _manifest(of: Run, job: _Job, work: Path) -> dict[str, Any]:
     batch = 1 if job.target.signature == "edge" else None
     known = assets.ASSETS.get(of.recipe.preset)
     signatures = (
-        ["serving_default", "serve_bytes", "edge"]
-        if job.target.format == "saved_model"
-        else [job.target.signature]
+        ["serving_default", "serve_bytes", "edge"] if job.target.format == "saved_model" else [job.target.signature]
     )
     return {
         "name": job.folder.name,

@@ -249,9 +249,7 @@ class Recipe(_Settings):
 def export_name(export: Export) -> str:
     """The artifact's folder name: "linux", "tflite", "linux-int8"."""
     base = export.target or export.format or ""
-    return export.name or "-".join(
-        filter(None, [base, export.quantize if export.quantize != "none" else None])
-    )
+    return export.name or "-".join(filter(None, [base, export.quantize if export.quantize != "none" else None]))
 
 
 # --- finding -----------------------------------------------------------------------------------------------
@@ -309,9 +307,7 @@ def read(reference: str, overrides: Iterable[str] = ()) -> Recipe:
         ) from error
     for override in overrides:
         _override(values, override)
-    return parse(
-        {"name": re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "recipe", **values}, reference
-    )
+    return parse({"name": re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "recipe", **values}, reference)
 
 
 def parse(values: Mapping[str, Any], origin: str) -> Recipe:
@@ -369,9 +365,7 @@ def _step(node: Any, part: str, where: str, override: str) -> Any:
     if isinstance(node, list):
         return node[_index(node, part, where, override)]
     if not isinstance(node, dict):
-        raise RecipeError(
-            f"-s {override}: there is nothing below {where.rpartition('.')[0]}, it is {node!r}."
-        )
+        raise RecipeError(f"-s {override}: there is nothing below {where.rpartition('.')[0]}, it is {node!r}.")
     return node.setdefault(part, {})
 
 
@@ -406,9 +400,7 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
         return f"{where}.source: is missing; one of {problem['ctx']['discriminator']} = " + _sources()
     if kind == "union_tag_invalid":
         tag = str(problem["ctx"]["tag"])
-        return (
-            f"{where}.source: {tag!r} is not a source{_did_you_mean(tag, SOURCES)}; use one of " + _sources()
-        )
+        return f"{where}.source: {tag!r} is not a source{_did_you_mean(tag, SOURCES)}; use one of " + _sources()
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
         near = _did_you_mean(received, choices) if isinstance(received, str) else ""

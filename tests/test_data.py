@@ -353,9 +353,7 @@ def test_a_csv_that_cannot_be_read_says_why(tmp_path: Path, text: str | bytes, w
 
 
 def test_a_missing_csv_is_refused(tmp_path: Path) -> None:
-    assert "cannot be read" in refused(
-        lambda: load(CsvData(source="csv", path=str(tmp_path / "nowhere.csv")))
-    )
+    assert "cannot be read" in refused(lambda: load(CsvData(source="csv", path=str(tmp_path / "nowhere.csv"))))
 
 
 # --- TFDS --------------------------------------------------------------------------------------------------

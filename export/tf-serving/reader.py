@@ -24,9 +24,7 @@ def load(folder, manifest):
 
 
 if __name__ == "__main__":
-    sys.path.append(
-        str(Path(__file__).resolve().parents[1])
-    )  # in an artifact, classify.py is beside this file
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
     from classify import main
 
     main(load)

@@ -39,8 +39,7 @@ _LAYOUT: dict[str, Any] = {
     "stackwise_expansion_ratios": [1, 6, 6, 6, 6, 6, 6],
     "stackwise_strides": [1, 2, 2, 2, 1, 2, 1],
     "stackwise_squeeze_and_excite_ratios": [0] * 7,
-    "stackwise_block_types": ["v1"]
-    + ["unfused"] * 6,  # "v1" pads strided convolutions as torch does: stride 1 only
+    "stackwise_block_types": ["v1"] + ["unfused"] * 6,  # "v1" pads strided convolutions as torch does: stride 1 only
     "include_stem_padding": False,
     "stem_conv_padding": "same",
     "batch_norm_epsilon": 1e-3,
@@ -98,9 +97,7 @@ def convert(state: "dict[str, NDArray[Any]]") -> Any:
 
     models = keras_hub.models
     # (x - 127) / 128 is what these weights were trained with; the ImageNet mean and deviation are not.
-    converter = keras_hub.layers.EfficientNetImageConverter(
-        image_size=(_SIZE, _SIZE), scale=1 / 128, offset=-127 / 128
-    )
+    converter = keras_hub.layers.EfficientNetImageConverter(image_size=(_SIZE, _SIZE), scale=1 / 128, offset=-127 / 128)
     # A float32 preset, whatever policy the calling process has set.
     task = models.EfficientNetImageClassifier(
         backbone=models.EfficientNetBackbone(**_LAYOUT, dtype="float32"),
@@ -110,9 +107,7 @@ def convert(state: "dict[str, NDArray[Any]]") -> Any:
     left = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     _fill(task, left)
     if left:
-        raise AssetError(
-            f"{len(left)} weights of the checkpoint have no place in the model: {', '.join(left)}."
-        )
+        raise AssetError(f"{len(left)} weights of the checkpoint have no place in the model: {', '.join(left)}.")
     return task
 
 
@@ -176,9 +171,7 @@ def _fill(task: Any, state: "dict[str, NDArray[Any]]") -> None:
     conv(layer("block1a_project"), "_blocks.0._project_conv")
     norm(layer("block1a_project_bn"), "_blocks.0._bn2")
 
-    names = [
-        f"block{stack + 1}{'abcd'[i]}_" for stack, repeats in enumerate(_REPEATS) for i in range(repeats)
-    ]
+    names = [f"block{stack + 1}{'abcd'[i]}_" for stack, repeats in enumerate(_REPEATS) for i in range(repeats)]
     for number, name in enumerate(names[1:], start=1):
         block, source = layer(name), f"_blocks.{number}"
         conv(block.conv1, f"{source}._expand_conv")

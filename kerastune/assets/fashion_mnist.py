@@ -95,9 +95,7 @@ def prepare(folder: Path, downloads: Path) -> None:
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
 
-    config = tfds.download.DownloadConfig(
-        manual_dir=downloads, force_checksums_validation=True, try_download_gcs=False
-    )
+    config = tfds.download.DownloadConfig(manual_dir=downloads, force_checksums_validation=True, try_download_gcs=False)
     try:
         with _quietly(tfds):
             builder = tfds.builder("fashion_mnist", data_dir=folder)

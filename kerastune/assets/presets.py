@@ -203,8 +203,7 @@ def _not_reached(preset: str, hub: _Hub, why: str) -> AssetError:
     cache = {
         "Kaggle": "its Kaggle cache (~/.cache/kagglehub there) and set KAGGLEHUB_CACHE to it; this works for "
         "built-in names and for handles that end in a version",
-        "Hugging Face": "its Hugging Face cache (~/.cache/huggingface there), set HF_HOME to it and "
-        "HF_HUB_OFFLINE=1",
+        "Hugging Face": "its Hugging Face cache (~/.cache/huggingface there), set HF_HOME to it and HF_HUB_OFFLINE=1",
     }[hub]
     return AssetError(
         f"{hub} ({_HOSTS[hub]}) cannot be reached for the preset {preset!r}: {why}.",

@@ -69,9 +69,7 @@ def read_state_dict(file: IO[bytes]) -> dict[str, NDArray[Any]]:
     """The name → array mapping in a file that ``torch.save(model.state_dict(), …)`` wrote before 1.6."""
     try:
         if (_load(file), _load(file)) != (_MAGIC, _PROTOCOL):
-            raise AssetError(
-                "Not a torch file of the legacy format: its magic number and protocol are missing."
-            )
+            raise AssetError("Not a torch file of the legacy format: its magic number and protocol are missing.")
         if not _load(file)["little_endian"]:
             raise AssetError("The torch file was written on a big-endian machine, which is not supported.")
         state: Mapping[str, _Tensor] = _load(file)

@@ -219,9 +219,7 @@ def _assign(draft: _Draft, settings: FolderData | CsvData | TfdsData) -> None:
     for i in draft.alive:
         if draft.source.examples[i].split in (None, "train"):
             place = int(draft.digests[i][:16], 16) / 2**64
-            draft.splits[i] = (
-                "test" if place < test else "validation" if place < test + validation else "train"
-            )
+            draft.splits[i] = "test" if place < test else "validation" if place < test + validation else "train"
 
 
 def _part_copies(draft: _Draft) -> None:
@@ -229,9 +227,7 @@ def _part_copies(draft: _Draft) -> None:
     held: dict[str, str] = {}  # digest → the split that keeps it
     for wanted in reversed(SPLITS):
         held |= {
-            draft.digests[i]: wanted
-            for i in draft.alive
-            if draft.splits[i] == wanted and draft.digests[i] not in held
+            draft.digests[i]: wanted for i in draft.alive if draft.splits[i] == wanted and draft.digests[i] not in held
         }
     gone = [i for i in draft.alive if held[draft.digests[i]] != draft.splits[i]]
     moves = Counter((draft.splits[i], held[draft.digests[i]]) for i in gone)
@@ -240,9 +236,7 @@ def _part_copies(draft: _Draft) -> None:
     draft.drop(set(gone))
     copies = len(draft.alive) - len({draft.digests[i] for i in draft.alive})
     if copies:
-        draft.notes.append(
-            f"{counted(copies, 'exact copy', 'exact copies')} of another image in the same split"
-        )
+        draft.notes.append(f"{counted(copies, 'exact copy', 'exact copies')} of another image in the same split")
 
 
 def _refuse_untrained(draft: _Draft) -> None:
@@ -251,9 +245,7 @@ def _refuse_untrained(draft: _Draft) -> None:
     for label, members in untrained.items():
         where = " and ".join(sorted({draft.splits[i] for i in members}))
         ids = f"{counted(len(members), 'image')} ({some([draft.id(i) for i in members])})"
-        draft.problems.append(
-            Problem(f"label {printable(label)!r}", f"has no training image; in {where}: {ids}")
-        )
+        draft.problems.append(Problem(f"label {printable(label)!r}", f"has no training image; in {where}: {ids}"))
     draft.drop({i for members in untrained.values() for i in members})
 
 
@@ -273,9 +265,7 @@ def _require_enough(draft: _Draft, settings: FolderData | CsvData | TfdsData) ->
             )
         missing = [repr(printable(label)) for label in sorted(labels) if label not in present]
         if missing:
-            draft.notes.append(
-                f"{counted(len(missing), 'label')} without an image in {split}: {some(missing)}"
-            )
+            draft.notes.append(f"{counted(len(missing), 'label')} without an image in {split}: {some(missing)}")
 
 
 def _cure(draft: _Draft, settings: FolderData | CsvData | TfdsData, split: str) -> str:

@@ -62,9 +62,7 @@ def examples(settings: FolderData, progress: Progress) -> Source:
                 found.foreign[_extension(entry.name)] += 1
             progress("listing images", len(found.paths), 0)
     if not found.examples and not any(p.text != "is in no label folder" for p in found.problems):
-        what = (
-            counted(len(found.problems), "image") + " but no label folder" if found.problems else "no image"
-        )
+        what = counted(len(found.problems), "image") + " but no label folder" if found.problems else "no image"
         raise DataError(f"The folder {printable(settings.path)} holds {what}{_foreign(found)}.", _LAYOUT)
     return Source(
         where=f"the folder {printable(settings.path)}",
@@ -109,9 +107,7 @@ def _split_folders(root: str) -> dict[str | None, str]:
             f"Move what is no split elsewhere. {_LAYOUT}",
         )
     if "train" not in folders:
-        raise DataError(
-            f"The folder {printable(root)} holds {' and '.join(folders)} but no train folder.", _LAYOUT
-        )
+        raise DataError(f"The folder {printable(root)} holds {' and '.join(folders)} but no train folder.", _LAYOUT)
     for path in folders.values():
         if not inside(os.path.realpath(path), os.path.realpath(root)):
             raise DataError(f"{printable(path)} is a link that leads outside {printable(root)}.", _LAYOUT)
@@ -161,9 +157,7 @@ def _extension(name: str) -> str:
 def _foreign(found: _Found) -> str:
     if not found.foreign:
         return ""
-    kinds = [
-        f"{n:,} {'.' + printable(e) if e else 'without extension'}" for e, n in found.foreign.most_common(5)
-    ]
+    kinds = [f"{n:,} {'.' + printable(e) if e else 'without extension'}" for e, n in found.foreign.most_common(5)]
     return f" (files left out: {', '.join(kinds)})"
 
 

@@ -139,9 +139,7 @@ def _data_dir(settings: TfdsData) -> str | None:
             "`kerastune assets list` shows the assets.",
         )
     if not assets.is_fetched(wanted):
-        raise DataError(
-            f"The asset {wanted!r} is not on this machine yet.", f"kerastune assets fetch {wanted}"
-        )
+        raise DataError(f"The asset {wanted!r} is not on this machine yet.", f"kerastune assets fetch {wanted}")
     return str(assets.path(wanted))
 
 
@@ -205,14 +203,10 @@ def _names(tfds: Any, builder: Any, settings: TfdsData) -> tuple[str, ...] | Non
 
 def _splits(builder: Any, settings: TfdsData) -> tuple[dict[str | None, str], tuple[str, ...]]:
     """What to read for each split, and what had to be decided."""
-    available = builder.info.splits
-    specs = {"train": settings.train, "validation": settings.validation, "test": settings.test}
-    notes: tuple[str, ...] = ()
-    if (
-        settings.test == "test" and "test" not in available
-    ):  # the default, in a data set that has no such split
-        specs["test"] = None
-        notes = (f"{settings.name} has no test split, so test_fraction of train is held out",)
+    has_test = "test" in builder.info.splits
+    test = settings.test or ("test" if has_test else None)
+    specs = {"train": settings.train, "validation": settings.validation, "test": test}
+    notes = () if test else (f"{settings.name} has no test split, so test_fraction of train is held out",)
     for key, spec in specs.items():
         if spec is not None:
             _count(builder, spec, key)

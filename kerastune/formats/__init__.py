@@ -1,6 +1,6 @@
-"""One module a format: write it, quantisation included. Converters run in child processes: `python -m kerastune.formats`.
+"""One module a format: write it, quantisation included.
 
-They segfault, and do not give memory back.
+Converters segfault and do not give memory back, so each runs in a child process: `python -m kerastune.formats`.
 """
 
 from collections.abc import Callable

@@ -13,9 +13,7 @@ def write(work: Path, path: Path, signature: str, quantize: str) -> None:
     import tensorflow as tf
 
     # Only from_saved_model: from_concrete_functions leaves Keras 3's weights out and reports success.
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        str(work / "saved_model"), signature_keys=[signature]
-    )
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(work / "saved_model"), signature_keys=[signature])
     # SELECT_TF_OPS stays off: with it, operators that no device runtime has become part of the file.
     if quantize != "none":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -5,7 +5,7 @@ float32 0..255 RGB -> resize -> scale and offset. What differs between the two i
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import keras_hub
@@ -17,9 +17,9 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from kerastune import assets
 from kerastune.data import Split
 from kerastune.errors import RecipeError
-from kerastune.recipe import Augment, Recipe
+from kerastune.recipe import Augment
 
-Task = keras_hub.models.ImageClassifier
+Task: TypeAlias = Any  # a keras_hub.models.ImageClassifier; KerasHub has no types
 Scores = npt.NDArray[np.float32]
 
 
@@ -35,12 +35,12 @@ def build(preset: str, num_classes: int, image_size: int | None, precision: str)
         AssetError: the preset cannot be found or reached.
         RecipeError: the preset holds no image classifier, or cannot take that image size.
     """
-    shape = {} if image_size is None else {"image_shape": (image_size, image_size, 3)}
     keras.config.set_dtype_policy(precision)  # the head follows the global policy, the backbone its own
     try:
         with assets.reaching(preset):
-            task = Task.from_preset(
-                preset, num_classes=num_classes, activation="linear", dtype=precision, **shape
+            backbone = _at_size(keras_hub.models.Backbone.from_preset(preset, dtype=precision), image_size)
+            task = keras_hub.models.ImageClassifier.from_preset(
+                preset, backbone=backbone, num_classes=num_classes, activation="linear"
             )
     except ValueError as error:
         raise RecipeError(
@@ -56,18 +56,23 @@ def build(preset: str, num_classes: int, image_size: int | None, precision: str)
             "Save the preset with its preprocessor (task.save_to_preset), or use another.",
         )
     converter = task.preprocessor.image_converter
-    converter.image_size = _image_size(task, converter, image_size)
+    own = backbone.input_shape[1:3]
+    size = own if None not in own else (image_size, image_size) if image_size else converter.image_size
+    if size is None:
+        raise RecipeError(f"preset = {preset!r} does not say at which size it sees images.", "Set data.image_size.")
+    converter.image_size = (int(size[0]), int(size[1]))
     return task
 
 
-def _image_size(task: Task, converter: Any, image_size: int | None) -> tuple[int, int]:
-    if image_size is not None:
-        return (image_size, image_size)
-    height, width = task.backbone.input_shape[1:3]
-    size = (height, width) if height and width else converter.image_size
-    if size is None:
-        raise RecipeError("The preset does not say at which size it sees images.", "Set data.image_size.")
-    return (int(size[0]), int(size[1]))
+def _at_size(backbone: Any, image_size: int | None) -> Any:
+    """The same backbone for another image size. Families call the setting differently and ignore the others' name."""
+    if image_size is None or backbone.input_shape[1:3] in [(None, None), (image_size, image_size)]:
+        return backbone
+    config = backbone.get_config()
+    key = "image_shape" if "image_shape" in config else "input_shape"
+    resized = type(backbone).from_config({**config, key: (image_size, image_size, 3)})
+    resized.set_weights(backbone.get_weights())
+    return resized
 
 
 def load(folder: str, precision: str = "float32") -> Task:
@@ -77,7 +82,7 @@ def load(folder: str, precision: str = "float32") -> Task:
         ValueError: KerasHub's own, when the preset cannot be loaded.
     """
     keras.config.set_dtype_policy(precision)
-    return Task.from_preset(folder, dtype=precision)
+    return keras_hub.models.ImageClassifier.from_preset(folder, dtype=precision)
 
 
 # --- feeding -----------------------------------------------------------------------------------------------
@@ -114,9 +119,7 @@ def batches(
     return examples.map(lambda x, y: (normalise(x), y)).prefetch(tf.data.AUTOTUNE)
 
 
-def _augmentation(
-    augment: Augment, height: int, width: int, seed: int
-) -> Callable[[tf.Tensor], tf.Tensor] | None:
+def _augmentation(augment: Augment, height: int, width: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor] | None:
     layers: list[keras.layers.Layer] = []
     pixels = {"value_range": (0, 255)}
     if augment.flip != "none":
@@ -142,7 +145,7 @@ def _augmentation(
     def change(images: tf.Tensor) -> tf.Tensor:  # float32 0..255 [B, H, W, 3] -> the same
         for layer in layers:
             images = layer(images, training=True)
-        return images
+        return tf.clip_by_value(images, 0.0, 255.0)  # Keras's saturation leaves the range of pixels
 
     return change if layers else None
 
@@ -252,8 +255,8 @@ def reference(task: Task, images: list[npt.NDArray[np.uint8]]) -> Scores:
     """What the Keras model itself says, outside any graph: uint8 [H, W, 3] each -> float32 [n, num_classes]."""
     converter = task.preprocessor.image_converter
     logits = [
-        np.asarray(task(converter(np.asarray(image, np.float32)[None]), training=False), np.float64)
-        for image in images
+        np.asarray(task(converter(np.asarray(image, np.float32)[None]), training=False), np.float64) for image in images
     ]
     shifted = np.exp(np.concatenate(logits) - np.max(logits, axis=-1))
-    return (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
+    probabilities: Scores = (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
+    return probabilities

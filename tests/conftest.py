@@ -1,0 +1,182 @@
+"""Shared fixtures: fetched assets, tiny real presets, a folder of pictures, and runs trained on them."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+COLORS = {"blue": (40, 60, 200), "green": (50, 180, 70), "red": (210, 50, 40)}
+
+
+@pytest.fixture(scope="session")
+def assets_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A KERASTUNE_HOME with every asset in it. KERASTUNE_TEST_HOME keeps it from one session to the next."""
+    from kerastune import assets
+
+    kept = os.environ.get("KERASTUNE_TEST_HOME")
+    home = Path(kept) if kept else tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERASTUNE_HOME", str(home))
+        for name in assets.ASSETS:
+            assets.fetch(name)
+    return home
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three labels, 40 noisy single-colour pictures each, in three sizes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for label, color in COLORS.items():
+        (folder / label).mkdir()
+        for i in range(40):
+            height, width = [(32, 32), (40, 56), (50, 36)][i % 3]
+            pixels = np.array(color) + random.normal(0, 25, (height, width, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / label / f"{i:02}.png")
+    return folder
+
+
+def tiny_backbone(family: str) -> Any:
+    """A real, randomly initialised KerasHub backbone of a few thousand parameters, for 32x32 pixels."""
+    from keras_hub import models
+
+    shape = {"image_shape": (32, 32, 3)}
+    if family == "efficientnet":
+        return models.EfficientNetBackbone(
+            stackwise_width_coefficients=[1.0] * 3,
+            stackwise_depth_coefficients=[1.0] * 3,
+            stackwise_squeeze_and_excite_ratios=[0.25] * 3,
+            stackwise_kernel_sizes=[3, 3, 5],
+            stackwise_num_repeats=[1, 2, 2],
+            stackwise_input_filters=[16, 8, 12],
+            stackwise_output_filters=[8, 12, 16],
+            stackwise_expansion_ratios=[1, 4, 4],
+            stackwise_strides=[1, 2, 2],
+            stackwise_block_types=["v1", "unfused", "unfused"],
+            stackwise_force_input_filters=[0] * 3,
+            stackwise_nores_option=[False] * 3,
+            **shape,
+        )
+    if family == "mobilenet":
+        return models.MobileNetBackbone(
+            stackwise_expansion=[[24, 32], [40, 48]],
+            stackwise_num_blocks=[2, 2],
+            stackwise_num_filters=[[8, 8], [16, 16]],
+            stackwise_kernel_size=[[3, 3], [5, 5]],
+            stackwise_num_strides=[[2, 1], [1, 1]],
+            stackwise_se_ratio=[[None, None], [0.25, 0.25]],
+            stackwise_activation=[["relu", "relu"], ["hard_swish", "hard_swish"]],
+            stackwise_padding=[[1, 1], [2, 2]],
+            input_num_filters=8,
+            depthwise_filters=8,
+            depthwise_stride=2,
+            depthwise_residual=False,
+            squeeze_and_excite=0.5,
+            output_num_filters=32,
+            last_layer_filter=32,
+            **shape,
+        )
+    if family == "resnet":
+        return models.ResNetBackbone(
+            input_conv_filters=[64],
+            input_conv_kernel_sizes=[7],
+            stackwise_num_filters=[64, 64],
+            stackwise_num_blocks=[1, 1],
+            stackwise_num_strides=[1, 2],
+            block_type="basic_block",
+            **shape,
+        )
+    return models.ViTBackbone(patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, **shape)
+
+
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a tiny preset of a family."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            import keras
+            from keras_hub import models
+
+            keras.utils.set_random_seed(1)
+            backbone = tiny_backbone(family)
+            names = {"efficientnet": "EfficientNet", "mobilenet": "MobileNet", "resnet": "ResNet", "vit": "ViT"}
+            kind = getattr(models, f"{names[family]}ImageClassifier")
+            converter = kind.preprocessor_cls.image_converter_cls(image_size=(32, 32), scale=1 / 64, offset=-2.0)
+            task = kind(backbone=backbone, num_classes=3, preprocessor=kind.preprocessor_cls(converter))
+            made[family] = tmp_path_factory.mktemp("presets") / family
+            task.save_to_preset(str(made[family]))
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def recipe(pictures: Path, preset: Callable[[str], Path]) -> Callable[..., Any]:
+    """A recipe on the pictures; keyword arguments replace its top-level keys."""
+    from kerastune.recipe import parse
+
+    def make(family: str = "efficientnet", **changes: Any) -> Any:
+        values = {
+            "name": family,
+            "task": "image_classification",
+            "preset": str(preset(family)),
+            "data": {"source": "folder", "path": str(pictures)},
+            "train": {"batch_size": 8},
+            "phases": [{"unfreeze": "head", "epochs": 3, "learning_rate": 3e-2}, {"unfreeze": "top:1", "epochs": 1}],
+        }
+        return parse({**values, **changes}, "test")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, recipe: Callable[..., Any]) -> Callable[[str], Any]:
+    """A run of a family on the pictures, trained once a session. Tests must not write into it."""
+    made: dict[str, Any] = {}
+
+    def make(family: str = "efficientnet") -> Any:
+        from kerastune import fine_tune
+
+        if family not in made:
+            made[family] = fine_tune(recipe(family), tmp_path_factory.mktemp("runs") / family)
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory, trained: Callable[[str], Any]
+) -> Callable[[str], dict[str, Any]]:
+    """Every format and quantisation of a family's run, exported and verified once a session: name -> artifact."""
+    made: dict[str, dict[str, Any]] = {}
+    modes = [("saved_model", "none"), ("tflite", "none"), ("tflite", "dynamic"), ("tflite", "int8"), ("onnx", "none")]
+
+    def make(family: str = "efficientnet") -> dict[str, Any]:
+        from kerastune import export
+        from kerastune.recipe import Export
+
+        if family not in made:
+            wanted = [Export(format=f, quantize=q, max_accuracy_drop=0.1) for f, q in modes]
+            made[family] = {a.manifest["name"]: a for a in export(trained(family), wanted)}
+        return made[family]
+
+    return make
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Iterator[Callable[[Any], Any]]:
+    """A copy of an artifact that a test may damage."""
+    import shutil
+
+    from kerastune import artifact
+
+    yield lambda of: artifact.load(shutil.copytree(of.folder, tmp_path / of.folder.name))

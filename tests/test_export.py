@@ -1,0 +1,214 @@
+"""Every file that leaves computes what was trained, and one that does not is caught."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kerastune import artifact, export, predict, verify
+from kerastune.errors import ConverterError, KerastuneError, VerificationError
+from kerastune.exporter import spread
+from kerastune.recipe import Export
+from kerastune.verifier import FLOAT_TOLERANCE, run_reader
+
+FAMILIES = ["efficientnet", "mobilenet", "resnet", "vit"]
+FLOAT = ["saved_model", "tflite", "onnx"]
+QUANTIZED = ["tflite-dynamic", "tflite-int8"]
+
+
+@pytest.mark.parametrize("name", FLOAT)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float_artifacts_agree_with_keras_to_1e_4_on_every_validation_image(exported, family, name):
+    report = exported(family)[name].report
+    assert report["golden"]["max_error"] <= FLOAT_TOLERANCE
+    assert report["validation"]["max_error"] <= FLOAT_TOLERANCE
+    assert report["validation"]["label_agreement"] == 1
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_quantised_artifacts_keep_the_accuracy_and_are_smaller(exported, family, name):
+    made = exported(family)
+    assert made[name].report["validation"]["accuracy_drop"] <= 0.1
+    assert made[name].size_bytes < made["tflite"].size_bytes
+
+
+def test_the_manifest_is_the_contract(exported):
+    manifest = exported("efficientnet")["tflite-int8"].manifest
+    assert manifest["inputs"][0]["shape"] == [1, None, None, 3]
+    assert manifest["inputs"][0]["dtype"] == "uint8"
+    assert manifest["outputs"][0]["name"] == "scores"
+    assert manifest["labels"] == ["blue", "green", "red"]
+    assert manifest["calibration"]["images"] > 0
+    assert len(manifest["calibration"]["sha256"]) == 64
+
+
+def test_golden_images_are_spread_over_the_labels(exported, trained):
+    images, scores = exported("efficientnet")["onnx"].golden()
+    assert len(images) >= 8
+    assert len({image.shape for image in images}) > 1
+    assert len(set(scores.argmax(-1).tolist())) == 3
+
+
+def test_spread_takes_from_each_class_in_turn():
+    class Labels:
+        labels = np.array([0, 0, 0, 0, 1, 2, 2])
+
+        def __len__(self):
+            return 7
+
+    assert spread(Labels(), 5) == [0, 4, 5, 1, 6]
+
+
+def test_the_saved_model_takes_encoded_files_and_puts_transparency_on_white(exported, tmp_path):
+    from PIL import Image
+
+    made = exported("efficientnet")["saved_model"]
+    clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    clear.save(tmp_path / "clear.png")
+    encoded = np.frombuffer((tmp_path / "clear.png").read_bytes(), np.uint8)
+    white = np.full((40, 40, 3), 255, np.uint8)
+    scores, _ = run_reader(made, [encoded, white])
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["saved_model", "tflite", "onnx"])
+def test_readers_run_inside_the_artifact_folder_without_kerastune(exported, name):
+    folder = exported("efficientnet")[name].folder
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "reader.py", ".", "--check"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ok:")
+
+
+def test_a_reader_in_the_repository_labels_an_image_file(exported, pictures):
+    reader = Path(__file__).parents[1] / "export" / "onnxruntime" / "reader.py"
+    command = [sys.executable, reader, exported("efficientnet")["onnx"].folder, pictures / "red" / "00.png"]
+    done = subprocess.run([*command, "--top", "1"], capture_output=True, text=True)
+    assert done.stdout.splitlines()[1].endswith("red"), done.stderr
+
+
+def test_artifacts_and_the_run_predict_the_same(exported, trained, pictures):
+    photos = [pictures / label / "05.png" for label in ("blue", "green", "red")]
+    expected = [p.labels[0][0] for p in predict(trained("efficientnet"), photos)]
+    assert expected == ["blue", "green", "red"]
+    for name in ("saved_model", "tflite-int8", "onnx"):
+        assert [p.labels[0][0] for p in predict(exported("efficientnet")[name], photos)] == expected
+
+
+# --- what must be caught -----------------------------------------------------------------------------------
+
+
+def damage(made, forget=True):
+    """Negates 2 KB of weights; with `forget`, the manifest's hash is made to fit again."""
+    path = made.folder / made.manifest["model"]
+    content = bytearray(path.read_bytes())
+    weights = np.frombuffer(content, np.uint8)[len(content) // 2 :][:2048]
+    weights ^= 0x80
+    path.write_bytes(content)
+    if forget:
+        entries = json.loads((made.folder / "manifest.json").read_text())
+        import hashlib
+
+        entries["files"][made.manifest["model"]]["sha256"] = hashlib.sha256(content).hexdigest()
+        (made.folder / "manifest.json").write_text(json.dumps(entries))
+    return artifact.load(made.folder)
+
+
+@pytest.mark.parametrize("name", ["tflite", "tflite-int8", "onnx"])
+def test_a_model_with_other_weights_fails_on_its_golden_images(exported, copied, name):
+    with pytest.raises((VerificationError, ConverterError)):
+        verify(damage(copied(exported("resnet")[name])))
+
+
+def test_a_changed_byte_is_named(exported, copied):
+    with pytest.raises(VerificationError, match=r"model\.onnx has changed"):
+        verify(damage(copied(exported("resnet")["onnx"]), forget=False))
+
+
+def test_a_missing_file_is_named(exported, copied):
+    made = copied(exported("resnet")["tflite"])
+    (made.folder / "golden.npz").unlink()
+    with pytest.raises(VerificationError, match=r"golden\.npz is missing"):
+        verify(made)
+
+
+def rewrite_golden(made, change):
+    images, scores = made.golden()
+    return artifact.write(made.folder, made.manifest, images, change(scores))
+
+
+def test_a_reference_that_does_not_vary_is_refused(exported, copied):
+    made = rewrite_golden(copied(exported("resnet")["onnx"]), lambda s: np.repeat(s[:1], len(s), axis=0))
+    with pytest.raises(VerificationError, match="hardly vary"):
+        verify(made)
+
+
+def test_an_error_of_3e_4_fails_and_of_3e_5_passes(exported, copied):
+    made = copied(exported("resnet")["onnx"])
+    rewrite_golden(made, lambda s: s + np.float32(3e-5))
+    assert verify(artifact.load(made.folder))["passed"]
+    with pytest.raises(VerificationError, match="largest error"):
+        verify(rewrite_golden(made, lambda s: s + np.float32(3e-4)))
+
+
+def test_nan_fails(exported, copied):
+    made = rewrite_golden(copied(exported("resnet")["onnx"]), lambda s: s * np.float32(np.nan))
+    with pytest.raises(VerificationError):
+        verify(made)
+
+
+def test_code_in_an_artifact_is_not_run_by_verify(exported, copied, tmp_path):
+    made = copied(exported("resnet")["onnx"])
+    (made.folder / "reader.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    images, scores = made.golden()
+    verify(artifact.write(made.folder, made.manifest, images, scores))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_accuracy_drop_beyond_what_is_allowed_leaves_no_artifact(trained, tmp_path, monkeypatch):
+    wanted = Export(format="tflite", quantize="dynamic", max_accuracy_drop=0.0)
+    run = trained("resnet")
+    ids, _, scores = run.predictions("validation")
+    monkeypatch.setattr(type(run), "predictions", lambda *_: (ids, scores.argmax(-1), scores))
+    made = export(run, wanted, tmp_path / "same")  # Keras is right about every image, and so is the artifact
+    assert made[0].report["validation"]["keras_accuracy"] == 1
+    wrong = np.roll(scores, 1, axis=-1)
+    monkeypatch.setattr(type(run), "predictions", lambda *_: (ids, wrong.argmax(-1), wrong))
+    with pytest.raises(VerificationError, match="max_accuracy_drop is 0"):
+        export(run, wanted, tmp_path / "worse")
+    assert os.listdir(tmp_path) == ["same"]
+
+
+def test_a_folder_in_use_is_refused(exported, trained):
+    with pytest.raises(KerastuneError, match="exists already"):
+        export(trained("resnet"), Export(format="onnx"), exported("resnet")["onnx"].folder)
+
+
+@pytest.mark.parametrize("format", ["onnx", "saved_model"])
+def test_a_quantisation_that_is_not_to_be_had_is_refused_at_once(trained, format):
+    with pytest.raises(KerastuneError, match="is not to be had"):
+        export(trained("resnet"), Export(format=format, quantize="int8"))
+
+
+def test_a_converter_that_crashes_is_named():
+    from kerastune.exporter import _child
+
+    with pytest.raises(ConverterError, match=r"The converter crashed \(killed by SIGSEGV\)"):
+        _child("The converter", ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"])
+
+
+def test_an_artifact_away_from_its_run_replays_its_golden_images_only(exported, copied):
+    report = verify(copied(exported("resnet")["tflite"]))
+    assert report["passed"]
+    assert report["validation"] is None
+
+
+def test_an_artifact_of_another_run_is_refused(exported, trained):
+    with pytest.raises(KerastuneError, match="was not exported from"):
+        verify(exported("resnet")["onnx"], trained("vit").folder)

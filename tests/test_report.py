@@ -1,0 +1,270 @@
+"""The report is one self-contained page that says what the run folder says, whatever the labels are called."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jinja2 import UndefinedError
+from PIL import Image
+
+from kerastune import data, recipe, report, run
+
+# Warnings of matplotlib (missing glyphs) or Pillow would reach the user's terminal.
+pytestmark = pytest.mark.filterwarnings("error")
+
+HOSTILE = ("<script>alert('1')</script>", "q\"uo'te & $x_1$\x1b[31m\nline", "مرحبا 花 \u202e" + "long" * 40)
+
+
+def a_run(folder: Path, labels: tuple[str, ...] = ("cat", "dog"), **changes: Any) -> run.Run:
+    """A run on made images, 12 a label, whose model says the first label about the last image of every other."""
+    images = folder.parent / "images"
+    for n in range(len(labels)):
+        for i in range(12):
+            path = images / ("train", "validation", "test")[i % 3] / f"label{n}" / f"<i>&{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((40, 60, 3), (7 * n + i, i, n), np.uint8)).save(path)
+    wanted = recipe.parse(
+        {
+            "name": "made",
+            "task": "image_classification",
+            "preset": "some-preset",
+            "data": {"source": "folder", "path": str(images)},
+            "phases": [{"unfreeze": "head", "epochs": 1}, {"unfreeze": "match:$花_{^", "epochs": 1}],
+            "exports": [{"target": "linux"}],
+        },
+        "made.toml",
+    )
+    splits = data.load(wanted.data)
+    truth = splits.test.labels
+    scores = np.full((len(truth), len(labels)), 0.1 / len(labels), np.float32)
+    scores[np.arange(len(truth)), truth] += 0.9
+    last = np.flatnonzero(np.diff(truth, append=-1) != 0)[1:]
+    scores[last] = np.roll(scores[last], 1) * 0
+    scores[last, 0] = np.linspace(0.5, 0.99, len(last) + 1)[1:]
+    predictions = {"test_ids": np.array(splits.test.ids), "test_labels": truth, "test_scores": scores}
+    matrix = np.zeros((len(labels), len(labels)), int)
+    np.add.at(matrix, (truth, scores.argmax(-1)), 1)
+    scored = {
+        "accuracy": float(matrix.trace() / matrix.sum()),
+        "loss": 0.25,
+        "macro_f1": 0.5,
+        "per_class": {n: {"precision": 0.8, "recall": 0.75, "f1": 0.77, "support": 4} for n in labels},
+        "confusion_matrix": matrix.tolist(),
+    }
+    phase = {
+        "learning_rate": 1e-3,
+        "epochs": 1,
+        "optimizer": "adam",
+        "schedule": "constant",
+        "units": [{"name": "stem", "parameters": 9, "trainable_parameters": 0}],
+        "trainable_parameters": 12345,
+        "frozen_parameters": 9,
+        "batch_norm": {"inference": 1, "training": 0},
+    }
+    done = {"frozen_sha256": "f" * 64, "frozen_weights": 3, "epochs_run": 1, "xla": False, "precision": "float32"}
+    record = {
+        "status": "complete",
+        "name": wanted.name,
+        "task": wanted.task,
+        "preset": wanted.preset,
+        "recipe_sha256": wanted.sha256(),
+        "labels": list(labels),
+        "image_size": [128, 128],
+        "seed": 0,
+        "parameters": 12354,
+        "data": {
+            "fingerprint": splits.fingerprint,
+            "counts": {s: dict.fromkeys(labels, 4) for s in ("train", "validation", "test")},
+            "notes": ["a <b>note</b>"],
+            "skipped": [{"id": f"<bad>{i}", "problem": "is cut"} for i in range(300)],
+        },
+        "phases": [{"unfreeze": p.unfreeze, **phase, **done, "seconds": 61.0} for p in wanted.phases],
+        "decisions": [{"key": "train.xla", "asked": "auto", "got": False, "why": "Keras's own choice"}],
+        "started": "2026-01-02T03:04:05+01:00",
+        "versions": {"python": "3.11", "kerastune": "0.1.0"},
+        "machine": {"system": "Linux", "cpu": "A CPU", "cores": 2, "memory_gb": 8.0, "gpus": []},
+        "metrics": {"validation": scored, "test": scored},
+        "seconds": {"prepare": 1.0, "train": 122.0},
+    }
+    numbers = {"loss": 0.5, "accuracy": 0.6, "val_loss": 0.4, "learning_rate": 1e-3, "seconds": 1.5}
+    history = [{"phase": n, "epoch": 1, "val_accuracy": 0.7, **numbers} for n in (1, 2)]
+    folder.mkdir()
+    run.write(folder, wanted, {**record, **changes}, history, predictions)
+    return run.Run(folder)
+
+
+def an_artifact(of: run.Run, **verification: Any) -> None:
+    """An exported file and, if anything is said about it, its verification."""
+    folder = of.exports / "linux"
+    folder.mkdir(parents=True)
+    manifest = {
+        "name": "linux",
+        "format": "tflite",
+        "quantize": "int8",
+        "runtime": "ai-edge-litert",
+        "model": "model.tflite",
+        "preprocessing": {"inside": ["resize"], "outside": ["decode"]},
+        "licence": "Apache-2.0",
+        "files": {"model.tflite": {"bytes": 4_560_000}},
+    }
+    run.write_json(folder / "manifest.json", manifest)
+    validation = {"accuracy": 0.8765, "accuracy_drop": 0.0123, "accuracy_drop_interval": [-0.0456, 0.0789]}
+    found = {
+        "problems": [],
+        "golden": {"max_error": 1e-7},
+        "validation": {**validation, "max_error": 0.0321},
+        "latency_ms": {"median": 6.54, "p95": 9.87},
+        "runtime": "ai-edge-litert",
+        "machine": {"cpu": "Another CPU"},
+        **verification,
+    }
+    if verification:
+        run.write_json(folder / "report.json", found)
+
+
+class _Page(HTMLParser):
+    """The tags of a page that parses, and the text it shows."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(path.read_text("utf-8"))
+        assert not self.open, f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "br":
+            self.text += "\n"
+        elif tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", self.text)
+
+
+def test_the_page_needs_no_network_and_no_script(tmp_path: Path) -> None:
+    of = a_run(tmp_path / "run")
+    an_artifact(of, passed=True)
+    page = _Page(report.write(of))
+    assert "script" not in {tag for tag, _ in page.tags}
+    links = [value or "" for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href")]
+    assert links and all(link.startswith(("#", "data:image/")) for link in links)
+    assert "url(" not in of.report.read_text("utf-8") and "@import" not in of.report.read_text("utf-8")
+    assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
+
+
+def test_it_shows_what_was_measured(tmp_path: Path) -> None:
+    words = _Page(report.write(a_run(tmp_path / "run"))).words
+    assert "87.50 %" in words and "8 images" in words
+    assert "95 % interval 52.91 % to 97.76 %" in words  # Wilson for 7 of 8: Brown, Cai & DasGupta 2001
+    assert "3 frozen weights proved unmoved" in words and "12,345" in words
+    assert "2 min 3 s" in words and "2026-01-02 03:04 UTC+01:00" in words
+    assert "Nothing has been exported yet. The recipe asks for linux." in words
+
+
+def test_an_artifact_is_shown_with_its_proof(tmp_path: Path) -> None:
+    of = a_run(tmp_path / "run")
+    an_artifact(of, passed=True)
+    words = _Page(report.write(of)).words
+    for shown in ("✓ verified", "4.56", "6.5 (9.9)", "87.65 %", "1.23 (−4.56 to 7.89)", "3.2e-02", "Another CPU"):
+        assert shown in words
+    assert "pip install ai-edge-litert numpy pillow" in words and "python reader.py . --check" in words
+
+
+@pytest.mark.parametrize(
+    ("verification", "verdict"),
+    [({}, "– not verified"), ({"passed": False, "problems": ["too <far> off"]}, "too <far> off")],
+)
+def test_an_artifact_without_proof_is_not_called_verified(
+    tmp_path: Path, verification: dict[str, Any], verdict: str
+) -> None:
+    of = a_run(tmp_path / "run")
+    an_artifact(of, **verification)
+    words = _Page(report.write(of)).words
+    assert verdict in words and "✓" not in words and "0 verified in the runtime" in words
+
+
+def test_a_verification_away_from_the_run_shows_its_golden_error(tmp_path: Path) -> None:
+    of = a_run(tmp_path / "run")
+    an_artifact(of, passed=True, validation=None)
+    assert "1.0e-07" in _Page(report.write(of)).words
+
+
+def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
+    text = report.write(a_run(tmp_path / "run", HOSTILE)).read_text("utf-8")
+    assert "<script" not in text and "<i>&" not in text and "<bad>" not in text and "<b>note" not in text
+    assert "\x1b" not in text and "\u202e" not in text
+    words = _Page(tmp_path / "run" / "report.html").words
+    assert "<script>alert('1')</script>" in words and "$x_1$\\x1b[31m\\nline" in words and "مرحبا 花 \\u202e" in words
+    assert "label1/<i>&8.png" in words and "and 100 more" in words
+
+
+def test_the_most_confident_mistakes_come_first(tmp_path: Path) -> None:
+    of = a_run(tmp_path / "run", tuple(f"label {n:02}" for n in range(16)))
+    page = _Page(report.write(of))
+    captions = re.findall(r"said label (\d+) with (\S+)\s%\s+truth label (\d+)", page.text)
+    assert [int(truth) for _, _, truth in captions] == list(range(15, 3, -1))  # 12 of 15
+    assert {said for said, _, _ in captions} == {"00"} and captions[0][1] == "99.00"
+    assert "15 of 64 test images are labelled wrong" in page.words
+    assert sum((attrs.get("src") or "").startswith("data:image/jpeg") for _, attrs in page.tags) == 12
+
+
+def test_without_the_data_it_is_built_and_says_why(tmp_path: Path) -> None:
+    of = a_run(tmp_path / "run")
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / "label0" / "new.png")
+    assert "Without pictures: The data have changed" in _Page(report.write(of)).words
+    shutil.rmtree(tmp_path / "images")
+    words = _Page(report.write(of)).words
+    assert "Without pictures: There is no folder" in words and "said cat with" in words
+
+
+def test_an_interrupted_run_says_what_it_lacks(tmp_path: Path) -> None:
+    phases = a_run(tmp_path / "whole").record["phases"]
+    unfinished = {k: v for k, v in phases[1].items() if k not in ("xla", "precision", "seconds", "frozen_sha256")}
+    of = a_run(tmp_path / "run", status="interrupted", metrics=None, phases=[phases[0], unfinished])
+    record = {key: value for key, value in of.record.items() if key != "metrics"}
+    run.write(of.folder, of.recipe, record, [], {})
+    (of.folder / "predictions.npz").unlink()
+    words = _Page(report.write(run.Run(of.folder))).words
+    assert "Training was interrupted." in words and "kerastune evaluate" in words
+    assert "not proved: the phase did not finish" in words and "No epoch was finished" in words
+
+
+def test_a_perfect_run_has_no_mistakes_to_show(tmp_path: Path) -> None:
+    of = a_run(tmp_path / "run")
+    ids, truth, _ = of.predictions("test")
+    right = {"test_ids": np.array(ids), "test_labels": truth, "test_scores": np.eye(2, dtype=np.float32)[truth]}
+    run.write(of.folder, of.recipe, of.record, of.history, right)
+    words = _Page(report.write(of)).words
+    assert "0 of 8 test images are labelled wrong" in words and "mistakes" not in words.partition("Label by label")[2]
+
+
+def test_with_many_labels_pairs_stand_for_the_matrix(tmp_path: Path) -> None:
+    page = _Page(report.write(a_run(tmp_path / "run", tuple(f"label {n:03}" for n in range(120)))))
+    assert "Confused most often" in page.words and "Confusion matrix" not in page.words
+    assert "All 120 labels" in page.words and "The 12 most confident mistakes" in page.words
+    assert (tmp_path / "run" / "report.html").stat().st_size < 1_500_000
+
+
+def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    of = a_run(tmp_path / "run")
+    before = report.write(of).read_text("utf-8")
+    broken = {key: value for key, value in of.record.items() if key != "seed"}
+    run.write_json(of.folder / "run.json", broken)
+    with pytest.raises(UndefinedError, match="seed"):
+        report.write(run.Run(of.folder))
+    assert of.report.read_text("utf-8") == before and not list(of.folder.glob(".*"))

@@ -1,0 +1,250 @@
+"""Training: what is saved is what was trained, seeds repeat it to the bit, and nothing is lost on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from kerastune import evaluate, fine_tune, run, train
+from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
+from kerastune.progress import Progress
+from kerastune.recipe import Augment
+from kerastune.tasks import image_classification
+
+
+def splits_of(made):
+    from kerastune import data
+
+    return data.load(made.recipe.data)
+
+
+def test_the_run_folder_is_a_preset_with_identical_predictions(trained):
+    import keras_hub
+
+    made = trained("efficientnet")
+    task = keras_hub.models.ImageClassifier.from_preset(str(made.folder))
+    split = splits_of(made).validation
+    scores = image_classification.scores(task, split, made.recipe.train.batch_size)
+    np.testing.assert_array_equal(scores, made.predictions("validation")[2])
+
+
+def test_the_record_says_what_happened(trained):
+    made = trained("efficientnet")
+    record = made.record
+    assert record["labels"] == ["blue", "green", "red"]
+    assert record["metrics"]["test"]["accuracy"] > 0.8
+    assert np.sum(record["metrics"]["test"]["confusion_matrix"]) == sum(record["data"]["counts"]["test"].values())
+    assert record["phases"][0]["xla"] is False
+    assert record["phases"][0]["precision"] == "float32"
+    assert {d["key"] for d in record["decisions"]} == {"train.xla", "train.precision"}
+    assert [row["phase"] for row in made.history] == [1, 1, 1, 2]
+
+
+def test_the_resolved_recipe_trains_again(trained):
+    made = trained("efficientnet")
+    assert made.recipe == run.load(made.folder).recipe
+    assert made.recipe.sha256() == made.record["recipe_sha256"]
+
+
+def test_two_runs_with_one_seed_are_bit_identical(recipe, tmp_path):
+    augment = Augment(flip="horizontal", crop=0.2, color=0.3, rand_augment=0.3)
+    phases = [{"unfreeze": "all", "epochs": 2, "learning_rate": 1e-2}]
+    wanted = recipe("resnet", augment=augment.model_dump(), phases=phases, seed=7)
+    first, second = (fine_tune(wanted, tmp_path / name) for name in ("first", "second"))
+    assert [r["loss"] for r in first.history] == [r["loss"] for r in second.history]
+    np.testing.assert_array_equal(first.predictions("test")[2], second.predictions("test")[2])
+
+
+def test_another_seed_trains_another_model(recipe, trained, tmp_path):
+    other = fine_tune(recipe("resnet", seed=1), tmp_path / "other")
+    assert other.history[0]["loss"] != trained("resnet").history[0]["loss"]
+
+
+def test_validation_images_are_never_augmented(trained):
+    made = trained("resnet")
+    task = image_classification.load(str(made.folder))
+    split = splits_of(made).validation
+    feed = image_classification.batches(task, split, 4)
+    first, again = (np.concatenate([x for x, _ in feed]) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_the_pipeline_makes_the_pixels_that_the_device_function_makes(trained):
+    made = trained("efficientnet")
+    task = image_classification.load(str(made.folder))
+    split = splits_of(made).validation
+    fed = np.concatenate([x for x, _ in image_classification.batches(task, split, 4)])
+    converter = task.preprocessor.image_converter
+    for i in range(len(split)):
+        np.testing.assert_array_equal(fed[i], converter(split.image(i)[None].astype(np.float32))[0])
+
+
+@pytest.mark.parametrize("change", [{"flip": "horizontal"}, {"crop": 0.3}, {"color": 0.5}, {"rand_augment": 0.5}])
+def test_each_augmentation_changes_training_images_within_their_range(trained, change):
+    task = image_classification.load(str(trained("resnet").folder))
+    split = splits_of(trained("resnet")).train
+    plain, changed = (
+        next(iter(image_classification.batches(task, split, 16, augment)))[0].numpy()
+        for augment in (None, Augment(**change))
+    )
+    assert np.abs(plain - changed).max() > 0.01
+    assert changed.min() >= -2 - 1e-3
+    assert changed.max() <= 255 / 64 - 2 + 1e-3
+
+
+def test_the_best_epoch_is_kept_not_the_last(recipe, tmp_path):
+    phases = [
+        {"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2},
+        {"unfreeze": "all", "epochs": 1, "learning_rate": 10.0, "optimizer": "sgd"},
+    ]
+    made = fine_tune(recipe("resnet", phases=phases), tmp_path / "run")
+    best = max(row["val_accuracy"] for row in made.history)
+    assert made.history[-1]["val_accuracy"] < best
+    assert made.record["metrics"]["validation"]["accuracy"] == pytest.approx(best)
+
+
+def test_early_stopping_ends_a_phase(recipe, tmp_path):
+    phases = [{"unfreeze": "head", "epochs": 9, "learning_rate": 1e-9}]
+    wanted = recipe("resnet", phases=phases, train={"batch_size": 8, "early_stopping": 2})
+    made = fine_tune(wanted, tmp_path / "run")
+    assert made.record["phases"][0]["epochs_run"] < 9
+
+
+def test_balanced_class_weights_are_those_of_scikit_learn(recipe):
+    wanted = recipe("resnet", train={"batch_size": 8, "class_weights": "balanced"})
+    from kerastune import data
+
+    splits = data.load(wanted.data)
+    counts = np.bincount(splits.train.labels)
+    expected = len(splits.train) / (3 * counts)
+    np.testing.assert_allclose(list(train._class_weights(wanted, splits).values()), expected)
+
+
+def test_mixed_precision_is_read_back_and_exports_as_float32(recipe, tmp_path):
+    from kerastune import export
+    from kerastune.recipe import Export
+
+    wanted = recipe("resnet", train={"batch_size": 8, "precision": "mixed_bfloat16"})
+    made = fine_tune(wanted, tmp_path / "run")
+    assert made.record["phases"][0]["precision"] == "mixed_bfloat16"
+    assert export(made, Export(format="onnx"))[0].report["passed"]
+
+
+def test_xla_that_was_asked_for_is_really_on(recipe, tmp_path):
+    phases = [{"unfreeze": "head", "epochs": 1}]
+    made = fine_tune(recipe("resnet", phases=phases, train={"batch_size": 8, "xla": True}), tmp_path / "run")
+    assert made.record["phases"][0]["xla"] is True
+
+
+def test_xla_that_keras_would_drop_is_an_error(recipe, trained, monkeypatch):
+    wanted = recipe("resnet", train={"batch_size": 8, "xla": True})
+    task = image_classification.load(str(trained("resnet").folder))
+    task.backbone.layers[3].supports_jit = False
+    with pytest.raises(RecipeError, match=r"xla = true.*without XLA support"):
+        train._compile(wanted, wanted.phases[0], task, 1)
+
+
+def test_an_image_size_that_the_preset_was_not_built_for_is_taken(recipe, pictures, tmp_path):
+    data = {"source": "folder", "path": str(pictures), "image_size": 48}
+    made = fine_tune(recipe("resnet", data=data), tmp_path / "run")
+    assert made.record["image_size"] == [48, 48]
+
+
+def test_an_image_size_that_position_embeddings_forbid_is_explained(recipe, pictures):
+    data = {"source": "folder", "path": str(pictures), "image_size": 48}
+    with pytest.raises(RecipeError, match="at image_size = 48"):
+        train.plan(recipe("vit", data=data))
+
+
+def test_a_phase_that_trains_nothing_is_a_measurement(recipe, tmp_path):
+    made = fine_tune(recipe("resnet", phases=[{"unfreeze": "none", "epochs": 0}]), tmp_path / "run")
+    assert made.record["phases"][0]["trainable_parameters"] == 0
+    assert made.history == []
+
+
+class MovesAFrozenWeight(Progress):
+    """Stands in for a bug: moves the stem by 1e-6 in the middle of a phase."""
+
+    def __init__(self):
+        self.task = None
+
+    def advance(self, stage, done, total, detail=""):
+        if self.task is not None and stage.startswith("phase"):
+            stem = self.task.backbone.layers[2].weights[0]
+            stem.assign_add(np.full(stem.shape, 1e-6, np.float32))
+
+
+def test_a_frozen_weight_that_moves_stops_the_run(recipe, tmp_path, monkeypatch):
+    progress, build = MovesAFrozenWeight(), image_classification.build
+
+    def remembered(*arguments):
+        progress.task = build(*arguments)
+        return progress.task
+
+    monkeypatch.setattr(image_classification, "build", remembered)
+    with pytest.raises(VerificationError, match="frozen weights moved"):
+        fine_tune(recipe("resnet"), tmp_path / "run", progress=progress)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_folder_is_refused_before_training_and_replaced_by_force(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("keep")
+    wanted = recipe("resnet", phases=[{"unfreeze": "head", "epochs": 1}])
+    with pytest.raises(KerastuneError, match="exists already"):
+        fine_tune(wanted, tmp_path / "run")
+    assert (tmp_path / "run" / "mine.txt").exists()
+    assert fine_tune(wanted, tmp_path / "run", force=True).record["status"] == "complete"
+
+
+def test_evaluate_finds_the_same_metrics_and_refuses_other_data(trained, tmp_path, pictures):
+    import shutil
+
+    made = run.load(shutil.copytree(trained("resnet").folder, tmp_path / "run"))
+    assert evaluate(made) == made.record["metrics"]
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    (folder / "red" / "00.png").unlink()
+    recipe_toml = (made.folder / "recipe.toml").read_text().replace(str(pictures), str(folder))
+    (made.folder / "recipe.toml").write_text(recipe_toml)
+    with pytest.raises(DataError, match="The data have changed"):
+        evaluate(run.load(made.folder))
+
+
+def test_ctrl_c_keeps_what_is_done(recipe, tmp_path):
+    wanted = recipe("resnet", phases=[{"unfreeze": "head", "epochs": 500, "learning_rate": 1e-2}])
+    (tmp_path / "my.toml").write_text(wanted.to_toml())
+    command = [sys.executable, "-m", "kerastune", "train", "my.toml", "-o", "run"]
+    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    said = ""
+    while "epoch 2/500: loss" not in said:
+        said += child.stderr.readline()
+    child.send_signal(signal.SIGINT)
+    said += child.communicate(timeout=120)[1]
+    assert child.returncode == 130, said
+    assert "Interrupted" in said
+    assert "Traceback" not in said
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "interrupted"
+    assert evaluate(run.load(tmp_path / "run"))["test"]["accuracy"] > 0.5
+
+
+def test_memory_is_estimated_from_the_graph(recipe):
+    small, large = (train.plan(recipe("resnet", train={"batch_size": b})).memory_mb for b in (8, 64))
+    assert 0 < small < large
+
+
+def test_a_killed_run_leaves_no_run_folder(recipe, tmp_path):
+    wanted = recipe("resnet", phases=[{"unfreeze": "head", "epochs": 500}])
+    (tmp_path / "my.toml").write_text(wanted.to_toml())
+    command = [sys.executable, "-m", "kerastune", "train", "my.toml", "-o", "run"]
+    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while "epoch 1/500: loss" not in child.stderr.readline():
+        time.sleep(0.01)
+    child.kill()
+    child.communicate()
+    assert not (tmp_path / "run").exists()

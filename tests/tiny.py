@@ -1,0 +1,116 @@
+"""Tiny real KerasHub backbones, one a family: as deep as it takes to have blocks, and a few thousand weights wide."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+
+hub = keras_hub.models
+IMAGE: dict[str, Any] = {"image_shape": (32, 32, 3)}
+VIT: dict[str, Any] = {**IMAGE, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 8}
+TEXT: dict[str, Any] = {"vocabulary_size": 50, "num_layers": 2, "hidden_dim": 8, "intermediate_dim": 16}
+
+BACKBONES: dict[str, Callable[[], Any]] = {
+    "EfficientNet": lambda: hub.EfficientNetBackbone(
+        stackwise_width_coefficients=[1.0] * 2,
+        stackwise_depth_coefficients=[1.0] * 2,
+        stackwise_squeeze_and_excite_ratios=[0.25, 0],
+        stackwise_kernel_sizes=[3, 3],
+        stackwise_num_repeats=[1, 2],
+        stackwise_input_filters=[8, 8],
+        stackwise_output_filters=[8, 16],
+        stackwise_expansion_ratios=[1, 2],
+        stackwise_strides=[1, 2],
+        stackwise_block_types=["v1", "unfused"],
+        stackwise_force_input_filters=[0] * 2,
+        stackwise_nores_option=[False] * 2,
+        **IMAGE,
+    ),
+    "MobileNet": lambda: hub.MobileNetBackbone(
+        stackwise_expansion=[[8, 16], [16, 16]],
+        stackwise_num_blocks=[2, 2],
+        stackwise_num_filters=[[8, 8], [16, 16]],
+        stackwise_kernel_size=[[3, 3], [3, 3]],
+        stackwise_num_strides=[[2, 1], [1, 1]],
+        stackwise_se_ratio=[[None, None], [0.25, 0.25]],
+        stackwise_activation=[["relu", "relu"], ["hard_swish", "hard_swish"]],
+        stackwise_padding=[[1, 1], [1, 1]],
+        input_num_filters=8,
+        depthwise_filters=8,
+        depthwise_stride=2,
+        depthwise_residual=False,
+        squeeze_and_excite=0.5,
+        output_num_filters=16,
+        last_layer_filter=16,
+        **IMAGE,
+    ),
+    "ResNet": lambda: hub.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 64],
+        stackwise_num_blocks=[2, 1],
+        stackwise_num_strides=[1, 2],
+        block_type="basic_block",
+        **IMAGE,
+    ),
+    "ViT": lambda: hub.ViTBackbone(mlp_dim=16, **VIT),
+    "DeiT": lambda: hub.DeiTBackbone(intermediate_dim=16, **VIT),
+    "Swin": lambda: hub.SwinTransformerBackbone(embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4, **IMAGE),
+    "MiT": lambda: hub.MiTBackbone(
+        layerwise_depths=[1, 2],
+        hidden_dims=[8, 16],
+        num_layers=2,
+        layerwise_num_heads=[1, 2],
+        layerwise_sr_ratios=[8, 4],
+        max_drop_path_rate=0.1,
+        layerwise_patch_sizes=[7, 3],
+        layerwise_strides=[4, 2],
+        **IMAGE,
+    ),
+    "HGNetV2": lambda: hub.HGNetV2Backbone(
+        depths=[1, 1],
+        embedding_size=8,
+        hidden_sizes=[16, 16],
+        stem_channels=[3, 8, 8],
+        hidden_act="relu",
+        use_learnable_affine_block=False,
+        stackwise_stage_filters=[[8, 8, 16, 1, 1, 3], [16, 8, 16, 1, 1, 3]],
+        apply_downsample=[False, True],
+        use_lightweight_conv_block=[False, False],
+        **IMAGE,
+    ),
+    "DenseNet": lambda: hub.DenseNetBackbone(
+        stackwise_num_repeats=[2, 1], growth_rate=4, compression_ratio=0.5, **IMAGE
+    ),
+    "VGG": lambda: hub.VGGBackbone(stackwise_num_repeats=[1, 2], stackwise_num_filters=[8, 16], **IMAGE),
+    "Xception": lambda: hub.XceptionBackbone(
+        stackwise_conv_filters=[[8, 8], [8, 8]], stackwise_pooling=[True, False], **IMAGE
+    ),
+    "BERT": lambda: hub.BertBackbone(num_heads=2, max_sequence_length=8, **TEXT),
+    "GPT-2": lambda: hub.GPT2Backbone(num_heads=2, max_sequence_length=8, **TEXT),
+    "Gemma": lambda: hub.GemmaBackbone(num_query_heads=2, num_key_value_heads=1, head_dim=4, **TEXT),
+    "Whisper": lambda: hub.WhisperBackbone(
+        num_heads=2, max_encoder_sequence_length=20, max_decoder_sequence_length=10, **TEXT
+    ),
+}
+
+
+@cache
+def backbone(family: str) -> Any:
+    """A backbone to look at; tests that train build their own."""
+    return BACKBONES[family]()
+
+
+def classifier(family: str, seed: int = 0) -> Any:
+    """A new image classifier for two labels, without a preprocessor."""
+    keras.utils.set_random_seed(seed)
+    kind = getattr(hub, f"{family}ImageClassifier")
+    return kind(backbone=BACKBONES[family](), num_classes=2, activation="linear", preprocessor=None)
+
+
+def examples() -> tuple[Any, Any]:
+    """Eight noise images and their labels."""
+    return np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32"), np.array([0, 1] * 4)
