@@ -103,7 +103,7 @@ def write(folder: Path, manifest: dict[str, Any], images: Sequence[Image], score
     files = {
         str(path.relative_to(folder).as_posix()): {"sha256": _sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name not in (MANIFEST, REPORT)
     }
     write_json(folder / MANIFEST, {**manifest, "files": files})
     return Artifact(folder)

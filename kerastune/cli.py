@@ -1,22 +1,19 @@
 """The command line: parse, one call, print. The only place that prints or exits."""
 
-import contextlib
 import faulthandler
 import json
 import os
-import re
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from kerastune.errors import KerastuneError
-from kerastune.progress import Progress
+from kerastune.terminal import emit, progress, put, say, shown, table
 
 INTERRUPTED = 130  # what shells use for Ctrl-C
 
@@ -30,9 +27,9 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except KerastuneError as error:
-            _say(f"Error: {error.message}")
+            say(f"Error: {error.message}")
             if error.hint:
-                _say(f"\nhint: {error.hint}")
+                say(f"\nhint: {error.hint}")
             ctx.exit(error.exit_code)
 
 
@@ -63,97 +60,21 @@ def main() -> None:
     cli()
 
 
-# --- printing ----------------------------------------------------------------------------------------------
-
-
-def _printable(text: str) -> str:
-    """File names and labels are other people's: escape sequences in them must not reach the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
-def _print(text: str = "") -> None:
-    click.echo(_printable(text))
-
-
-def _say(text: str) -> None:
-    click.echo(_printable(text), err=True)
-
-
-def _emit(as_json: bool, document: Any, text: Callable[[], None]) -> None:
-    """One JSON document, or text for people, on stdout."""
-    if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-    else:
-        text()
-
-
-def _table(header: list[str], rows: list[list[str]]) -> None:
-    """Columns of text; figures to the right."""
-    table = [[_printable(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    figures = [all(_is_figure(row[i]) for row in table[1:]) for i in range(len(header))]
-    for row in table:
-        cells = [c.rjust(w) if f else c.ljust(w) for c, w, f in zip(row, widths, figures, strict=True)]
-        click.echo("  ".join(cells).rstrip())
-
-
-def _is_figure(cell: str) -> bool:
-    return re.fullmatch(r"–|[-+]?[\d,.]+(e[-+]?\d+)?", cell) is not None
-
-
-class _Terminal(Progress):
-    """A bar on a terminal; elsewhere a line every few seconds. On stderr."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        self.console = Console(file=sys.stderr)
-        self.bar = Bar(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),
-            console=self.console,
-            transient=True,
-        )
-        self.task: Any = None
-        self.stage = ""
-        self.said_at = time.monotonic()
-
-    def say(self, line: str) -> None:
-        if self.console.is_terminal:
-            self.bar.console.print(_printable(line), markup=False, highlight=False, soft_wrap=True)
-        else:
-            _say(line)
-        self.said_at = time.monotonic()
-
-    def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        if not self.console.is_terminal:
-            if time.monotonic() - self.said_at > 10:
-                self.say(f"{stage}: {done}/{total}  {detail}".rstrip())
-            return
-        if stage != self.stage:
-            if self.task is not None:
-                self.bar.remove_task(self.task)
-            self.stage, self.task = stage, self.bar.add_task(_printable(stage), total=total, detail="")
-        self.bar.update(self.task, completed=done, total=total, detail=_printable(detail))
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[_Terminal]:
-    terminal = _Terminal()
-    with terminal.bar if terminal.console.is_terminal else contextlib.nullcontext():
-        yield terminal
-
-
 # --- shared options ----------------------------------------------------------------------------------------
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 _out = click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder to write.")
 _force = click.option("--force", is_flag=True, help="Replace the folder if it exists.")
+
+
+def _read(recipe: str, overrides: tuple[str, ...]) -> Any:
+    """The recipe, with the mistakes that need no TensorFlow found before it is imported."""
+    from kerastune import assets
+    from kerastune import recipe as recipes
+
+    wanted = recipes.read(recipe, overrides)
+    assets.resolve_preset(wanted.preset)
+    return wanted
 
 
 def _recipe(function: Function) -> Function:
@@ -188,12 +109,12 @@ def recipes_list(as_json: bool) -> None:
 
     found = {name: recipe.find(name)[1].splitlines()[0].lstrip("# ") for name in recipe.shipped()}
     rows = [[name, summary] for name, summary in found.items()]
-    _emit(
+    emit(
         as_json,
         [{"name": n, "summary": s} for n, s in rows],
-        lambda: _table(["recipe", "what it does"], rows),
+        lambda: table(["recipe", "what it does"], rows),
     )
-    _say("\nNext: kerastune recipes show NAME, or kerastune validate NAME")
+    say("\nNext: kerastune recipes show NAME, or kerastune validate NAME")
 
 
 @recipes.command("show")
@@ -207,8 +128,8 @@ def recipes_show(name: str, as_json: bool) -> None:
     from kerastune import recipe
 
     text = recipe.find(name)[1]
-    _emit(as_json, recipe.read(name).model_dump(mode="json") if as_json else None, lambda: _print(text.rstrip()))
-    _say(f"\nNext: kerastune validate {name}, or kerastune recipes copy {name} to make it yours")
+    emit(as_json, recipe.read(name).model_dump(mode="json") if as_json else None, lambda: put(text.rstrip()))
+    say(f"\nNext: kerastune validate {name}, or kerastune recipes copy {name} to make it yours")
 
 
 @recipes.command("copy")
@@ -233,8 +154,8 @@ def recipes_copy(name: str, destination: Path | None, as_json: bool) -> None:
         raise KerastuneError(f"{path} exists already.", "Give another path: recipes copy NAME DEST.") from None
     except OSError as error:
         raise KerastuneError(f"{path} cannot be written: {error.strerror}.") from error
-    _emit(as_json, {"path": str(path)}, lambda: _print(str(path)))
-    _say(f"\nNext: edit {path}, then kerastune validate {path}")
+    emit(as_json, {"path": str(path)}, lambda: put(str(path)))
+    say(f"\nNext: edit {path}, then kerastune validate {path}")
 
 
 @recipes.command("schema")
@@ -276,12 +197,12 @@ def assets_list(as_json: bool) -> None:
         for a in store.ASSETS.values()
     ]
     keys = ["name", "kind", "download_mb", "licence", "path"]
-    _emit(
+    emit(
         as_json,
         rows,
-        lambda: _table(["asset", "kind", "MB", "licence", "here"], [[str(r[k] or "–") for k in keys] for r in rows]),
+        lambda: table(["asset", "kind", "MB", "licence", "here"], [[str(r[k] or "–") for k in keys] for r in rows]),
     )
-    _say("\nNext: kerastune assets fetch NAME")
+    say("\nNext: kerastune assets fetch NAME")
 
 
 @assets.command("fetch")
@@ -294,10 +215,10 @@ def assets_fetch(names: tuple[str, ...], as_json: bool) -> None:
     """
     from kerastune import assets as store
 
-    with _progress() as progress:
-        paths = {name: str(store.fetch(name, progress.say)) for name in names}
-    _emit(as_json, paths, lambda: _table(["asset", "here"], [list(row) for row in paths.items()]))
-    _say("\nNext: kerastune recipes list")
+    with progress() as told:
+        paths = {name: str(store.fetch(name, told.say)) for name in names}
+    emit(as_json, paths, lambda: table(["asset", "here"], [list(row) for row in paths.items()]))
+    say("\nNext: kerastune recipes list")
 
 
 @cli.group()
@@ -318,8 +239,8 @@ def targets_list(as_json: bool) -> None:
 
     found = [asdict(exporter.target(name)) for name in recipe.target_names()]
     rows = [[t["name"], t["format"], t["quantize"], t["runtime"], t["summary"]] for t in found]
-    _emit(as_json, found, lambda: _table(["target", "format", "quantize", "runtime", "where"], rows))
-    _say("\nNext: kerastune targets show NAME, or kerastune export RUN --target NAME")
+    emit(as_json, found, lambda: table(["target", "format", "quantize", "runtime", "where"], rows))
+    say("\nNext: kerastune targets show NAME, or kerastune export RUN --target NAME")
 
 
 @targets.command("show")
@@ -337,8 +258,8 @@ def targets_show(name: str, as_json: bool) -> None:
 
     found = exporter.target(name)
     readme = (files("kerastune.targets") / name / "README.md").read_text("utf-8")
-    _emit(as_json, {**asdict(found), "readme": readme}, lambda: _print(readme.rstrip()))
-    _say(f"\nNext: kerastune export RUN --target {name}")
+    emit(as_json, {**asdict(found), "readme": readme}, lambda: put(readme.rstrip()))
+    say(f"\nNext: kerastune export RUN --target {name}")
 
 
 # --- the main job ------------------------------------------------------------------------------------------
@@ -354,11 +275,11 @@ def validate(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """
     from kerastune import recipe as recipes
 
-    wanted = recipes.read(recipe, overrides)
+    wanted = _read(recipe, overrides)
     from kerastune import train
 
-    with _progress() as progress:
-        plan = train.plan(wanted, progress)
+    with progress() as told:
+        plan = train.plan(wanted, told)
     document = {
         "recipe": wanted.model_dump(mode="json"),
         "labels": list(plan.splits.labels),
@@ -370,21 +291,21 @@ def validate(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
         "memory_mb": plan.memory_mb,
         "exports": [recipes.export_name(export) for export in wanted.exports],
     }
-    _emit(as_json, document, lambda: _print_plan(document))
-    _say(f"\nNext: kerastune run {recipe}")
+    emit(as_json, document, lambda: _print_plan(document))
+    say(f"\nNext: kerastune run {recipe}")
 
 
 def _print_plan(plan: dict[str, Any]) -> None:
     counts = plan["counts"]
     rows = [[label, *(str(counts[split][label]) for split in counts)] for label in plan["labels"]]
     totals = ["total", *(str(sum(counts[split].values())) for split in counts)]
-    _table(["label", *counts], [*rows, totals])
+    table(["label", *counts], [*rows, totals])
     for note in plan["notes"]:
-        _print(f"note: {note}")
+        put(f"note: {note}")
     for skipped in plan["skipped"]:
-        _print(f"left out: {skipped['id']}: {skipped['problem']}")
-    _print()
-    _table(
+        put(f"left out: {skipped['id']}: {skipped['problem']}")
+    put()
+    table(
         [
             "phase",
             "unfreeze",
@@ -409,10 +330,10 @@ def _print_plan(plan: dict[str, Any]) -> None:
             for number, phase in enumerate(plan["phases"], start=1)
         ],
     )
-    _print(f"\nmemory: up to about {plan['memory_mb']:,} MB for the model, and 1 GB for the libraries (estimated)")
+    put(f"\nmemory: up to about {plan['memory_mb']:,} MB for the model, and 1 GB for the libraries (estimated)")
     for decision in plan["decisions"]:
-        _print(f"{decision['key']} = {decision['asked']}: {decision['got']} ({decision['why']})")
-    _print(f"exports: {', '.join(plan['exports']) or 'none'}")
+        put(f"{decision['key']} = {decision['asked']}: {decision['got']} ({decision['why']})")
+    put(f"exports: {', '.join(plan['exports']) or 'none'}")
 
 
 def _unit_range(units: list[dict[str, Any]]) -> str:
@@ -435,23 +356,26 @@ def run(
 
     Example: kerastune run quickstart -o runs/first
     """
-    from kerastune import recipe as recipes
-
-    wanted = recipes.read(recipe, overrides)
+    wanted = _read(recipe, overrides)
     from kerastune import exporter, report, train
 
-    with _progress() as progress:
-        made = train.fine_tune(wanted, out, force=force, progress=progress)
+    failure: KerastuneError | None = None
+    with progress() as told:
+        made = train.fine_tune(wanted, out, force=force, progress=told)
         if made.record["status"] == "interrupted":
+            report.write(made, progress=told)
             _say_interrupted(ctx, made.folder)
         try:
-            exporter.export(made, progress=progress)
-        finally:  # a failed proof must not cost the report of what was trained
-            report.write(made)
+            exporter.export(made, progress=told)
+        except KerastuneError as error:
+            failure = error  # what was trained, and what else was exported, is told first
+        report.write(made, progress=told)
     document = {**_summary(made), "report": str(made.report), "artifacts": _artifacts(made.folder)}
-    _emit(as_json, document, lambda: _print_run(document))
-    first = next((a["folder"] for a in document["artifacts"]), _shown(made.folder))
-    _say(f"\nNext: kerastune predict {first} PHOTO.jpg, or open {_shown(made.report)} in a browser")
+    emit(as_json, document, lambda: _print_run(document))
+    if failure:
+        raise failure
+    first = next((a["folder"] for a in document["artifacts"]), shown(made.folder))
+    say(f"\nNext: kerastune predict {first} PHOTO.jpg, or open {shown(made.report)} in a browser")
 
 
 @cli.command()
@@ -467,25 +391,24 @@ def train(
 
     Example: kerastune train quickstart -s phases.0.epochs=1
     """
-    from kerastune import recipe as recipes
-
-    wanted = recipes.read(recipe, overrides)
+    wanted = _read(recipe, overrides)
     from kerastune import report
     from kerastune import train as trainer
 
-    with _progress() as progress:
-        made = trainer.fine_tune(wanted, out, force=force, progress=progress)
+    with progress() as told:
+        made = trainer.fine_tune(wanted, out, force=force, progress=told)
         if made.record["status"] == "interrupted":
+            report.write(made, progress=told)
             _say_interrupted(ctx, made.folder)
-        report.write(made)
+        report.write(made, progress=told)
     document = {**_summary(made), "report": str(made.report)}
-    _emit(as_json, document, lambda: _print_run({**document, "artifacts": []}))
-    _say(f"\nNext: kerastune export {_shown(made.folder)} --target linux")
+    emit(as_json, document, lambda: _print_run({**document, "artifacts": []}))
+    say(f"\nNext: kerastune export {shown(made.folder)} --target linux")
 
 
 def _say_interrupted(ctx: click.Context, folder: Path) -> None:
-    _say(f"Interrupted. What was trained is in {_shown(folder)}; it has no scores yet.")
-    _say(f"\nNext: kerastune evaluate {_shown(folder)}")
+    say(f"Interrupted. What was trained is in {shown(folder)}; it has no scores yet.")
+    say(f"\nNext: kerastune evaluate {shown(folder)}")
     ctx.exit(INTERRUPTED)
 
 
@@ -513,7 +436,7 @@ def _artifact(of: Any, report: dict[str, Any]) -> dict[str, Any]:
     scored = report["validation"] or {}
     return {
         "name": of.manifest["name"],
-        "folder": _shown(of.folder),
+        "folder": shown(of.folder),
         "format": of.manifest["format"],
         "quantize": of.manifest["quantize"],
         "size_bytes": report["size_bytes"],
@@ -527,11 +450,11 @@ def _artifact(of: Any, report: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print_run(document: dict[str, Any]) -> None:
-    _print(f"run:    {_shown(Path(document['run']))}")
-    _print(f"report: {_shown(Path(document['report']))}")
-    _print(f"test accuracy {document['test_accuracy']:.4f}, validation accuracy {document['validation_accuracy']:.4f}")
+    put(f"run:    {shown(Path(document['run']))}")
+    put(f"report: {shown(Path(document['report']))}")
+    put(f"test accuracy {document['test_accuracy']:.4f}, validation accuracy {document['validation_accuracy']:.4f}")
     if document["artifacts"]:
-        _print()
+        put()
         _print_artifacts(document["artifacts"])
 
 
@@ -539,7 +462,7 @@ def _print_artifacts(found: list[dict[str, Any]]) -> None:
     def accuracy(a: dict[str, Any]) -> str:
         return "–" if a["accuracy"] is None else f"{a['accuracy']:.4f}"
 
-    _table(
+    table(
         ["artifact", "format", "quantize", "size MB", "latency ms", "max error", "accuracy", "verified by"],
         [
             [
@@ -555,14 +478,7 @@ def _print_artifacts(found: list[dict[str, Any]]) -> None:
             for a in found
         ],
     )
-    _print("(accuracy on the validation split, in the runtime named; latency is the median for one image)")
-
-
-def _shown(path: Path) -> str:
-    """A path as the user would type it."""
-    with contextlib.suppress(ValueError):
-        return str(path.absolute().relative_to(Path.cwd()))
-    return str(path)
+    put("(accuracy on the validation split, in the runtime named; latency is the median for one image)")
 
 
 # --- runs and artifacts ------------------------------------------------------------------------------------
@@ -581,24 +497,24 @@ def evaluate(run_folder: str, as_json: bool) -> None:
     of = runs.load(run_folder)
     from kerastune import train
 
-    with _progress() as progress:
-        metrics = train.evaluate(of, progress)
+    with progress() as told:
+        metrics = train.evaluate(of, told)
 
     def show() -> None:
         for split, found in metrics.items():
-            _print(
+            put(
                 f"{split}: accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, macro F1 {found['macro_f1']:.4f}"
             )
         per_class = metrics["test"]["per_class"]
-        _print()
+        put()
         columns = ["precision", "recall", "f1"]
-        _table(
+        table(
             ["label (test)", *columns, "images"],
             [[name, *(f"{row[c]:.3f}" for c in columns), str(row["support"])] for name, row in per_class.items()],
         )
 
-    _emit(as_json, metrics, show)
-    _say(f"\nNext: kerastune report {run_folder}, or kerastune export {run_folder} --target linux")
+    emit(as_json, metrics, show)
+    say(f"\nNext: kerastune report {run_folder}, or kerastune export {run_folder} --target linux")
 
 
 @cli.command()
@@ -617,15 +533,15 @@ def predict(folder: str, files: tuple[str, ...], top: int, as_json: bool) -> Non
 
     def show() -> None:
         for prediction in found:
-            _print(prediction.file)
+            put(prediction.file)
             for label, probability in prediction.labels:
-                _print(f"  {probability:.4f}  {label}")
+                put(f"  {probability:.4f}  {label}")
 
     document = [
         {"file": p.file, "labels": [{"label": label, "probability": value} for label, value in p.labels]} for p in found
     ]
-    _emit(as_json, document, show)
-    _say("\nNext: kerastune report RUN shows where this model is wrong and sure of it")
+    emit(as_json, document, show)
+    say("\nNext: kerastune report RUN shows where this model is wrong and sure of it")
 
 
 @cli.command("export")
@@ -660,11 +576,11 @@ def export_command(
     wanted = recipe.parse_export(
         {"target": target, "format": format_, "quantize": quantize, "max_accuracy_drop": max_accuracy_drop}
     )
-    with _progress() as progress:
-        (made,) = exporter.export(of, wanted, out, force=force, progress=progress)
+    with progress() as told:
+        (made,) = exporter.export(of, wanted, out, force=force, progress=told)
     _show_artifact(made, made.report or {}, as_json)
-    _say(f"\nNext: kerastune predict {_shown(made.folder)} PHOTO.jpg")
-    _say(f"How to deploy it: kerastune targets show {made.manifest['target']}")
+    say(f"\nNext: kerastune predict {shown(made.folder)} PHOTO.jpg")
+    say(f"How to deploy it: kerastune targets show {made.manifest['target']}")
 
 
 @cli.command("verify")
@@ -679,12 +595,12 @@ def verify_command(artifact_folder: str, run_folder: str | None, as_json: bool) 
     from kerastune import artifact, verifier
 
     of = artifact.load(artifact_folder)
-    with _progress() as progress:
-        report = verifier.verify(of, run_folder, progress=progress)
+    with progress() as told:
+        report = verifier.verify(of, run_folder, progress=told)
     _show_artifact(of, report, as_json)
     if report["validation"] is None:
-        _say("Only the golden images were replayed; --run RUN also scores that run's validation split.")
-    _say(f"\nNext: kerastune predict {_shown(of.folder)} PHOTO.jpg")
+        say("Only the golden images were replayed; --run RUN also scores that run's validation split.")
+    say(f"\nNext: kerastune predict {shown(of.folder)} PHOTO.jpg")
 
 
 def _show_artifact(of: Any, report: dict[str, Any], as_json: bool) -> None:
@@ -695,12 +611,12 @@ def _show_artifact(of: Any, report: dict[str, Any], as_json: bool) -> None:
         if row["accuracy_drop"] is not None:
             low, high = row["accuracy_drop_interval"]
             scored = report["validation"]
-            _print(
+            put(
                 f"verified on {scored['images']} validation images: {scored['label_agreement']:.2%} of labels as in "
                 f"Keras, accuracy drop {row['accuracy_drop']:.4f} (95 % interval {low:.4f} to {high:.4f})"
             )
 
-    _emit(as_json, {**row, "report": report}, show)
+    emit(as_json, {**row, "report": report}, show)
 
 
 @cli.command("report")
@@ -714,9 +630,11 @@ def report_command(run_folder: str, as_json: bool) -> None:
     from kerastune import report
     from kerastune import run as runs
 
-    path = report.write(runs.load(run_folder))
-    _emit(as_json, {"report": str(path)}, lambda: _print(_shown(path)))
-    _say("\nNext: open it in a browser; it is one file and needs no network")
+    of = runs.load(run_folder)
+    with progress() as told:
+        path = report.write(of, progress=told)
+    emit(as_json, {"report": str(path)}, lambda: put(shown(path)))
+    say("\nNext: open it in a browser; it is one file and needs no network")
 
 
 @cli.command()
@@ -731,17 +649,17 @@ def doctor(as_json: bool) -> None:
     found = examiner.examine()
 
     def show() -> None:
-        _table(["package", "version"], [list(row) for row in found["versions"].items()])
+        table(["package", "version"], [list(row) for row in found["versions"].items()])
         machine = found["machine"]
-        _print(f"\nmachine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}")
-        _print(f"GPUs: {', '.join(found['gpus']) or 'none'}")
-        _print(f"XLA: {'works' if found['xla'] else 'does not work'}")
+        put(f"\nmachine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}")
+        put(f"GPUs: {', '.join(found['gpus']) or 'none'}")
+        put(f"XLA: {'works' if found['xla'] else 'does not work'}")
         for name, version in found["runtimes"].items():
-            _print(f"runtime {name}: {version or 'not installed'}")
+            put(f"runtime {name}: {version or 'not installed'}")
         for hub, there in found["hubs"].items():
-            _print(f"{hub}: {'reachable' if there else 'not reachable (kerastune assets list works without)'}")
+            put(f"{hub}: {'reachable' if there else 'not reachable (kerastune assets list works without)'}")
         for line in found["advice"]:
-            _print(f"advice: {line}")
+            put(f"advice: {line}")
 
-    _emit(as_json, found, show)
-    _say("\nNext: kerastune recipes list")
+    emit(as_json, found, show)
+    say("\nNext: kerastune recipes list")

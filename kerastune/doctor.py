@@ -23,7 +23,7 @@ def examine() -> dict[str, Any]:
     runtimes = {target(name).runtime: _installed(target(name).runtime) for name in target_names()}
     advice = [f"pip install {name}" for name, found in runtimes.items() if found is None]
     if not gpus and tf.test.is_built_with_cuda():
-        advice.append("pip install 'kerastune[gpu]'   # if this machine has an NVIDIA GPU")
+        advice.append("pip install 'tensorflow[and-cuda]'   # if this machine has an NVIDIA GPU")
     return {
         "versions": run.versions(),
         "machine": run.machine(),

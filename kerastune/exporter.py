@@ -90,6 +90,7 @@ def export(
         run.refuse_existing(job.folder, force)
     if not jobs:
         return []
+    of.predictions("validation")  # an interrupted run has none to compare with, and says so now
     splits = data.load(of.recipe.data, progress.advance)
     of.refuse_other_data(splits.fingerprint)
     made: list[Artifact] = []
@@ -99,8 +100,10 @@ def export(
             progress.say(f"Converting {job.folder.name} ({job.target.format}, quantize {job.quantize})")
             try:
                 made.append(_make(of, job, work, splits, force, progress))
+                of.failure(job.folder.name).unlink(missing_ok=True)
             except (VerificationError, ConverterError) as error:
                 failures.append(error)
+                run.write_failure(of, job.folder.name, job.target.format, job.quantize, error.message)
                 progress.say(f"{job.folder.name} failed: {error.message}")
     if failures:
         raise _joined(failures)
@@ -255,7 +258,7 @@ def _child(what: str, arguments: list[str]) -> None:
     """
     try:
         done = subprocess.run(
-            [sys.executable, *arguments],
+            [sys.executable, "-P", *arguments],  # -P: a module of the user's here must not stand in for ours
             capture_output=True,
             text=True,
             errors="replace",

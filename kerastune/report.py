@@ -26,8 +26,10 @@ from PIL import Image, ImageOps
 from scipy.stats import binomtest
 
 from kerastune import artifact, data
+from kerastune.data.images import UnreadableImage
 from kerastune.data.source import printable
 from kerastune.errors import KerastuneError
+from kerastune.progress import Progress
 from kerastune.recipe import export_name
 from kerastune.run import Run
 
@@ -51,11 +53,11 @@ class Mistake:
     probability: float
 
 
-def write(of: Run) -> Path:
+def write(of: Run, *, progress: Progress | None = None) -> Path:
     """Builds report.html from what the run folder holds. Works without exports, scores or data."""
     record, metrics, history = of.record, of.record.get("metrics"), of.history
     wrong = _mistakes(of) if metrics else []
-    thumbnails, without = _thumbnails(of, wrong[:SHOWN_MISTAKES])
+    thumbnails, without = _thumbnails(of, wrong[:SHOWN_MISTAKES], progress or Progress())
     made = _artifacts(of)
     page = _template().render(
         of=of,
@@ -73,7 +75,12 @@ def write(of: Run) -> Path:
         thumbnails=thumbnails,
         without=without,
         artifacts=made,
-        missing=sorted({export_name(e) for e in of.recipe.exports} - {a.folder.name for a in made}),
+        refused=of.failures,
+        missing=sorted(
+            {export_name(e) for e in of.recipe.exports}
+            - {a.folder.name for a in made}
+            - {refused["name"] for refused in of.failures}
+        ),
     )
     partial = of.report.with_name(f".{of.report.name}.partial")
     partial.write_bytes(page.encode("utf-8", "replace"))  # a path may hold bytes that are no text
@@ -121,18 +128,18 @@ def _mistakes(of: Run) -> list[Mistake]:
     return [Mistake(ids[i], of.labels[truth[i]], of.labels[said[i]], float(probability[i])) for i in order]
 
 
-def _thumbnails(of: Run, mistakes: list[Mistake]) -> tuple[dict[str, str], str | None]:
+def _thumbnails(of: Run, mistakes: list[Mistake], progress: Progress) -> tuple[dict[str, str], str | None]:
     """Data URIs by id, or why there are none."""
     if not mistakes:
         return {}, None
     try:
-        splits = data.load(of.recipe.data)
+        splits = data.load(of.recipe.data, progress.advance)
         of.refuse_other_data(splits.fingerprint)
         place = {id: i for i, id in enumerate(splits.test.ids)}
         return {m.id: _jpeg(splits.test.image(place[m.id])) for m in mistakes if m.id in place}, None
     except KerastuneError as error:
         return {}, error.message
-    except (OSError, ValueError) as error:  # a file that went away or broke while it was read
+    except (OSError, UnreadableImage) as error:  # a file that went away or broke while it was read
         return {}, str(error)
 
 

@@ -74,6 +74,15 @@ class Run:
     def exports(self) -> Path:
         return self.folder / "exports"
 
+    def failure(self, name: str) -> Path:
+        """Where it stands why an export was refused."""
+        return self.exports / f"{name}.failed.json"
+
+    @property
+    def failures(self) -> list[dict[str, str]]:
+        """The exports that were refused: name, format, quantize, error."""
+        return [json.loads(path.read_text("utf-8")) for path in sorted(self.exports.glob("*.failed.json"))]
+
     @property
     def report(self) -> Path:
         return self.folder / "report.html"
@@ -89,9 +98,25 @@ class Run:
 
     def predictions(self, split: str) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Ids, true labels int64 [n] and the Keras model's scores float32 [n, K] on "validation" or "test"."""
-        with np.load(self.folder / "predictions.npz", allow_pickle=False) as stored:
+        with self._stored() as stored:
             ids = [str(i) for i in stored[f"{split}_ids"]]
             return ids, stored[f"{split}_labels"], stored[f"{split}_scores"]
+
+    def scores(self, split: str, digests: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The Keras model's scores on these examples, found by their content: files may have changed names."""
+        with self._stored() as stored:
+            place = {str(digest): i for i, digest in enumerate(stored[f"{split}_digests"])}
+            found: npt.NDArray[np.float32] = stored[f"{split}_scores"][[place[digest] for digest in digests]]
+            return found
+
+    def _stored(self) -> Any:
+        path = self.folder / "predictions.npz"
+        if not path.is_file():
+            raise KerastuneError(
+                f"{self.folder} was interrupted, so there are no scores of its model yet.",
+                f"kerastune evaluate {self.folder} makes them.",
+            )
+        return np.load(path, allow_pickle=False)
 
 
 def is_run(folder: Path) -> bool:
@@ -127,6 +152,12 @@ def write(
     if predictions:
         np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
     write_json(folder / RECORD, record)
+
+
+def write_failure(of: Run, name: str, format: str, quantize: str, error: str) -> None:
+    """Records an export that was refused, for the report."""
+    of.exports.mkdir(exist_ok=True)
+    write_json(of.failure(name), {"name": name, "format": format, "quantize": quantize, "error": error})
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -359,11 +359,8 @@ def _evaluate(
             recipe.train.batch_size,
             lambda n, s=split, t=name: progress.advance(f"scoring {t}", n, len(s)),
         )
-        predictions |= {
-            f"{name}_ids": np.array(split.ids),
-            f"{name}_labels": split.labels,
-            f"{name}_scores": scores,
-        }
+        stored = {"ids": np.array(split.ids), "digests": np.array(split.digests), "labels": split.labels}
+        predictions |= {f"{name}_{key}": value for key, value in {**stored, "scores": scores}.items()}
         metrics[name] = task_kind.metrics(splits.labels, split.labels, scores)
     return predictions, metrics
 

@@ -54,6 +54,8 @@ def verify(
     of = of if isinstance(of, Artifact) else artifact.load(of)
     source = _source_run(of, run_folder)
     splits = data.load(source.recipe.data, progress.advance) if source else None
+    if source and splits:
+        source.refuse_other_data(splits.fingerprint)
     report = replay(of, source, splits, progress)
     run.write_json(of.folder / artifact.REPORT, report)
     refuse_failed(of, report)
@@ -127,8 +129,8 @@ def replay(of: Artifact, source: Run | None, splits: data.Splits | None, progres
         "machine": run.machine(),
     }
     if source and splits:
-        _, truth, keras_scores = source.predictions("validation")
-        report["validation"] = _paired(validation, keras_scores, truth)
+        keras_scores = source.scores("validation", splits.validation.digests)
+        report["validation"] = _paired(validation, keras_scores, splits.validation.labels)
         problems += _compare("validation images", validation, keras_scores, tolerance["validation_error"])
         drop = report["validation"]["accuracy_drop"]
         if tolerance["accuracy_drop"] is not None and drop > tolerance["accuracy_drop"]:

@@ -42,59 +42,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tiny_backbone(family: str) -> Any:
-    """A real, randomly initialised KerasHub backbone of a few thousand parameters, for 32x32 pixels."""
-    from keras_hub import models
-
-    shape = {"image_shape": (32, 32, 3)}
-    if family == "efficientnet":
-        return models.EfficientNetBackbone(
-            stackwise_width_coefficients=[1.0] * 3,
-            stackwise_depth_coefficients=[1.0] * 3,
-            stackwise_squeeze_and_excite_ratios=[0.25] * 3,
-            stackwise_kernel_sizes=[3, 3, 5],
-            stackwise_num_repeats=[1, 2, 2],
-            stackwise_input_filters=[16, 8, 12],
-            stackwise_output_filters=[8, 12, 16],
-            stackwise_expansion_ratios=[1, 4, 4],
-            stackwise_strides=[1, 2, 2],
-            stackwise_block_types=["v1", "unfused", "unfused"],
-            stackwise_force_input_filters=[0] * 3,
-            stackwise_nores_option=[False] * 3,
-            **shape,
-        )
-    if family == "mobilenet":
-        return models.MobileNetBackbone(
-            stackwise_expansion=[[24, 32], [40, 48]],
-            stackwise_num_blocks=[2, 2],
-            stackwise_num_filters=[[8, 8], [16, 16]],
-            stackwise_kernel_size=[[3, 3], [5, 5]],
-            stackwise_num_strides=[[2, 1], [1, 1]],
-            stackwise_se_ratio=[[None, None], [0.25, 0.25]],
-            stackwise_activation=[["relu", "relu"], ["hard_swish", "hard_swish"]],
-            stackwise_padding=[[1, 1], [2, 2]],
-            input_num_filters=8,
-            depthwise_filters=8,
-            depthwise_stride=2,
-            depthwise_residual=False,
-            squeeze_and_excite=0.5,
-            output_num_filters=32,
-            last_layer_filter=32,
-            **shape,
-        )
-    if family == "resnet":
-        return models.ResNetBackbone(
-            input_conv_filters=[64],
-            input_conv_kernel_sizes=[7],
-            stackwise_num_filters=[64, 64],
-            stackwise_num_blocks=[1, 1],
-            stackwise_num_strides=[1, 2],
-            block_type="basic_block",
-            **shape,
-        )
-    return models.ViTBackbone(patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, **shape)
-
-
 @pytest.fixture(scope="session")
 def preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A folder with a tiny preset of a family."""
@@ -104,12 +51,13 @@ def preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if family not in made:
             import keras
             from keras_hub import models
+            from tiny import BACKBONES
 
             keras.utils.set_random_seed(1)
-            backbone = tiny_backbone(family)
             names = {"efficientnet": "EfficientNet", "mobilenet": "MobileNet", "resnet": "ResNet", "vit": "ViT"}
             kind = getattr(models, f"{names[family]}ImageClassifier")
             converter = kind.preprocessor_cls.image_converter_cls(image_size=(32, 32), scale=1 / 64, offset=-2.0)
+            backbone = BACKBONES[names[family]]()
             task = kind(backbone=backbone, num_classes=3, preprocessor=kind.preprocessor_cls(converter))
             made[family] = tmp_path_factory.mktemp("presets") / family
             task.save_to_preset(str(made[family]))

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,22 +29,10 @@ from kerastune.errors import AssetError
 LITE0 = "efficientnet-lite0-imagenet"
 
 
-@pytest.fixture(scope="session")
-def fetched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A KERASTUNE_HOME with every asset in it."""
-    with pytest.MonkeyPatch.context() as patch:
-        kept = os.environ.get("KERASTUNE_TEST_HOME")
-        home = Path(kept) if kept else tmp_path_factory.mktemp("home")
-        patch.setenv("KERASTUNE_HOME", str(home))
-        for name in assets.ASSETS:
-            assets.fetch(name)
-    yield home
-
-
 @pytest.fixture
-def home(fetched: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("KERASTUNE_HOME", str(fetched))
-    return fetched
+def home(assets_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KERASTUNE_HOME", str(assets_home))
+    return assets_home
 
 
 @pytest.fixture

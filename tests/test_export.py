@@ -1,7 +1,9 @@
 """Every file that leaves computes what was trained, and one that does not is caught."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerastune import artifact, export, predict, verify
+from kerastune import artifact, export, fine_tune, predict, run, verify
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.exporter import spread
 from kerastune.recipe import Export
@@ -113,8 +115,6 @@ def damage(made, forget=True):
     path.write_bytes(content)
     if forget:
         entries = json.loads((made.folder / "manifest.json").read_text())
-        import hashlib
-
         entries["files"][made.manifest["model"]]["sha256"] = hashlib.sha256(content).hexdigest()
         (made.folder / "manifest.json").write_text(json.dumps(entries))
     return artifact.load(made.folder)
@@ -129,6 +129,10 @@ def test_a_model_with_other_weights_fails_on_its_golden_images(exported, copied,
 def test_a_changed_byte_is_named(exported, copied):
     with pytest.raises(VerificationError, match=r"model\.onnx has changed"):
         verify(damage(copied(exported("resnet")["onnx"]), forget=False))
+
+
+def test_a_quantised_artifact_verifies_again_after_export(exported):
+    assert verify(exported("resnet")["tflite-int8"])["validation"]["images"] > 0
 
 
 def test_a_missing_file_is_named(exported, copied):
@@ -171,18 +175,21 @@ def test_code_in_an_artifact_is_not_run_by_verify(exported, copied, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_accuracy_drop_beyond_what_is_allowed_leaves_no_artifact(trained, tmp_path, monkeypatch):
-    wanted = Export(format="tflite", quantize="dynamic", max_accuracy_drop=0.0)
-    run = trained("resnet")
-    ids, _, scores = run.predictions("validation")
-    monkeypatch.setattr(type(run), "predictions", lambda *_: (ids, scores.argmax(-1), scores))
-    made = export(run, wanted, tmp_path / "same")  # Keras is right about every image, and so is the artifact
-    assert made[0].report["validation"]["keras_accuracy"] == 1
-    wrong = np.roll(scores, 1, axis=-1)
-    monkeypatch.setattr(type(run), "predictions", lambda *_: (ids, wrong.argmax(-1), wrong))
-    with pytest.raises(VerificationError, match="max_accuracy_drop is 0"):
-        export(run, wanted, tmp_path / "worse")
-    assert os.listdir(tmp_path) == ["same"]
+def test_an_accuracy_drop_beyond_what_is_allowed_leaves_no_artifact(recipe, tmp_path):
+    weak = fine_tune(recipe("resnet", phases=[{"unfreeze": "head", "learning_rate": 1e-9}]), tmp_path / "weak")
+    with np.load(weak.folder / "predictions.npz") as stored:
+        perfect = {**stored, "validation_scores": np.eye(3, dtype=np.float32)[stored["validation_labels"]]}
+    np.savez(weak.folder / "predictions.npz", **perfect)  # as if Keras had been right about every image
+    with pytest.raises(VerificationError, match=r"max_accuracy_drop is 0\.02"):
+        export(weak, Export(format="tflite", quantize="dynamic"))
+    assert os.listdir(weak.exports) == ["tflite-dynamic.failed.json"]
+
+
+def test_an_interrupted_run_is_not_exported_before_it_has_scores(trained, tmp_path):
+    made = run.load(shutil.copytree(trained("resnet").folder, tmp_path / "run"))
+    (made.folder / "predictions.npz").unlink()
+    with pytest.raises(KerastuneError, match="no scores of its model yet"):
+        export(made, Export(format="onnx"))
 
 
 def test_a_folder_in_use_is_refused(exported, trained):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import those before it. A new module has to be given its place here.
 ORDER = ["errors", "progress", "recipe", "assets", "data", "run", "tasks", "phases", "train", "trace", "formats"]
-ORDER += ["artifact", "verifier", "exporter", "inference", "report", "doctor", "cli", "__main__"]
+ORDER += ["artifact", "verifier", "exporter", "inference", "report", "doctor", "terminal", "cli", "__main__"]
 
 # Stricter than the order: these know nothing else of kerastune.
 KNOWS = {
@@ -25,6 +25,7 @@ KNOWS = {
     "phases": {"errors", "recipe"},
     "run": {"errors", "recipe"},
     "artifact": {"errors", "run"},
+    "terminal": {"progress"},
     "__main__": {"cli"},
 }
 
@@ -86,6 +87,15 @@ def test_only_who_trains_imports_tensorflow_when_it_is_imported(path: Path, modu
         found = imported(path.read_text("utf-8"), lazy=False)
         assert not tops(found) & HEAVY
         assert not within(found) & MAY_BE_HEAVY
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.name)
+def test_only_the_command_line_prints(path: Path) -> None:
+    source = path.read_text("utf-8")
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    prints = [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+    assert not prints
+    assert path.name in ("cli.py", "terminal.py") or not tops(imported(source, lazy=True)) & {"click", "rich"}
 
 
 def test_the_facade_imports_nothing_of_kerastune_until_it_is_asked() -> None:

@@ -167,6 +167,51 @@ def test_a_phase_that_trains_nothing_is_a_measurement(recipe, tmp_path):
     assert made.history == []
 
 
+@pytest.fixture
+def hugging_face_vit(tmp_path):
+    """A tiny ViT with random weights, as transformers' save_pretrained lays it out."""
+    numpy = pytest.importorskip("safetensors.numpy")
+    random, size = np.random.default_rng(0), 8
+    square, vector, wide = (size, size), (size,), (16, size)
+    layer = {
+        **{f"attention.attention.{name}": square for name in ("query", "key", "value")},
+        "attention.output.dense": square,
+        "intermediate.dense": wide,
+        "output.dense": wide[::-1],
+        "layernorm_before": vector,
+        "layernorm_after": vector,
+    }
+    shapes = {f"vit.encoder.layer.{i}.{name}": shape for i in range(2) for name, shape in layer.items()}
+    shapes |= {"vit.layernorm": vector, "vit.embeddings.patch_embeddings.projection": (size, 3, 8, 8)}
+    weights = {f"{name}.weight": random.normal(0, 0.2, shape) for name, shape in shapes.items()}
+    weights |= {f"{name}.bias": random.normal(0, 0.2, shape[:1]) for name, shape in shapes.items()}
+    weights["vit.embeddings.cls_token"] = random.normal(0, 0.2, (1, 1, size))
+    weights["vit.embeddings.position_embeddings"] = random.normal(0, 0.2, (1, 17, size))
+    numpy.save_file({k: v.astype(np.float32) for k, v in weights.items()}, tmp_path / "model.safetensors")
+    config = {
+        "model_type": "vit",
+        "architectures": ["ViTModel"],
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": size,
+    }
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, "qkv_bias": True}
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    pixels = {"do_normalize": True, "do_rescale": True, "rescale_factor": 1 / 255, "size": {"height": 32, "width": 32}}
+    pixels |= {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.2], "resample": 2}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
+    return tmp_path
+
+
+def test_a_hugging_face_folder_is_a_preset_with_its_own_preprocessing(recipe, hugging_face_vit, tmp_path):
+    made = fine_tune(recipe(preset=str(hugging_face_vit)), tmp_path / "run")
+    task = image_classification.load(str(made.folder))
+    white = task.preprocessor.image_converter(np.full((1, 32, 32, 3), 255, np.float32))
+    np.testing.assert_allclose(white[0, 0, 0], [1.0, 2.4, 3.5], atol=1e-5)  # (1 - mean) / std
+    assert made.record["metrics"]["test"]["accuracy"] > 0.5
+
+
 class MovesAFrozenWeight(Progress):
     """Stands in for a bug: moves the stem by 1e-6 in the middle of a phase."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import keras_hub
 import numpy as np
+import tensorflow as tf
 
 hub = keras_hub.models
 IMAGE: dict[str, Any] = {"image_shape": (32, 32, 3)}
@@ -106,11 +107,13 @@ def backbone(family: str) -> Any:
 
 def classifier(family: str, seed: int = 0) -> Any:
     """A new image classifier for two labels, without a preprocessor."""
+    keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(seed)
     kind = getattr(hub, f"{family}ImageClassifier")
     return kind(backbone=BACKBONES[family](), num_classes=2, activation="linear", preprocessor=None)
 
 
-def examples() -> tuple[Any, Any]:
-    """Eight noise images and their labels."""
-    return np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32"), np.array([0, 1] * 4)
+def examples() -> tf.data.Dataset:
+    """Two batches of four noise images, with labels."""
+    images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((images, [0, 1] * 4)).batch(4)

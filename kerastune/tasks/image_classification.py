@@ -12,6 +12,7 @@ import keras_hub
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from keras_hub.src.utils.preset_utils import check_file_exists, load_json
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from kerastune import assets
@@ -50,6 +51,8 @@ def build(preset: str, num_classes: int, image_size: int | None, precision: str)
             "Use a preset of an image backbone (EfficientNet, MobileNet, ResNet, ViT, …); leave out "
             "data.image_size for backbones with position embeddings.",
         ) from error
+    if task.preprocessor is not None and task.preprocessor.image_converter is None:
+        task.preprocessor.image_converter = _hugging_face_converter(preset, task.preprocessor)
     if task.preprocessor is None or task.preprocessor.image_converter is None:
         raise RecipeError(
             f"preset = {preset!r} brings no image converter, so nothing says how pixels become model inputs.",
@@ -62,6 +65,29 @@ def build(preset: str, num_classes: int, image_size: int | None, precision: str)
         raise RecipeError(f"preset = {preset!r} does not say at which size it sees images.", "Set data.image_size.")
     converter.image_size = (int(size[0]), int(size[1]))
     return task
+
+
+def _hugging_face_converter(preset: str, preprocessor: Any) -> Any:
+    """The image converter that a Hugging Face checkpoint describes, which KerasHub 0.32 does not read for images.
+
+    Returns None where the checkpoint has no preprocessor_config.json either.
+    """
+    if not check_file_exists(preset, "preprocessor_config.json"):
+        return None
+    config = load_json(preset, "preprocessor_config.json")
+    ones, zeros = [1.0] * 3, [0.0] * 3
+    deviation = config.get("image_std", ones) if config.get("do_normalize", True) else ones
+    mean = config.get("image_mean", zeros) if config.get("do_normalize", True) else zeros
+    rescale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+    size = config.get("size") or {}
+    side = size if isinstance(size, int) else size.get("height") or size.get("shortest_edge")
+    return preprocessor.image_converter_cls(
+        image_size=(side, side) if side else None,
+        scale=[rescale / d for d in deviation],
+        offset=[-m / d for m, d in zip(mean, deviation, strict=True)],
+        interpolation={0: "nearest", 3: "bicubic"}.get(config.get("resample", 2), "bilinear"),  # PIL's numbers
+        crop_to_aspect_ratio=bool(config.get("do_center_crop", False)),
+    )
 
 
 def _at_size(backbone: Any, image_size: int | None) -> Any:

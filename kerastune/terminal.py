@@ -1,0 +1,104 @@
+"""What people see: text on stdout, progress on stderr, and nothing of other people's that a terminal would obey."""
+
+import contextlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kerastune.progress import Progress
+
+
+def printable(text: str) -> str:
+    """File names and labels are other people's: escape sequences in them must not reach the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def put(text: str = "") -> None:
+    click.echo(printable(text))
+
+
+def say(text: str) -> None:
+    click.echo(printable(text), err=True)
+
+
+def emit(as_json: bool, document: Any, text: Callable[[], None]) -> None:
+    """One JSON document, or text for people, on stdout."""
+    if as_json:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        text()
+
+
+def table(header: list[str], rows: list[list[str]]) -> None:
+    """Columns of text; figures to the right."""
+    rows_ = [[printable(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in rows_) for i in range(len(header))]
+    figures = [all(_is_figure(row[i]) for row in rows_[1:]) for i in range(len(header))]
+    for row in rows_:
+        cells = [c.rjust(w) if f else c.ljust(w) for c, w, f in zip(row, widths, figures, strict=True)]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _is_figure(cell: str) -> bool:
+    return re.fullmatch(r"–|[-+]?[\d,.]+(e[-+]?\d+)?", cell) is not None
+
+
+class Terminal(Progress):
+    """A bar on a terminal; elsewhere a line every few seconds. On stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self.console = Console(file=sys.stderr)
+        self.bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}", markup=False),
+            console=self.console,
+            transient=True,
+        )
+        self.task: Any = None
+        self.stage = ""
+        self.said_at = time.monotonic()
+
+    def say(self, line: str) -> None:
+        if self.console.is_terminal:
+            self.bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        else:
+            say(line)
+        self.said_at = time.monotonic()
+
+    def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        if not self.console.is_terminal:
+            if time.monotonic() - self.said_at > 10:
+                self.say(f"{stage}: {done}/{total}  {detail}".rstrip())
+            return
+        if stage != self.stage:
+            if self.task is not None:
+                self.bar.remove_task(self.task)
+            self.stage, self.task = stage, self.bar.add_task(printable(stage), total=total, detail="")
+        self.bar.update(self.task, completed=done, total=total, detail=printable(detail))
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Terminal]:
+    terminal = Terminal()
+    with terminal.bar if terminal.console.is_terminal else contextlib.nullcontext():
+        yield terminal
+
+
+def shown(path: Path) -> str:
+    """A path as the user would type it."""
+    with contextlib.suppress(ValueError):
+        return str(path.absolute().relative_to(Path.cwd()))
+    return str(path)

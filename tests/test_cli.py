@@ -1,0 +1,339 @@
+"""The command line: help, exit codes, one JSON document on stdout, and nothing on the terminal that is not ours."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from kerastune import recipe
+from kerastune.cli import cli
+
+HEAVY = {"tensorflow", "keras", "keras_hub", "jax", "torch"}
+CHEAP = [
+    "recipes list",
+    "recipes show quickstart",
+    "recipes schema",
+    "assets list",
+    "targets list",
+    "targets show linux",
+]
+
+
+def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, by what the user types."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+COMMANDS = dict(commands())
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs in an empty folder, with no asset fetched."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KERASTUNE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("KERASTUNE_DEBUG", raising=False)
+
+
+def invoke(*arguments: str) -> Result:
+    """Runs a command; an exception that is not the user's mistake fails the test."""
+    return CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a Python process, as a user would."""
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+# --- help --------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_are_these() -> None:
+    groups = "recipes list, recipes show, recipes copy, recipes schema, assets list, assets fetch, targets list"
+    jobs = "targets show, validate, run, train, evaluate, predict, export, verify, report, doctor"
+    assert set(COMMANDS) == set(f"{groups}, {jobs}".split(", "))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_and_takes_json(name: str) -> None:
+    result = invoke(*name.split(), "--help")
+    assert result.exit_code == 0
+    assert f"Example: kerastune {name}" in result.stdout
+    assert "--json" in result.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_example_is_one_the_command_takes(name: str) -> None:
+    example = re.search(r"Example: kerastune (.*)", COMMANDS[name].help or "")
+    assert example
+    arguments = shlex.split(example[1].partition(" > ")[0].removeprefix(name))
+    COMMANDS[name].make_context(name, arguments)  # a usage error would be raised here
+
+
+def test_the_help_names_every_exit_code() -> None:
+    text = " ".join(invoke("--help").stdout.split())
+    assert "0 done, 1 a mistake you can mend, 2 usage, 3 verification failed, 4 a converter" in text
+
+
+def test_the_version_is_the_packages() -> None:
+    from kerastune import __version__
+
+    assert __version__ in invoke("--version").stdout
+
+
+@pytest.mark.parametrize("command", ["--help", "run --help", *(c for c in CHEAP if c != "targets show linux")])
+def test_what_trains_nothing_imports_no_tensorflow(command: str) -> None:
+    code = (
+        "import sys; from kerastune.cli import cli; cli(sys.argv[1:], standalone_mode=False); "
+        f"sys.exit(', '.join({HEAVY} & set(sys.modules)) or 0)"
+    )
+    done = process("-c", code, *command.split())
+    assert done.returncode == 0, done.stderr
+
+
+# --- stdout and stderr -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", CHEAP)
+def test_json_is_exactly_one_document_on_stdout(command: str) -> None:
+    result = invoke(*command.split(), "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("command", [c for c in CHEAP if c != "recipes schema"])
+def test_the_result_is_on_stdout_and_the_next_step_on_stderr(command: str) -> None:
+    result = invoke(*command.split())
+    assert result.stdout.strip()
+    assert "Next:" not in result.stdout
+    (step,) = re.findall(r"Next: (.*)", result.stderr)
+    assert re.findall(r"kerastune (\w+(?: (?:list|show|copy|schema|fetch))?)", step)
+    assert set(re.findall(r"kerastune (\w+(?: (?:list|show|copy|schema|fetch))?)", step)) <= set(COMMANDS)
+
+
+def test_the_lists_hold_what_there_is() -> None:
+    assert [row["name"] for row in json.loads(invoke("recipes", "list", "--json").stdout)] == recipe.shipped()
+    assert [row["name"] for row in json.loads(invoke("targets", "list", "--json").stdout)] == recipe.target_names()
+    assets = json.loads(invoke("assets", "list", "--json").stdout)
+    assert {"efficientnet-lite0-imagenet", "fashion-mnist"} <= {row["name"] for row in assets}
+    assert all(row["path"] is None and row["licence"] for row in assets)
+
+
+def test_show_prints_the_recipe_as_it_is_and_json_as_it_is_resolved() -> None:
+    assert invoke("recipes", "show", "quickstart").stdout == recipe.find("quickstart")[1]
+    resolved = json.loads(invoke("recipes", "show", "quickstart", "--json").stdout)
+    assert resolved == recipe.read("quickstart").model_dump(mode="json")
+
+
+def test_the_schema_is_a_json_document_with_and_without_json() -> None:
+    assert json.loads(invoke("recipes", "schema").stdout) == recipe.json_schema()
+    assert invoke("recipes", "schema", "--json").stdout == invoke("recipes", "schema").stdout
+
+
+# --- copying a recipe --------------------------------------------------------------------------------------
+
+
+def test_copy_makes_a_file_that_is_the_recipe(tmp_path: Path) -> None:
+    assert invoke("recipes", "copy", "quickstart", "mine.toml").stdout == "mine.toml\n"
+    assert (tmp_path / "mine.toml").read_text("utf-8") == recipe.find("quickstart")[1]
+    assert json.loads(invoke("recipes", "copy", "quickstart", "--json").stdout) == {"path": "quickstart.toml"}
+    (tmp_path / "folder").mkdir()
+    assert invoke("recipes", "copy", "quickstart", "folder").stdout == "folder/quickstart.toml\n"
+    assert recipe.read("mine.toml").phases == recipe.read("quickstart").phases
+
+
+def test_copy_never_overwrites(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("precious")
+    result = invoke("recipes", "copy", "quickstart", "mine.toml")
+    assert result.exit_code == 1
+    assert "mine.toml exists already" in result.stderr
+    assert (tmp_path / "mine.toml").read_text() == "precious"
+
+
+def test_copy_to_where_nothing_can_be_written_says_why() -> None:
+    result = invoke("recipes", "copy", "quickstart", "nowhere/mine.toml")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "nowhere/mine.toml cannot be written: No such file or directory" in result.stderr
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("validate quikstart", "did you mean 'quickstart'?"),
+        ("recipes show quikstart", "did you mean 'quickstart'?"),
+        ("run mine.toml", "There is no file"),
+        ("train quickstart -s train.batchsize=1", "train.batchsize: unknown key (did you mean 'batch_size'?)"),
+        ("run quickstart -s seed", "'seed' is not KEY=VALUE"),
+        ("validate quickstart", "efficientnet-lite0-imagenet"),  # which is not fetched
+        ("assets fetch fashion-mnst", "Did you mean 'fashion-mnist'?"),
+        ("targets show linx", "There is no target 'linx'"),
+        ("evaluate nowhere", "nowhere is not a folder"),
+        ("report nowhere", "nowhere is not a folder"),
+        ("export nowhere --target linux", "nowhere is not a folder"),
+        ("verify nowhere", "nowhere is not a folder"),
+        ("verify .", "has no manifest.json, so it is no artifact"),
+        ("evaluate .", "has no run.json, so it is no run"),
+        ("predict . photo.jpg", "is neither a run nor an artifact"),
+    ],
+)
+def test_a_mistake_that_can_be_mended_is_exit_code_1_with_a_message_and_a_hint(command: str, message: str) -> None:
+    result = invoke(*command.split())
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: ")
+    assert message in result.stderr
+    assert "\n\nhint: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["export nowhere --target linx", "targets show linx"])
+def test_an_unknown_target_is_answered_with_what_is_near(command: str, tmp_path: Path) -> None:
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / "run.json").write_text("{}")
+    result = invoke(*command.split())
+    assert result.exit_code == 1
+    assert "linux" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export run",
+        "export run --target linux --format onnx",
+        "export run --format onxx",
+        "export run --target linux --quantize int4",
+        "export run --target linux --max-accuracy-drop 2",
+        "predict run",
+        "predict run photo.jpg --top 0",
+        "validate",
+        "assets fetch",
+        "recipes nonsense",
+        "nonsense",
+        "--nonsense",
+    ],
+)
+def test_wrong_usage_is_exit_code_2(command: str) -> None:
+    result = invoke(*command.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+    assert "Usage: " in result.stderr
+
+
+def test_export_says_which_two_options_it_wants_one_of() -> None:
+    assert "Give either --target NAME or --format FORMAT." in invoke("export", "run").stderr
+
+
+# --- other people's names ----------------------------------------------------------------------------------
+
+ESCAPES = ["\x1b[31m", "\x1b]0;title\x07", "\x7f", "\x9b31m", "\r", "\u202e", "\udcff"]
+
+
+@pytest.mark.parametrize("escape", ESCAPES, ids=ascii)
+def test_control_characters_in_names_never_reach_the_terminal(escape: str) -> None:
+    for command in (["report", f"a{escape}b"], ["recipes", "copy", "quickstart", f"a{escape}b.toml"]):
+        result = invoke(*command)
+        text = result.stdout + result.stderr
+        assert escape.encode("unicode_escape").decode() in text
+        assert all(character.isprintable() or character == "\n" for character in text)
+
+
+@pytest.mark.parametrize("escape", [e for e in ESCAPES if e != "\x7f"], ids=ascii)  # which terminals ignore
+def test_control_characters_in_names_are_escaped_in_json_too_and_read_back(escape: str) -> None:
+    result = invoke("recipes", "copy", "quickstart", f"a{escape}b.toml", "--json")
+    assert all(character.isprintable() or character == "\n" for character in result.stdout)
+    assert json.loads(result.stdout) == {"path": f"a{escape}b.toml"}
+
+
+def test_a_recipe_with_control_characters_is_shown_without_them(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("# \x1b[2Jgone\n")
+    assert invoke("recipes", "show", "mine.toml").stdout == "# \\x1b[2Jgone\n"
+
+
+def test_a_terminal_that_knows_few_characters_is_no_bug() -> None:
+    done = process("-m", "kerastune", "assets", "list", PYTHONIOENCODING="ascii")
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+# --- noise and bugs ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path) -> Path:
+    """A recipe on two labels whose pictures are none."""
+    for label in ("cat", "dog"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        (tmp_path / "pets" / label / "1.jpg").write_bytes(b"no picture")
+    text = recipe.find("quickstart")[1].partition("[data]")[0].replace("efficientnet-lite0-imagenet", "some_preset")
+    path = tmp_path / "pets.toml"
+    path.write_text(f'{text}\n[data]\nsource = "folder"\npath = "pets"\n[[phases]]\nunfreeze = "head"\n')
+    return path
+
+
+def test_tensorflows_noise_does_not_reach_the_terminal_unless_asked_for(unreadable: Path) -> None:
+    command = ["-m", "kerastune", "validate", str(unreadable)]
+    quiet = process(*command, TF_CPP_MIN_LOG_LEVEL="0")
+    assert (quiet.returncode, quiet.stdout) == (1, "")
+    assert quiet.stderr.startswith("Error: ")
+    assert "1.jpg" in quiet.stderr
+    assert not re.search("cuda|absl|oneDNN", quiet.stderr, re.IGNORECASE)
+    loud = process(*command, TF_CPP_MIN_LOG_LEVEL="0", KERASTUNE_DEBUG="1")
+    assert loud.stderr.endswith(quiet.stderr)
+    assert len(loud.stderr) > len(quiet.stderr)
+
+
+BUGGY = """
+import ctypes, os, sys, warnings
+from kerastune.cli import cli, main
+
+@cli.command()
+def noisy():
+    os.write(2, b"from C++\\n")
+    warnings.warn("from a library")
+    print("ours", file=sys.stderr)
+
+@cli.command()
+def buggy():
+    os.write(2, b"from C++\\n")
+    print({}["no such key"])
+
+@cli.command()
+def crashing():
+    ctypes.string_at(0)
+
+main()
+"""
+
+
+def test_noise_is_hidden_and_our_own_words_are_not() -> None:
+    assert process("-c", BUGGY, "noisy").stderr == "ours\n"
+    loud = process("-c", BUGGY, "noisy", KERASTUNE_DEBUG="1").stderr
+    assert all(words in loud for words in ("from C++", "from a library", "ours"))
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    done = process("-c", BUGGY, "buggy")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Traceback (most recent call last):")
+    assert "KeyError: 'no such key'" in done.stderr
+
+
+def test_a_crash_says_where() -> None:
+    done = process("-c", BUGGY, "crashing")
+    assert done.returncode < 0
+    assert "Segmentation fault" in done.stderr
+    assert "in crashing" in done.stderr
