@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kerastune.errors import KerastuneError, VerificationError
-from kerastune.run import write_json
+from kerastune.run import absolute, write_json
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
@@ -89,7 +89,7 @@ def load(folder: str | Path) -> Artifact:
     Raises:
         KerastuneError: the folder is not there, or is no artifact.
     """
-    path = Path(folder).expanduser().absolute()
+    path = absolute(folder)
     if not is_artifact(path):
         what = "has no manifest.json, so it is no artifact" if path.is_dir() else "is not a folder"
         raise KerastuneError(f"{path} {what}.", "kerastune export RUN --target NAME makes one (in RUN/exports/).")

@@ -31,6 +31,9 @@ class _Group(click.Group):
             if error.hint:
                 say(f"\nhint: {error.hint}")
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            say("Interrupted.")
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -143,10 +146,10 @@ def recipes_copy(name: str, destination: Path | None, as_json: bool) -> None:
     """
     from kerastune import recipe
 
-    text = recipe.find(name)[1]
-    path = destination or Path(f"{name}.toml")
+    stem, text = recipe.find(name)
+    path = destination or Path(f"{stem}.toml")
     if path.is_dir():
-        path = path / f"{name}.toml"
+        path = path / f"{stem}.toml"
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -235,9 +238,9 @@ def targets_list(as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from kerastune import exporter, recipe
+    from kerastune import target
 
-    found = [asdict(exporter.target(name)) for name in recipe.target_names()]
+    found = [asdict(target.load(name)) for name in target.names()]
     rows = [[t["name"], t["format"], t["quantize"], t["runtime"], t["summary"]] for t in found]
     emit(as_json, found, lambda: table(["target", "format", "quantize", "runtime", "where"], rows))
     say("\nNext: kerastune targets show NAME, or kerastune export RUN --target NAME")
@@ -252,13 +255,11 @@ def targets_show(name: str, as_json: bool) -> None:
     Example: kerastune targets show linux
     """
     from dataclasses import asdict
-    from importlib.resources import files
 
-    from kerastune import exporter
+    from kerastune import target
 
-    found = exporter.target(name)
-    readme = (files("kerastune.targets") / name / "README.md").read_text("utf-8")
-    emit(as_json, {**asdict(found), "readme": readme}, lambda: put(readme.rstrip()))
+    readme = target.readme(name)
+    emit(as_json, {**asdict(target.load(name)), "readme": readme}, lambda: put(readme.rstrip()))
     say(f"\nNext: kerastune export RUN --target {name}")
 
 

@@ -5,9 +5,7 @@ import urllib.request
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kerastune import run
-from kerastune.exporter import target
-from kerastune.recipe import target_names
+from kerastune import run, target
 
 _HUBS = {
     "Kaggle (KerasHub presets)": "https://www.kaggle.com",
@@ -20,7 +18,7 @@ def examine() -> dict[str, Any]:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    runtimes = {target(name).runtime: _installed(target(name).runtime) for name in target_names()}
+    runtimes = {where.runtime: _installed(where.runtime) for where in map(target.load, target.names())}
     advice = [f"pip install {name}" for name, found in runtimes.items() if found is None]
     if not gpus and tf.test.is_built_with_cuda():
         advice.append("pip install 'tensorflow[and-cuda]'   # if this machine has an NVIDIA GPU")

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from kerastune import artifact, assets, data, run
+from kerastune import artifact, assets, data, run, target
 from kerastune.artifact import Artifact
 from kerastune.data import Split
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
@@ -24,6 +23,7 @@ from kerastune.formats import FORMATS
 from kerastune.progress import Progress
 from kerastune.recipe import Export, export_name
 from kerastune.run import Run
+from kerastune.target import Target
 from kerastune.verifier import FLOAT_TOLERANCE, exit_reason, last_lines, refuse_failed, replay
 
 GOLDEN_IMAGES = 16
@@ -33,30 +33,6 @@ TIMEOUT = 30 * 60
 
 # Golden and calibration images are real, but no larger than this: their sizes add up, and every model shrinks them.
 _LARGEST_SIDE = 320
-
-
-@dataclass(frozen=True)
-class Target:
-    """A place a model goes: a folder in export/."""
-
-    name: str
-    summary: str
-    format: str
-    quantize: str
-    signature: str
-    runtime: str
-
-
-def target(name: str) -> Target:
-    """Reads export/<name>/target.toml.
-
-    Raises:
-        KerastuneError: there is no such target.
-    """
-    path = files("kerastune.targets") / name / "target.toml"
-    if not path.is_file():
-        raise KerastuneError(f"There is no target {name!r}.", "kerastune targets list names them all.")
-    return Target(name=name, **tomllib.loads(path.read_text("utf-8")))
 
 
 def export(
@@ -81,7 +57,7 @@ def export(
         VerificationError: an artifact does not compute what was trained. It is not put in place; the others are.
         ConverterError: a converter crashed, ran out of time or does not know an operator.
         DataError: the run's data cannot be read or have changed.
-        KerastuneError: a folder exists, or a quantisation is not to be had in that format.
+        KerastuneError: a folder exists, or the run was interrupted before it had scores.
     """
     progress = progress or Progress()
     of = of if isinstance(of, Run) else run.load(of)
@@ -119,15 +95,9 @@ class _Job:
 
 
 def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
-    where = target(wanted.target or FORMATS[str(wanted.format)].target)
-    quantize = wanted.quantize or (where.quantize if wanted.target else "none")
-    known = FORMATS[where.format].quantizations
-    if quantize not in known:
-        raise KerastuneError(
-            f"quantize = {quantize!r} is not to be had in {where.format}.",
-            f"{where.format} takes {', '.join(known)}; TFLite takes {', '.join(FORMATS['tflite'].quantizations)}.",
-        )
-    folder = Path(out).expanduser().absolute() if out else of.exports / export_name(wanted)
+    format, quantize = wanted.resolved
+    where = target.load(wanted.target or FORMATS[format].target)
+    folder = run.absolute(out) if out else of.exports / export_name(wanted)
     return _Job(where, quantize, folder, wanted.max_accuracy_drop)
 
 

@@ -29,7 +29,7 @@ def predict(of: Run | Artifact | str | Path, paths: Sequence[str | Path], top: i
         ConverterError: the artifact's runtime failed.
     """
     if isinstance(of, str | Path):
-        of = _open(Path(of).expanduser().absolute())
+        of = _open(run.absolute(of))
     pixels = _read(paths)
     if isinstance(of, Artifact):
         scores, _ = run_reader(of, pixels)

@@ -92,7 +92,8 @@ def select(phase: Phase, found: list[Unit]) -> list[Unit]:
         blocks = [i for i, unit in enumerate(found) if unit.is_block]
         if int(argument) > len(blocks):
             raise RecipeError(
-                f"unfreeze = {phase.unfreeze!r}: the backbone has {len(blocks)} blocks: {_names(found)}.",
+                f"unfreeze = {phase.unfreeze!r}: the backbone has {len(blocks)} blocks: "
+                f"{_names([found[i] for i in blocks])}.",
                 'Use a smaller number, or unfreeze = "all".',
             )
         return found[blocks[-int(argument)] :]  # what comes after the last block trains too
@@ -228,7 +229,6 @@ def optimizer(phase: Phase, task: keras.Model, steps: int) -> keras.optimizers.O
         "sgd": keras.optimizers.SGD,
     }[phase.optimizer]
     momentum = {"momentum": 0.9, "nesterov": True} if phase.optimizer == "sgd" else {}
-    made = kind(learning_rate=rate, weight_decay=phase.weight_decay or None, **momentum)
-    if phase.weight_decay:
-        made.exclude_from_weight_decay(var_list=[w for w in task.trainable_variables if len(w.shape) < 2])
+    made = kind(learning_rate=rate, weight_decay=phase.weight_decay, **momentum)
+    made.exclude_from_weight_decay(var_list=[w for w in task.trainable_variables if "kernel" not in w.name])
     return made

@@ -28,6 +28,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from kerastune import assets, target
 from kerastune.errors import RecipeError
 
 
@@ -37,9 +38,9 @@ def _absolute(path: str) -> str:
 
 
 def _absolute_if_a_path(value: str) -> str:
-    is_url = "://" in value
+    is_name = "://" in value or value in assets.ASSETS
     is_path = os.sep in value or value.startswith((".", "~")) or os.path.isdir(value)
-    return _absolute(value) if is_path and not is_url else value
+    return _absolute(value) if is_path and not is_name else value
 
 
 Text = Annotated[str, StringConstraints(min_length=1)]
@@ -136,11 +137,18 @@ class Train(_Settings):
     early_stopping: Annotated[int, Field(ge=0)] = 0
     """End a phase after this many epochs without a better validation accuracy (0: never)."""
 
+    @field_validator("xla", mode="before")
+    @classmethod
+    def _one_is_not_true(cls, value: Any) -> Any:
+        if type(value) is int:  # 1 == True, also for pydantic
+            raise ValueError(f"{value} is not one of 'auto', true or false")
+        return value
+
 
 class Phase(_Settings):
     unfreeze: Text
     """Who trains: "head", "all", "none", "top:N" (the head and the last N blocks) or "match:REGEX" (the head
-    and every unit or layer whose name the expression finds)."""
+    and every unit that the expression finds, by its own name or by the name of one of its layers)."""
     epochs: Annotated[int, Field(ge=0)] = 1
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     optimizer: Literal["adam", "adamw", "lion", "rmsprop", "sgd"] = "adam"
@@ -165,7 +173,7 @@ class Phase(_Settings):
         if kind == "match" and argument:
             try:
                 re.compile(argument)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(f"{argument!r} is not a regular expression: {error}") from error
             return value
         raise ValueError(f'{value!r} is none of "head", "all", "none", "top:N" (N = 1, 2, …), "match:REGEX"')
@@ -179,7 +187,8 @@ class Phase(_Settings):
         return self
 
 
-FORMATS = ("saved_model", "tflite", "onnx")
+QUANTIZATIONS = {"saved_model": ("none",), "tflite": ("none", "dynamic", "int8"), "onnx": ("none",)}
+"""What `quantize` may be in each format."""
 
 
 class Export(_Settings):
@@ -198,8 +207,8 @@ class Export(_Settings):
     @field_validator("target")
     @classmethod
     def _target_exists(cls, value: str | None) -> str | None:
-        if value is not None and value not in target_names():
-            raise ValueError(f"there is no target {value!r}{_did_you_mean(value, target_names())}")
+        if value is not None and value not in target.names():
+            raise ValueError(f"there is no target {value!r}{_did_you_mean(value, target.names())}")
         return value
 
     @model_validator(mode="after")
@@ -207,6 +216,19 @@ class Export(_Settings):
         if (self.target is None) == (self.format is None):
             raise ValueError("an export needs either `target` or `format`")
         return self
+
+    @model_validator(mode="after")
+    def _quantisation_is_to_be_had(self) -> "Export":
+        format, quantize = self.resolved
+        if quantize not in QUANTIZATIONS[format]:
+            raise ValueError(f"{format} takes quantize = {' or '.join(QUANTIZATIONS[format])}, not {quantize!r}")
+        return self
+
+    @property
+    def resolved(self) -> tuple[str, str]:
+        """The format and the quantisation, with the target's defaults."""
+        where = target.load(self.target) if self.target else None
+        return where.format if where else str(self.format), self.quantize or (where.quantize if where else "none")
 
 
 class Recipe(_Settings):
@@ -260,18 +282,13 @@ def shipped() -> list[str]:
     return sorted(f.name[:-5] for f in files("kerastune.recipes").iterdir() if f.name.endswith(".toml"))
 
 
-def target_names() -> list[str]:
-    """Names of the deployment targets: the folders in export/."""
-    return sorted(d.name for d in files("kerastune.targets").iterdir() if d.joinpath("target.toml").is_file())
-
-
 def find(reference: str) -> tuple[str, str]:
     """A recipe's name and text, from a shipped recipe's name or a file's path.
 
     Raises:
         RecipeError: there is no such recipe, or the file is not UTF-8 text.
     """
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     is_path = path.suffix == ".toml" or os.sep in reference
     if not is_path and reference in shipped():
         return reference, files("kerastune.recipes").joinpath(f"{reference}.toml").read_text("utf-8")
@@ -281,7 +298,7 @@ def find(reference: str) -> tuple[str, str]:
             f"Shipped recipes: {', '.join(shipped())}. For a file of yours, give its path, ending in .toml.",
         )
     try:
-        return path.stem, path.read_text("utf-8")
+        return path.stem, path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise RecipeError(
             f"There is no file {path.absolute()}.",
@@ -300,7 +317,7 @@ def read(reference: str, overrides: Iterable[str] = ()) -> Recipe:
     name, text = find(reference)
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(
             f"{reference} is not valid TOML: {error}.",
             "Texts need quotes; see https://toml.io for the syntax.",
@@ -328,7 +345,9 @@ def parse_export(values: Mapping[str, Any]) -> Export:
     try:
         return Export.model_validate(values)
     except ValidationError as error:
-        raise RecipeError("; ".join(str(problem["ctx"]["error"]) for problem in error.errors())) from error
+        where = {"exports": [values]}
+        problems = [_explain({**p, "loc": ("exports", 0, *p["loc"])}, where) for p in error.errors()]
+    raise RecipeError("; ".join(problem.removeprefix("exports.0").lstrip(".: ") for problem in problems))
 
 
 def json_schema() -> dict[str, Any]:
@@ -346,9 +365,11 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise RecipeError(f"-s {override!r} is not KEY=VALUE.", "For example: -s train.batch_size=64")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+        (value,) = tomllib.loads(f"value = {text}").values()
+    except tomllib.TOMLDecodeError:
         value = text  # a bare word is a text, so that shells need no double quoting
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"-s {override!r} sets more than one key.", "Use one -s for each.") from error
     *parents, last = key.strip().split(".")
     node: Any = values
     for depth, part in enumerate(parents):
@@ -405,6 +426,8 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
         choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
         near = _did_you_mean(received, choices) if isinstance(received, str) else ""
         return f"{where}: {received!r} is not one of {problem['ctx']['expected']}{near}"
+    if kind == "tuple_type":
+        return f"{where}: must be a list of tables, each under [[{where}]]"
     if kind == "value_error":
         return f"{where}: {problem['ctx']['error']}"
     message = problem["msg"].replace("Input should be", "must be")
@@ -419,8 +442,8 @@ def _locate(loc: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[list
     path: list[str] = []
     owner: type[BaseModel] = Recipe
     current: type[BaseModel] = Recipe
-    for part in loc:
-        if path == ["data"] and part in SOURCES:
+    for depth, part in enumerate(loc):
+        if depth == 1 and path == ["data"] and part in SOURCES:
             current = SOURCES[str(part)]
             continue
         path.append(str(part))

@@ -123,13 +123,17 @@ def is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
 def load(folder: str | Path) -> Run:
     """Opens a run folder.
 
     Raises:
         KerastuneError: the folder is not there, or is no run.
     """
-    path = Path(folder).expanduser().absolute()
+    path = absolute(folder)
     if not is_run(path):
         what = "has no run.json, so it is no run" if path.is_dir() else "is not a folder"
         raise KerastuneError(f"{path} {what}.", "kerastune run RECIPE makes one (in runs/).")

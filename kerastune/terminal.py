@@ -30,7 +30,7 @@ def say(text: str) -> None:
 def emit(as_json: bool, document: Any, text: Callable[[], None]) -> None:
     """One JSON document, or text for people, on stdout."""
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(document, indent=2))
     else:
         text()
 

@@ -84,8 +84,7 @@ def fine_tune(
     progress = progress or Progress()
     started = datetime.datetime.now().astimezone()
     stopwatch = _Stopwatch()
-    folder = Path(out) if out else Path("runs") / f"{recipe.name}-{started:%Y%m%d-%H%M%S}"
-    folder = folder.expanduser().absolute()
+    folder = run.absolute(out or Path("runs") / f"{recipe.name}-{started:%Y%m%d-%H%M%S}")
     run.refuse_existing(folder, force)  # before an hour of training, not after
     made = plan(recipe, progress)
     stopwatch.lap("prepare")

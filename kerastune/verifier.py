@@ -90,7 +90,7 @@ def replay(of: Artifact, source: Run | None, splits: data.Splits | None, progres
     """The report on one artifact. `source` and `splits` are given together, or not at all."""
     of.check_files()
     images, expected = of.golden()
-    if (spread := float(np.ptp(expected, axis=0).max())) < _LEAST_SPREAD:
+    if not (spread := float(np.ptp(expected, axis=0).max())) >= _LEAST_SPREAD:  # NaN is refused too
         raise VerificationError(
             f"The golden outputs hardly vary (by {spread:.2g}), so they would agree with any model.",
             "Train longer, or look at the data: the model says the same about every image.",
@@ -133,7 +133,7 @@ def replay(of: Artifact, source: Run | None, splits: data.Splits | None, progres
         report["validation"] = _paired(validation, keras_scores, splits.validation.labels)
         problems += _compare("validation images", validation, keras_scores, tolerance["validation_error"])
         drop = report["validation"]["accuracy_drop"]
-        if tolerance["accuracy_drop"] is not None and drop > tolerance["accuracy_drop"]:
+        if tolerance["accuracy_drop"] is not None and not drop <= tolerance["accuracy_drop"]:
             problems.append(
                 f"it loses {drop:.4f} of validation accuracy, and max_accuracy_drop is {tolerance['accuracy_drop']:g}"
             )
@@ -215,7 +215,7 @@ def _compare(what: str, found: Scores, expected: Scores, tolerance: float | None
     if bad := int((~np.isfinite(found)).any(axis=-1).sum()):
         return [f"{what}: NaN or infinite scores on {bad} of {len(found)}"]
     problems = []
-    if tolerance is not None and (error := _max_error(found, expected)) > tolerance:
+    if tolerance is not None and not (error := _max_error(found, expected)) <= tolerance:
         problems.append(f"{what}: largest error {error:.3g}, and {tolerance:.3g} is allowed")
     if float(np.ptp(found, axis=0).max()) < _LEAST_SPREAD:
         problems.append(f"{what}: the artifact says the same about every image")

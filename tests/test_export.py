@@ -33,10 +33,14 @@ def test_float_artifacts_agree_with_keras_to_1e_4_on_every_validation_image(expo
 
 @pytest.mark.parametrize("name", QUANTIZED)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_quantised_artifacts_keep_the_accuracy_and_are_smaller(exported, family, name):
-    made = exported(family)
-    assert made[name].report["validation"]["accuracy_drop"] <= 0.1
-    assert made[name].size_bytes < made["tflite"].size_bytes
+def test_quantised_artifacts_keep_the_accuracy(exported, family, name):
+    assert exported(family)[name].report["validation"]["accuracy_drop"] <= 0.1
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_quantised_artifacts_are_a_third_of_the_size(exported, name):
+    made = exported("resnet")  # the others are too tiny for weights to count
+    assert made[name].size_bytes < made["tflite"].size_bytes / 3
 
 
 def test_the_manifest_is_the_contract(exported):
@@ -107,10 +111,10 @@ def test_artifacts_and_the_run_predict_the_same(exported, trained, pictures):
 
 
 def damage(made, forget=True):
-    """Negates 2 KB of weights; with `forget`, the manifest's hash is made to fit again."""
+    """Flips the sign of half of the weights; with `forget`, the manifest's hash is made to fit again."""
     path = made.folder / made.manifest["model"]
     content = bytearray(path.read_bytes())
-    weights = np.frombuffer(content, np.uint8)[len(content) // 2 :][:2048]
+    weights = np.frombuffer(content, np.uint8)[len(content) // 4 : 3 * len(content) // 4]
     weights ^= 0x80
     path.write_bytes(content)
     if forget:
@@ -187,6 +191,7 @@ def test_an_accuracy_drop_beyond_what_is_allowed_leaves_no_artifact(recipe, tmp_
 
 def test_an_interrupted_run_is_not_exported_before_it_has_scores(trained, tmp_path):
     made = run.load(shutil.copytree(trained("resnet").folder, tmp_path / "run"))
+    shutil.rmtree(made.exports, ignore_errors=True)
     (made.folder / "predictions.npz").unlink()
     with pytest.raises(KerastuneError, match="no scores of its model yet"):
         export(made, Export(format="onnx"))
@@ -195,12 +200,6 @@ def test_an_interrupted_run_is_not_exported_before_it_has_scores(trained, tmp_pa
 def test_a_folder_in_use_is_refused(exported, trained):
     with pytest.raises(KerastuneError, match="exists already"):
         export(trained("resnet"), Export(format="onnx"), exported("resnet")["onnx"].folder)
-
-
-@pytest.mark.parametrize("format", ["onnx", "saved_model"])
-def test_a_quantisation_that_is_not_to_be_had_is_refused_at_once(trained, format):
-    with pytest.raises(KerastuneError, match="is not to be had"):
-        export(trained("resnet"), Export(format=format, quantize="int8"))
 
 
 def test_a_converter_that_crashes_is_named():

@@ -18,20 +18,18 @@ class Format:
 
     Attributes:
         model: the model's path in an artifact folder.
-        quantizations: what `quantize` may be.
         target: the target whose reader runs it where the user named a format only.
         write: `write(work, path, signature, quantize)` makes the model at `path` from a traced `work` folder.
     """
 
     model: str
-    quantizations: tuple[str, ...]
     target: str
     write: Write
 
 
 FORMATS = {
     # TF Serving wants a numbered version folder.
-    "saved_model": Format("model/1", ("none",), "tf-serving", saved_model.write),
-    "tflite": Format("model.tflite", ("none", "dynamic", "int8"), "linux", tflite.write),
-    "onnx": Format("model.onnx", ("none",), "onnxruntime", onnx.write),
+    "saved_model": Format("model/1", "tf-serving", saved_model.write),
+    "tflite": Format("model.tflite", "linux", tflite.write),
+    "onnx": Format("model.onnx", "onnxruntime", onnx.write),
 }

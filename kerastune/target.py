@@ -1,0 +1,50 @@
+"""Deployment targets: the folders in export/, and what each says a place needs."""
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from kerastune.errors import KerastuneError
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place a model goes: export/<name>/target.toml.
+
+    Attributes:
+        format: a format of `kerastune.formats`.
+        quantize: the quantisation it gets unless another is asked for.
+        signature: the signature it is converted from, or called by.
+        runtime: the pip package that runs it, there and when it is verified.
+    """
+
+    name: str
+    summary: str
+    format: str
+    quantize: str
+    signature: str
+    runtime: str
+
+
+def names() -> list[str]:
+    return sorted(d.name for d in files("kerastune.targets").iterdir() if d.joinpath("target.toml").is_file())
+
+
+def load(name: str) -> Target:
+    """Reads a target.
+
+    Raises:
+        KerastuneError: there is no such target.
+    """
+    if name not in names():
+        close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+        guess = f" (did you mean {close[0]!r}?)" if close else ""
+        raise KerastuneError(f"There is no target {name!r}{guess}.", f"Targets: {', '.join(names())}.")
+    text = (files("kerastune.targets") / name / "target.toml").read_text("utf-8")
+    return Target(name=name, **tomllib.loads(text))
+
+
+def readme(name: str) -> str:
+    """How to deploy to a target, in Markdown."""
+    return (files("kerastune.targets") / load(name).name / "README.md").read_text("utf-8")
