@@ -25,7 +25,7 @@ ORDER = [
     "trace",
     "formats",
 ]
-ORDER += ["artifact", "verifier", "exporter", "inference", "report", "doctor", "terminal", "cli", "__main__"]
+ORDER += ["formats", "artifact", "verifier", "exporter", "inference", "report", "doctor", "terminal", "cli", "__main__"]
 
 # Stricter than the order: these know nothing else of kerastune.
 KNOWS = {
