@@ -52,3 +52,8 @@ class ConverterError(KerastuneError):
     """A converter, a runtime or the machine failed; the recipe may be right."""
 
     exit_code = 4
+
+
+def printable(text: str) -> str:
+    """File names and labels are other people's: line breaks and escape sequences in them must not reach a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

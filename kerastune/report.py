@@ -27,8 +27,7 @@ from scipy.stats import binomtest
 
 from kerastune import artifact, data
 from kerastune.data.images import UnreadableImage
-from kerastune.data.source import printable
-from kerastune.errors import KerastuneError
+from kerastune.errors import KerastuneError, printable
 from kerastune.progress import Progress
 from kerastune.recipe import export_name
 from kerastune.run import Run

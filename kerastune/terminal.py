@@ -11,20 +11,20 @@ from typing import Any
 
 import click
 
+from kerastune.errors import printable
 from kerastune.progress import Progress
 
 
-def printable(text: str) -> str:
-    """File names and labels are other people's: escape sequences in them must not reach the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
-
-
 def put(text: str = "") -> None:
-    click.echo(printable(text))
+    click.echo(_lines(text))
 
 
 def say(text: str) -> None:
-    click.echo(printable(text), err=True)
+    click.echo(_lines(text), err=True)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def emit(as_json: bool, document: Any, text: Callable[[], None]) -> None:

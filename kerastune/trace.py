@@ -37,8 +37,8 @@ def main(run_folder: str, work_folder: str) -> None:
     # Keras wraps some convolutions in their own XLA-compiled functions, which no converter can read; run
     # eagerly they are inlined. The flag is global and must cover write_out too.
     tf.config.run_functions_eagerly(True)
+    # No archive.track(task): endpoints track their variables by themselves, and Keras 3.15 would store them twice.
     archive = keras.export.ExportArchive()
-    archive.track(task)
     for name, (function, spec) in signatures.items():
         archive.add_endpoint(name, function, input_signature=[spec])
     archive.write_out(str(work / "saved_model"), verbose=False)

@@ -39,7 +39,7 @@ KNOWS = {
     "phases": {"errors", "recipe"},
     "run": {"errors", "recipe"},
     "artifact": {"errors", "run"},
-    "terminal": {"progress"},
+    "terminal": {"errors", "progress"},
     "__main__": {"cli"},
 }
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kerastune.data import csv, folder, images, tfds
-from kerastune.data.source import SPLITS, Problem, Progress, Source, counted, printable, some
-from kerastune.errors import DataError
+from kerastune.data.source import SPLITS, Problem, Progress, Source, counted, some
+from kerastune.errors import DataError, printable
 from kerastune.recipe import CsvData, FolderData, TfdsData
 
 __all__ = ["SOURCES", "Progress", "Split", "Splits", "load"]

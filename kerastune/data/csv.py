@@ -16,11 +16,10 @@ from kerastune.data.source import (
     Source,
     counted,
     inside,
-    printable,
     read_file,
     relative,
 )
-from kerastune.errors import DataError
+from kerastune.errors import DataError, printable
 from kerastune.recipe import CsvData
 
 _EXAMPLE = "A minimal file:  image,label  /  photos/1.jpg,daisy  /  photos/2.jpg,tulip  (one row a line)."

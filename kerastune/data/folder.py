@@ -13,12 +13,11 @@ from kerastune.data.source import (
     Source,
     counted,
     inside,
-    printable,
     read_file,
     relative,
     some,
 )
-from kerastune.errors import DataError
+from kerastune.errors import DataError, printable
 from kerastune.recipe import FolderData
 
 _LAYOUT = (

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kerastune.errors import printable
+
 SPLITS = ("train", "validation", "test")
 Progress = Callable[[str, int, int], None]  # stage, done, total (0: not known)
 
@@ -39,11 +41,6 @@ class Source:
     mendable: bool = True  # False: curated data that a user cannot change
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def printable(text: str) -> str:
-    """File names may hold line breaks, control characters and bytes that are no text; messages may not."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def inside(path: str, folder: str) -> bool:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kerastune.data.source import Example, Problem, Progress, Source, printable
-from kerastune.errors import DataError
+from kerastune.data.source import Example, Problem, Progress, Source
+from kerastune.errors import DataError, printable
 from kerastune.recipe import TfdsData
 
 _OFFLINE = (
