@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from kerastune import artifact, assets, data, run, target
+from kerastune import artifact, assets, run, target
 from kerastune.artifact import Artifact
 from kerastune.data import Split
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
@@ -67,15 +67,13 @@ def export(
     if not jobs:
         return []
     of.predictions("validation")  # an interrupted run has none to compare with, and says so now
-    splits = data.load(of.recipe.data, progress.advance)
-    of.refuse_other_data(splits.fingerprint)
     made: list[Artifact] = []
     failures: list[KerastuneError] = []
-    with _traced(of, splits, progress) as work:
+    with _traced(of, progress) as work:
         for job in jobs:
             progress.say(f"Converting {job.folder.name} ({job.target.format}, quantize {job.quantize})")
             try:
-                made.append(_make(of, job, work, splits, force, progress))
+                made.append(_make(of, job, work, force, progress))
                 of.failure(job.folder.name).unlink(missing_ok=True)
             except (VerificationError, ConverterError) as error:
                 failures.append(error)
@@ -102,10 +100,10 @@ def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
 
 
 @contextmanager
-def _traced(of: Run, splits: data.Splits, progress: Progress) -> Iterator[Path]:
+def _traced(of: Run, progress: Progress) -> Iterator[Path]:
     """A scratch folder with the traced model, and the images to prove and calibrate it with."""
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
-        work = Path(scratch)
+        work, splits = Path(scratch), of.splits(progress)
         golden = spread(splits.validation, GOLDEN_IMAGES)
         calibration = spread(splits.train, CALIBRATION_IMAGES)
         _save_images(work / "images.npz", splits.validation, golden)
@@ -135,7 +133,7 @@ def _save_images(path: Path, split: Split, indices: list[int]) -> None:
     np.savez(path, allow_pickle=False, **{f"image_{n:03}": shrunk(i) for n, i in enumerate(indices)})
 
 
-def _make(of: Run, job: _Job, work: Path, splits: data.Splits, force: bool, progress: Progress) -> Artifact:
+def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Artifact:
     with run.whole_folder(job.folder, force) as partial:
         path = partial / FORMATS[job.target.format].model
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +146,7 @@ def _make(of: Run, job: _Job, work: Path, splits: data.Splits, force: bool, prog
             images = [stored[name] for name in stored.files]
         manifest, reference = _manifest(of, job, work), np.load(work / "reference.npy")
         made = artifact.write(partial, manifest, images, reference)
-        report = replay(made, of, splits, progress)
+        report = replay(made, of, progress)
         refuse_failed(made, report)
         if job.quantize != "none":
             # Other kernels may round a few output steps further than the ones measured here, not more.

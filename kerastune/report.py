@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 from scipy.stats import binomtest
 
-from kerastune import artifact, data
+from kerastune import artifact
 from kerastune.data.images import UnreadableImage
 from kerastune.errors import KerastuneError, printable
 from kerastune.progress import Progress
@@ -132,10 +132,9 @@ def _thumbnails(of: Run, mistakes: list[Mistake], progress: Progress) -> tuple[d
     if not mistakes:
         return {}, None
     try:
-        splits = data.load(of.recipe.data, progress.advance)
-        of.refuse_other_data(splits.fingerprint)
-        place = {id: i for i, id in enumerate(splits.test.ids)}
-        return {m.id: _jpeg(splits.test.image(place[m.id])) for m in mistakes if m.id in place}, None
+        test = of.splits(progress).test
+        place = {id: i for i, id in enumerate(test.ids)}
+        return {m.id: _jpeg(test.image(place[m.id])) for m in mistakes if m.id in place}, None
     except KerastuneError as error:
         return {}, error.message
     except (OSError, UnreadableImage) as error:  # a file that went away or broke while it was read

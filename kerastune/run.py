@@ -17,7 +17,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,10 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from kerastune import data
+from kerastune.data import Splits
 from kerastune.errors import DataError, KerastuneError
+from kerastune.progress import Progress
 from kerastune.recipe import Recipe, read
 
 RECORD = "run.json"
@@ -50,6 +53,7 @@ class Run:
     """A finished training: the folder, and what its files say."""
 
     folder: Path
+    _splits: list[Splits] = field(default_factory=list, repr=False, compare=False)  # at most one: read once
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -87,14 +91,22 @@ class Run:
     def report(self) -> Path:
         return self.folder / "report.html"
 
-    def refuse_other_data(self, fingerprint: str) -> None:
-        """Raises DataError if the data are not those the run was made with."""
-        if fingerprint != self.record["data"]["fingerprint"]:
-            raise DataError(
-                f"The data have changed since {self.folder} was trained (fingerprint {fingerprint[:12]}, "
-                f"then {self.record['data']['fingerprint'][:12]}).",
-                "Put the data back as they were, or train again: kerastune run RECIPE.",
-            )
+    def splits(self, progress: Progress) -> Splits:
+        """The data that the run was made with, read and checked once.
+
+        Raises:
+            DataError: they cannot be read, or have changed since.
+        """
+        if not self._splits:
+            splits = data.load(self.recipe.data, progress.advance)
+            if splits.fingerprint != self.record["data"]["fingerprint"]:
+                raise DataError(
+                    f"The data have changed since {self.folder} was trained (fingerprint {splits.fingerprint[:12]}, "
+                    f"then {self.record['data']['fingerprint'][:12]}).",
+                    "Put the data back as they were, or train again: kerastune run RECIPE.",
+                )
+            self._splits.append(splits)
+        return self._splits[0]
 
     def predictions(self, split: str) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Ids, true labels int64 [n] and the Keras model's scores float32 [n, K] on "validation" or "test"."""

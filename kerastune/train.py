@@ -120,7 +120,7 @@ def fine_tune(
             predictions, record["metrics"] = _evaluate(recipe, saved, made.splits, progress)
             stopwatch.lap("evaluate")
         run.write(partial, recipe, {**record, "seconds": stopwatch.laps}, history, predictions)
-    return run.Run(folder)
+    return run.Run(folder, [made.splits])
 
 
 # --- training ----------------------------------------------------------------------------------------------
@@ -371,8 +371,7 @@ def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[st
         DataError: the data cannot be read, or are not those the run was made with.
     """
     progress = progress or Progress()
-    splits = data.load(of.recipe.data, progress.advance)
-    of.refuse_other_data(splits.fingerprint)
+    splits = of.splits(progress)
     task = TASKS[of.recipe.task].load(str(of.folder))
     predictions, metrics = _evaluate(of.recipe, task, splits, progress)
     run.write(of.folder, of.recipe, {**of.record, "metrics": metrics}, of.history, predictions)

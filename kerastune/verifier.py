@@ -4,6 +4,7 @@ Two proofs: the golden images inside the artifact, and the run's whole validatio
 Both run in the target's own reader, in a child process that imports neither kerastune nor Keras.
 """
 
+import contextlib
 import io
 import math
 import subprocess
@@ -11,7 +12,9 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from importlib.resources import as_file, files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
-from kerastune import artifact, data, run
+from kerastune import artifact, run
 from kerastune.artifact import Artifact, Image, Scores
+from kerastune.data import Split
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.progress import Progress
 from kerastune.run import Run
@@ -53,10 +57,7 @@ def verify(
     progress = progress or Progress()
     of = of if isinstance(of, Artifact) else artifact.load(of)
     source = _source_run(of, run_folder)
-    splits = data.load(source.recipe.data, progress.advance) if source else None
-    if source and splits:
-        source.refuse_other_data(splits.fingerprint)
-    report = replay(of, source, splits, progress)
+    report = replay(of, source, progress)
     run.write_json(of.folder / artifact.REPORT, report)
     refuse_failed(of, report)
     return report
@@ -86,8 +87,8 @@ def refuse_failed(of: Artifact, report: dict[str, Any]) -> None:
         )
 
 
-def replay(of: Artifact, source: Run | None, splits: data.Splits | None, progress: Progress) -> dict[str, Any]:
-    """The report on one artifact. `source` and `splits` are given together, or not at all."""
+def replay(of: Artifact, source: Run | None, progress: Progress) -> dict[str, Any]:
+    """The report on one artifact; without its run, on the golden images alone."""
     of.check_files()
     images, expected = of.golden()
     if not (spread := float(np.ptp(expected, axis=0).max())) >= _LEAST_SPREAD:  # NaN is refused too
@@ -95,49 +96,46 @@ def replay(of: Artifact, source: Run | None, splits: data.Splits | None, progres
             f"The golden outputs hardly vary (by {spread:.2g}), so they would agree with any model.",
             "Train longer, or look at the data: the model says the same about every image.",
         )
-    feeds: list[npt.NDArray[Any]] = [*images]
-    batch = _same_size(images) if of.manifest["inputs"][0]["shape"][0] is None else []
-    if len(batch) > 1:
-        feeds.append(np.stack([images[i] for i in batch]))
-    encoded = [_png(image) for image in images] if "serve_bytes" in of.manifest["signatures"] else []
-    feeds += encoded
-    count = len(splits.validation) if splits else 0
-    total = len(feeds) + count
-
-    def stream() -> Iterator[npt.NDArray[Any]]:
-        yield from feeds
-        for i in range(count):
-            progress.advance(f"verifying {of.manifest['name']}", len(feeds) + i + 1, total)
-            yield splits.validation.image(i)  # type: ignore[union-attr]
-
-    scores, seconds = run_reader(of, stream())
-    golden, rest = scores[: len(images)], scores[len(images) :]
-    batched, rest = rest[: len(batch) if len(batch) > 1 else 0], rest[len(batch) if len(batch) > 1 else 0 :]
-    from_files, validation = rest[: len(encoded)], rest[len(encoded) :]
     tolerance = of.manifest["tolerance"]
-    problems = _compare("golden images", golden, expected, tolerance["golden_error"])
-    if len(batched):
-        problems += _compare("a batch of golden images", batched, expected[batch], tolerance["golden_error"])
-    if len(from_files):
-        problems += _compare("golden images as PNG files", from_files, expected, tolerance["golden_error"])
-    report: dict[str, Any] = {
-        "golden": {"images": len(images), **_agreement(golden, expected)},
-        "validation": None,
-        "latency_ms": _latency(seconds[-count:] if count else seconds[: len(images)]),
+    parts = [_Part("golden images", images, expected, tolerance["golden_error"])]
+    batch = _same_size(images)
+    if of.manifest["inputs"][0]["shape"][0] is None and len(batch) > 1:
+        stacked = [np.stack([images[i] for i in batch])]
+        parts.append(_Part("a batch of golden images", stacked, expected[batch], tolerance["golden_error"]))
+    if "serve_bytes" in of.manifest["signatures"]:
+        encoded = [_png(image) for image in images]
+        parts.append(_Part("golden images as PNG files", encoded, expected, tolerance["golden_error"]))
+    if source:
+        unseen = source.splits(progress).validation
+        keras_scores = source.scores("validation", unseen.digests)
+        arrays = _images(unseen, f"verifying {of.manifest['name']}", progress)
+        parts.append(_Part("validation images", arrays, keras_scores, tolerance["validation_error"]))
+
+    scores, seconds = run_reader(of, chain.from_iterable(part.arrays for part in parts))
+    found = np.split(scores, np.cumsum([len(part.expected) for part in parts])[:-1])
+    problems = [problem for part, its in zip(parts, found, strict=True) for problem in _compare(part, its)]
+    validation = None
+    if source:
+        validation = _paired(found[-1], keras_scores, unseen.labels)
+        drop, allowed = validation["accuracy_drop"], tolerance["accuracy_drop"]
+        if allowed is not None and not drop <= allowed:
+            problems.append(f"it loses {drop:.4f} of validation accuracy, and max_accuracy_drop is {allowed:g}")
+    return {
+        "passed": not problems,
+        "problems": problems,
+        "golden": {"images": len(images), **_agreement(found[0], expected)},
+        "validation": validation,
+        "latency_ms": _latency(seconds[-len(found[-1]) :] if source else seconds[: len(images)]),
         "size_bytes": of.size_bytes,
         "runtime": of.manifest["runtime"],
         "machine": run.machine(),
     }
-    if source and splits:
-        keras_scores = source.scores("validation", splits.validation.digests)
-        report["validation"] = _paired(validation, keras_scores, splits.validation.labels)
-        problems += _compare("validation images", validation, keras_scores, tolerance["validation_error"])
-        drop = report["validation"]["accuracy_drop"]
-        if tolerance["accuracy_drop"] is not None and not drop <= tolerance["accuracy_drop"]:
-            problems.append(
-                f"it loses {drop:.4f} of validation accuracy, and max_accuracy_drop is {tolerance['accuracy_drop']:g}"
-            )
-    return {"passed": not problems, "problems": problems, **report}
+
+
+def _images(split: Split, stage: str, progress: Progress) -> Iterator[Image]:
+    for i in range(len(split)):
+        progress.advance(stage, i + 1, len(split))
+        yield split.image(i)
 
 
 def run_reader(of: Artifact, arrays: Iterable[npt.NDArray[Any]]) -> tuple[Scores, npt.NDArray[np.float64]]:
@@ -168,10 +166,11 @@ def run_reader(of: Artifact, arrays: Iterable[npt.NDArray[Any]]) -> tuple[Scores
             try:
                 for array in arrays:
                     child.stdin.write(_message(array))
-                child.stdin.close()
             except BrokenPipeError:
                 pass  # the child has died; its exit code and words are below
             finally:
+                with contextlib.suppress(BrokenPipeError):
+                    child.stdin.close()
                 code = child.wait()
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip()
@@ -209,7 +208,18 @@ def last_lines(text: str, count: int = 3) -> str:
 # --- comparing ---------------------------------------------------------------------------------------------
 
 
-def _compare(what: str, found: Scores, expected: Scores, tolerance: float | None) -> list[str]:
+@dataclass(frozen=True)
+class _Part:
+    """Arrays to score, and what Keras said about them."""
+
+    what: str
+    arrays: Iterable[npt.NDArray[Any]]
+    expected: Scores
+    tolerance: float | None
+
+
+def _compare(part: _Part, found: Scores) -> list[str]:
+    what, expected, tolerance = part.what, part.expected, part.tolerance
     if found.shape != expected.shape:
         return [f"{what}: {found.shape} scores instead of {expected.shape}"]
     if bad := int((~np.isfinite(found)).any(axis=-1).sum()):

@@ -37,7 +37,7 @@ KNOWS = {
     "recipe": {"errors", "assets", "target"},
     "data": {"errors", "recipe", "assets"},
     "phases": {"errors", "recipe"},
-    "run": {"errors", "recipe"},
+    "run": {"errors", "progress", "recipe", "data"},
     "artifact": {"errors", "run"},
     "terminal": {"errors", "progress"},
     "__main__": {"cli"},
