@@ -1,6 +1,7 @@
 """From a run to artifacts: trace once, convert each in a child process, verify, and only then call it done."""
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,8 @@ def export(
     progress = progress or Progress()
     of = of if isinstance(of, Run) else run.load(of)
     jobs = [_resolve(of, one, out) for one in ([wanted] if isinstance(wanted, Export) else wanted or of.recipe.exports)]
+    if out and len(jobs) > 1:
+        raise ValueError(f"out names one folder, and {len(jobs)} artifacts are wanted")
     for job in jobs:
         run.refuse_existing(job.folder, force)
     if not jobs:
@@ -109,7 +112,8 @@ def _traced(of: Run, progress: Progress) -> Iterator[Path]:
         _save_images(work / "images.npz", splits.validation, golden)
         _save_images(work / "calibration.npz", splits.train, calibration)
         digests = "".join(splits.train.digests[i] for i in calibration)
-        (work / "calibration.sha256").write_text(hashlib.sha256(digests.encode()).hexdigest())
+        record = {"images": len(calibration), "sha256": hashlib.sha256(digests.encode()).hexdigest()}
+        run.write_json(work / "calibration.json", record)
         progress.say("Tracing the model")
         _child("Tracing", ["-m", "kerastune.trace", str(of.folder), str(work)])
         yield work
@@ -203,12 +207,7 @@ def _manifest(of: Run, job: _Job, work: Path) -> dict[str, Any]:
         }
         if job.quantize == "none"
         else {"golden_error": None, "validation_error": None, "accuracy_drop": job.max_accuracy_drop},
-        "calibration": {
-            "images": CALIBRATION_IMAGES,
-            "sha256": (work / "calibration.sha256").read_text(),
-        }
-        if job.quantize == "int8"
-        else None,
+        "calibration": json.loads((work / "calibration.json").read_text()) if job.quantize == "int8" else None,
         "preset": of.recipe.preset,
         "licence": known.licence if known else "that of the preset: see its model card",
         "run": of.folder.name,

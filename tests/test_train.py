@@ -1,7 +1,7 @@
 """Training: what is saved is what was trained, seeds repeat it to the bit, and nothing is lost on the way."""
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -260,21 +260,34 @@ def test_evaluate_finds_the_same_metrics_and_refuses_other_data(trained, tmp_pat
         evaluate(run.load(made.folder))
 
 
+@contextlib.contextmanager
+def training(recipe, folder):
+    """A `kerastune train` that would take hours, stopped at the latest when the test ends."""
+    (folder / "my.toml").write_text(recipe.to_toml())
+    command = [sys.executable, "-m", "kerastune", "train", "my.toml", "-o", "run"]
+    # A suite that runs in the background ignores SIGINT, and its children would inherit that.
+    listen = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, **listen) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
 def test_ctrl_c_keeps_what_is_done(recipe, tmp_path):
     wanted = recipe("resnet", phases=[{"unfreeze": "head", "epochs": 500, "learning_rate": 1e-2}])
-    (tmp_path / "my.toml").write_text(wanted.to_toml())
-    command = [sys.executable, "-m", "kerastune", "train", "my.toml", "-o", "run"]
-    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     said = ""
-    while "epoch 2/500: loss" not in said:
-        said += child.stderr.readline()
-    child.send_signal(signal.SIGINT)
-    said += child.communicate(timeout=120)[1]
+    with training(wanted, tmp_path) as child:
+        while "epoch 2/500: loss" not in said:
+            said += child.stderr.readline()
+        child.send_signal(signal.SIGINT)
+        said += child.communicate(timeout=120)[1]
     assert child.returncode == 130, said
     assert "Interrupted" in said
     assert "Traceback" not in said
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "interrupted"
+    assert (tmp_path / "run" / "report.html").exists()
     assert evaluate(run.load(tmp_path / "run"))["test"]["accuracy"] > 0.5
 
 
@@ -284,12 +297,9 @@ def test_memory_is_estimated_from_the_graph(recipe):
 
 
 def test_a_killed_run_leaves_no_run_folder(recipe, tmp_path):
-    wanted = recipe("resnet", phases=[{"unfreeze": "head", "epochs": 500}])
-    (tmp_path / "my.toml").write_text(wanted.to_toml())
-    command = [sys.executable, "-m", "kerastune", "train", "my.toml", "-o", "run"]
-    child = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while "epoch 1/500: loss" not in child.stderr.readline():
-        time.sleep(0.01)
-    child.kill()
-    child.communicate()
+    with training(recipe("resnet", phases=[{"unfreeze": "head", "epochs": 500}]), tmp_path) as child:
+        while "epoch 1/500: loss" not in child.stderr.readline():
+            time.sleep(0.01)
+        child.kill()
+        child.communicate()
     assert not (tmp_path / "run").exists()
