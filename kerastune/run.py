@@ -188,7 +188,7 @@ def whole_folder(target: Path, force: bool = False) -> Iterator[Path]:
     """A folder to write into, which appears at `target` when the block ends well, or not at all.
 
     Raises:
-        KerastuneError: `target` exists and `force` is not set.
+        KerastuneError: `target` exists and `force` is not set, or it is not a folder that kerastune made.
     """
     refuse_existing(target, force)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -197,16 +197,28 @@ def whole_folder(target: Path, force: bool = False) -> Iterator[Path]:
     try:
         yield partial
         refuse_existing(target, force)
+        old = partial.with_suffix(".old")
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(old)  # deleted only when the new one is in place
         partial.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def refuse_existing(target: Path, force: bool) -> None:
-    if target.exists() and not force:
+    """Raises KerastuneError if `target` exists; with `force`, only if it is not one of kerastune's own folders."""
+    if not target.exists():
+        return
+    if not force:
         raise KerastuneError(f"{target} exists already.", "Give another folder with -o, or replace it: --force.")
+    marks = [{RECORD, "recipe.toml"}, {"manifest.json", "golden.npz"}]  # a run's, an artifact's
+    held = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
+    if held and not any(mark <= held for mark in marks):
+        raise KerastuneError(
+            f"{target} is neither a run nor an artifact, so --force does not delete it.",
+            "Give another folder with -o.",
+        )
 
 
 def _umask() -> int:

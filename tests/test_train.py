@@ -237,14 +237,18 @@ def test_a_frozen_weight_that_moves_stops_the_run(recipe, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_refused_before_training_and_replaced_by_force(recipe, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "mine.txt").write_text("keep")
+def test_an_existing_folder_is_refused_before_training_and_force_replaces_only_our_own(recipe, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.jpg").write_text("keep")
     wanted = recipe("resnet", phases=[{"unfreeze": "head", "epochs": 1}])
-    with pytest.raises(KerastuneError, match="exists already"):
-        fine_tune(wanted, tmp_path / "run")
-    assert (tmp_path / "run" / "mine.txt").exists()
-    assert fine_tune(wanted, tmp_path / "run", force=True).record["status"] == "complete"
+    for force, why in ((False, "exists already"), (True, "neither a run nor an artifact")):
+        with pytest.raises(KerastuneError, match=why):
+            fine_tune(wanted, tmp_path / "mine", force=force)
+    assert (tmp_path / "mine" / "photo.jpg").read_text() == "keep"
+    first = fine_tune(wanted, tmp_path / "run").record["started"]
+    time.sleep(1)
+    assert fine_tune(wanted, tmp_path / "run", force=True).record["started"] != first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
 
 
 def test_evaluate_finds_the_same_metrics_and_refuses_other_data(trained, tmp_path, pictures):
