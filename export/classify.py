@@ -8,6 +8,7 @@ artifact, so that the folder runs by itself wherever it is taken.
 """
 
 import argparse
+import hashlib
 import io
 import json
 import sys
@@ -27,17 +28,33 @@ def main(load):
         "--stream", type=Path, metavar="OUT.npz", help="score arrays from stdin, as kerastune verify does"
     )
     options = parser.parse_args()
+    if not (options.artifact / "manifest.json").is_file():
+        parser.error(f"{options.artifact} is no artifact: it holds no manifest.json")
+    if not (options.images or options.check or options.stream):
+        parser.error("name image files, or --check")
     manifest = json.loads((options.artifact / "manifest.json").read_text("utf-8"))
+    if changed := [name for name, file in manifest["files"].items() if not same(options.artifact / name, file)]:
+        print(f"FAILED: not what was exported: {', '.join(changed)}", file=sys.stderr)
+        sys.exit(3)
     predict = load(options.artifact, manifest)
     if options.stream:
         stream(predict, options.stream)
     if options.check and not check(predict, options.artifact, manifest):
         sys.exit(3)
     for path in options.images:
-        scores = predict(read_image(path)[None])[0]
+        try:
+            image = read_image(path)
+        except (OSError, ValueError) as error:
+            sys.exit(f"{path} cannot be read as an image: {error}")
+        scores = predict(image[None])[0]
         print(path)
         for i in np.argsort(-scores, kind="stable")[: options.top]:
             print(f"  {scores[i]:.4f}  {manifest['labels'][i]}")
+
+
+def same(path, file):
+    """Whether a file is, byte for byte, the one that was exported."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"]
 
 
 def check(predict, folder, manifest):

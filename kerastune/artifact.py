@@ -72,6 +72,10 @@ class Artifact:
                 changed.append(f"{name} is missing")
             elif _sha256(path) != expected["sha256"]:
                 changed.append(f"{name} has changed (sha256 {_sha256(path)[:12]}, was {expected['sha256'][:12]})")
+        if not changed:
+            with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
+                if stored["labels"].tolist() != list(self.labels):
+                    changed.append(f"{MANIFEST} has other labels than {GOLDEN}")
         if changed:
             raise VerificationError(
                 f"{self.folder} is not what was exported: {'; '.join(changed)}.",
@@ -99,7 +103,7 @@ def load(folder: str | Path) -> Artifact:
 def write(folder: Path, manifest: dict[str, Any], images: Sequence[Image], scores: Scores) -> Artifact:
     """Completes a folder that already holds the model: golden.npz, and the manifest with every file's hash."""
     named = {f"image_{i}": image for i, image in enumerate(images)}
-    np.savez_compressed(folder / GOLDEN, allow_pickle=False, scores=scores, **named)
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, scores=scores, labels=manifest["labels"], **named)
     files = {
         str(path.relative_to(folder).as_posix()): {"sha256": _sha256(path), "bytes": path.stat().st_size}
         for path in sorted(folder.rglob("*"))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from kerastune.errors import KerastuneError
+from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.terminal import emit, progress, put, say, shown, table
 
 INTERRUPTED = 130  # what shells use for Ctrl-C
@@ -542,7 +542,7 @@ def predict(folder: str, files: tuple[str, ...], top: int, as_json: bool) -> Non
         {"file": p.file, "labels": [{"label": label, "probability": value} for label, value in p.labels]} for p in found
     ]
     emit(as_json, document, show)
-    say("\nNext: kerastune report RUN shows where this model is wrong and sure of it")
+    say("\nNext: the report.html of its run shows where this model is wrong")
 
 
 @cli.command("export")
@@ -570,7 +570,7 @@ def export_command(
     """
     if (target is None) == (format_ is None):
         raise click.UsageError("Give either --target NAME or --format FORMAT.")
-    from kerastune import exporter, recipe
+    from kerastune import exporter, recipe, report
     from kerastune import run as runs
 
     of = runs.load(run_folder)
@@ -578,7 +578,12 @@ def export_command(
         {"target": target, "format": format_, "quantize": quantize, "max_accuracy_drop": max_accuracy_drop}
     )
     with progress() as told:
-        (made,) = exporter.export(of, wanted, out, force=force, progress=told)
+        try:
+            (made,) = exporter.export(of, wanted, out, force=force, progress=told)
+        except (VerificationError, ConverterError):
+            report.write(of, progress=told)  # it lists the artifacts, and those that were refused
+            raise
+        report.write(of, progress=told)
     _show_artifact(made, made.report or {}, as_json)
     say(f"\nNext: kerastune predict {shown(made.folder)} PHOTO.jpg")
     say(f"How to deploy it: kerastune targets show {made.manifest['target']}")

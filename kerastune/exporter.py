@@ -66,7 +66,7 @@ def export(
     if out and len(jobs) > 1:
         raise ValueError(f"out names one folder, and {len(jobs)} artifacts are wanted")
     for job in jobs:
-        run.refuse_existing(job.folder, force)
+        run.refuse_existing(job.folder, force, "artifact")
     if not jobs:
         return []
     of.predictions("validation")  # an interrupted run has none to compare with, and says so now
@@ -138,7 +138,7 @@ def _save_images(path: Path, split: Split, indices: list[int]) -> None:
 
 
 def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Artifact:
-    with run.whole_folder(job.folder, force) as partial:
+    with run.whole_folder(job.folder, force, "artifact") as partial:
         path = partial / FORMATS[job.target.format].model
         path.parent.mkdir(parents=True, exist_ok=True)
         options = [job.target.format, str(work), str(path), job.target.signature, job.quantize]

@@ -20,7 +20,9 @@ class Prediction:
     labels: tuple[tuple[str, float], ...]
 
 
-def predict(of: Run | Artifact | str | Path, paths: Sequence[str | Path], top: int = 3) -> list[Prediction]:
+def predict(
+    of: Run | Artifact | str | Path, paths: str | Path | Sequence[str | Path], top: int = 3
+) -> list[Prediction]:
     """The `top` most probable labels of each image file, read as in training.
 
     Raises:
@@ -30,8 +32,10 @@ def predict(of: Run | Artifact | str | Path, paths: Sequence[str | Path], top: i
     """
     if isinstance(of, str | Path):
         of = _open(run.absolute(of))
+    paths = [paths] if isinstance(paths, str | Path) else paths
     pixels = _read(paths)
     if isinstance(of, Artifact):
+        of.check_files()
         scores, _ = run_reader(of, pixels)
     else:
         from kerastune.tasks import TASKS
@@ -51,7 +55,7 @@ def _open(folder: Path) -> Run | Artifact:
     if run.is_run(folder):
         return run.load(folder)
     raise KerastuneError(
-        f"{folder} is neither a run nor an artifact.",
+        f"{folder} is neither a run nor an artifact." if folder.exists() else f"There is no folder {folder}.",
         "kerastune run RECIPE makes a run folder; its artifacts are in RUN/exports/.",
     )
 

@@ -289,7 +289,7 @@ def find(reference: str) -> tuple[str, str]:
         RecipeError: there is no such recipe, or the file is not UTF-8 text.
     """
     path = Path(os.path.expanduser(reference))
-    is_path = path.suffix == ".toml" or os.sep in reference
+    is_path = path.suffix == ".toml" or os.sep in reference or (path.is_file() and reference not in shipped())
     if not is_path and reference in shipped():
         return reference, files("kerastune.recipes").joinpath(f"{reference}.toml").read_text("utf-8")
     if not is_path:
@@ -322,7 +322,7 @@ def read(reference: str, overrides: Iterable[str] = ()) -> Recipe:
             f"{reference} is not valid TOML: {error}.",
             "Texts need quotes; see https://toml.io for the syntax.",
         ) from error
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         _override(values, override)
     return parse({"name": re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "recipe", **values}, reference)
 

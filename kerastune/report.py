@@ -30,7 +30,7 @@ from kerastune.data.images import UnreadableImage
 from kerastune.errors import KerastuneError, printable
 from kerastune.progress import Progress
 from kerastune.recipe import export_name
-from kerastune.run import Run
+from kerastune.run import Run, rank
 
 SHOWN_MISTAKES = 12
 LARGEST_MATRIX = 30
@@ -106,8 +106,8 @@ def _counts(record: dict[str, Any]) -> list[tuple[str, list[int]]]:
 
 
 def _kept(history: list[dict[str, float]]) -> int:
-    """The epoch, counted over all phases from 1, whose weights the run kept: the first of the best (0: none)."""
-    return 1 + max(range(len(history)), key=lambda i: history[i]["val_accuracy"], default=-1)
+    """The epoch, counted over all phases from 1, whose weights the run kept (0: none)."""
+    return 1 + max(range(len(history)), key=lambda i: rank(history[i]), default=-1)
 
 
 def _confused(labels: Sequence[str], matrix: list[list[int]]) -> list[tuple[str, str, int, float]]:

@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -135,6 +135,11 @@ def is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
+def rank(epoch: Mapping[str, float]) -> tuple[float, float]:
+    """Which epoch is kept: the one that ranks highest, and the first of equals."""
+    return epoch["val_accuracy"], -epoch["val_loss"]
+
+
 def absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
 
@@ -184,19 +189,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(target: Path, force: bool = False) -> Iterator[Path]:
+def whole_folder(target: Path, force: bool = False, kind: str = "run") -> Iterator[Path]:
     """A folder to write into, which appears at `target` when the block ends well, or not at all.
 
     Raises:
-        KerastuneError: `target` exists and `force` is not set, or it is not a folder that kerastune made.
+        KerastuneError: as `refuse_existing`.
     """
-    refuse_existing(target, force)
+    refuse_existing(target, force, kind)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
     partial.chmod(0o777 & ~_umask())
     try:
         yield partial
-        refuse_existing(target, force)
+        refuse_existing(target, force, kind)
         old = partial.with_suffix(".old")
         if target.exists():
             target.rename(old)  # deleted only when the new one is in place
@@ -206,17 +211,19 @@ def whole_folder(target: Path, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def refuse_existing(target: Path, force: bool) -> None:
-    """Raises KerastuneError if `target` exists; with `force`, only if it is not one of kerastune's own folders."""
+_MARKS = {"run": {RECORD, "recipe.toml"}, "artifact": {"manifest.json", "golden.npz"}}
+
+
+def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
+    """Raises KerastuneError if `target` exists; with `force`, only if it is not a folder of that kind, or empty."""
     if not target.exists():
         return
     if not force:
         raise KerastuneError(f"{target} exists already.", "Give another folder with -o, or replace it: --force.")
-    marks = [{RECORD, "recipe.toml"}, {"manifest.json", "golden.npz"}]  # a run's, an artifact's
     held = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
-    if held and not any(mark <= held for mark in marks):
+    if held and not _MARKS[kind] <= held:
         raise KerastuneError(
-            f"{target} is neither a run nor an artifact, so --force does not delete it.",
+            f"{target} is something else than a{'n' if kind == 'artifact' else ''} {kind}, so --force keeps it.",
             "Give another folder with -o.",
         )
 

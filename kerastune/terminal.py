@@ -80,7 +80,8 @@ class Terminal(Progress):
 
     def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
         if not self.console.is_terminal:
-            if time.monotonic() - self.said_at > 10:
+            if time.monotonic() - self.said_at > 10 or (stage == self.stage and done == total):
+                self.stage = "" if done == total else stage
                 self.say(f"{stage}: {done}/{total}  {detail}".rstrip())
             return
         if stage != self.stage:

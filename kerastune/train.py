@@ -150,6 +150,8 @@ def _train(recipe: Recipe, made: Plan, progress: Progress) -> tuple[list[dict[st
                     progress.say(f"Interrupted in {title}: keeping {best.describe()}.")
                     best.restore()
                     return history, True
+            if best.found is not None:
+                progress.say(f"Keeping {best.describe()}.")
             return history, False
     finally:
         task.preprocessor = preprocessor
@@ -236,7 +238,7 @@ def _class_weights(recipe: Recipe, splits: Splits) -> dict[int, float] | None:
 
 
 class _Best(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the weights of the best validation accuracy over all phases; the first of equals wins."""
+    """Keeps the weights of the best validation accuracy over all phases; of equals, those of the lowest loss."""
 
     def __init__(self, path: Path, task: keras.Model) -> None:
         super().__init__()
@@ -245,7 +247,7 @@ class _Best(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
-        if self.found is None or logs["val_accuracy"] > self.found["val_accuracy"]:
+        if self.found is None or run.rank(logs) > run.rank(self.found):
             # Without the optimizer: a later phase restores these weights under another one.
             keras.saving.save_weights(self.task, self.path, objects_to_skip=[self.task.optimizer])
             self.found = {
@@ -261,7 +263,9 @@ class _Best(keras.callbacks.Callback):  # type: ignore[misc]
     def describe(self) -> str:
         if self.found is None:
             return "the weights as they are (no epoch was finished)"
-        return f"the best epoch's weights (validation accuracy {self.found['val_accuracy']:.4f})"
+        return "the best epoch's weights (validation accuracy {val_accuracy:.4f}, loss {val_loss:.4f})".format(
+            **self.found
+        )
 
 
 class _Show(keras.callbacks.Callback):  # type: ignore[misc]
@@ -287,10 +291,7 @@ class _Show(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
         detail = f"loss {logs.get('loss', math.nan):.4f}  accuracy {logs.get('accuracy', math.nan):.4f}"
-        done = self.epoch * self.steps + batch + 1
-        self.progress.advance(
-            f"{self.title}, epoch {self.epoch + 1}/{self.epochs}", done, self.steps * self.epochs, detail
-        )
+        self.progress.advance(f"{self.title}, epoch {self.epoch + 1}/{self.epochs}", batch + 1, self.steps, detail)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}

@@ -213,10 +213,15 @@ def test_a_fraction_of_zero_needs_a_declared_split(pets: Path, declared: Path) -
 def test_clutter_is_ignored_and_other_files_are_counted(pets: Path) -> None:
     for name in (".DS_Store", "cat/.hidden.png", "cat/Thumbs.db", "__MACOSX/cat/a.png"):
         put(pets / name, b"x")
-    for name in ("cat/a.heic", "cat/b.heic", "dog/notes.txt"):
+    for name in ("cat/a.xcf", "cat/b.xcf", "dog/notes.txt"):
         put(pets / name, b"x")
     (note,) = folder(pets).notes
-    assert note.startswith("3 files left out") and "2 .heic, 1 .txt" in note
+    assert note.startswith("3 files left out") and "2 .xcf, 1 .txt" in note
+
+
+def test_photos_in_formats_that_are_not_read_are_listed_and_not_lost(pets: Path) -> None:
+    put(pets / "cat/a.heic", b"x")
+    assert "cat/a.heic: is a HEIC image; convert it to jpg or png" in refused(lambda: folder(pets))
 
 
 def test_what_was_read_specially_is_counted(pets: Path) -> None:

@@ -145,6 +145,23 @@ def test_a_quantised_artifact_verifies_again_after_export(exported):
     assert verify(exported("resnet")["tflite-int8"])["validation"]["images"] > 0
 
 
+def test_other_labels_than_those_of_the_proof_are_refused(exported, copied):
+    made = copied(exported("resnet")["onnx"])
+    manifest = {**made.manifest, "labels": ["blue", "red", "green"]}
+    (made.folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError, match="other labels"):
+        verify(artifact.load(made.folder))
+
+
+def test_predict_and_the_reader_refuse_a_changed_byte_too(exported, copied, pictures):
+    made = damage(copied(exported("resnet")["onnx"]), forget=False)
+    with pytest.raises(VerificationError, match=r"model\.onnx has changed"):
+        predict(made, pictures / "red" / "00.png")
+    done = subprocess.run([sys.executable, made.folder / "reader.py", made.folder, "--check"], capture_output=True)
+    assert done.returncode == 3
+    assert b"FAILED: not what was exported: model.onnx" in done.stderr
+
+
 def test_a_missing_file_is_named(exported, copied):
     made = copied(exported("resnet")["tflite"])
     (made.folder / "golden.npz").unlink()

@@ -108,6 +108,11 @@ def test_the_best_epoch_is_kept_not_the_last(recipe, tmp_path):
     assert made.record["metrics"]["validation"]["accuracy"] == pytest.approx(best)
 
 
+def test_of_equally_accurate_epochs_the_one_with_the_lowest_loss_is_kept():
+    epochs = [{"val_accuracy": a, "val_loss": x} for a, x in ((0.9, 0.1), (1.0, 0.5), (1.0, 0.2), (1.0, 0.2))]
+    assert max(range(4), key=lambda i: run.rank(epochs[i])) == 2
+
+
 def test_early_stopping_ends_a_phase(recipe, tmp_path):
     phases = [{"unfreeze": "head", "epochs": 9, "learning_rate": 1e-9}]
     wanted = recipe("resnet", phases=phases, train={"batch_size": 8, "early_stopping": 2})
@@ -241,7 +246,7 @@ def test_an_existing_folder_is_refused_before_training_and_force_replaces_only_o
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_text("keep")
     wanted = recipe("resnet", phases=[{"unfreeze": "head", "epochs": 1}])
-    for force, why in ((False, "exists already"), (True, "neither a run nor an artifact")):
+    for force, why in ((False, "exists already"), (True, "something else than a run")):
         with pytest.raises(KerastuneError, match=why):
             fine_tune(wanted, tmp_path / "mine", force=force)
     assert (tmp_path / "mine" / "photo.jpg").read_text() == "keep"

@@ -31,6 +31,7 @@ _MEANT = {
     "dev": "validation",
     "testing": "test",
 }
+_OTHER_IMAGES = ("heic", "heif", "avif", "jxl", "jp2", "tif", "tiff", "dng", "cr2", "cr3", "nef", "arw", "raw")
 _CLUTTER = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir")  # and names with a leading dot
 
 
@@ -78,7 +79,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             wanted = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
     except FileNotFoundError:
-        raise DataError(f"There is no folder {printable(folder)}.", _LAYOUT) from None
+        where = "data.path counts from the folder the command runs in."
+        raise DataError(f"There is no folder {printable(folder)}.", f"{where} {_LAYOUT}") from None
     except NotADirectoryError:
         raise DataError(f"{printable(folder)} is a file, not a folder.", _LAYOUT) from None
     except OSError as error:
@@ -127,7 +129,10 @@ def _label_folder(entry: os.DirEntry[str], split: str | None, found: _Found) -> 
 def _collect(entry: os.DirEntry[str], label: str, split: str | None, found: _Found) -> None:
     """Adds one entry of a label folder: an image, or a folder with more of them."""
     problem = _unusable(entry, found.root)
-    if not entry.is_dir() and _extension(entry.name) not in EXTENSIONS:
+    if not entry.is_dir() and _extension(entry.name) in _OTHER_IMAGES:
+        kind = _extension(entry.name).upper()
+        found.problems.append(Problem(relative(entry.path, found.root), f"is a {kind} image; convert it to jpg or png"))
+    elif not entry.is_dir() and _extension(entry.name) not in EXTENSIONS:
         found.foreign[_extension(entry.name)] += 1
     elif problem:
         found.problems.append(Problem(relative(entry.path, found.root), problem))
