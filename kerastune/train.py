@@ -248,8 +248,11 @@ class _Best(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logs = logs or {}
         if self.found is None or run.rank(logs) > run.rank(self.found):
-            # Without the optimizer: a later phase restores these weights under another one.
-            keras.saving.save_weights(self.task, self.path, objects_to_skip=[self.task.optimizer])
+            # Beside the last best ones, which a Ctrl-C in the middle must not cost. Without the optimizer: a later
+            # phase restores these weights under another one.
+            partial = self.path.with_name(f"partial-{self.path.name}")
+            keras.saving.save_weights(self.task, partial, objects_to_skip=[self.task.optimizer])
+            partial.replace(self.path)
             self.found = {
                 "val_accuracy": logs["val_accuracy"],
                 "val_loss": logs["val_loss"],

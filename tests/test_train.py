@@ -300,6 +300,26 @@ def test_ctrl_c_keeps_what_is_done(recipe, tmp_path):
     assert evaluate(run.load(tmp_path / "run"))["test"]["accuracy"] > 0.5
 
 
+def test_ctrl_c_while_the_best_weights_are_written_keeps_the_ones_before(trained, tmp_path):
+    task = image_classification.load(str(trained("resnet").folder))
+    best = train._Best(tmp_path / "best.weights.h5", task)
+    best.on_epoch_end(0, {"val_accuracy": 0.5, "val_loss": 1.0})
+    kept = [weight.numpy() for weight in task.weights]
+    norm = task.backbone.get_layer("conv1_bn")
+    norm.gamma.assign(norm.gamma + 1)
+
+    def interrupted(store):
+        raise KeyboardInterrupt
+
+    norm.save_own_variables = interrupted  # half of the file is written by then
+    with pytest.raises(KeyboardInterrupt):
+        best.on_epoch_end(1, {"val_accuracy": 0.9, "val_loss": 0.1})
+    best.restore()
+    for weight, expected in zip(task.weights, kept, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), expected)
+    assert best.found["epoch"] == 1
+
+
 def test_memory_is_estimated_from_the_graph(recipe):
     small, large = (train.plan(recipe("resnet", train={"batch_size": b})).memory_mb for b in (8, 64))
     assert 0 < small < large
