@@ -125,6 +125,16 @@ class Augment(_Settings):
     """Strength of random brightness, contrast and saturation."""
     rand_augment: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Strength of RandAugment (two random operations an image; Cubuk et al. 2019, arXiv:1909.13719)."""
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Blends each image and its label with another's; alpha of the Beta distribution that the share is drawn from
+    (Zhang et al. 2018, arXiv:1710.09412). 0.2 is usual."""
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Pastes a rectangle of another image into each; alpha as above (Yun et al. 2019, arXiv:1905.04899)."""
+
+    @property
+    def any(self) -> bool:
+        """Whether training images change from epoch to epoch."""
+        return self != Augment()
 
 
 class Train(_Settings):
@@ -134,8 +144,19 @@ class Train(_Settings):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     class_weights: Literal["none", "balanced"] = "none"
     """"balanced" weighs each class by n_examples / (n_classes * n_class), as scikit-learn does."""
+    label_smoothing: Fraction = 0.0
+    """Share of each training label that is spread over all labels (Szegedy et al. 2016, arXiv:1512.00567)."""
     early_stopping: Annotated[int, Field(ge=0)] = 0
     """End a phase after this many epochs without a better validation accuracy (0: never)."""
+    cache: Literal["auto", "off", "memory", "disk"] = "auto"
+    """Where the outputs of frozen layers are kept, so that they run once per example and not once per epoch."""
+    cache_views: Annotated[int, Field(ge=0, le=1000)] = 0
+    """With [augment]: keep this many augmented views of each example and cycle through them. 0 keeps none, so that
+    augmented phases run uncached."""
+    checkpoint_every: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]* (steps|minutes)$")] = "10 minutes"
+    """How often a checkpoint is written inside an epoch: "500 steps" or "10 minutes". Each epoch ends with one."""
+    tensorboard: bool = False
+    """Write TensorBoard logs to RUN/tensorboard."""
 
     @field_validator("xla", mode="before")
     @classmethod
@@ -145,12 +166,42 @@ class Train(_Settings):
         return value
 
 
+def _is_regex(value: str) -> str:
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from error
+    return value
+
+
+Regex = Annotated[Text, AfterValidator(_is_regex)]
+Rate = Annotated[float, Field(gt=0, le=10)]
+
+
+class Lora(_Settings):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): in the unfrozen units, only they train."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)]
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """The adapters' output is scaled by alpha / rank. Default: rank."""
+    targets: Annotated[tuple[Regex, ...], Field(strict=False, min_length=1)] = (r"^(query|value)(_dense)?$",)
+    """Which layers get adapters: expressions that are tried on a layer's name and path."""
+    bias: bool = False
+    """Whether the targeted layers' biases train too."""
+
+
 class Phase(_Settings):
     unfreeze: Text
-    """Who trains: "head", "all", "none", "top:N" (the head and the last N blocks) or "match:REGEX" (the head
-    and every unit that the expression finds, by its own name or by the name of one of its layers)."""
+    """Who trains: "head", "all", "none", "top:N" (the head and the last N blocks), "match:REGEX" (the head
+    and every unit that the expression finds, by its own name or by the name of one of its layers) or "gradual" (the
+    head in the first epoch, then one more block an epoch from the top; Howard & Ruder 2018, arXiv:1801.06146)."""
     epochs: Annotated[int, Field(ge=0)] = 1
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    learning_rate: Rate = 1e-3
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each block learns at this share of the rate of the block above it; the head has the full rate
+    (Howard & Ruder 2018, arXiv:1801.06146)."""
+    learning_rates: dict[Regex, Rate] = {}
+    """Learning rates of their own for the units that an expression finds (as `match:` does); the first match counts."""
     optimizer: Literal["adam", "adamw", "lion", "rmsprop", "sgd"] = "adam"
     """"sgd" uses Nesterov momentum 0.9."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -159,24 +210,30 @@ class Phase(_Settings):
     """How the learning rate falls to zero over the phase."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the phase's steps in which the learning rate climbs from zero."""
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """"frozen" keeps every BatchNorm in inference mode; "train" lets unfrozen ones learn."""
+    batch_norm: Literal["frozen", "train", "recalibrate"] = "frozen"
+    """"frozen" keeps every BatchNorm in inference mode; "train" lets unfrozen ones learn; "recalibrate" keeps them
+    frozen, and after the phase sets the unfrozen ones' statistics to those of the training data."""
+    lora: Lora | None = None
+    """Train low-rank adapters in the unfrozen units instead of their weights."""
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    """Batches whose gradients are averaged into one step."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Gradients whose norm over all weights is larger are scaled down to it."""
+    ema: Fraction = 0.0
+    """Momentum of an exponential moving average of the weights, which is what is validated and kept. 0: none."""
 
     @field_validator("unfreeze")
     @classmethod
     def _is_known(cls, value: str) -> str:
         kind, _, argument = value.partition(":")
-        if value in ("head", "all", "none"):
+        if value in ("head", "all", "none", "gradual"):
             return value
         if kind == "top" and re.fullmatch(r"[1-9][0-9]*", argument):
             return value
         if kind == "match" and argument:
-            try:
-                re.compile(argument)
-            except (re.error, OverflowError, RecursionError) as error:
-                raise ValueError(f"{argument!r} is not a regular expression: {error}") from error
+            _is_regex(argument)
             return value
-        raise ValueError(f'{value!r} is none of "head", "all", "none", "top:N" (N = 1, 2, …), "match:REGEX"')
+        raise ValueError(f'{value!r} is none of "head", "all", "none", "gradual", "top:N" (N = 1, 2, …), "match:REGEX"')
 
     @model_validator(mode="after")
     def _epochs_fit(self) -> "Phase":
@@ -184,6 +241,18 @@ class Phase(_Settings):
             raise ValueError('unfreeze = "none" trains nothing, so it needs epochs = 0')
         if self.unfreeze != "none" and not self.epochs:
             raise ValueError('epochs = 0 trains nothing; use at least 1, or unfreeze = "none"')
+        return self
+
+    @model_validator(mode="after")
+    def _settings_agree(self) -> "Phase":
+        if self.layer_decay != 1 and self.learning_rates:
+            raise ValueError("layer_decay and learning_rates both set the units' rates; use one of them")
+        if self.lora and self.unfreeze in ("head", "none", "gradual"):
+            raise ValueError(
+                f'lora has no unit to adapt under unfreeze = "{self.unfreeze}"; use "all", "top:N" or "match:REGEX"'
+            )
+        if self.lora and self.batch_norm != "frozen":
+            raise ValueError(f'lora trains adapters only, so batch_norm = "{self.batch_norm}" has nothing to do')
         return self
 
 
@@ -252,6 +321,20 @@ class Recipe(_Settings):
         if not value:
             raise ValueError("a recipe needs at least one [[phases]] table")
         return value
+
+    @model_validator(mode="after")
+    def _views_need_augmentation(self) -> "Recipe":
+        train, augment = self.train, self.augment
+        if train.cache_views and not augment.any:
+            raise ValueError("train.cache_views keeps augmented views, and [augment] changes nothing; leave it out")
+        if train.cache_views and (augment.mixup or augment.cutmix):
+            raise ValueError("train.cache_views cannot keep mixup or cutmix, which need two images at a time")
+        if augment.any and train.cache in ("memory", "disk") and not train.cache_views:
+            raise ValueError(
+                f'train.cache = "{train.cache}" would show every epoch the same augmented images; '
+                "set train.cache_views to how many views to keep"
+            )
+        return self
 
     @model_validator(mode="after")
     def _exports_have_their_own_names(self) -> "Recipe":
@@ -450,7 +533,7 @@ def _locate(loc: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[list
         if isinstance(part, int):
             continue
         owner = current
-        current = _SECTIONS.get(part, current) if owner is Recipe else current
+        current = _SECTIONS.get(part, current)
     return path, owner
 
 
@@ -465,5 +548,6 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "augment": Augment,
     "train": Train,
     "phases": Phase,
+    "lora": Lora,
     "exports": Export,
 }
