@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from kerastune.exporter import export
     from kerastune.inference import predict
     from kerastune.recipe import read as read_recipe
-    from kerastune.train import evaluate, fine_tune
+    from kerastune.train import evaluate, fine_tune, resume
     from kerastune.verifier import verify
 
-__all__ = ["evaluate", "export", "fine_tune", "predict", "read_recipe", "verify"]
+__all__ = ["evaluate", "export", "fine_tune", "predict", "read_recipe", "resume", "verify"]
 __version__ = version("kerastune")
 
 _WHERE = {
@@ -27,6 +27,7 @@ _WHERE = {
     "fine_tune": ("train", "fine_tune"),
     "predict": ("inference", "predict"),
     "read_recipe": ("recipe", "read"),
+    "resume": ("train", "resume"),
     "verify": ("verifier", "verify"),
 }
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
+from kerastune.progress import audit_table
 from kerastune.terminal import emit, progress, put, say, shown, table
 
 INTERRUPTED = 130  # what shells use for Ctrl-C
@@ -263,6 +264,41 @@ def targets_show(name: str, as_json: bool) -> None:
     say(f"\nNext: kerastune export RUN --target {name}")
 
 
+@cli.group()
+def cache() -> None:
+    """The outputs of frozen layers that trainings keep on disk."""
+
+
+@cache.command("ls")
+@_json
+def cache_ls(as_json: bool) -> None:
+    """What is kept, and how large it is.
+
+    Example: kerastune cache ls
+    """
+    from kerastune import cache as kept
+
+    found = kept.listing()
+    rows = [[r["key"][:12], f"{r['bytes'] / 1e6:.1f}", str(r["examples"]), r["used"], r["of"]] for r in found]
+    emit(as_json, found, lambda: table(["key", "MB", "examples", "last used", "of"], rows))
+    say("\nNext: kerastune cache clear [KEY...]")
+
+
+@cache.command("clear")
+@click.argument("keys", nargs=-1, metavar="[KEY...]")
+@_json
+def cache_clear(keys: tuple[str, ...], as_json: bool) -> None:
+    """Delete all that is kept, or what has these keys; the next training makes it anew.
+
+    Example: kerastune cache clear
+    """
+    from kerastune import cache as kept
+
+    freed = kept.clear(keys or None)
+    emit(as_json, {"bytes": freed}, lambda: put(f"{freed / 1e6:.1f} MB deleted"))
+    say("\nNext: kerastune cache ls")
+
+
 # --- the main job ------------------------------------------------------------------------------------------
 
 
@@ -306,42 +342,16 @@ def _print_plan(plan: dict[str, Any]) -> None:
     for skipped in plan["skipped"]:
         put(f"left out: {skipped['id']}: {skipped['problem']}")
     put()
-    table(
-        [
-            "phase",
-            "unfreeze",
-            "units trainable",
-            "parameters",
-            "frozen",
-            "BatchNorm",
-            "epochs",
-            "learning rate",
-        ],
-        [
-            [
-                str(number),
-                phase["unfreeze"],
-                _unit_range(phase["units"]),
-                f"{phase['trainable_parameters']:,}",
-                f"{phase['frozen_parameters']:,}",
-                f"{phase['batch_norm']['inference']} inference, {phase['batch_norm']['training']} training",
-                str(phase["epochs"]),
-                f"{phase['learning_rate']:g} {phase['schedule']}",
-            ]
-            for number, phase in enumerate(plan["phases"], start=1)
-        ],
-    )
-    put(f"\nmemory: up to about {plan['memory_mb']:,} MB for the model, and 1 GB for the libraries (estimated)")
+    for number, phase in enumerate(plan["phases"], start=1):
+        title, header, rows = audit_table(phase, f"phase {number} ({phase['unfreeze']})")
+        put(f"{title}")
+        table(header, rows)
+        put()
+    put(f"memory: up to about {plan['memory_mb']:,} MB for the model, and 1 GB for the libraries (estimated)")
     for decision in plan["decisions"]:
-        put(f"{decision['key']} = {decision['asked']}: {decision['got']} ({decision['why']})")
+        phase = f"phase {decision['phase']}: " if "phase" in decision else ""
+        put(f"{phase}{decision['key']} = {decision['asked']}: {decision['got']} ({decision['why']})")
     put(f"exports: {', '.join(plan['exports']) or 'none'}")
-
-
-def _unit_range(units: list[dict[str, Any]]) -> str:
-    training = [unit["name"] for unit in units if unit["trainable_parameters"]]
-    if len(training) < 4:
-        return ", ".join(training) or "none"
-    return f"{training[0]} … {training[-2]}, {training[-1]} ({len(training)} of {len(units)})"
 
 
 @cli.command()
@@ -358,25 +368,12 @@ def run(
     Example: kerastune run quickstart -o runs/first
     """
     wanted = _read(recipe, overrides)
-    from kerastune import exporter, report, train
+    from kerastune import train as trainer
 
-    failure: KerastuneError | None = None
     with progress() as told:
-        made = train.fine_tune(wanted, out, force=force, progress=told)
-        if made.record["status"] == "interrupted":
-            report.write(made, progress=told)
-            _say_interrupted(ctx, made.folder)
-        try:
-            exporter.export(made, progress=told)
-        except KerastuneError as error:
-            failure = error  # what was trained, and what else was exported, is told first
-        report.write(made, progress=told)
-    document = {**_summary(made), "report": str(made.report), "artifacts": _artifacts(made.folder)}
-    emit(as_json, document, lambda: _print_run(document))
-    if failure:
-        raise failure
-    first = next((a["folder"] for a in document["artifacts"]), shown(made.folder))
-    say(f"\nNext: kerastune predict {first} PHOTO.jpg, or open {shown(made.report)} in a browser")
+        made = trainer.fine_tune(wanted, out, force=force, job="run", progress=told)
+        failure = _after_training(ctx, made, told)
+    _show_run(made, failure, as_json)
 
 
 @cli.command()
@@ -393,24 +390,95 @@ def train(
     Example: kerastune train quickstart -s phases.0.epochs=1
     """
     wanted = _read(recipe, overrides)
-    from kerastune import report
     from kerastune import train as trainer
 
     with progress() as told:
         made = trainer.fine_tune(wanted, out, force=force, progress=told)
-        if made.record["status"] == "interrupted":
-            report.write(made, progress=told)
-            _say_interrupted(ctx, made.folder)
+        failure = _after_training(ctx, made, told)
+    _show_run(made, failure, as_json)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN")
+@_json
+@click.pass_context
+def resume(ctx: click.Context, run_folder: str, as_json: bool) -> None:
+    """Go on with a training that was killed or interrupted, to the same bits; then finish the job it was part of.
+
+    Example: kerastune resume runs/first
+    """
+    from kerastune import train as trainer
+
+    with progress() as told:
+        made = trainer.resume(run_folder, told)
+        failure = _after_training(ctx, made, told)
+    _show_run(made, failure, as_json)
+
+
+@cli.command("lr-find")
+@_recipe
+@click.option("--phase", default=1, show_default=True, type=click.IntRange(1), help="Those before it train first.")
+@click.option("--steps", default=100, show_default=True, type=click.IntRange(10), help="Steps of the climb.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default="lr-find.png", show_default=True, help="The plot."
+)
+@_json
+def lr_find(recipe: str, overrides: tuple[str, ...], phase: int, steps: int, out: Path, as_json: bool) -> None:
+    """Find a learning rate: train with one that climbs, and see where the loss falls fastest.
+
+    Example: kerastune lr-find quickstart --phase 1 -o rates.png
+    """
+    wanted = _read(recipe, overrides)
+    from kerastune import lr_finder
+
+    lr_finder.refuse_plot(out)
+    with progress() as told:
+        found = lr_finder.find(wanted, phase, steps, told)
+    lr_finder.plot(found, out)
+    document = {
+        "phase": phase,
+        "suggestion": found.suggestion,
+        "plot": str(out),
+        "rates": found.rates.tolist(),
+        "losses": found.losses.tolist(),
+    }
+    suggestion = f"{found.suggestion:.1e}" if found.suggestion else "none: the loss falls at no rate"
+    emit(as_json, document, lambda: put(f"suggested learning rate: {suggestion}\nplot: {shown(out)}"))
+    if found.suggestion:
+        say(f"\nNext: kerastune run {recipe} -s phases.{phase - 1}.learning_rate={found.suggestion:.1e}")
+    else:
+        say("\nNext: look at the plot; more --steps smooth it")
+
+
+def _after_training(ctx: click.Context, made: Any, told: Any) -> KerastuneError | None:
+    """Exports, if that is part of the job, and reports. An export's failure is told last, after what went well."""
+    from kerastune import exporter, report
+
+    failure: KerastuneError | None = None
+    if made.record["status"] == "interrupted":
         report.write(made, progress=told)
-    document = {**_summary(made), "report": str(made.report)}
-    emit(as_json, document, lambda: _print_run({**document, "artifacts": []}))
-    say(f"\nNext: kerastune export {shown(made.folder)} --target linux")
+        say(f"Interrupted. What was trained is in {shown(made.folder)}; it has no scores yet.")
+        say(f"\nNext: kerastune resume {shown(made.folder)}, or kerastune evaluate {shown(made.folder)}")
+        ctx.exit(INTERRUPTED)
+    if made.record["job"] == "run":
+        try:
+            exporter.export(made, progress=told)
+        except KerastuneError as error:
+            failure = error
+    report.write(made, progress=told)
+    return failure
 
 
-def _say_interrupted(ctx: click.Context, folder: Path) -> None:
-    say(f"Interrupted. What was trained is in {shown(folder)}; it has no scores yet.")
-    say(f"\nNext: kerastune evaluate {shown(folder)}")
-    ctx.exit(INTERRUPTED)
+def _show_run(made: Any, failure: KerastuneError | None, as_json: bool) -> None:
+    document = {**_summary(made), "report": str(made.report), "artifacts": _artifacts(made.folder)}
+    emit(as_json, document, lambda: _print_run(document))
+    if failure:
+        raise failure
+    if made.record["job"] == "train":
+        say(f"\nNext: kerastune export {shown(made.folder)} --target linux")
+    else:
+        first = next((a["folder"] for a in document["artifacts"]), shown(made.folder))
+        say(f"\nNext: kerastune predict {first} PHOTO.jpg, or open {shown(made.report)} in a browser")
 
 
 def _summary(made: Any) -> dict[str, Any]:

@@ -1,16 +1,20 @@
-"""Who is trainable when: units, freezing, optimizers, and the proof that what was frozen did not move."""
+"""Who is trainable when, and how fast: units, stages, freezing, and the proof that what was frozen did not move."""
 
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
 
+from kerastune import lora, optimizers
 from kerastune.errors import RecipeError, VerificationError
+from kerastune.optimizers import averaged as averaged
 from kerastune.recipe import Phase
 
 BLOCK = re.compile(
@@ -40,6 +44,9 @@ class Unit:
     @property
     def weights(self) -> list[keras.Variable]:
         return [weight for layer in self.layers for weight in layer.weights]
+
+    def matches(self, expression: str) -> bool:
+        return any(re.search(expression, name) for name in self.names)
 
 
 def units(backbone: keras.Model) -> list[Unit]:
@@ -77,8 +84,18 @@ def _members(container: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
             yield layer
 
 
+def levels(found: list[Unit]) -> list[list[Unit]]:
+    """Units by depth, from the top: the last block and what comes after it, each lower block, the stem."""
+    starts = sorted({0, *(i for i, unit in enumerate(found) if unit.is_block)})
+    return [found[a:b] for a, b in zip(starts, [*starts[1:], len(found)], strict=True)][::-1]
+
+
+def _top(found: list[Unit], depth: int) -> list[Unit]:
+    return [unit for level in reversed(levels(found)[:depth]) for unit in level]
+
+
 def select(phase: Phase, found: list[Unit]) -> list[Unit]:
-    """The backbone units that a phase trains.
+    """The backbone units that a phase trains; a gradual one in its last epoch.
 
     Raises:
         RecipeError: the spec matches no unit, or more blocks than there are.
@@ -88,16 +105,17 @@ def select(phase: Phase, found: list[Unit]) -> list[Unit]:
         return []
     if kind == "all":
         return found
+    if kind == "gradual":
+        return _top(found, phase.epochs - 1)
     if kind == "top":
-        blocks = [i for i, unit in enumerate(found) if unit.is_block]
+        blocks = [unit for unit in found if unit.is_block]
         if int(argument) > len(blocks):
             raise RecipeError(
-                f"unfreeze = {phase.unfreeze!r}: the backbone has {len(blocks)} blocks: "
-                f"{_names([found[i] for i in blocks])}.",
+                f"unfreeze = {phase.unfreeze!r}: the backbone has {len(blocks)} blocks: {_names(blocks)}.",
                 'Use a smaller number, or unfreeze = "all".',
             )
-        return found[blocks[-int(argument)] :]  # what comes after the last block trains too
-    chosen = [unit for unit in found if any(re.search(argument, name) for name in unit.names)]
+        return _top(found, int(argument))  # what comes after the last block trains too
+    chosen = [unit for unit in found if unit.matches(argument)]
     if not chosen:
         raise RecipeError(f"unfreeze = {phase.unfreeze!r} matches no unit. There are: {_names(found)}.")
     return chosen
@@ -107,44 +125,135 @@ def _names(found: list[Unit]) -> str:
     return ", ".join(unit.name for unit in found)
 
 
-def freeze(task: keras.Model, phase: Phase) -> dict[str, Any]:
-    """Sets who trains in a phase and returns the audit: units, parameters, BatchNorm mode, learning rate.
+@dataclass(frozen=True)
+class Stage:
+    """The backbone units that train from an epoch on, counted from 1."""
 
-    Call `task.compile` afterwards: Keras goes on training what an older compile saw.
+    epoch: int
+    units: list[Unit]
+
+
+def stages(phase: Phase, task: keras.Model) -> list[Stage]:
+    """When each unit starts to train: at once, or in a gradual phase one level of units an epoch, the head before them.
+
+    Gradual unfreezing is that of Howard & Ruder 2018 (ULMFiT, arXiv:1801.06146).
     """
     found = units(task.backbone)
+    if phase.unfreeze != "gradual":
+        return [Stage(1, select(phase, found))]
+    return [Stage(depth + 1, _top(found, depth)) for depth in range(min(phase.epochs, len(levels(found)) + 1))]
+
+
+def rates(phase: Phase, found: list[Unit]) -> dict[str, float]:
+    """The peak learning rate of each backbone unit. The head's is the phase's.
+
+    `layer_decay` follows Howard & Ruder 2018 (arXiv:1801.06146): each level learns at that share of the one above it.
+
+    Raises:
+        RecipeError: an expression of `learning_rates` changes no unit's rate.
+    """
     chosen = select(phase, found)
-    task.trainable = True
-    for unit in found:
-        for layer in unit.layers:
-            layer.trainable = unit in chosen
-    for layer in _heads(task):
-        layer.trainable = phase.unfreeze != "none"
-    norms = [n for n in task.backbone._flatten_layers() if isinstance(n, keras.layers.BatchNormalization)]
-    if phase.batch_norm == "frozen":
-        # Small batches would wreck the pretrained statistics.
-        for norm in norms:
-            norm.trainable = False
+    own: dict[str, float] = {}
+    for expression, rate in phase.learning_rates.items():
+        matches = [unit for unit in found if unit.matches(expression)]
+        trained = [unit for unit in matches if unit in chosen]
+        if all(unit.name in own for unit in trained):
+            why = "only units that an expression before it has" if trained else f"only frozen units: {_names(matches)}"
+            raise RecipeError(
+                f"learning_rates: {expression!r} matches {why if matches else 'no unit'}. "
+                f"The phase trains: {_names(chosen) or 'no unit of the backbone'}.",
+                "The head has the phase's learning_rate.",
+            )
+        own |= {unit.name: rate for unit in trained if unit.name not in own}
+    return {
+        unit.name: own.get(unit.name, phase.learning_rate * phase.layer_decay**depth)
+        for depth, level in enumerate(levels(found), start=1)
+        for unit in level
+    }
+
+
+def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> dict[str, Any]:
+    """Sets who trains in an epoch of a phase (from 1; default: the last), and returns the audit.
+
+    What trains in the last epoch is what the optimizer has to know. A training step that was traced before goes on
+    training what it saw. Dropout and its like in front of all that trains run in inference mode (`features`).
+
+    Raises:
+        RecipeError: the phase asks for units or layers that are not there.
+    """
+    found = units(task.backbone)
+    planned = stages(phase, task)
+    peak = rates(phase, found) | {"head": phase.learning_rate}
+    adapters = _unfreeze(task, phase, found, planned[-1])
+    head = Unit("head", tuple(_heads(task)), False)
+    rows = [
+        {
+            "epoch": stage.epoch,
+            "units": [unit.name for unit in [*stage.units, head] if _trains(unit)],
+            "trainable_parameters": sum(_trains(unit) for unit in [*stage.units, head]),
+        }
+        for stage in planned
+    ]
+    now = [stage for stage in planned if epoch is None or stage.epoch <= epoch][-1]
+    if now is not planned[-1]:
+        _unfreeze(task, phase, found, now)
+    norms = _norms(task.backbone)
     training_norms = [norm for norm in norms if norm.trainable]
-    trainable = {id(weight) for weight in task.trainable_weights}
+    settings = {
+        "gradient_accumulation": phase.gradient_accumulation if phase.gradient_accumulation > 1 else None,
+        "clip_norm": phase.clip_norm,
+        "ema": phase.ema or None,
+        "lora": adapters,
+        "stages": rows if phase.unfreeze == "gradual" else None,
+    }
     return {
         "unfreeze": phase.unfreeze,
         "epochs": phase.epochs,
         "learning_rate": phase.learning_rate,
         "optimizer": phase.optimizer,
         "schedule": phase.schedule,
+        **{name: value for name, value in settings.items() if value is not None},
         "units": [
             {
                 "name": unit.name,
                 "parameters": _count(unit.weights),
-                "trainable_parameters": _count([w for w in unit.weights if id(w) in trainable]),
+                "trainable_parameters": _trains(unit),
+                "learning_rate": peak[unit.name] if _trains(unit) else None,
             }
-            for unit in [*found, Unit("head", tuple(_heads(task)), False)]
+            for unit in [*found, head]
         ],
         "trainable_parameters": _count(task.trainable_weights),
         "frozen_parameters": _count(task.non_trainable_weights),
         "batch_norm": {"inference": len(norms) - len(training_norms), "training": len(training_norms)},
     }
+
+
+def _unfreeze(task: keras.Model, phase: Phase, found: list[Unit], stage: Stage) -> dict[str, Any] | None:
+    """Lets the head and a stage's units train, and nothing else. Returns what the adapters are, if there are any."""
+    for layer in task._flatten_layers():  # each one: a layer that is trainable already does not tell those inside
+        layer.trainable = True
+    for unit in found:
+        for layer in unit.layers:
+            layer.trainable = unit in stage.units
+    for layer in _heads(task):
+        layer.trainable = phase.unfreeze != "none"
+    if phase.batch_norm != "train":
+        # Small batches would wreck the pretrained statistics.
+        for norm in _norms(task.backbone):
+            norm.trainable = False
+    if phase.lora is None:
+        lora.refuse_others(task, [], None, 0)
+        return None
+    layers = [inner for unit in stage.units for layer in unit.layers for inner in layer._flatten_layers()]
+    return lora.adapt(task, layers, phase.lora)
+
+
+def _norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
+    return [inner for inner in layer._flatten_layers() if isinstance(inner, keras.layers.BatchNormalization)]
+
+
+def _trains(unit: Unit) -> int:
+    return _count([weight for weight in unit.weights if weight.trainable])
 
 
 def _heads(task: keras.Model) -> list[keras.layers.Layer]:
@@ -191,44 +300,83 @@ def prove_frozen(before: dict[str, str], after: dict[str, str]) -> str:
 # --- the optimizer -----------------------------------------------------------------------------------------
 
 
-@keras.saving.register_keras_serializable("kerastune")
-class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """A linear climb from zero over `warmup_steps`, then constant, or falling to zero at `steps`.
-
-    The cosine is that of Loshchilov & Hutter 2017 (SGDR, arXiv:1608.03983) without restarts.
-    """
-
-    def __init__(self, kind: str, peak: float, steps: int, warmup_steps: int) -> None:
-        super().__init__()
-        self.kind, self.peak, self.steps, self.warmup_steps = kind, peak, steps, warmup_steps
-
-    def __call__(self, step: Any) -> Any:
-        step = keras.ops.cast(step, "float32")
-        climbing = (step + 1) / max(self.warmup_steps, 1)
-        past = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
-        past = keras.ops.clip(past, 0.0, 1.0)
-        falling = {
-            "constant": keras.ops.ones_like(past),
-            "linear": 1 - past,
-            "cosine": 0.5 * (1 + keras.ops.cos(math.pi * past)),
-        }[self.kind]
-        return self.peak * keras.ops.where(step < self.warmup_steps, climbing, falling)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"kind": self.kind, "peak": self.peak, "steps": self.steps, "warmup_steps": self.warmup_steps}
-
-
 def optimizer(phase: Phase, task: keras.Model, steps: int) -> keras.optimizers.Optimizer:
-    """The phase's optimizer over `steps` steps, with weight decay kept off biases and normalisation weights."""
-    rate = Schedule(phase.schedule, phase.learning_rate, steps, round(phase.warmup * steps))
-    kind = {
-        "adam": keras.optimizers.Adam,
-        "adamw": keras.optimizers.AdamW,
-        "lion": keras.optimizers.Lion,
-        "rmsprop": keras.optimizers.RMSprop,
-        "sgd": keras.optimizers.SGD,
-    }[phase.optimizer]
-    momentum = {"momentum": 0.9, "nesterov": True} if phase.optimizer == "sgd" else {}
-    made = kind(learning_rate=rate, weight_decay=phase.weight_decay, **momentum)
-    made.exclude_from_weight_decay(var_list=[w for w in task.trainable_variables if "kernel" not in w.name])
-    return made
+    """The phase's optimizer over `steps` batches, built on what trains now: `freeze` for the whole phase before."""
+    found = units(task.backbone)
+    peak = rates(phase, found)
+    by_weight = {id(weight): peak[unit.name] for unit in found for weight in unit.weights}
+    return optimizers.make(phase, task.trainable_variables, by_weight, steps, task.backbone.dtype_policy.name)
+
+
+# --- BatchNorm ---------------------------------------------------------------------------------------------
+
+
+def recalibrate(task: keras.Model, phase: Phase, batches: Iterable[Any]) -> dict[str, Any]:
+    """Sets the statistics of the phase's unfrozen BatchNorm layers to those of the training data, under the weights as
+    they are now ("precise BN", Wu & Johnson 2021, arXiv:2105.07576). Frozen units keep theirs.
+
+    These layers normalise by each batch while they are measured; all others, dropout included, run as in inference.
+    Batches are put together by size, as in the paper's appendix: the variance of the whole is the mean of the
+    batches' variances plus the variance of their means. Sums are in float64.
+
+    Args:
+        batches: the model's inputs, batch by batch.
+    """
+    norms = [norm for unit in select(phase, units(task.backbone)) for layer in unit.layers for norm in _norms(layer)]
+    before = [(norm.moving_mean.numpy(), norm.moving_variance.numpy()) for norm in norms]
+    found = [(np.zeros(mean.shape), np.zeros(mean.shape)) for mean, _ in before]  # of x and of x², times examples
+    examples = n_batches = 0
+    modes = [(norm.trainable, norm.momentum) for norm in norms]
+    forward = tf.function(lambda x: task(x, training=False), reduce_retracing=True)
+    try:
+        for norm in norms:
+            norm.trainable, norm.momentum = True, 0.0  # the moving statistics are then the last batch's
+            norm.call = _in_training(norm.call)
+        for x in batches if norms else ():
+            size = len(keras.tree.flatten(x)[0])
+            forward(x)
+            for norm, (mean, square) in zip(norms, found, strict=True):
+                batch_mean = norm.moving_mean.numpy().astype(np.float64)
+                mean += size * batch_mean
+                square += size * (norm.moving_variance.numpy() + batch_mean**2)
+            examples, n_batches = examples + size, n_batches + 1
+        if examples:
+            before = [(m / examples, np.maximum(s / examples - (m / examples) ** 2, 0)) for m, s in found]
+    finally:
+        for norm, (mean, variance), (trainable, momentum) in zip(norms, before, modes, strict=True):
+            del norm.call  # the class's is there again
+            norm.trainable, norm.momentum = trainable, momentum
+            norm.moving_mean.assign(mean)
+            norm.moving_variance.assign(variance)
+    return {"layers": len(norms), "batches": n_batches, "examples": examples}
+
+
+def _in_training(call: Any) -> Any:
+    return lambda inputs, training=None, mask=None: call(inputs, training=True, mask=mask)
+
+
+# --- state -------------------------------------------------------------------------------------------------
+
+
+def state(task: keras.Model) -> dict[str, npt.NDArray[Any]]:
+    """Every weight as it is, adapters apart, under names that fit any build of the model (`lora.weights`)."""
+    return {name: weight.numpy() for name, weight in lora.weights(task).items()}
+
+
+def restore(task: keras.Model, stored: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Puts a state back. Weights that it does not have stay as they are; adapters are set to nothing (B to zero)."""
+    values = {lora.key(name): value for name, value in stored.items()}
+    for name, weight in lora.weights(task).items():
+        i = lora.key(name)
+        if i in values:
+            weight.assign(values.pop(i))
+        elif i.endswith("b"):
+            weight.assign(keras.ops.zeros_like(weight))
+    if values:
+        raise ValueError(f"the state has weights that the model has not: {', '.join(values)}")
+
+
+def seed_states(task: keras.Model) -> list[keras.Variable]:
+    """The states of the random generators of Dropout and its like, in the model's order."""
+    found = {id(g): g.state for layer in task._flatten_layers() for g in layer._seed_generators}
+    return list(found.values())

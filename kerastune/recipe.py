@@ -128,8 +128,9 @@ class Augment(_Settings):
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Blends each image and its label with another's; alpha of the Beta distribution that the share is drawn from
     (Zhang et al. 2018, arXiv:1710.09412). 0.2 is usual."""
-    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Pastes a rectangle of another image into each; alpha as above (Yun et al. 2019, arXiv:1905.04899)."""
+    cutmix: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Pastes a rectangle of another image into each; alpha as above, 1.0 is usual (Yun et al. 2019,
+    arXiv:1905.04899)."""
 
     @property
     def any(self) -> bool:

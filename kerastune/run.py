@@ -5,8 +5,10 @@ RUN/recipe.toml                               the recipe as resolved
 RUN/run.json                                  what happened: labels, metrics, phases, decisions, machine
 RUN/history.csv                               one row an epoch
 RUN/predictions.npz                           the model's scores on validation and test
+RUN/adapters.npz                              of a run that ends with LoRA: the adapters, whole
 RUN/exports/NAME/                             the artifacts
 RUN/report.html
+RUN.partial/                                  a training that has not ended: its recipe and checkpoints
 """
 
 import contextlib
@@ -34,6 +36,11 @@ from kerastune.progress import Progress
 from kerastune.recipe import Recipe, read
 
 RECORD = "run.json"
+RECIPE = "recipe.toml"
+CHECKPOINTS = "checkpoints"
+ADAPTERS = "adapters.npz"
+PARTIAL = ".partial"
+_OWNER = "owner.json"
 _PACKAGES = (
     "kerastune",
     "tensorflow",
@@ -62,7 +69,7 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        return read(str(self.folder / "recipe.toml"))
+        return recipe_of(self.folder)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -131,6 +138,11 @@ class Run:
         return np.load(path, allow_pickle=False)
 
 
+def recipe_of(folder: Path) -> Recipe:
+    """The resolved recipe of a run, or of a training that has not ended."""
+    return read(str(folder / RECIPE))
+
+
 def is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
@@ -165,7 +177,7 @@ def write(
     predictions: dict[str, npt.NDArray[Any]],
 ) -> None:
     """Writes everything but the model into a folder that already holds it."""
-    (folder / "recipe.toml").write_text(recipe.to_toml(), "utf-8")
+    (folder / RECIPE).write_text(recipe.to_toml(), "utf-8")
     with (folder / "history.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.DictWriter(file, fieldnames=list(history[0]) if history else ["phase", "epoch"])
         rows.writeheader()
@@ -202,16 +214,12 @@ def whole_folder(target: Path, force: bool = False, kind: str = "run") -> Iterat
     try:
         yield partial
         refuse_existing(target, force, kind)
-        old = partial.with_suffix(".old")
-        if target.exists():
-            target.rename(old)  # deleted only when the new one is in place
-        partial.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        _put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-_MARKS = {"run": {RECORD, "recipe.toml"}, "artifact": {"manifest.json", "golden.npz"}}
+_MARKS = {"run": {RECORD, RECIPE}, "artifact": {"manifest.json", "golden.npz"}}
 
 
 def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
@@ -225,6 +233,119 @@ def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
         raise KerastuneError(
             f"{target} is something else than a{'n' if kind == 'artifact' else ''} {kind}, so --force keeps it.",
             "Give another folder with -o.",
+        )
+
+
+# --- a training that has not ended ---------------------------------------------------------------------------
+
+
+def refuse_unfinished(folder: Path, force: bool) -> None:
+    """Raises KerastuneError if there is an unfinished training for that folder; with `force`, only if it runs."""
+    work = _work(folder)
+    if not work.exists():
+        return
+    _refuse_running(work)
+    if _has_checkpoint(work) and not force:
+        raise KerastuneError(
+            f"{work} holds a training of {folder.name} that has not ended.",
+            f"kerastune resume {folder} goes on with it; --force discards it and starts anew.",
+        )
+    if not (work / RECIPE).is_file():
+        raise KerastuneError(f"{work} is in the way, and is no unfinished training.", "Give another folder with -o.")
+    shutil.rmtree(work)
+
+
+@contextlib.contextmanager
+def work_folder(folder: Path, recipe: Recipe) -> Iterator[Path]:
+    """A new work folder beside the run folder that it will become; kept, with its checkpoints, if the block fails."""
+    work = _work(folder)
+    work.mkdir(parents=True)
+    (work / RECIPE).write_text(recipe.to_toml(), "utf-8")
+    with _owned(work):
+        try:
+            yield work
+        except BaseException:
+            if not _has_checkpoint(work):
+                shutil.rmtree(work, ignore_errors=True)  # nothing to go on from
+            raise
+
+
+@contextlib.contextmanager
+def unfinished(folder: Path) -> Iterator[Path]:
+    """The work folder of a training that was killed, or interrupted by Ctrl-C.
+
+    Raises:
+        KerastuneError: there is none, or a process is still at it.
+    """
+    refuse_existing(folder, force=True)  # the training will end there
+    work = _work(folder)
+    if work.is_dir():
+        _refuse_running(work)
+    elif _has_checkpoint(folder) and load(folder).record["status"] == "interrupted":
+        work.mkdir()
+        for name in (RECIPE, ADAPTERS):
+            if (folder / name).exists():
+                shutil.copy2(folder / name, work)
+        (folder / CHECKPOINTS).rename(work / CHECKPOINTS)
+    else:
+        what = "is complete" if is_run(folder) else "is not there"
+        raise KerastuneError(
+            f"There is nothing to resume: {folder} {what}, and there is no {work.name} beside it.",
+            "kerastune run RECIPE -o DIR starts a training.",
+        )
+    with _owned(work):
+        yield work
+
+
+def finish(work: Path, folder: Path, force: bool, keep_checkpoints: bool) -> None:
+    """Turns a work folder, in which everything is written, into the run folder.
+
+    Raises:
+        KerastuneError: as `refuse_existing`.
+    """
+    refuse_existing(folder, force)
+    (work / _OWNER).unlink(missing_ok=True)
+    _put_in_place(work, folder)
+    if not keep_checkpoints:
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _put_in_place(new: Path, target: Path) -> None:
+    old = new.with_name(f"{new.name}.old")
+    if target.exists():
+        target.rename(old)  # deleted only when the new one is in place
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _work(folder: Path) -> Path:
+    return folder.with_name(folder.name + PARTIAL)
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return any((folder / CHECKPOINTS).glob("[0-9]*.npz"))
+
+
+@contextlib.contextmanager
+def _owned(work: Path) -> Iterator[None]:
+    """Marks the folder as this process's, so that no other trains in it."""
+    me = psutil.Process()
+    write_json(work / _OWNER, {"pid": me.pid, "started": me.create_time()})
+    try:
+        yield
+    finally:
+        (work / _OWNER).unlink(missing_ok=True)
+
+
+def _refuse_running(work: Path) -> None:
+    try:
+        owner = json.loads((work / _OWNER).read_text("utf-8"))
+        alive = psutil.Process(owner["pid"]).create_time() == owner["started"]
+    except (OSError, ValueError, KeyError, psutil.Error):
+        return
+    if alive:
+        raise KerastuneError(
+            f"Process {owner['pid']} is training in {work} right now.", "Wait until it ends, or stop it first."
         )
 
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,12 +36,18 @@ def emit(as_json: bool, document: Any, text: Callable[[], None]) -> None:
 
 def table(header: list[str], rows: list[list[str]]) -> None:
     """Columns of text; figures to the right."""
+    put("\n".join(_aligned(header, rows)))
+
+
+def _aligned(header: list[str], rows: list[list[str]]) -> list[str]:
     rows_ = [[printable(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in rows_) for i in range(len(header))]
     figures = [all(_is_figure(row[i]) for row in rows_[1:]) for i in range(len(header))]
+    aligned = []
     for row in rows_:
         cells = [c.rjust(w) if f else c.ljust(w) for c, w, f in zip(row, widths, figures, strict=True)]
-        click.echo("  ".join(cells).rstrip())
+        aligned.append("  ".join(cells).rstrip())
+    return aligned
 
 
 def _is_figure(cell: str) -> bool:
@@ -50,7 +55,7 @@ def _is_figure(cell: str) -> bool:
 
 
 class Terminal(Progress):
-    """A bar on a terminal; elsewhere a line every few seconds. On stderr."""
+    """A bar on a terminal; elsewhere a line for each finished step. On stderr."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -69,21 +74,20 @@ class Terminal(Progress):
         )
         self.task: Any = None
         self.stage = ""
-        self.said_at = time.monotonic()
 
     def say(self, line: str) -> None:
         if self.console.is_terminal:
             self.bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
         else:
             say(line)
-        self.said_at = time.monotonic()
+
+    def table(self, title: str, header: list[str], rows: list[list[str]]) -> None:
+        for line in [title, *("  " + line for line in _aligned(header, rows))]:
+            self.say(line)
 
     def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
         if not self.console.is_terminal:
-            if time.monotonic() - self.said_at > 10 or (stage == self.stage and done == total):
-                self.stage = "" if done == total else stage
-                self.say(f"{stage}: {done}/{total}  {detail}".rstrip())
-            return
+            return  # a log is for what is done
         if stage != self.stage:
             if self.task is not None:
                 self.bar.remove_task(self.task)

@@ -1,23 +1,27 @@
-"""The loop over phases: from a recipe to a run."""
+"""From a recipe to a run: plan, train, go on after a kill, save, score."""
 
 import datetime
+import hashlib
 import math
-import tempfile
+import shutil
 import time
-import warnings
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import keras
 import numpy as np
+import psutil
 import tensorflow as tf
-from sklearn.utils.class_weight import compute_class_weight
 
-from kerastune import assets, data, phases, run
-from kerastune.data import Split, Splits
-from kerastune.errors import RecipeError, VerificationError
+from kerastune import assets, cache, checkpoint, data, features, lora, phases, run, saving
+from kerastune.data import Order, Split, Splits
+from kerastune.errors import KerastuneError, RecipeError, VerificationError
+from kerastune.feed import cache_key
+from kerastune.forward import Implementation
+from kerastune.loop import Training, without_xla
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
 from kerastune.tasks import TASKS
@@ -33,6 +37,7 @@ class Plan:
     task: Any
     audits: tuple[dict[str, Any], ...]
     decisions: tuple[Decision, ...]
+    moving: frozenset[str]  # keys (`lora.key`) of the weights that some phase may move
     memory_mb: int
 
     @property
@@ -58,43 +63,149 @@ def plan(recipe: Recipe, progress: Progress | None = None) -> Plan:
     progress.say(f"Loading {recipe.preset}")
     precision, decisions = _precision(recipe)
     task = TASKS[recipe.task].build(preset, len(splits.labels), recipe.data.image_size, precision)
-    audits = tuple(phases.freeze(task, phase) for phase in recipe.phases)
-    _compile(recipe, recipe.phases[-1], task, steps=1)  # says now that XLA cannot be had
-    decisions.append(_xla_decision(recipe, task))
-    return Plan(splits, task, audits, tuple(decisions), _memory_mb(recipe, task))
+    if recipe.train.xla is True and (bad := without_xla(task)):
+        raise RecipeError(f"train.xla = true, but these layers have no XLA: {', '.join(bad)}.", 'Use xla = "auto".')
+    example, _ = next(iter(TASKS[recipe.task].batches(task, splits.validation, _order(recipe, splits.validation))))
+    audits, moving = [], frozenset[str]()
+    for number, phase in enumerate(recipe.phases, start=1):
+        audits.append(phases.freeze(task, phase))
+        moving |= _moving(task, phase)
+        decisions.append({"phase": number, **_cache(recipe, number, task, splits, example)})
+        lora.merge(task)
+    return Plan(splits, task, tuple(audits), tuple(decisions), moving, _memory_mb(recipe, task))
+
+
+def _order(recipe: Recipe, split: Split) -> Order:
+    return Order(len(split), recipe.train.batch_size)
+
+
+def _moving(task: Any, phase: Phase) -> frozenset[str]:
+    """Keys of all weights of the layers in which something moves: merging moves an adapted layer's kernel, too."""
+    keys = {id(weight): lora.key(name).rstrip("ab") for name, weight in lora.weights(task).items()}
+
+    def moves(layer: Any, own: list[Any]) -> bool:
+        statistics = isinstance(layer, keras.layers.BatchNormalization) and phase.batch_norm == "recalibrate"
+        return statistics or any(weight.trainable for weight in own)
+
+    owned = [(layer, layer._trainable_variables + layer._non_trainable_variables) for layer in task._flatten_layers()]
+    return frozenset(keys[id(weight)] for layer, own in owned if moves(layer, own) for weight in own)
 
 
 def fine_tune(
-    recipe: Recipe, out: str | Path | None = None, *, force: bool = False, progress: Progress | None = None
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    force: bool = False,
+    job: str = "train",
+    progress: Progress | None = None,
 ) -> run.Run:
     """Trains what the recipe asks for and writes a run folder.
 
+    While it trains there is `<out>.partial`, with checkpoints: `resume` goes on from them after a kill.
+
     Args:
         out: the run folder; default runs/<recipe>-<time>.
-        force: replace `out` if it exists.
+        force: replace `out` if it exists, and discard an unfinished training of it.
+        job: what the caller does with the run, for whoever resumes it: "train", or "run" for exports too.
         progress: is told what happens; silent by default.
 
     Returns:
-        The run. After Ctrl-C it holds the best weights so far, with `status` "interrupted" and no metrics.
+        The run. After Ctrl-C it holds the best weights so far and the checkpoints, with `status` "interrupted" and
+        no metrics.
 
     Raises:
         RecipeError, DataError, AssetError: with what to mend.
         VerificationError: a frozen weight moved, or the saved model is not the trained one.
+        ConverterError: the disk is full; the last checkpoint is intact.
     """
     progress = progress or Progress()
     started = datetime.datetime.now().astimezone()
-    stopwatch = _Stopwatch()
     folder = run.absolute(out or Path("runs") / f"{recipe.name}-{started:%Y%m%d-%H%M%S}")
     run.refuse_existing(folder, force)  # before an hour of training, not after
+    run.refuse_unfinished(folder, force)
+    stopwatch = _Stopwatch()
     made = plan(recipe, progress)
     stopwatch.lap("prepare")
-    history, interrupted = _train(recipe, made, progress)
-    stopwatch.lap("train")
+    facts = {**_facts(recipe, made), "started": started.isoformat(timespec="seconds"), "job": job, "resumed": []}
+    with run.work_folder(folder, recipe) as work:
+        training = Training(recipe, made.splits, made.task, made.decisions, made.moving, work, facts, progress)
+        return _train(training, made, folder, stopwatch, force)
+
+
+def resume(folder: str | Path, progress: Progress | None = None) -> run.Run:
+    """Goes on with a training that was killed or interrupted, to the bits that it would have reached.
+
+    Raises:
+        KerastuneError: there is nothing to resume, it is still running, or the recipe, the data, the pretrained
+            weights or the versions are others now; the message lists what differs.
+    """
+    progress = progress or Progress()
+    folder = run.absolute(str(folder).removesuffix(run.PARTIAL))
+    with run.unfinished(folder) as work:
+        then, arrays = checkpoint.read(work / run.CHECKPOINTS)
+        recipe = run.recipe_of(work)
+        _refuse_changes(then, {"recipe": recipe.model_dump(mode="json"), "versions": run.versions()}, folder)
+        stopwatch = _Stopwatch()
+        made = plan(recipe, progress)
+        now = _facts(recipe, made)
+        _refuse_changes(then, now, folder)
+        stopwatch.lap("prepare")
+        at = {key: then["at"][key] for key in ("phase", "epoch", "step")}
+        again = {"at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), **at, **now["machine"]}
+        facts = {**then, "resumed": [*then["resumed"], again]}
+        training = Training(recipe, made.splits, made.task, made.decisions, made.moving, work, facts, progress)
+        training.go_on_from(then["at"], arrays)
+        progress.say(f"Going on with {folder.name} in phase {at['phase']}, epoch {at['epoch']}, step {at['step']}")
+        return _train(training, made, folder, stopwatch, force=True)
+
+
+_UNCHANGED = ("recipe", "data", "preset_sha256", "versions")
+
+
+def _facts(recipe: Recipe, made: Plan) -> dict[str, Any]:
+    """What decides the bits, and may not change before a run is resumed; and the machine, which is only recorded."""
+    weights = hashlib.sha256()
+    for weight in made.task.backbone.weights:
+        weights.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "data": {"fingerprint": made.splits.fingerprint, **made.counts},
+        "preset_sha256": weights.hexdigest(),
+        "versions": run.versions(),
+        "machine": {**run.machine(), "gpus": [d.name for d in tf.config.list_physical_devices("GPU")]},
+    }
+
+
+def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    changes = [line for key in _UNCHANGED if key in now for line in checkpoint.differences(then[key], now[key], key)]
+    if changes:
+        listed = "\n".join(f"  {line}" for line in changes)
+        raise KerastuneError(
+            f"{folder} cannot be resumed to the same bits; these changed since its last checkpoint:\n{listed}",
+            "Put them back as they were, or train again from the start: kerastune run RECIPE -o DIR --force",
+        )
+
+
+def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch", force: bool) -> run.Run:
+    """Trains what is left, and turns the work folder into a run."""
+    recipe, progress, work = training.recipe, training.progress, training.work
+    try:
+        interrupted = training.run()
+    except VerificationError:
+        shutil.rmtree(work)  # its weights are not to be gone on with
+        raise
+    stopwatch.laps["train"] = round(training.at.seconds, 1)
+    stopwatch.lap("train of this process")
+    facts = training.facts
+    ran = [*training.at.ran, *([{}] * len(made.audits))]
+    audits = [{**audit, **more} for audit, more in zip(made.audits, ran, strict=False)]
     record: dict[str, Any] = {
         "status": "interrupted" if interrupted else "complete",
+        "job": facts["job"],
         "name": recipe.name,
         "task": recipe.task,
         "preset": recipe.preset,
+        "preset_sha256": facts["preset_sha256"],
         "recipe_sha256": recipe.sha256(),
         "labels": list(made.splits.labels),
         "image_size": list(made.task.preprocessor.image_converter.image_size),
@@ -106,245 +217,82 @@ def fine_tune(
             "notes": list(made.splits.notes),
             "skipped": list(made.splits.skipped),
         },
-        "phases": list(made.audits),
-        "decisions": list(made.decisions),
-        "started": started.isoformat(timespec="seconds"),
-        "versions": run.versions(),
-        "machine": {**run.machine(), "gpus": [d.name for d in tf.config.list_physical_devices("GPU")]},
+        "phases": audits,
+        "decisions": training.at.decisions,
+        "started": facts["started"],
+        "resumed": facts["resumed"],
+        "versions": facts["versions"],
+        "machine": facts["machine"],
     }
-    with run.whole_folder(folder, force) as partial:
-        saved = _save(recipe, made, partial)
-        stopwatch.lap("save")
-        predictions: dict[str, Any] = {}
-        if not interrupted:
-            predictions, record["metrics"] = _evaluate(recipe, saved, made.splits, progress)
-            stopwatch.lap("evaluate")
-        run.write(partial, recipe, {**record, "seconds": stopwatch.laps}, history, predictions)
+    loaded, record["saving"] = _save(recipe, made, work)
+    stopwatch.lap("save")
+    predictions: dict[str, Any] = {}
+    if not interrupted:
+        predictions, record["metrics"] = _evaluate(recipe, loaded, made.splits, progress)
+        stopwatch.lap("evaluate")
+    run.write(work, recipe, {**record, "seconds": stopwatch.laps}, training.at.history, predictions)
+    run.finish(work, folder, force, keep_checkpoints=interrupted)
     return run.Run(folder, [made.splits])
 
 
-# --- training ----------------------------------------------------------------------------------------------
-
-
-def _train(recipe: Recipe, made: Plan, progress: Progress) -> tuple[list[dict[str, float]], bool]:
-    """Trains all phases. Returns the history and whether Ctrl-C ended it; adds to the plan's audits what really ran."""
-    task_kind, task, splits = TASKS[recipe.task], made.task, made.splits
-    preprocessor, task.preprocessor = task.preprocessor, None  # its Task.fit would preprocess a second time
-    history: list[dict[str, float]] = []
-    try:
-        with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
-            best = _Best(Path(scratch) / "best.weights.h5", task)
-            for number, (phase, audit) in enumerate(zip(recipe.phases, made.audits, strict=True), start=1):
-                task.preprocessor = preprocessor
-                feeds = {
-                    "train": task_kind.batches(
-                        task, splits.train, recipe.train.batch_size, recipe.augment, recipe.seed + number
-                    ),
-                    "validation": task_kind.batches(task, splits.validation, recipe.train.batch_size),
-                }
-                task.preprocessor = None
-                title = f"phase {number}/{len(recipe.phases)} ({phase.unfreeze})"
-                try:
-                    _train_phase(recipe, phase, audit, made, feeds, best, history, (number, title), progress)
-                except KeyboardInterrupt:
-                    progress.say(f"Interrupted in {title}: keeping {best.describe()}.")
-                    best.restore()
-                    return history, True
-            if best.found is not None:
-                progress.say(f"Keeping {best.describe()}.")
-            return history, False
-    finally:
-        task.preprocessor = preprocessor
-
-
-def _train_phase(
-    recipe: Recipe,
-    phase: Phase,
-    audit: dict[str, Any],
-    made: Plan,
-    feeds: dict[str, tf.data.Dataset],
-    best: "_Best",
-    history: list[dict[str, float]],
-    number_and_title: tuple[int, str],
-    progress: Progress,
-) -> None:
-    task = made.task
-    number, title = number_and_title
-    steps = math.ceil(len(made.splits.train) / recipe.train.batch_size)
-    started = time.perf_counter()
-    phases.freeze(task, phase)
-    _compile(recipe, phase, task, steps * phase.epochs)
-    before = phases.frozen_hashes(task)
-    if phase.epochs:
-        show = _Show(history, number, title, steps, phase.epochs, progress)
-        stop = keras.callbacks.EarlyStopping("val_accuracy", mode="max", patience=recipe.train.early_stopping)
-        task.fit(
-            feeds["train"],
-            validation_data=feeds["validation"],
-            epochs=phase.epochs,
-            class_weight=_class_weights(recipe, made.splits),
-            callbacks=[show, best, *([stop] if recipe.train.early_stopping else [])],
-            shuffle=False,  # the feed is shuffled
-            verbose=0,
-        )
-    audit["frozen_sha256"] = phases.prove_frozen(before, phases.frozen_hashes(task))
-    audit["frozen_weights"] = len(before)
-    audit["epochs_run"] = sum(row["phase"] == number for row in history)
-    audit["xla"] = task.jit_compile
-    audit["precision"] = task.backbone.dtype_policy.name
-    audit["seconds"] = round(time.perf_counter() - started, 1)
-    best.restore()
-    audit["best"] = best.found
-
-
-def _compile(recipe: Recipe, phase: Phase, task: keras.Model, steps: int) -> None:
-    """Compiles for a phase. XLA that was asked for and cannot be had is an error, where Keras only warns."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Model doesn't support `jit_compile=True`")
-        task.compile(
-            optimizer=phases.optimizer(phase, task, steps),
-            loss=TASKS[recipe.task].loss(),
-            metrics=[TASKS[recipe.task].metric()],
-            jit_compile=recipe.train.xla,
-        )
-    if recipe.train.xla is True and not task.jit_compile:
-        bad = sorted({type(layer).__name__ for layer in task._flatten_layers() if not layer.supports_jit})
-        why = f"layers without XLA support: {', '.join(bad)}" if bad else "TF op determinism is enabled"
-        raise RecipeError(f"train.xla = true, but Keras would not use it here ({why}).", 'Use xla = "auto".')
+# --- decisions ---------------------------------------------------------------------------------------------
 
 
 def _precision(recipe: Recipe) -> tuple[str, list[Decision]]:
     asked = recipe.train.precision
     if asked != "auto":
         return asked, []
-    return "float32", [
-        {"key": "train.precision", "asked": "auto", "got": "float32", "why": "Keras's own default policy"}
-    ]
+    gpus = tf.config.list_physical_devices("GPU")
+    capable = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
+    if capable and min(capable) >= (8, 0):
+        got, why = "mixed_bfloat16", "every GPU computes in bfloat16 (compute capability 8.0 or newer)"
+    elif gpus:
+        got, why = "float32", f"a GPU of compute capability {'.'.join(map(str, min(capable)))} has no bfloat16"
+    else:
+        got, why = "float32", "there is no GPU"
+    return got, [{"key": "train.precision", "asked": "auto", "got": got, "why": why}]
 
 
-def _xla_decision(recipe: Recipe, task: keras.Model) -> Decision:
-    asked = recipe.train.xla
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    why = "as asked" if asked != "auto" else f"Keras's own choice with {gpus} GPUs"
-    return {"key": "train.xla", "asked": asked, "got": task.jit_compile, "why": why}
-
-
-def _class_weights(recipe: Recipe, splits: Splits) -> dict[int, float] | None:
-    if recipe.train.class_weights == "none":
-        return None
-    present = np.unique(splits.train.labels)
-    weights = compute_class_weight("balanced", classes=present, y=splits.train.labels)
-    return dict(zip(present.tolist(), weights.tolist(), strict=True))
-
-
-class _Best(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the weights of the best validation accuracy over all phases; of equals, those of the lowest loss."""
-
-    def __init__(self, path: Path, task: keras.Model) -> None:
-        super().__init__()
-        self.path, self.task = path, task
-        self.found: dict[str, float] | None = None
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs = logs or {}
-        if self.found is None or run.rank(logs) > run.rank(self.found):
-            # Beside the last best ones, which a Ctrl-C in the middle must not cost. Without the optimizer: a later
-            # phase restores these weights under another one.
-            partial = self.path.with_name(f"partial-{self.path.name}")
-            keras.saving.save_weights(self.task, partial, objects_to_skip=[self.task.optimizer])
-            partial.replace(self.path)
-            self.found = {
-                "val_accuracy": logs["val_accuracy"],
-                "val_loss": logs["val_loss"],
-                "epoch": epoch + 1,
-            }
-
-    def restore(self) -> None:
-        if self.found is not None:
-            keras.saving.load_weights(self.task, self.path, objects_to_skip=[self.task.optimizer])
-
-    def describe(self) -> str:
-        if self.found is None:
-            return "the weights as they are (no epoch was finished)"
-        return "the best epoch's weights (validation accuracy {val_accuracy:.4f}, loss {val_loss:.4f})".format(
-            **self.found
-        )
-
-
-class _Show(keras.callbacks.Callback):  # type: ignore[misc]
-    """Tells the progress object, and fills the history."""
-
-    def __init__(
-        self,
-        history: list[dict[str, float]],
-        number: int,
-        title: str,
-        steps: int,
-        epochs: int,
-        progress: Progress,
-    ) -> None:
-        super().__init__()
-        self.history, self.number, self.title = history, number, title
-        self.steps, self.epochs, self.progress = steps, epochs, progress
-        self.epoch, self.started = 0, 0.0
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self.epoch, self.started = epoch, time.perf_counter()
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        logs = logs or {}
-        detail = f"loss {logs.get('loss', math.nan):.4f}  accuracy {logs.get('accuracy', math.nan):.4f}"
-        self.progress.advance(f"{self.title}, epoch {self.epoch + 1}/{self.epochs}", batch + 1, self.steps, detail)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logs = logs or {}
-        seconds = time.perf_counter() - self.started
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        row = {name: float(logs[name]) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
-        self.history.append(
-            {
-                "phase": self.number,
-                "epoch": epoch + 1,
-                **row,
-                "learning_rate": rate,
-                "seconds": round(seconds, 2),
-            }
-        )
-        self.progress.say(
-            f"{self.title}, epoch {epoch + 1}/{self.epochs}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
-            f"validation loss {row['val_loss']:.4f}, validation accuracy {row['val_accuracy']:.4f} ({seconds:.0f} s)"
-        )
+def _cache(recipe: Recipe, number: int, task: Any, splits: Splits, example: Any) -> Decision:
+    """Whether and where a phase, as it is frozen now, keeps the outputs of its frozen layers."""
+    phase, settings = recipe.phases[number - 1], recipe.train
+    if not phase.epochs:
+        return {"key": "train.cache", "asked": settings.cache, "got": "off", "why": "the phase has no epochs"}
+    cut, where = features.cut(task, example)
+    if cut and (fault := features.prove(cut, example)):
+        cut, where = None, fault
+    bytes_needed = 0
+    is_stored = False
+    if cut:
+        examples = len(splits.train) * max(settings.cache_views, 1) + len(splits.validation)
+        bytes_needed = examples * cut.bytes_per_example
+        view = (recipe.augment, 0) if settings.cache_views else (None, None)
+        keys = [cache_key(recipe, number, task, cut, splits.train, by, view) for by in get_args(Implementation)]
+        is_stored = any(cache.stored(key) for key in keys)
+    got, why = cache.decide(
+        settings.cache,
+        bytes_needed=bytes_needed,
+        epochs=phase.epochs,
+        memory_available=psutil.virtual_memory().available,
+        disk_available=cache.room(),
+        changes=recipe.augment.any and not settings.cache_views,
+        cut_reason=None if cut else where,
+        is_stored=is_stored,
+    )
+    found = {"key": "train.cache", "asked": settings.cache, "got": got, "why": f"{why}; {where}" if cut else why}
+    return {**found, "after": list(cut.after), "bytes_per_example": cut.bytes_per_example} if cut else found
 
 
 # --- saving and scoring ------------------------------------------------------------------------------------
 
 
-def _save(recipe: Recipe, made: Plan, folder: Path) -> Any:
-    """Saves the model as a preset, loads it back and compares. Returns the loaded model, in float32.
-
-    Upstream loses settings on the way for some presets (KerasHub 0.32: EfficientNet's `num_features`), so a
-    model is saved only when what comes back predicts the same.
-    """
-    task_kind, task = TASKS[recipe.task], made.task
-    task.compile()  # a fresh optimizer: the trained one's state would be saved too, and warn when it is loaded
-    task.save_to_preset(str(folder))
+def _save(recipe: Recipe, made: Plan, folder: Path) -> tuple[Any, list[str]]:
+    """Saves the model, proves that what comes back is it, and returns it in float32, with notes."""
+    kind, task = TASKS[recipe.task], made.task
     precision = task.backbone.dtype_policy.name
-    try:
-        loaded = task_kind.load(str(folder), precision)
-    except ValueError as error:
-        raise VerificationError(
-            f"The tuned model was saved, but KerasHub cannot load it back: {error}",
-            "The preset's settings do not survive KerasHub's save_to_preset; use another preset.",
-        ) from error
-    x, _ = next(iter(task_kind.batches(task, made.splits.validation, recipe.train.batch_size)))
-    trained, restored = (np.asarray(model(x, training=False), np.float32) for model in (task, loaded))
-    if not np.array_equal(trained, restored):
-        raise VerificationError(
-            "The saved model predicts something else than the trained one "
-            f"(largest difference {np.nanmax(np.abs(trained - restored)):.3g} in the logits).",
-            "The preset's settings do not survive KerasHub's save_to_preset; use another preset.",
-        )
-    return loaded if precision == "float32" else task_kind.load(str(folder), "float32")
+    example, _ = next(iter(kind.batches(task, made.splits.validation, Order(len(made.splits.validation), 32))))
+    loaded, notes = saving.save(task, folder, lambda path: kind.load(str(path), precision), example)
+    return (loaded if precision == "float32" else kind.load(str(folder), "float32")), notes
 
 
 def _evaluate(

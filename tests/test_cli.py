@@ -24,6 +24,7 @@ CHEAP = [
     "assets list",
     "targets list",
     "targets show linux",
+    "cache ls",
 ]
 
 
@@ -63,7 +64,8 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 def test_the_commands_are_these() -> None:
     groups = "recipes list, recipes show, recipes copy, recipes schema, assets list, assets fetch, targets list"
-    jobs = "targets show, validate, run, train, evaluate, predict, export, verify, report, doctor"
+    groups += ", cache ls, cache clear"
+    jobs = "targets show, validate, run, train, resume, lr-find, evaluate, predict, export, verify, report, doctor"
     assert set(COMMANDS) == set(f"{groups}, {jobs}".split(", "))
 
 
@@ -111,7 +113,7 @@ def test_what_trains_nothing_imports_no_tensorflow(command: str) -> None:
 def test_json_is_exactly_one_document_on_stdout(command: str) -> None:
     result = invoke(*command.split(), "--json")
     assert result.exit_code == 0
-    assert json.loads(result.stdout)
+    assert isinstance(json.loads(result.stdout), list | dict)
 
 
 @pytest.mark.parametrize("command", [c for c in CHEAP if c != "recipes schema"])
@@ -120,8 +122,8 @@ def test_the_result_is_on_stdout_and_the_next_step_on_stderr(command: str) -> No
     assert result.stdout.strip()
     assert "Next:" not in result.stdout
     (step,) = re.findall(r"Next: (.*)", result.stderr)
-    assert re.findall(r"kerastune (\w+(?: (?:list|show|copy|schema|fetch))?)", step)
-    assert set(re.findall(r"kerastune (\w+(?: (?:list|show|copy|schema|fetch))?)", step)) <= set(COMMANDS)
+    assert re.findall(r"kerastune ([\w-]+(?: (?:list|show|copy|schema|fetch|ls|clear))?)", step)
+    assert set(re.findall(r"kerastune ([\w-]+(?: (?:list|show|copy|schema|fetch|ls|clear))?)", step)) <= set(COMMANDS)
 
 
 def test_the_lists_hold_what_there_is() -> None:

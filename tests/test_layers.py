@@ -20,8 +20,18 @@ ORDER = [
     "data",
     "run",
     "tasks",
+    "optimizers",
+    "lora",
     "phases",
+    "cache",
+    "features",
+    "forward",
+    "checkpoint",
+    "saving",
+    "feed",
+    "loop",
     "train",
+    "lr_finder",
     "trace",
     "formats",
 ]
@@ -36,7 +46,14 @@ KNOWS = {
     "target": {"errors"},
     "recipe": {"errors", "assets", "target"},
     "data": {"errors", "recipe", "assets"},
-    "phases": {"errors", "recipe"},
+    "optimizers": {"recipe"},
+    "lora": {"errors", "recipe"},
+    "phases": {"errors", "recipe", "optimizers", "lora"},
+    "cache": {"errors", "assets"},
+    "features": {"cache", "phases"},
+    "forward": {"progress", "cache", "features"},
+    "checkpoint": {"errors"},
+    "saving": {"errors"},
     "run": {"errors", "progress", "recipe", "data"},
     "artifact": {"errors", "run"},
     "terminal": {"errors", "progress"},
@@ -44,7 +61,9 @@ KNOWS = {
 }
 
 HEAVY = {"tensorflow", "keras", "keras_hub", "tensorflow_datasets", "onnx", "tf2onnx", "ai_edge_litert"}
-MAY_BE_HEAVY = {"phases", "tasks", "train"}  # the rest imports TensorFlow inside functions, or never
+# The rest imports TensorFlow inside functions, or never.
+MAY_BE_HEAVY = {"optimizers", "lora", "phases", "features", "forward", "tasks", "saving"}
+MAY_BE_HEAVY |= {"feed", "loop", "train", "lr_finder"}
 
 
 def modules() -> dict[Path, str]:

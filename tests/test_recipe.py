@@ -74,6 +74,7 @@ def refused(reference: str, *overrides: str) -> str:
         ("phases.1.epoch=2", "phases.1.epoch: unknown key (did you mean 'epochs'?)"),
         ("exports.0.quantise=int8", "exports.0.quantise: unknown key (did you mean 'quantize'?)"),
         ("train.zzzzz=1", "train.zzzzz: unknown key"),
+        ("phases.1.lora={rank=4, targts=['q']}", "phases.1.lora.targts: unknown key (did you mean 'targets'?)"),
     ],
 )
 def test_an_unknown_key_is_named_with_its_path_and_what_is_near(pets: str, mistake: str, message: str) -> None:
@@ -150,7 +151,7 @@ def test_a_missing_key_is_named(tmp_path: Path, line: str, message: str) -> None
 def test_an_unfreeze_that_means_nothing_is_refused_with_what_it_may_be(pets: str, spec: str) -> None:
     message = refused(pets, f'phases.1.unfreeze="{spec}"')
     assert "phases.1.unfreeze: " in message
-    assert spec == "" or '"head", "all", "none", "top:N" (N = 1, 2, …), "match:REGEX"' in message
+    assert spec == "" or '"head", "all", "none", "gradual", "top:N" (N = 1, 2, …), "match:REGEX"' in message
 
 
 @pytest.mark.parametrize("expression", ["block(", "*", "a{99999999999999999999}"])
@@ -171,6 +172,10 @@ def test_an_unfreeze_that_means_something_is_taken(pets: str, spec: str) -> None
         ("phases.0.unfreeze=none", 'phases.0: unfreeze = "none" trains nothing, so it needs epochs = 0'),
         ("phases=[]", "phases: a recipe needs at least one [[phases]] table"),
         ("data.test_fraction=0.85", "data: validation_fraction + test_fraction = 1 leaves nothing to train on"),
+        ("phases.0.lora={rank=4}", 'phases.0: lora has no unit to adapt under unfreeze = "head"'),
+        ("phases.1={unfreeze='all', batch_norm='train', lora={rank=4}}", "phases.1: lora trains adapters only"),
+        ("phases.1={unfreeze='all', layer_decay=0.5, learning_rates={stem=1e-5}}", "phases.1: layer_decay and"),
+        ("train.cache_views=2", "train.cache_views keeps augmented views, and [augment] changes nothing"),
         ("exports.0.format=onnx", "exports.0: an export needs either `target` or `format`"),
         ("exports=[{}]", "exports.0: an export needs either `target` or `format`"),
         ("exports=[{target='linux'}, {target='linux'}]", "two exports would be called 'linux'"),
@@ -181,6 +186,27 @@ def test_settings_that_do_not_fit_together_are_refused(pets: str, mistake: str, 
     found = refused(pets, mistake)
     assert "has 1 problem:" in found
     assert message in found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["augment.flip=horizontal", "train.cache=disk"], 'train.cache = "disk" would show every epoch the same'),
+        (["augment.mixup=0.2", "train.cache_views=3"], "train.cache_views cannot keep mixup or cutmix"),
+    ],
+)
+def test_a_cache_that_would_drop_augmentation_is_refused(pets: str, overrides: list[str], message: str) -> None:
+    assert message in refused(pets, *overrides)
+
+
+@pytest.mark.parametrize("value", ["5", "5 epochs", "0 steps", "-1 minutes", "often"])
+def test_a_checkpoint_interval_is_steps_or_minutes(pets: str, value: str) -> None:
+    assert "train.checkpoint_every: " in refused(pets, f"train.checkpoint_every='{value}'")
+
+
+@pytest.mark.parametrize("key", ["phases.1.lora={rank=4, targets=['(']}", "phases.1.learning_rates={'('=1e-4}"])
+def test_every_expression_is_checked_before_training(pets: str, key: str) -> None:
+    assert "is not a regular expression" in refused(pets, key)
 
 
 @pytest.mark.parametrize("format", ["onnx", "saved_model"])

@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from kerastune import evaluate, fine_tune, run, train
+from kerastune import evaluate, fine_tune, loop, run, train
+from kerastune.data import Order
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.progress import Progress
 from kerastune.recipe import Augment
@@ -41,7 +42,10 @@ def test_the_record_says_what_happened(trained):
     assert np.sum(record["metrics"]["test"]["confusion_matrix"]) == sum(record["data"]["counts"]["test"].values())
     assert record["phases"][0]["xla"] is False
     assert record["phases"][0]["precision"] == "float32"
-    assert {d["key"] for d in record["decisions"]} == {"train.xla", "train.precision"}
+    decided = [(d.get("phase"), d["key"]) for d in record["decisions"]]
+    assert {(None, "train.precision"), (1, "train.cache"), (1, "train.xla"), (2, "train.xla")} <= set(decided)
+    assert len(decided) == len(set(decided))
+    assert all(d["why"] for d in record["decisions"])
     assert [row["phase"] for row in made.history] == [1, 1, 1, 2]
 
 
@@ -69,7 +73,7 @@ def test_validation_images_are_never_augmented(trained):
     made = trained("resnet")
     task = image_classification.load(str(made.folder))
     split = splits_of(made).validation
-    feed = image_classification.batches(task, split, 4)
+    feed = image_classification.batches(task, split, Order(len(split), 4))
     first, again = (np.concatenate([x for x, _ in feed]) for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
@@ -78,7 +82,7 @@ def test_the_pipeline_makes_the_pixels_that_the_device_function_makes(trained):
     made = trained("efficientnet")
     task = image_classification.load(str(made.folder))
     split = splits_of(made).validation
-    fed = np.concatenate([x for x, _ in image_classification.batches(task, split, 4)])
+    fed = np.concatenate([x for x, _ in image_classification.batches(task, split, Order(len(split), 4))])
     converter = task.preprocessor.image_converter
     for i in range(len(split)):
         np.testing.assert_array_equal(fed[i], converter(split.image(i)[None].astype(np.float32))[0])
@@ -89,7 +93,7 @@ def test_each_augmentation_changes_training_images_within_their_range(trained, c
     task = image_classification.load(str(trained("resnet").folder))
     split = splits_of(trained("resnet")).train
     plain, changed = (
-        next(iter(image_classification.batches(task, split, 16, augment)))[0].numpy()
+        next(iter(image_classification.batches(task, split, Order(len(split), 16), augment)))[0].numpy()
         for augment in (None, Augment(**change))
     )
     assert np.abs(plain - changed).max() > 0.01
@@ -108,6 +112,13 @@ def test_the_best_epoch_is_kept_not_the_last(recipe, tmp_path):
     assert made.record["metrics"]["validation"]["accuracy"] == pytest.approx(best)
 
 
+def test_a_training_that_diverges_at_once_says_what_to_change(recipe, tmp_path):
+    phases = [{"unfreeze": "all", "epochs": 2, "learning_rate": 10.0, "optimizer": "sgd"}]
+    with pytest.raises(KerastuneError, match=r"phase 1/1 \(all\) diverged") as caught:
+        fine_tune(recipe("resnet", phases=phases), tmp_path / "run")
+    assert "phases.0.learning_rate" in caught.value.hint
+
+
 def test_of_equally_accurate_epochs_the_one_with_the_lowest_loss_is_kept():
     epochs = [{"val_accuracy": a, "val_loss": x} for a, x in ((0.9, 0.1), (1.0, 0.5), (1.0, 0.2), (1.0, 0.2))]
     assert max(range(4), key=lambda i: run.rank(epochs[i])) == 2
@@ -120,14 +131,128 @@ def test_early_stopping_ends_a_phase(recipe, tmp_path):
     assert made.record["phases"][0]["epochs_run"] < 9
 
 
-def test_balanced_class_weights_are_those_of_scikit_learn(recipe):
-    wanted = recipe("resnet", train={"batch_size": 8, "class_weights": "balanced"})
-    from kerastune import data
+def test_a_batch_is_the_same_whenever_it_is_made(trained):
+    task = image_classification.load(str(trained("resnet").folder))
+    split = splits_of(trained("resnet")).train
+    augment = Augment(flip="horizontal", crop=0.2, color=0.3, rand_augment=0.3)
+    whole, late = (
+        list(image_classification.batches(task, split, Order(len(split), 8, 2, (7,), start), augment, seed=3))
+        for start in (0, 13)
+    )
+    assert len(whole) == len(late) + 13
+    for (x, i), (again, same) in zip(whole[13:], late, strict=True):
+        np.testing.assert_array_equal(x, again)
+        np.testing.assert_array_equal(i, same)
 
-    splits = data.load(wanted.data)
-    counts = np.bincount(splits.train.labels)
-    expected = len(splits.train) / (3 * counts)
-    np.testing.assert_allclose(list(train._class_weights(wanted, splits).values()), expected)
+
+def test_each_epoch_has_every_example_once_in_an_order_of_its_own():
+    first, second = (np.concatenate(list(Order(21, 4, n, (5,), start))) for n, start in ((1, 0), (2, 6)))
+    assert sorted(first) == sorted(second) == list(range(21))
+    assert list(first) != list(second)
+
+
+def test_views_differ_and_each_is_the_same_again(trained):
+    task = image_classification.load(str(trained("resnet").folder))
+    split = splits_of(trained("resnet")).train
+
+    def view(number):
+        order = Order(len(split), 8)
+        found = image_classification.batches(task, split, order, Augment(color=0.5), seed=3, view=number)
+        return np.concatenate([x for x, _ in found])
+
+    np.testing.assert_array_equal(view(0), view(0))
+    assert np.abs(view(0) - view(1)).max() > 0.01
+
+
+def test_balanced_class_weights_are_those_of_scikit_learn(trained):
+    split = splits_of(trained("resnet")).train
+    _, weights = image_classification.targets(3, split, balanced=True)
+    expected = len(split) / (3 * np.bincount(split.labels))
+    np.testing.assert_allclose(weights, expected[split.labels], rtol=1e-6)
+
+
+def test_smoothed_targets_spread_a_share_over_all_labels(trained):
+    targets, _ = image_classification.targets(3, splits_of(trained("resnet")).train, smoothing=0.3)
+    np.testing.assert_allclose(np.sort(targets, axis=1)[:, ::-1][0], [0.8, 0.1, 0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"mixup": 0.4}, {"cutmix": 1.0}])
+def test_mixing_blends_images_and_labels_in_the_same_shares(change):
+    mix = image_classification.mixing(Augment(**change), seed=1)
+    images = np.zeros((16, 64, 64, 3), np.float32)
+    images[8:] = 1.0  # two classes, black and white: the share of white is the label
+    labels = np.repeat(np.eye(2, dtype=np.float32), 8, axis=0)
+    mixed, targets = (np.asarray(t) for t in mix(np.int64(5), images, labels))
+    # Cutmix's share is that of a rectangle with fractional sides; its pixels are whole.
+    np.testing.assert_allclose(mixed.mean((1, 2, 3)), targets[:, 1], atol=1e-5 if "mixup" in change else 0.05)
+    assert ((targets > 0.01) & (targets < 0.99)).any()
+    np.testing.assert_array_equal(mixed, mix(np.int64(5), images, labels)[0])
+
+
+@pytest.mark.parametrize("family", ["efficientnet", "vit"])
+def test_training_on_kept_features_is_training(recipe, tmp_path, monkeypatch, family):
+    monkeypatch.setenv("KERASTUNE_HOME", str(tmp_path / "home"))
+    phases = [{"unfreeze": "gradual", "epochs": 2, "learning_rate": 1e-2}]
+    settings = {"batch_size": 8, "xla": False}
+    uncached, memory, disk = (
+        fine_tune(recipe(family, phases=phases, train={**settings, "cache": where}), tmp_path / where)
+        for where in ("off", "memory", "disk")
+    )
+    assert [d["got"] for d in disk.record["decisions"] if d["key"] == "train.cache"] == ["disk"]
+    losses = [[row[k] for row in made.history for k in ("loss", "val_loss")] for made in (uncached, memory, disk)]
+    np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
+    np.testing.assert_allclose(memory.predictions("test")[2], uncached.predictions("test")[2], atol=1e-5)
+    np.testing.assert_array_equal(memory.predictions("test")[2], disk.predictions("test")[2])
+    assert losses[1] == losses[2]
+
+
+def test_augmented_views_are_kept_and_cycled(recipe, tmp_path):
+    phases = [{"unfreeze": "head", "epochs": 3, "learning_rate": 1e-9}]  # so that losses tell the views apart
+    train_settings = {"batch_size": 8, "cache": "memory", "cache_views": 2}
+    wanted = recipe("resnet", phases=phases, train=train_settings, augment={"color": 0.8})
+    first, second, again = (row["loss"] for row in fine_tune(wanted, tmp_path / "run").history)
+    assert abs(first - again) < 1e-5 < 1e-3 < abs(first - second)
+
+
+def test_auto_never_drops_augmentation(recipe, tmp_path):
+    made = fine_tune(recipe("resnet", augment={"flip": "horizontal"}), tmp_path / "run")
+    found = [d for d in made.record["decisions"] if d["key"] == "train.cache"]
+    assert {d["got"] for d in found} == {"off"}
+    assert "train.cache_views" in found[0]["why"]
+
+
+def test_the_audit_is_told_before_each_phase_and_the_proof_after(recipe, tmp_path):
+    told = []
+
+    class Listens(Progress):
+        def table(self, title, header, rows):
+            told.append((title, header, rows))
+
+        def say(self, line):
+            told.append(line)
+
+    fine_tune(recipe("resnet"), tmp_path / "run", progress=Listens())
+    title, header, rows = next(line for line in told if isinstance(line, tuple))
+    assert title.startswith("phase 1/2 (head), from epoch 1: 3 epochs; 195 of")
+    assert header == ["units", "parameters", "trainable", "learning rate"]
+    assert rows[-1] == ["head", "195", "195", "0.03"]
+    assert rows[0][2:] == ["0", "frozen"]
+    assert any("frozen weights did not move" in line for line in told if isinstance(line, str))
+
+
+@pytest.mark.parametrize("worth", [0.0, 1e9])
+def test_xla_is_measured_where_it_could_pay_and_training_is_not_touched_by_it(recipe, tmp_path, monkeypatch, worth):
+    monkeypatch.setattr(loop, "_WORTH_MEASURING", worth)
+    phases = [{"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}]
+    made = fine_tune(recipe("resnet", phases=phases, train={"batch_size": 8, "cache": "off"}), tmp_path / "run")
+    (found,) = [d for d in made.record["decisions"] if d["key"] == "train.xla"]
+    assert ("ms with it" in found["why"]) == (worth == 0)
+    plain = fine_tune(
+        recipe("resnet", phases=phases, train={"batch_size": 8, "cache": "off", "xla": False}), tmp_path / "plain"
+    )
+    same = [row["loss"] for row in made.history], [row["loss"] for row in plain.history]
+    np.testing.assert_allclose(*same, atol=1e-5)
+    assert found["got"] or same[0] == same[1]
 
 
 def test_mixed_precision_is_read_back_and_exports_as_float32(recipe, tmp_path):
@@ -146,12 +271,17 @@ def test_xla_that_was_asked_for_is_really_on(recipe, tmp_path):
     assert made.record["phases"][0]["xla"] is True
 
 
-def test_xla_that_keras_would_drop_is_an_error(recipe, trained, monkeypatch):
-    wanted = recipe("resnet", train={"batch_size": 8, "xla": True})
-    task = image_classification.load(str(trained("resnet").folder))
-    task.backbone.layers[3].supports_jit = False
-    with pytest.raises(RecipeError, match=r"xla = true.*without XLA support"):
-        train._compile(wanted, wanted.phases[0], task, 1)
+def test_xla_that_a_layer_forbids_is_an_error_that_names_it(recipe, monkeypatch):
+    build = image_classification.build
+
+    def with_zoom(*arguments):
+        task = build(*arguments)
+        task.backbone.layers[3].supports_jit = False
+        return task
+
+    monkeypatch.setattr(image_classification, "build", with_zoom)
+    with pytest.raises(RecipeError, match=r"xla = true, but these layers have no XLA: conv1_bn"):
+        train.plan(recipe("resnet", train={"batch_size": 8, "xla": True}))
 
 
 def test_an_image_size_that_the_preset_was_not_built_for_is_taken(recipe, pictures, tmp_path):
@@ -300,35 +430,15 @@ def test_ctrl_c_keeps_what_is_done(recipe, tmp_path):
     assert evaluate(run.load(tmp_path / "run"))["test"]["accuracy"] > 0.5
 
 
-def test_ctrl_c_while_the_best_weights_are_written_keeps_the_ones_before(trained, tmp_path):
-    task = image_classification.load(str(trained("resnet").folder))
-    best = train._Best(tmp_path / "best.weights.h5", task)
-    best.on_epoch_end(0, {"val_accuracy": 0.5, "val_loss": 1.0})
-    kept = [weight.numpy() for weight in task.weights]
-    norm = task.backbone.get_layer("conv1_bn")
-    norm.gamma.assign(norm.gamma + 1)
-
-    def interrupted(store):
-        raise KeyboardInterrupt
-
-    norm.save_own_variables = interrupted  # half of the file is written by then
-    with pytest.raises(KeyboardInterrupt):
-        best.on_epoch_end(1, {"val_accuracy": 0.9, "val_loss": 0.1})
-    best.restore()
-    for weight, expected in zip(task.weights, kept, strict=True):
-        np.testing.assert_array_equal(weight.numpy(), expected)
-    assert best.found["epoch"] == 1
-
-
 def test_memory_is_estimated_from_the_graph(recipe):
     small, large = (train.plan(recipe("resnet", train={"batch_size": b})).memory_mb for b in (8, 64))
     assert 0 < small < large
 
 
-def test_a_killed_run_leaves_no_run_folder(recipe, tmp_path):
+def test_a_killed_run_leaves_no_run_folder_but_what_it_can_be_resumed_from(recipe, tmp_path):
     with training(recipe("resnet", phases=[{"unfreeze": "head", "epochs": 500}]), tmp_path) as child:
         while "epoch 1/500: loss" not in child.stderr.readline():
             time.sleep(0.01)
         child.kill()
         child.communicate()
-    assert not (tmp_path / "run").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"my.toml", "run.partial"}  # for kerastune resume

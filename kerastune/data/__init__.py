@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kerastune.data import csv, folder, images, tfds
+from kerastune.data.order import Order
 from kerastune.data.source import SPLITS, Problem, Progress, Source, counted, some
 from kerastune.errors import DataError, printable
 from kerastune.recipe import CsvData, FolderData, TfdsData
 
-__all__ = ["SOURCES", "Progress", "Split", "Splits", "load"]
+__all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "load"]
 
 SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
     "folder": folder.examples,

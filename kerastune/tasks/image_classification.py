@@ -4,6 +4,7 @@ The preset's own image converter makes the pixels, in training and inside every 
 float32 0..255 RGB -> resize -> scale and offset. What differs between the two is the most common deployment bug.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -14,9 +15,10 @@ import numpy.typing as npt
 import tensorflow as tf
 from keras_hub.src.utils.preset_utils import check_file_exists, load_json
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.utils.class_weight import compute_class_weight
 
 from kerastune import assets
-from kerastune.data import Split
+from kerastune.data import Order, Split
 from kerastune.errors import RecipeError
 from kerastune.recipe import Augment
 
@@ -115,44 +117,63 @@ def load(folder: str, precision: str = "float32") -> Task:
 
 
 def batches(
-    task: Task, split: Split, batch_size: int, augment: Augment | None = None, seed: int | None = None
+    task: Task, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
 ) -> tf.data.Dataset:
-    """Batches of (model inputs float32 [B, H, W, 3], labels int64 [B]).
+    """Batches of (model inputs float32 [B, H, W, 3], indices into the split int64 [B]).
 
     Args:
         augment: random changes, between resizing and normalising; None for none.
-        seed: shuffles anew each epoch, the same way for the same seed; None keeps the order.
+        seed: what the changes are drawn from, together with the batch's number: a batch is the same whenever it is
+            made, in a resumed run too.
+        view: draws the changes of that number instead of the batch's own, for a cache of augmented views.
     """
-    converter = task.preprocessor.image_converter
-    config = {**converter.get_config(), "dtype": "float32"}  # pixels stay exact under mixed precision
-    resize = type(converter).from_config({**config, "scale": None, "offset": None})
-    normalise = type(converter).from_config({**config, "image_size": None})
-    height, width = converter.image_size
+    height, width = task.preprocessor.image_converter.image_size
+    resize, normalise = _resize(task), _normalise(task)
 
     def read(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.numpy_function(split.image, [i], tf.uint8, stateful=False)
         image = resize(tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32))  # -> [H, W, 3]
-        return tf.ensure_shape(image, [height, width, 3]), labels[i]
+        return tf.ensure_shape(image, [height, width, 3]), i
 
-    labels = tf.constant(split.labels)
-    indices = tf.data.Dataset.range(len(split))
-    if seed is not None:
-        indices = indices.shuffle(len(split), seed=seed)
-    examples = indices.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(batch_size)
-    if augment is not None and (change := _augmentation(augment, height, width, seed or 0)):
-        # One call at a time: the layers draw from a seeded stream, and its order must not depend on threads.
-        examples = examples.map(lambda x, y: (change(x), y))
-    return examples.map(lambda x, y: (normalise(x), y)).prefetch(tf.data.AUTOTUNE)
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.ensure_shape(tf.numpy_function(order.epoch, [number], tf.int64), [order.size])
+        left = tf.data.Dataset.from_tensor_slices(indices).skip(tf.where(number == first, skipped, none))
+        return left.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(order.batch_size)
+
+    first, none = order.start // order.steps, tf.constant(0, tf.int64)
+    skipped = tf.constant(order.start % order.steps * order.batch_size, tf.int64)
+    examples = tf.data.Dataset.range(first, order.epochs).flat_map(epoch)
+    if augment is not None and (change := _augmentation(augment, height, width, seed, view)):
+        # One call at a time: the layers' random state is set before each batch.
+        numbered = examples.enumerate(order.start)
+        examples = numbered.map(lambda number, batch: (change(number, batch[0]), batch[1]))
+    return examples.map(lambda x, i: (normalise(x), i)).prefetch(tf.data.AUTOTUNE)
 
 
-def _augmentation(augment: Augment, height: int, width: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor] | None:
+def _resize(task: Task) -> Any:
+    return _converter(task, {"scale": None, "offset": None})
+
+
+def _normalise(task: Task) -> Any:
+    return _converter(task, {"image_size": None})
+
+
+def _converter(task: Task, without: dict[str, None]) -> Any:
+    converter = task.preprocessor.image_converter
+    # Pixels stay exact under mixed precision.
+    return type(converter).from_config({**converter.get_config(), "dtype": "float32", **without})
+
+
+def _augmentation(
+    augment: Augment, height: int, width: int, seed: int, view: int | None
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
     layers: list[keras.layers.Layer] = []
     pixels = {"value_range": (0, 255)}
     if augment.flip != "none":
-        layers.append(keras.layers.RandomFlip(augment.flip, seed=seed))
+        layers.append(keras.layers.RandomFlip(augment.flip))
     if augment.crop:
         kept = 1 - augment.crop
-        layers.append(keras.layers.RandomCrop(round(height * kept), round(width * kept), seed=seed + 1))
+        layers.append(keras.layers.RandomCrop(round(height * kept), round(width * kept)))
         layers.append(keras.layers.Resizing(height, width))
     if augment.color:
         factor = augment.color
@@ -162,13 +183,14 @@ def _augmentation(augment: Augment, height: int, width: int, seed: int) -> Calla
                 brightness_factor=factor,
                 contrast_factor=factor,
                 saturation_factor=(0.5 - factor / 2, 0.5 + factor / 2),  # 0.5 leaves the image as it is
-                seed=seed + 2,
             )
         )
     if augment.rand_augment:
-        layers.append(keras.layers.RandAugment(**pixels, factor=augment.rand_augment, seed=seed + 3))
+        layers.append(keras.layers.RandAugment(**pixels, factor=augment.rand_augment))
+    draw = _drawing_from(layers, seed)
 
-    def change(images: tf.Tensor) -> tf.Tensor:  # float32 0..255 [B, H, W, 3] -> the same
+    def change(number: tf.Tensor, images: tf.Tensor) -> tf.Tensor:  # float32 0..255 [B, H, W, 3] -> the same
+        draw(number if view is None else number + (view + 1) * _VIEW)
         for layer in layers:
             images = layer(images, training=True)
         return tf.clip_by_value(images, 0.0, 255.0)  # Keras's saturation leaves the range of pixels
@@ -176,16 +198,84 @@ def _augmentation(augment: Augment, height: int, width: int, seed: int) -> Calla
     return change if layers else None
 
 
+_DRAWS = 128  # random numbers that a layer may draw for one batch; RandAugment, the hungriest, takes 40
+_VIEW = 2**20  # batches a view may have
+
+
+def _drawing_from(layers: list[keras.layers.Layer], seed: int) -> Callable[[tf.Tensor], None]:
+    """What sets the layers' random state to that of a batch number: Keras's layers only know how to go on drawing."""
+    generators = [part.generator for layer in layers for part in layer._flatten_layers() if hasattr(part, "generator")]
+
+    def draw(number: tf.Tensor) -> None:
+        for i, generator in enumerate(generators):
+            state = tf.stack([tf.constant(seed * 31 + i, tf.int64), number * _DRAWS])
+            generator.state.assign(tf.cast(state, generator.state.dtype))
+
+    return draw
+
+
+def mixing(
+    augment: Augment, seed: int
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None:
+    """Mixup and cutmix of a batch: (number, inputs [B, H, W, 3], targets [B, K]) -> (inputs, targets), or None.
+
+    Both are linear in the pixels, so that they commute with normalising; where both are asked for, each batch gets one.
+    """
+    layers: list[keras.layers.Layer] = []
+    if augment.mixup:
+        layers.append(keras.layers.MixUp(alpha=augment.mixup))
+    if augment.cutmix:
+        layers.append(keras.layers.CutMix(factor=(augment.cutmix, augment.cutmix)))  # alpha itself, not a range
+    draw = _drawing_from(layers, seed)
+
+    def mix(number: tf.Tensor, images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        draw(number)
+        branches = [lambda layer=layer: _both(layer({"images": images, "labels": targets})) for layer in layers]
+        chosen = tf.random.stateless_uniform([], [seed, tf.cast(number, tf.int32)], 0, len(layers), tf.int32)
+        return tf.switch_case(chosen, branches) if len(layers) > 1 else branches[0]()
+
+    return mix if layers else None
+
+
+def _both(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    return batch["images"], batch["labels"]
+
+
+def preprocessing(task: Task, augment: Augment | None = None) -> str:
+    """Everything that decides which inputs the same data make, for the feature cache's key."""
+    converter = task.preprocessor.image_converter
+    return json.dumps([converter.get_config(), augment.model_dump() if augment else None], sort_keys=True, default=str)
+
+
 # --- learning and scoring ----------------------------------------------------------------------------------
 
 
+def targets(
+    num_classes: int, split: Split, smoothing: float = 0.0, balanced: bool = False
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What the outputs are compared with, float32 [n, K], and each example's weight in the loss, float32 [n].
+
+    Args:
+        smoothing: share of each target that is spread over all labels.
+        balanced: weighs each class by n_examples / (n_classes * n_class), as scikit-learn does.
+    """
+    one_hot = np.eye(num_classes, dtype=np.float32)[split.labels]
+    weights = np.ones(len(split), np.float32)
+    if balanced:
+        present = np.unique(split.labels)
+        by_class = np.zeros(num_classes, np.float32)
+        by_class[present] = compute_class_weight("balanced", classes=present, y=split.labels)
+        weights = by_class[split.labels]
+    return one_hot * np.float32(1 - smoothing) + np.float32(smoothing / num_classes), weights
+
+
 def loss() -> keras.losses.Loss:
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return keras.losses.CategoricalCrossentropy(from_logits=True)
 
 
 def metric() -> keras.metrics.Metric:
     """The metric that chooses the best epoch; higher is better."""
-    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+    return keras.metrics.CategoricalAccuracy(name="accuracy")
 
 
 def scores(task: Task, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None) -> Scores:
@@ -196,7 +286,7 @@ def scores(task: Task, split: Split, batch_size: int, each: Callable[[int], None
     forward = tf.function(lambda x: keras.ops.softmax(tf.cast(task(x, training=False), tf.float32)))
     found: list[Scores] = []
     done = 0
-    for x, _ in batches(task, split, batch_size):
+    for x, _ in batches(task, split, Order(len(split), batch_size)):
         found.append(forward(x).numpy())
         done += len(found[-1])
         each(done)

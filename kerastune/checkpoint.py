@@ -1,0 +1,117 @@
+"""Checkpoints: files that are whole or not there, and what may not have changed since they were written.
+
+WORK/checkpoints/000012.npz    one file: arrays, and a record as JSON; the last two are kept
+"""
+
+import contextlib
+import errno
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kerastune.errors import ConverterError, KerastuneError
+
+Arrays = dict[str, npt.NDArray[Any]]
+KEPT = 2
+_RECORD = "record"
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def write(folder: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
+    """Writes the next checkpoint, and deletes all but the last two.
+
+    Raises:
+        ConverterError: there is no room for it; the ones before are untouched.
+    """
+    numbers = _numbers(folder)
+    path = folder / f"{max(numbers, default=0) + 1:06}.npz"
+    write_arrays(path, {_RECORD: np.array(json.dumps(record)), **arrays})
+    for number in numbers[: -KEPT + 1]:
+        (folder / f"{number:06}.npz").unlink(missing_ok=True)
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """An .npz that is on the disk, whole, before it has its name."""
+    partial = path.with_name(f".{path.name}.partial")
+    with _room_for(path):
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    if os.name == "posix":  # the new name itself is on the disk only after this
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ConverterError(
+            f"{path} cannot be written: {os.strerror(error.errno)}.",
+            "Make room on that disk; the last checkpoint is intact, and kerastune resume goes on from it.",
+        ) from error
+
+
+def read(folder: Path) -> tuple[dict[str, Any], Arrays]:
+    """The newest checkpoint that is whole: its record and its arrays.
+
+    Raises:
+        KerastuneError: there is none.
+    """
+    damaged = []
+    for number in reversed(_numbers(folder)):
+        path = folder / f"{number:06}.npz"
+        try:
+            arrays = read_arrays(path)
+            return json.loads(str(arrays.pop(_RECORD))), arrays
+        except _DAMAGE as error:
+            damaged.append(f"{path.name}: {error or type(error).__name__}")
+    why = f"its checkpoints are damaged ({'; '.join(damaged)})" if damaged else "no checkpoint was written yet"
+    raise KerastuneError(f"{folder.parent} cannot be resumed: {why}.", "Train again: kerastune run RECIPE --force")
+
+
+def read_arrays(path: Path, names: Iterable[str] | None = None) -> Arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        return {name: stored[name] for name in names or stored.files}  # each array's CRC is checked
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The records of all checkpoints that can be read."""
+    found = []
+    for number in _numbers(folder):
+        with contextlib.suppress(*_DAMAGE):
+            found.append(json.loads(str(read_arrays(folder / f"{number:06}.npz", [_RECORD])[_RECORD])))
+    return found
+
+
+def _numbers(folder: Path) -> list[int]:
+    return sorted(int(path.stem) for path in folder.glob("[0-9]*.npz"))
+
+
+def differences(then: Any, now: Any, where: str = "") -> list[str]:
+    """What differs between two JSON documents, a line each: "train.batch_size: 8 then, 16 now"."""
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = [*then, *(key for key in now if key not in then)]
+        return [line for key in keys for line in differences(then.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        pairs = enumerate(zip(then, now, strict=True))
+        return [line for i, (a, b) in pairs for line in differences(a, b, f"{where}.{i}".lstrip("."))]
+    return [] if then == now else [f"{where}: {then!r} then, {now!r} now"]

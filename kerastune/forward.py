@@ -1,0 +1,154 @@
+"""The forward pass that is done first: a cut's prefix in TensorFlow, with XLA, or in ONNX Runtime."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tensorflow as tf
+from keras.src import tree
+
+from kerastune.cache import Arrays
+from kerastune.features import Cut, difference
+from kerastune.progress import Progress
+
+Forward = Callable[[Any], Arrays]
+Implementation = Literal["tensorflow", "xla", "onnxruntime"]
+
+_TRYING = {"xla": 30.0, "onnxruntime": 30.0}
+"""Seconds that converting, compiling and timing took for EfficientNet-Lite0 on two cores, rounded up."""
+_TOLERANCE = 1e-4  # of the largest value
+
+
+def forward(made: Cut, name: Implementation, example: Any) -> Forward:
+    """A cut's prefix, as one implementation computes it: batches of any size -> arrays.
+
+    Args:
+        example: a full batch of inputs.
+
+    Raises:
+        RuntimeError: that implementation cannot run this prefix here; the message says why.
+    """
+    if name == "onnxruntime":
+        return _onnxruntime(made, example)
+    signature = tree.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), example)
+    if name == "tensorflow":
+        plain = tf.function(made.prefix, input_signature=[signature])
+        return lambda x: tuple(tensor.numpy() for tensor in plain(x))
+    compiled = tf.function(made.prefix, jit_compile=True)
+    size = len(tree.flatten(example)[0])
+
+    def padded(x: Any) -> Arrays:  # XLA compiles for every batch size anew
+        count = len(tree.flatten(x)[0])
+        whole = tree.map_structure(lambda t: tf.concat([t, tf.repeat(t[:1], size - count, 0)], 0), x)
+        return tuple(tensor.numpy()[:count] for tensor in compiled(whole))
+
+    return padded
+
+
+def fastest(
+    made: Cut, example_batches: Sequence[Any], n_batches: int, progress: Progress | None = None
+) -> tuple[Forward, dict[str, Any]]:
+    """The implementation of a cut's prefix that is done first with `n_batches`, trying the others included.
+
+    Plain TensorFlow is timed first. Another is tried only if the pass takes so long that a gain of a third would pay
+    for it, and taken only if it is faster and its outputs agree to 1e-4 of the largest value. On CPUs that is ONNX
+    Runtime, on GPUs XLA: on two CPU cores, XLA ran EfficientNet-Lite0 at a twentieth of TensorFlow's rate.
+
+    Args:
+        example_batches: the first batches; the first of them full. Two or more make the timing better.
+
+    Returns:
+        The forward pass, and the decision: {"key", "got", "why"}.
+    """
+    progress = progress or Progress()
+    batches = [*example_batches[:1], *(example_batches[1:] or example_batches)]
+    taken = forward(made, "tensorflow", batches[0])
+    expected, best = _timed(taken, batches)
+    got, why = "tensorflow", [f"TensorFlow {_rate(batches, best)}"]
+    candidate: Implementation = "xla" if tf.config.list_physical_devices("GPU") else "onnxruntime"
+    if best * n_batches < 3 * _TRYING[candidate]:
+        why.append(f"all {n_batches} batches take it {best * n_batches:.0f} s, too little to try {candidate}")
+    else:
+        progress.say(f"Trying {candidate} for the frozen layers")
+        try:
+            other = forward(made, candidate, batches[0])
+            found, seconds = _timed(other, batches)
+        except (RuntimeError, tf.errors.OpError) as error:
+            why.append(f"{candidate} cannot run it: {error}")
+        else:
+            apart = difference(expected, found)
+            why.append(f"{candidate} {_rate(batches, seconds)}, differing by {apart:.1g} of the largest value")
+            if apart <= _TOLERANCE and seconds < best:
+                got, taken = candidate, other
+    return taken, {"key": "train.cache forward", "got": got, "why": "; ".join(why)}
+
+
+def _timed(run: Forward, batches: Sequence[Any]) -> tuple[Arrays, float]:
+    """The first batch's outputs, and the seconds that a later one takes (the median)."""
+    outputs = run(batches[0])
+    seconds = []
+    for batch in batches[1:]:
+        started = time.perf_counter()
+        run(batch)
+        seconds.append(time.perf_counter() - started)
+    return outputs, float(np.median(seconds))
+
+
+def _rate(batches: Sequence[Any], seconds: float) -> str:
+    return f"{len(tree.flatten(batches[0])[0]) / seconds:.0f} examples/s"
+
+
+def _onnxruntime(made: Cut, example: Any) -> Forward:
+    """Converts in a child process: converters segfault, and do not give memory back."""
+    import onnxruntime
+
+    inputs = tree.flatten(example)
+    if len(inputs) != 1 or len(made.specs) != 1:
+        raise RuntimeError("it is set up for one input and one output")
+    with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
+        work, path = Path(scratch), Path(scratch) / "prefix.onnx"
+        names = _write_frozen_graph(made, example, work)
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "kerastune.formats", "onnx", str(work), str(path), "prefix", "none"],
+            capture_output=True,
+            text=True,
+            errors="replace",
+        )
+        if done.returncode:
+            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise RuntimeError(f"the conversion ended with {done.returncode}: {last}")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        # A thread that waits must not take a core from those that read images.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise RuntimeError(str(error)) from error
+    return lambda x: tuple(session.run([names[1]], {names[0]: np.asarray(tree.flatten(x)[0])}))
+
+
+def _write_frozen_graph(made: Cut, example: Any, work: Path) -> tuple[str, str]:
+    """Writes what `kerastune.formats.onnx` reads: the graph, and its input's and output's names."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    # As in kerastune.trace: Keras compiles some convolutions with XLA, which no converter can read.
+    eager = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        signature = tree.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), example)
+        traced = tf.function(made.prefix).get_concrete_function(signature)
+        frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False, aggressive_inlining=True)
+    finally:
+        tf.config.run_functions_eagerly(eager)
+    (work / "prefix.pb").write_bytes(frozen.graph.as_graph_def().SerializeToString())
+    names = {frozen.inputs[0].name: "inputs", frozen.outputs[0].name: "features"}
+    (work / "prefix.json").write_text(json.dumps(names))
+    return "inputs", "features"

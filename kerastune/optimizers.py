@@ -1,0 +1,147 @@
+"""Keras's optimizers with a learning rate for each variable, and averages of the weights to look at and put back."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kerastune.recipe import Phase
+
+
+@keras.saving.register_keras_serializable("kerastune")
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
+    """A linear climb from zero over `warmup_steps`, then constant, or falling to zero at `steps`.
+
+    The cosine is that of Loshchilov & Hutter 2017 (SGDR, arXiv:1608.03983) without restarts.
+    """
+
+    def __init__(self, kind: str, peak: float, steps: int, warmup_steps: int) -> None:
+        super().__init__()
+        self.kind, self.peak, self.steps, self.warmup_steps = kind, peak, steps, warmup_steps
+
+    def __call__(self, step: Any) -> Any:
+        step = keras.ops.cast(step, "float32")
+        climbing = (step + 1) / max(self.warmup_steps, 1)
+        past = (step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1)
+        past = keras.ops.clip(past, 0.0, 1.0)
+        falling = {
+            "constant": keras.ops.ones_like(past),
+            "linear": 1 - past,
+            "cosine": 0.5 * (1 + keras.ops.cos(math.pi * past)),
+        }[self.kind]
+        return self.peak * keras.ops.where(step < self.warmup_steps, climbing, falling)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"kind": self.kind, "peak": self.peak, "steps": self.steps, "warmup_steps": self.warmup_steps}
+
+
+class _Shares(keras.optimizers.Optimizer):  # type: ignore[misc]
+    """Mixed into a Keras optimizer: each variable learns at a share of the learning rate, and decays at it.
+
+    Not Keras's MultiOptimizer (3.15): each of its optimizers clips by the norm of its own variables only, its `apply`
+    refuses gradients for fewer variables than it was built on (gradual unfreezing), and it has no learning rate.
+
+    What Keras does otherwise, and is mended here: averages are zero before the first step; they also move on batches
+    that only accumulate gradients, and so forget faster; those of frozen weights move by rounding; and an embedding's
+    gradient counts towards the norm slice by slice, before slices of the same row are added.
+    """
+
+    shares: Mapping[str, float] = {}
+
+    def _share(self, variable: Any) -> float:
+        return self.shares.get(self._var_key(variable), 1.0)
+
+    def build(self, variables: Sequence[keras.Variable]) -> None:
+        super().build(variables)
+        for variable, average in self.averages:
+            average.assign(variable)
+
+    @property
+    def averages(self) -> list[tuple[keras.Variable, keras.Variable]]:
+        """Each variable and its average. Empty without EMA."""
+        if not self.use_ema:
+            return []
+        return list(zip(self._trainable_variables, self._model_variables_moving_average, strict=True))
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        super().update_step(gradient, variable, learning_rate * self._share(variable))
+
+    def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
+        for variable in variables if self.weight_decay else ():
+            if self._use_weight_decay(variable):
+                variable.assign_sub(variable * self.weight_decay * self.learning_rate * self._share(variable))
+
+    def _clip_gradients(self, grads: Sequence[Any]) -> Any:
+        return super()._clip_gradients([tf.convert_to_tensor(g) for g in grads] if self.global_clipnorm else grads)
+
+    def _update_model_variables_moving_average(self, _: Any) -> None:
+        if not self.use_ema:
+            return
+        has_stepped = (self._iterations + 1) % (self.gradient_accumulation_steps or 1) == 0
+        # As Keras does, the first step's average is the weights after it.
+        share = keras.ops.where(self.iterations == 0, 1.0, 1.0 - self.ema_momentum)
+        share = keras.ops.where(has_stepped, share, 0.0)
+        for variable, average in self.averages:
+            if variable.trainable:
+                average.assign_add(share * (variable - average))
+
+
+def make(
+    phase: Phase, variables: Sequence[keras.Variable], rates: Mapping[int, float], steps: int, policy: str
+) -> keras.optimizers.Optimizer:
+    """A phase's optimizer, built on all variables that it will ever train.
+
+    Args:
+        rates: peak learning rates by `id` of the variable. Default: the phase's.
+        steps: batches in the phase. With accumulated gradients, the schedule goes on with every batch, and a last group
+            of fewer batches than `gradient_accumulation` is never applied.
+        policy: the dtype policy; "mixed_float16" gets Keras's loss scaling around it.
+    """
+    kind = {
+        "adam": keras.optimizers.Adam,
+        "adamw": keras.optimizers.AdamW,
+        "lion": keras.optimizers.Lion,
+        "rmsprop": keras.optimizers.RMSprop,
+        "sgd": keras.optimizers.SGD,
+    }[phase.optimizer]
+    made = type(kind.__name__, (_Shares, kind), {})(
+        learning_rate=Schedule(phase.schedule, phase.learning_rate, steps, round(phase.warmup * steps)),
+        weight_decay=phase.weight_decay,
+        global_clipnorm=phase.clip_norm,
+        gradient_accumulation_steps=phase.gradient_accumulation if phase.gradient_accumulation > 1 else None,
+        use_ema=phase.ema > 0,
+        ema_momentum=phase.ema,
+        ema_overwrite_frequency=None,  # `averaged` looks at the averages; training goes on from the weights
+        **({"momentum": 0.9, "nesterov": True} if phase.optimizer == "sgd" else {}),
+    )
+    made.shares = {made._var_key(v): rates[id(v)] / phase.learning_rate for v in variables if id(v) in rates}
+    # Kernels are those of Dense, EinsumDense and (depthwise) convolutions, and adapters of them (lora_kernel_a and _b,
+    # whose decay draws the layer back to what it was). Embeddings, biases, normalisation and single tokens are not.
+    made.exclude_from_weight_decay(var_list=[v for v in variables if "kernel" not in v.name])
+    if policy == "mixed_float16":
+        made = keras.optimizers.LossScaleOptimizer(made)
+    made.build(list(variables))
+    return made
+
+
+@contextlib.contextmanager
+def averaged(optimizer: keras.optimizers.Optimizer, task: keras.Model) -> Iterator[None]:
+    """Inside, the weights that train hold their averages; afterwards what they held before. Nothing without EMA.
+
+    BatchNorm statistics are averages already, and stay as they are. Units that gradual unfreezing reaches later start
+    from their pretrained weights.
+    """
+    trained = {id(variable) for variable in task.trainable_variables}
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    pairs = [(variable, average) for variable, average in inner.averages if id(variable) in trained]
+    kept = [variable.numpy() for variable, _ in pairs]
+    try:
+        for variable, average in pairs:
+            variable.assign(average)
+        yield
+    finally:
+        for (variable, _), value in zip(pairs, kept, strict=True):
+            variable.assign(value)

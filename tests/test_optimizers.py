@@ -1,0 +1,271 @@
+"""One optimizer for all of a phase: rates of their own, one clip norm, accumulated gradients, averages, resumption."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import optimizers as keras_optimizers
+
+from kerastune.optimizers import averaged, make
+from kerastune.recipe import Phase
+
+OPTIMIZERS = ["adam", "adamw", "lion", "rmsprop", "sgd"]
+
+
+class Two(keras.Model):
+    """Two kernels of two numbers each, [3, 4] and [6, 8], to be trained at rates of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = self.add_weight(shape=(2,), name="kernel")
+        self.high = self.add_weight(shape=(2,), name="kernel")
+        self.low.assign([3.0, 4.0])
+        self.high.assign([6.0, 8.0])
+
+    @property
+    def values(self) -> np.ndarray:
+        return np.array([self.low.numpy(), self.high.numpy()])
+
+
+def made(task: Two, share: float = 1.0, policy: str = "float32", **settings: Any) -> Any:
+    """An optimizer that trains `low` at a share of the rate 0.1."""
+    phase = Phase(unfreeze="all", **{"optimizer": "sgd", "learning_rate": 0.1, **settings})
+    return make(phase, task.trainable_variables, {id(task.low): 0.1 * share}, steps=10, policy=policy)
+
+
+def step(optimizer: Any, task: Two, *gradients: Any) -> np.ndarray:
+    """What one step changes, for gradients of `low` and `high` (default: ones)."""
+    before = task.values
+    optimizer.apply([tf.constant(g, tf.float32) for g in gradients or np.ones((2, 2))], task.trainable_variables)
+    return task.values - before
+
+
+FIRST = 0.1 * 1.9  # of SGD with Nesterov momentum 0.9 and rate 0.1: the gradient's share in the first step
+
+
+# --- rates of their own ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("share", [0.25, 1.0, 2.0])
+def test_a_variable_steps_at_its_share_of_the_rate(name: str, share: float) -> None:
+    task = Two()
+    low, high = step(made(task, share, optimizer=name), task)
+    np.testing.assert_allclose(low, share * high, rtol=1e-5, atol=1e-6)  # 3 - 1e-3 has 1e-7 of rounding
+    assert (high < -1e-3).all()
+
+
+def test_the_share_holds_in_every_later_step_and_along_the_schedule() -> None:
+    task = Two()
+    optimizer = made(task, 0.5, schedule="linear", warmup=0.2)
+    steps = np.array([step(optimizer, task) for _ in range(8)])
+    np.testing.assert_allclose(steps[:, 0], 0.5 * steps[:, 1], rtol=1e-4)
+    assert abs(steps[-1, 1, 0]) != pytest.approx(abs(steps[2, 1, 0]), rel=0.1)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weight_decay_goes_at_the_variables_own_rate(name: str) -> None:
+    task = Two()
+    low, high = step(made(task, 0.5, optimizer=name, weight_decay=0.2), task, [0.0, 0.0], [0.0, 0.0])
+    np.testing.assert_allclose(low, -0.5 * 0.1 * 0.2 * np.array([3, 4]), rtol=1e-5)
+    np.testing.assert_allclose(high, -0.1 * 0.2 * np.array([6, 8]), rtol=1e-5)
+
+
+def test_gradients_for_some_of_the_variables_train_those_and_leave_the_others_slots_alone() -> None:
+    task = Two()
+    optimizer = made(task, optimizer="adam", clip_norm=1.0)
+    optimizer.apply([tf.ones(2)], [task.high])
+    assert np.array_equal(task.low, [3, 4])
+    assert not np.array_equal(task.high, [6, 8])
+    assert [v.numpy().any() for v in optimizer.variables if "momentum" in v.path] == [False, True]
+
+
+def test_keras_multi_optimizer_still_does_not_fit() -> None:
+    """Should this fail one day, `optimizers._Shares` may have become needless."""
+    task = Two()
+    per_unit = keras_optimizers.OptimizerMap(keras_optimizers.SGD(1.0, global_clipnorm=1.0))
+    low, high = keras.Variable([0.0], name="low"), keras.Variable([0.0], name="high")
+    per_unit["high"] = keras_optimizers.SGD(1.0, global_clipnorm=1.0)
+    multi = keras_optimizers.MultiOptimizer(per_unit)
+    multi.build([low, high])
+    multi.apply([tf.constant([3.0]), tf.constant([4.0])], [low, high])
+    assert (float(low[0]), float(high[0])) == (-1, -1)  # by one norm for both: -0.6 and -0.8
+    with pytest.raises(ValueError, match="one-to-one"):
+        multi.apply([tf.constant([3.0])], [low])
+    assert not hasattr(multi, "learning_rate")
+    assert made(task).learning_rate is not None
+
+
+# --- the clip norm -----------------------------------------------------------------------------------------
+
+
+def test_the_clip_norm_is_that_of_all_gradients_together_whatever_the_rates() -> None:
+    task = Two()
+    gradients = [3.0, 0.0], [0.0, 4.0]  # their norm is 5
+    low, high = step(made(task, 0.5, clip_norm=1.0), task, *gradients)
+    np.testing.assert_allclose(low, [-0.5 * FIRST * 3 / 5, 0], rtol=1e-5)
+    np.testing.assert_allclose(high, [0, -FIRST * 4 / 5], rtol=1e-5)
+
+
+def test_gradients_below_the_clip_norm_are_left_as_they_are() -> None:
+    clipped, free = Two(), Two()
+    np.testing.assert_array_equal(step(made(clipped, clip_norm=9.0), clipped), step(made(free), free))
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_embeddings_gradient_counts_once_a_row(graph: bool, accumulation: int) -> None:
+    table = keras.Variable(np.zeros((4, 1), "float32"), name="embeddings")
+    phase = Phase(unfreeze="all", optimizer="sgd", learning_rate=0.1, clip_norm=1.0, gradient_accumulation=accumulation)
+    optimizer = make(phase, [table], {}, steps=2, policy="float32")
+
+    def train() -> None:
+        with tf.GradientTape() as tape:
+            loss = keras.ops.sum(keras.ops.take(table, [1, 1], axis=0))  # row 1 twice: its gradient is 2, not √2
+        gradient = tape.gradient(loss, table.value)
+        assert isinstance(gradient, tf.IndexedSlices)
+        optimizer.apply([gradient], [table])
+
+    for _ in range(accumulation):
+        (tf.function(train) if graph else train)()
+    np.testing.assert_allclose(np.ravel(table), [0, -FIRST, 0, 0], rtol=1e-6)
+
+
+# --- accumulated gradients ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_two_half_batches_are_one_whole(name: str) -> None:
+    settings = {"optimizer": name, "clip_norm": 1.0, "weight_decay": 0.1}
+    halves, whole = Two(), Two()
+    accumulating, plain = made(halves, 0.5, gradient_accumulation=2, **settings), made(whole, 0.5, **settings)
+    for scale in (1.0, 2.0):
+        assert not step(accumulating, halves, [scale, 0], [0, 0]).any()
+        step(accumulating, halves, [0, 0], [0, 3 * scale])
+        step(plain, whole, [scale / 2, 0], [0, 3 * scale / 2])
+        np.testing.assert_allclose(halves.values, whole.values, rtol=1e-6)
+
+
+# --- averages ----------------------------------------------------------------------------------------------
+
+
+def test_averages_are_those_worked_out_by_hand_and_leave_training_alone() -> None:
+    averaging, plain = Two(), Two()
+    optimizer, without = made(averaging, ema=0.9), made(plain)
+    seen = []
+    for _ in range(4):
+        np.testing.assert_array_equal(step(optimizer, averaging), step(without, plain))
+        seen.append(averaging.values)
+    expected = seen[0]  # the first step's average is the weights after it
+    for values in seen[1:]:
+        expected = 0.9 * expected + 0.1 * values
+    with averaged(optimizer, averaging):
+        np.testing.assert_allclose(averaging.values, expected, rtol=1e-6)
+        assert not np.allclose(averaging.values, seen[-1], rtol=1e-3)
+    np.testing.assert_array_equal(averaging.values, seen[-1])
+
+
+def test_weights_come_back_to_the_bit_also_after_an_error() -> None:
+    task = Two()
+    optimizer = made(task, ema=0.5)
+    for _ in range(3):
+        step(optimizer, task)
+    before = task.values
+    with pytest.raises(KeyboardInterrupt), averaged(optimizer, task):
+        assert not np.array_equal(task.values, before)
+        raise KeyboardInterrupt
+    assert task.values.tobytes() == before.tobytes()
+
+
+def test_before_the_first_step_averages_are_the_weights_and_not_keras_zeros() -> None:
+    task = Two()
+    with averaged(made(task, ema=0.9), task):
+        np.testing.assert_array_equal(task.values, [[3, 4], [6, 8]])
+
+
+def test_without_ema_nothing_is_swapped() -> None:
+    task = Two()
+    optimizer = made(task)
+    step(optimizer, task)
+    before = task.values
+    with averaged(optimizer, task):
+        np.testing.assert_array_equal(task.values, before)
+
+
+def test_batches_that_only_accumulate_do_not_age_the_averages() -> None:
+    slow, plain = Two(), Two()
+    accumulating, every = made(slow, ema=0.5, gradient_accumulation=3), made(plain, ema=0.5)
+    for _ in range(3):
+        for _ in range(3):
+            step(accumulating, slow)
+        step(every, plain)
+    with averaged(accumulating, slow), averaged(every, plain):
+        np.testing.assert_allclose(slow.values, plain.values, rtol=1e-6)
+
+
+def test_frozen_weights_have_no_average_that_rounding_could_move() -> None:
+    task = Two()
+    optimizer = made(task, ema=0.9)
+    task.low.assign([1 / 3, -0.0])
+    task.low.trainable = False
+    frozen = task.low.numpy().tobytes()
+    for _ in range(5):
+        optimizer.apply([tf.ones(2)], [task.high])
+    with averaged(optimizer, task):
+        assert task.low.numpy().tobytes() == frozen
+        assert not np.array_equal(task.high, [6, 8])
+
+
+# --- mixed precision and resumption ------------------------------------------------------------------------
+
+
+def test_float16_gets_loss_scaling_around_it_all() -> None:
+    task, plain = Two(), Two()
+    optimizer = made(task, 0.5, policy="mixed_float16", clip_norm=1.0, ema=0.9)
+    scale = float(optimizer.scale_loss(1.0))
+    assert scale == 2**15
+    scaled = step(optimizer, task, [3 * scale, 0], [0, 4 * scale])
+    np.testing.assert_allclose(scaled, step(made(plain, 0.5, clip_norm=1.0), plain, [3, 0], [0, 4]), rtol=1e-6)
+    assert not step(optimizer, task, [np.inf, 0], [0, 1]).any()  # an overflow is no step
+    assert float(optimizer.scale_loss(1.0)) == scale / 2
+    step(optimizer, task, [3 * scale, 0], [0, 4 * scale])
+    now = task.values
+    with averaged(optimizer, task):
+        assert not np.array_equal(task.values, now)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_put_back_takes_the_same_next_steps_to_the_bit(name: str, policy: str) -> None:
+    settings = {"optimizer": name, "clip_norm": 5.0, "ema": 0.9, "gradient_accumulation": 2, "schedule": "cosine"}
+
+    def build(task: Two) -> Any:
+        return made(task, 0.3, policy, weight_decay=0.01, **settings)
+
+    def train(optimizer: Any, task: Two, numbers: range) -> None:
+        for i in numbers:
+            step(optimizer, task, [i, 1.0], [-1.0, 1 / (i + 1)])
+
+    def outcome(optimizer: Any, task: Two) -> bytes:
+        with averaged(optimizer, task):
+            inside = task.values.tobytes()
+        return inside + task.values.tobytes()
+
+    task, again = Two(), Two()
+    optimizer = build(task)
+    train(optimizer, task, range(5))  # 5 is odd: a gradient is waiting
+    kept = [v.numpy() for v in optimizer.variables], [v.numpy() for v in task.weights]
+    train(optimizer, task, range(5, 9))
+    resumed = build(again)
+    for variables, values in zip((resumed.variables, again.weights), kept, strict=True):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+    train(resumed, again, range(5, 9))
+    assert outcome(resumed, again) == outcome(optimizer, task)
+
+    forgetful = Two()
+    forgetful.set_weights(kept[1])
+    train(build(forgetful), forgetful, range(5, 9))  # the weights alone are not enough
+    assert forgetful.values.tobytes() != task.values.tobytes()

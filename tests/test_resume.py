@@ -1,0 +1,240 @@
+"""A training that was killed goes on to the same bits, wherever it was; and what cannot be gone on with is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from kerastune import fine_tune, resume, run
+from kerastune.errors import ConverterError, KerastuneError
+from kerastune.progress import Progress
+
+HEAD = {"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}
+GRADUAL = {"unfreeze": "gradual", "epochs": 3, "learning_rate": 1e-3, "ema": 0.9, "layer_decay": 0.5}
+LORA = {"unfreeze": "all", "epochs": 2, "lora": {"rank": 2, "targets": ["query", "value"]}}
+ALL = {"unfreeze": "all", "epochs": 2, "batch_norm": "train", "gradient_accumulation": 2, "clip_norm": 1.0}
+CALIBRATED = {"unfreeze": "top:1", "epochs": 2, "batch_norm": "recalibrate", "optimizer": "adamw", "weight_decay": 1e-2}
+STEPS = {"batch_size": 8, "checkpoint_every": "3 steps", "xla": False}
+KINDS: dict[str, dict[str, Any]] = {
+    "cached": {"family": "vit", "phases": [HEAD, GRADUAL, LORA], "train": {**STEPS, "cache": "memory"}},
+    "on disk": {"family": "resnet", "phases": [HEAD, GRADUAL], "train": {**STEPS, "cache": "disk"}},
+    "augmented": {
+        "family": "efficientnet",
+        "phases": [HEAD, ALL, CALIBRATED],
+        "augment": {"flip": "horizontal", "color": 0.2, "rand_augment": 0.2, "mixup": 0.2, "cutmix": 1.0},
+        "train": {**STEPS, "label_smoothing": 0.1},
+    },
+}
+TRAINING_SECONDS = 12.0  # about what the longest of them takes after its first checkpoint
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feature cache that nothing else has filled."""
+    monkeypatch.setenv("KERASTUNE_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def killed(recipe: Path, out: Path, seconds: float | None = None) -> int:
+    """Trains in a process of its own, which dies after some seconds; its exit status."""
+    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(recipe), str(out)]
+    done = subprocess.run([*command, *([] if seconds is None else [str(seconds)])], capture_output=True, text=True)
+    assert done.returncode in (0, -9), done.stderr
+    return done.returncode
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Everything that a training decides: weights, history without times, predictions."""
+    found: dict[str, Any] = {"phases": [(p["frozen_sha256"], p["best"]) for p in run.load(folder).record["phases"]]}
+    found["history"] = [{k: v for k, v in row.items() if k != "seconds"} for row in run.load(folder).history]
+    with h5py.File(folder / "task.weights.h5") as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
+        found |= {name: stored[name] for name in stored.files}
+    return found
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    a, b = contents(one), contents(other)
+    assert a.keys() == b.keys()
+    assert not [name for name in a if not np.array_equal(a[name], b[name])]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, recipe: Any) -> Any:
+    """The recipe file of a kind, and its run that nothing interrupted."""
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def make(kind: str) -> tuple[Path, Path]:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            (folder / "my.toml").write_text(recipe(**KINDS[kind]).to_toml())
+            killed(folder / "my.toml", folder / "run")
+            made[kind] = folder / "my.toml", folder / "run"
+        return made[kind]
+
+    return make
+
+
+def trials(count: int) -> list[tuple[str, float]]:
+    random = np.random.default_rng(0)
+    return [(list(KINDS)[i % len(KINDS)], round(random.uniform(0, TRAINING_SECONDS), 3)) for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds"),
+    [pytest.param(*trial, marks=[] if i < 3 else [pytest.mark.slow]) for i, trial in enumerate(trials(20))],
+)
+def test_a_run_that_is_killed_at_a_random_moment_goes_on_to_the_same_bits(
+    whole: Any, tmp_path: Path, kind: str, seconds: float
+) -> None:
+    recipe_file, reference = whole(kind)
+    if killed(recipe_file, tmp_path / "run", seconds):
+        assert not (tmp_path / "run").exists()
+        assert killed(recipe_file, tmp_path / "run") == 0
+    assert_same_bits(tmp_path / "run", reference)
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+class Interrupts(Progress):
+    """Ctrl-C in a phase and step; `after` is what the user did before that."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self.stage, self.step = stage, step
+
+    def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        if stage.startswith(self.stage) and done >= self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def interrupted(recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that Ctrl-C ended in the second epoch."""
+    phases = [{"unfreeze": "head", "epochs": 3, "learning_rate": 1e-2}]
+    wanted = recipe("resnet", phases=phases, train={**STEPS, "cache": "off"})
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    fine_tune(wanted, folder, progress=Interrupts("phase 1/1 (head), epoch 2", 3))
+    return folder
+
+
+def copied(folder: Path, to: Path) -> Path:
+    import shutil
+
+    return shutil.copytree(folder, to / "run")
+
+
+def test_ctrl_c_writes_a_run_with_the_best_weights_that_can_be_gone_on_with(
+    interrupted: Path, recipe: Any, tmp_path: Path
+) -> None:
+    assert run.load(interrupted).record["status"] == "interrupted"
+    folder = copied(interrupted, tmp_path)
+    made = resume(folder)
+    assert made.record["status"] == "complete"
+    assert made.record["resumed"][0]["epoch"] == 2
+    whole = fine_tune(made.recipe, tmp_path / "whole")
+    assert_same_bits(folder, whole.folder)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "message"),
+    [
+        ("batch_size = 8", "batch_size = 16", r"recipe\.train\.batch_size: 8 then, 16 now"),
+        ("epochs = 3", "epochs = 4", r"recipe\.phases\.0\.epochs: 3 then, 4 now"),
+    ],
+)
+def test_a_changed_recipe_is_refused_with_what_differs(
+    interrupted: Path, tmp_path: Path, then: str, now: str, message: str
+) -> None:
+    folder = copied(interrupted, tmp_path)
+    (folder / "recipe.toml").write_text((folder / "recipe.toml").read_text().replace(then, now))
+    with pytest.raises(KerastuneError, match=message):
+        resume(folder)
+
+
+def test_changed_data_are_refused(interrupted: Path, tmp_path: Path, pictures: Path) -> None:
+    picture = pictures / "red" / "00.png"
+    kept = picture.read_bytes()
+    try:
+        picture.unlink()
+        with pytest.raises(KerastuneError, match=r"data.fingerprint: '\w+' then, '\w+' now"):
+            resume(copied(interrupted, tmp_path))
+    finally:
+        picture.write_bytes(kept)
+
+
+def test_another_version_is_refused(interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = {**run.versions(), "keras": "4.0.0"}
+    monkeypatch.setattr(run, "versions", lambda: now)
+    with pytest.raises(KerastuneError, match=r"versions\.keras: '.*' then, '4.0.0' now"):
+        resume(copied(interrupted, tmp_path))
+
+
+def test_there_must_be_something_to_resume(trained: Any, tmp_path: Path) -> None:
+    with pytest.raises(KerastuneError, match=r"There is nothing to resume: .* is complete"):
+        resume(trained("resnet").folder)
+    with pytest.raises(KerastuneError, match=r"There is nothing to resume: .* is not there"):
+        resume(tmp_path / "nowhere")
+
+
+def test_an_unfinished_training_is_not_overwritten_unless_forced(recipe: Any, tmp_path: Path) -> None:
+    wanted = recipe("resnet", phases=[HEAD])
+    work = tmp_path / "run.partial"
+    (work / "checkpoints").mkdir(parents=True)
+    (work / "recipe.toml").write_text(wanted.to_toml())
+    (work / "checkpoints" / "000001.npz").write_bytes(b"")
+    with pytest.raises(KerastuneError, match="that has not ended") as caught:
+        fine_tune(wanted, tmp_path / "run")
+    assert f"kerastune resume {tmp_path / 'run'}" in (caught.value.hint or "")
+    fine_tune(wanted, tmp_path / "run", force=True)
+    assert not work.exists()
+
+
+def test_a_training_that_runs_is_not_joined_by_another_process(recipe: Any, tmp_path: Path) -> None:
+    wanted = recipe("resnet", phases=[HEAD])
+    with run.work_folder(tmp_path / "run", wanted):
+        for start in (lambda: fine_tune(wanted, tmp_path / "run", force=True), lambda: resume(tmp_path / "run")):
+            with pytest.raises(KerastuneError, match=r"Process \d+ is training in"):
+                start()
+
+
+def test_a_disk_that_is_full_ends_the_run_and_keeps_the_last_checkpoint(recipe: Any, tmp_path: Path) -> None:
+    phases = [{"unfreeze": "head", "epochs": 2}, {"unfreeze": "all", "epochs": 2}]
+    wanted = recipe("resnet", phases=phases, train={**STEPS, "cache": "off"})
+    (tmp_path / "my.toml").write_text(wanted.to_toml())
+    code = (
+        "import resource, sys; from kerastune import fine_tune, read_recipe\n"
+        "from kerastune import checkpoint; write = checkpoint.write_arrays\n"
+        "def later(path, arrays):\n"
+        "    if path.name == '000006.npz': resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "    write(path, arrays)\n"
+        "checkpoint.write_arrays = later\n"
+        "try: fine_tune(read_recipe('my.toml'), 'run')\n"
+        "except Exception as error: sys.exit(f'{type(error).__name__}: {error}')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "ConverterError" in done.stderr, done.stderr
+    assert "000006.npz cannot be written: File too large" in done.stderr
+    assert "kerastune resume" in done.stderr
+    assert ConverterError.exit_code == 4
+    held = sorted(path.name for path in (tmp_path / "run.partial" / "checkpoints").glob("0*"))
+    assert held == ["000004.npz", "000005.npz"]
+    made = resume(tmp_path / "run")
+    assert_same_bits(made.folder, fine_tune(wanted, tmp_path / "whole").folder)
+
+
+def test_tensorboard_logs_are_written_when_asked_for(recipe: Any, tmp_path: Path) -> None:
+    from tensorflow.python.summary.summary_iterator import summary_iterator
+
+    made = fine_tune(recipe("resnet", phases=[HEAD], train={"batch_size": 8, "tensorboard": True}), tmp_path / "run")
+    files = sorted((made.folder / "tensorboard").iterdir())
+    tags = {value.tag for file in files for event in summary_iterator(str(file)) for value in event.summary.value}
+    assert {"loss", "val_accuracy", "learning_rate"} <= tags
+
+
+def test_no_record_holds_a_token(interrupted: Path) -> None:
+    assert "token" not in json.dumps(run.load(interrupted).record).lower()
