@@ -280,7 +280,14 @@ def cache_ls(as_json: bool) -> None:
 
     found = kept.listing()
     rows = [[r["key"][:12], f"{r['bytes'] / 1e6:.1f}", str(r["examples"]), r["used"], r["of"]] for r in found]
-    emit(as_json, found, lambda: table(["key", "MB", "examples", "last used", "of"], rows))
+
+    def show() -> None:
+        if rows:
+            table(["key", "MB", "examples", "last used", "of"], rows)
+        else:
+            put("Nothing is kept.")
+
+    emit(as_json, found, show)
     say("\nNext: kerastune cache clear [KEY...]")
 
 

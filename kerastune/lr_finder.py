@@ -65,7 +65,7 @@ def find(recipe: Recipe, phase: int = 1, steps: int = 100, progress: Progress | 
         training = Training(before, made.splits, made.task, made.decisions, made.moving, Path(scratch), {}, progress)
         if training.run():
             raise KeyboardInterrupt
-        settings = {"epochs": math.ceil(steps / training.steps), "schedule": "constant", "early_stopping": 0}
+        settings = {"epochs": math.ceil(steps / training.steps), "schedule": "constant"}
         training.recipe = recipe.model_copy(update={"phases": (*before.phases, tested.model_copy(update=settings))})
         rates, losses = _climb(training, steps, progress)
     return Found(phase, rates, losses, _steepest(rates, losses))

@@ -230,7 +230,9 @@ def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> dict[st
 
 def _unfreeze(task: keras.Model, phase: Phase, found: list[Unit], stage: Stage) -> dict[str, Any] | None:
     """Lets the head and a stage's units train, and nothing else. Returns what the adapters are, if there are any."""
-    for layer in task._flatten_layers():  # each one: a layer that is trainable already does not tell those inside
+    for layer in task._flatten_layers():
+        # Down and up, each one: Keras tells neither weights nor inner layers what a layer's flag says already.
+        layer.trainable = False
         layer.trainable = True
     for unit in found:
         for layer in unit.layers:

@@ -8,7 +8,7 @@ RUN/predictions.npz                           the model's scores on validation a
 RUN/adapters.npz                              of a run that ends with LoRA: the adapters, whole
 RUN/exports/NAME/                             the artifacts
 RUN/report.html
-RUN.partial/                                  a training that has not ended: its recipe and checkpoints
+RUN.partial/                                  a training that has not ended: its recipe, history and checkpoints
 """
 
 import contextlib
@@ -178,13 +178,17 @@ def write(
 ) -> None:
     """Writes everything but the model into a folder that already holds it."""
     (folder / RECIPE).write_text(recipe.to_toml(), "utf-8")
+    write_history(folder, history)
+    if predictions:
+        np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
+    write_json(folder / RECORD, record)
+
+
+def write_history(folder: Path, history: Sequence[dict[str, float]]) -> None:
     with (folder / "history.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.DictWriter(file, fieldnames=list(history[0]) if history else ["phase", "epoch"])
         rows.writeheader()
         rows.writerows(history)
-    if predictions:
-        np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
-    write_json(folder / RECORD, record)
 
 
 def write_failure(of: Run, name: str, format: str, quantize: str, error: str) -> None:

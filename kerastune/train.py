@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -61,7 +61,7 @@ def plan(recipe: Recipe, progress: Progress | None = None) -> Plan:
     splits = data.load(recipe.data, progress.advance)
     keras.utils.set_random_seed(recipe.seed)
     progress.say(f"Loading {recipe.preset}")
-    precision, decisions = _precision(recipe)
+    precision, decisions = _precision(recipe.train.precision, _capabilities())
     task = TASKS[recipe.task].build(preset, len(splits.labels), recipe.data.image_size, precision)
     if recipe.train.xla is True and (bad := without_xla(task)):
         raise RecipeError(f"train.xla = true, but these layers have no XLA: {', '.join(bad)}.", 'Use xla = "auto".')
@@ -195,7 +195,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         shutil.rmtree(work)  # its weights are not to be gone on with
         raise
     stopwatch.laps["train"] = round(training.at.seconds, 1)
-    stopwatch.lap("train of this process")
+    stopwatch.skip()  # the training counts its own, those of the processes before it included
     facts = training.facts
     ran = [*training.at.ran, *([{}] * len(made.audits))]
     audits = [{**audit, **more} for audit, more in zip(made.audits, ran, strict=False)]
@@ -238,19 +238,22 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
 # --- decisions ---------------------------------------------------------------------------------------------
 
 
-def _precision(recipe: Recipe) -> tuple[str, list[Decision]]:
-    asked = recipe.train.precision
+def _precision(asked: str, capabilities: Sequence[tuple[int, int]]) -> tuple[str, list[Decision]]:
+    """The dtype policy, given the compute capability of each GPU."""
     if asked != "auto":
         return asked, []
-    gpus = tf.config.list_physical_devices("GPU")
-    capable = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
-    if capable and min(capable) >= (8, 0):
-        got, why = "mixed_bfloat16", "every GPU computes in bfloat16 (compute capability 8.0 or newer)"
-    elif gpus:
-        got, why = "float32", f"a GPU of compute capability {'.'.join(map(str, min(capable)))} has no bfloat16"
-    else:
+    if not capabilities:
         got, why = "float32", "there is no GPU"
+    elif min(capabilities) >= (8, 0):
+        got, why = "mixed_bfloat16", "every GPU computes in bfloat16 (compute capability 8.0 or newer)"
+    else:
+        got, why = "float32", f"a GPU of compute capability {'.'.join(map(str, min(capabilities)))} has no bfloat16"
     return got, [{"key": "train.precision", "asked": "auto", "got": got, "why": why}]
+
+
+def _capabilities() -> list[tuple[int, int]]:
+    gpus = tf.config.list_physical_devices("GPU")
+    return [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
 
 
 def _cache(recipe: Recipe, number: int, task: Any, splits: Splits, example: Any) -> Decision:
@@ -353,6 +356,9 @@ def _memory_mb(recipe: Recipe, task: keras.Model) -> int:
 class _Stopwatch:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def skip(self) -> None:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:

@@ -1,6 +1,6 @@
-"""A child process that trains, or goes on training, and may be killed: python killed.py RECIPE OUT [SECONDS]
+"""A child process that trains, or goes on training, and may be killed: python killed.py RECIPE OUT [WHEN]
 
-Seconds count from the moment that there is something to go on from.
+WHEN is a number of seconds after there is something to go on from, or a stage of the work.
 """
 
 import os
@@ -11,20 +11,36 @@ import time
 from pathlib import Path
 
 from kerastune import fine_tune, read_recipe, resume
+from kerastune.progress import Progress
 
 
-def kill_after(seconds: float, checkpoints: Path) -> None:
-    while not any(checkpoints.glob("[0-9]*.npz")):
-        time.sleep(0.001)
-    time.sleep(seconds)
+def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-recipe, out, *delay = sys.argv[1:]
-work = Path(f"{out}.partial")
-if delay:
-    threading.Thread(target=kill_after, args=(float(delay[0]), work / "checkpoints"), daemon=True).start()
+def die_after(seconds: float, checkpoints: Path) -> None:
+    while not any(checkpoints.glob("[0-9]*.npz")):
+        time.sleep(0.001)
+    time.sleep(seconds)
+    die()
+
+
+class DiesIn(Progress):
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+
+    def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
+        if stage.startswith(self.stage):
+            die()
+
+
+recipe, out, when = [*sys.argv[1:], "never"][:3]
+work, progress = Path(f"{out}.partial"), Progress()
+if when.replace(".", "").isdigit():
+    threading.Thread(target=die_after, args=(float(when), work / "checkpoints"), daemon=True).start()
+elif when != "never":
+    progress = DiesIn(when)
 if work.exists():
-    resume(out)
+    resume(out, progress)
 else:
-    fine_tune(read_recipe(recipe), out)
+    fine_tune(read_recipe(recipe), out, progress=progress)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -339,3 +340,21 @@ def test_a_crash_says_where() -> None:
     assert done.returncode < 0
     assert "Segmentation fault" in done.stderr
     assert "in crashing" in done.stderr
+
+
+# --- kept features -----------------------------------------------------------------------------------------
+
+
+def test_kept_features_are_listed_and_deleted_by_key() -> None:
+    from kerastune import cache
+
+    for key in ("a" * 64, "b" * 64):
+        cache.compute(lambda x: (x,), [np.zeros((3, 5), np.float32)], 3, [cache.Spec((5,), "float32")], key, "birds")
+    assert {row["of"] for row in json.loads(invoke("cache", "ls", "--json").stdout)} == {"birds"}
+    assert json.loads(invoke("cache", "clear", "aaaa", "--json").stdout) == {"bytes": 60}
+    assert [row["key"] for row in json.loads(invoke("cache", "ls", "--json").stdout)] == ["b" * 64]
+    refused = invoke("cache", "clear", "cccc")
+    assert refused.exit_code == 1
+    assert "No features are kept under the key 'cccc'" in refused.stderr
+    assert "0.0 MB deleted" in invoke("cache", "clear").stdout
+    assert "Nothing is kept" in invoke("cache", "ls").stdout

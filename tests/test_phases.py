@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from tiny import BACKBONES, backbone, classifier, examples
 
-from kerastune import phases
+from kerastune import lora, phases
 from kerastune.errors import RecipeError, VerificationError
 from kerastune.optimizers import Schedule
 from kerastune.phases import (
@@ -208,6 +208,15 @@ def test_batch_norm_that_was_frozen_in_one_phase_can_train_in_the_next(family: s
     task, train = classifier(family), phase("top:1", batch_norm="train")
     freeze(task, phase("top:1"))
     assert freeze(task, train)["batch_norm"] == freeze(classifier(family), train)["batch_norm"]
+
+
+def test_adapters_that_were_merged_leave_no_weight_frozen() -> None:
+    task = classifier("ViT")
+    everything = len(task.trainable_weights)
+    freeze(task, phase("all", lora={"rank": 2, "targets": ["query"]}))
+    lora.merge(task)
+    freeze(task, phase("all"))
+    assert len(task.trainable_weights) == everything
 
 
 @pytest.mark.parametrize("family", ["EfficientNet", "ViT"])

@@ -39,10 +39,10 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("KERASTUNE_HOME", str(tmp_path_factory.mktemp("home")))
 
 
-def killed(recipe: Path, out: Path, seconds: float | None = None) -> int:
-    """Trains in a process of its own, which dies after some seconds; its exit status."""
-    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(recipe), str(out)]
-    done = subprocess.run([*command, *([] if seconds is None else [str(seconds)])], capture_output=True, text=True)
+def killed(recipe: Path, out: Path, when: float | str = "never") -> int:
+    """Trains in a process of its own, which dies after some seconds or in a stage; its exit status."""
+    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(recipe), str(out), str(when)]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode in (0, -9), done.stderr
     return done.returncode
 
@@ -99,6 +99,16 @@ def test_a_run_that_is_killed_at_a_random_moment_goes_on_to_the_same_bits(
     assert_same_bits(tmp_path / "run", reference)
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("stage", ["phase 1/3 (head), frozen", "phase 2/3 (gradual), frozen", "scoring test"])
+def test_a_run_that_is_killed_where_no_step_runs_goes_on_to_the_same_bits(
+    whole: Any, tmp_path: Path, stage: str
+) -> None:
+    recipe_file, reference = whole("cached")
+    assert killed(recipe_file, tmp_path / "run", stage) == -9
+    assert killed(recipe_file, tmp_path / "run") == 0
+    assert_same_bits(tmp_path / "run", reference)
 
 
 class Interrupts(Progress):

@@ -244,11 +244,11 @@ def test_the_audit_is_told_before_each_phase_and_the_proof_after(recipe, tmp_pat
 def test_xla_is_measured_where_it_could_pay_and_training_is_not_touched_by_it(recipe, tmp_path, monkeypatch, worth):
     monkeypatch.setattr(loop, "_WORTH_MEASURING", worth)
     phases = [{"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}]
-    made = fine_tune(recipe("resnet", phases=phases, train={"batch_size": 8, "cache": "off"}), tmp_path / "run")
+    made = fine_tune(recipe("vit", phases=phases, train={"batch_size": 8, "cache": "off"}), tmp_path / "run")
     (found,) = [d for d in made.record["decisions"] if d["key"] == "train.xla"]
     assert ("ms with it" in found["why"]) == (worth == 0)
     plain = fine_tune(
-        recipe("resnet", phases=phases, train={"batch_size": 8, "cache": "off", "xla": False}), tmp_path / "plain"
+        recipe("vit", phases=phases, train={"batch_size": 8, "cache": "off", "xla": False}), tmp_path / "plain"
     )
     same = [row["loss"] for row in made.history], [row["loss"] for row in plain.history]
     np.testing.assert_allclose(*same, atol=1e-5)
@@ -263,6 +263,20 @@ def test_mixed_precision_is_read_back_and_exports_as_float32(recipe, tmp_path):
     made = fine_tune(wanted, tmp_path / "run")
     assert made.record["phases"][0]["precision"] == "mixed_bfloat16"
     assert export(made, Export(format="onnx"))[0].report["passed"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "policy", "why"),
+    [
+        ([], "float32", "no GPU"),
+        ([(9, 0), (8, 0)], "mixed_bfloat16", "every GPU computes in bfloat16"),
+        ([(9, 0), (7, 5)], "float32", "compute capability 7.5 has no bfloat16"),
+    ],
+)
+def test_automatic_precision_is_bfloat16_where_every_gpu_has_it(gpus, policy, why):
+    got, (decision,) = train._precision("auto", gpus)
+    assert got == policy == decision["got"]
+    assert why in decision["why"]
 
 
 def test_xla_that_was_asked_for_is_really_on(recipe, tmp_path):
