@@ -53,7 +53,7 @@ KNOWS = {
     "features": {"cache", "phases"},
     "forward": {"progress", "cache", "features"},
     "checkpoint": {"errors"},
-    "saving": {"errors"},
+    "saving": {"errors", "lora"},
     "run": {"errors", "progress", "recipe", "data"},
     "artifact": {"errors", "run"},
     "terminal": {"errors", "progress"},
