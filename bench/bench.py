@@ -41,7 +41,7 @@ _SMALL = {"validation": "test[:1000]", "test": "test[1000:2000]", "epochs": 2, "
 JOBS = {
     "head": _JOB | {"unfreeze": "head", "learning_rate": 3e-3},
     "top2": _JOB | {"unfreeze": "top:2", "learning_rate": 3e-4},
-    "all": _JOB | {"unfreeze": "all", "learning_rate": 3e-4, "epochs": 2},  # 10 would take half an hour a side
+    "all": _JOB | {"unfreeze": "all", "learning_rate": 3e-4},
     "2,000 images": _JOB | _SMALL | {"unfreeze": "head", "learning_rate": 3e-3},
     "60,000 images": _JOB | _SMALL | {"unfreeze": "head", "learning_rate": 3e-3, "train": "train"},
 }

@@ -27,6 +27,7 @@ from kerastune.tasks import TASKS
 Decision = dict[str, Any]
 Step = Callable[..., None]
 _TIMED_STEPS = 5
+_SHORT = 5.0  # seconds: epochs that end sooner after a checkpoint are sooner trained again than written
 _WORTH_MEASURING = 30.0  # seconds of a phase below which compiling with XLA could not pay for itself
 
 
@@ -83,6 +84,7 @@ class Training:
         self.optimizer: Any = None
         self.metrics = [keras.metrics.Mean(name="loss"), self.kind.metric()]
         self._left: checkpoint.Arrays = {}  # of a checkpoint: what is put back once its variables exist
+        self._unwritten: checkpoint.Arrays = {}  # the best weights, if they are newer than the last checkpoint
         self._lap = self._saved = time.perf_counter()
 
     @property
@@ -211,7 +213,8 @@ class Training:
         at.ran[-1]["epochs_run"] += 1
         at.epoch, at.step = at.epoch + 1, 0
         self._reset_metrics()
-        self.save()
+        if at.epoch > self.phase.epochs or time.perf_counter() - self._saved > _SHORT:
+            self.save()
 
     def _log(self, row: dict[str, float]) -> None:
         """TensorBoard's event file, which TensorFlow can write without TensorBoard."""
@@ -357,11 +360,11 @@ class Training:
         if best is None:
             return
         self.at.best, self.at.best_file = best, f"best-{self.at.phase}-{self.at.epoch}.npz"
-        checkpoint.write_arrays(self.folder / self.at.best_file, weights)
+        self._unwritten = weights
 
     def _load_best(self) -> None:
         if self.at.best_file:
-            self._restore(checkpoint.read_arrays(self.folder / self.at.best_file))
+            self._restore(self._unwritten or checkpoint.read_arrays(self.folder / self.at.best_file))
 
     def _describe_best(self) -> str:
         if self.at.best is None:
@@ -381,6 +384,9 @@ class Training:
         for ran in self.at.ran[-1:]:
             ran["seconds"] = round(ran["seconds"] + now - self._saved, 2)
         self._saved = now
+        if self._unwritten:
+            checkpoint.write_arrays(self.folder / self.at.best_file, self._unwritten)
+            self._unwritten = {}
         record = {**self.facts, "at": dataclasses.asdict(self.at)}
         checkpoint.write(self.folder, record, self._arrays())
         needed = {record["at"]["best_file"] for record in checkpoint.records(self.folder)}

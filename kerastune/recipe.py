@@ -155,7 +155,8 @@ class Train(_Settings):
     """With [augment]: keep this many augmented views of each example and cycle through them. 0 keeps none, so that
     augmented phases run uncached."""
     checkpoint_every: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]* (steps|minutes)$")] = "10 minutes"
-    """How often a checkpoint is written inside an epoch: "500 steps" or "10 minutes". Each epoch ends with one."""
+    """How often a checkpoint is written inside an epoch: "500 steps" or "10 minutes". An epoch ends with one, unless
+    the last one is seconds old."""
     tensorboard: bool = False
     """Write TensorBoard logs to RUN/tensorboard."""
 
