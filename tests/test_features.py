@@ -515,22 +515,28 @@ def test_what_was_asked_for_and_cannot_be_had_is_an_error(asked: Any, case: dict
 # --- the forward pass ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["tensorflow", "xla"])
-def test_every_implementation_computes_the_prefix_for_full_and_partial_batches(name: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("tensorflow", "EfficientNet"), ("xla", "EfficientNet")]
+    + [("folded", family) for family in ("EfficientNet", "ViT", "BERT", "Whisper")],
+)
+def test_every_implementation_computes_the_prefix_for_full_and_partial_batches(name: Any, family: str) -> None:
     """Within 1e-4 of the largest value, and the same bits for the same batch."""
-    task, x = build("EfficientNet")
+    task, x = build(family)
     found = cut(frozen(task), x)
     run = forward.forward(found, name, x)
+    part, other = ({k: v[i] for k, v in x.items()} if isinstance(x, dict) else x[i] for i in (slice(3), slice(1, 4)))
     assert features.difference(found.prefix(x), run(x)) < 1e-4
-    assert features.difference(found.prefix(x[:3]), run(x[:3])) < 1e-4
+    assert features.difference(found.prefix(part), run(part)) < 1e-4
     assert np.array_equal(run(x)[0], run(x)[0])
-    assert features.difference(found.prefix(x + 0.1), run(x)) > 1e-3
+    assert features.difference(found.prefix(other), run(part)) > 1e-3
 
 
 def test_nothing_else_is_tried_for_a_short_pass() -> None:
     task, x = build("ViT")
     _, decision = forward.fastest(cut(frozen(task), x), [x, x], n_batches=10)
     assert decision["got"] == "tensorflow"
+    assert "too little to try folded" in decision["why"]
     assert "too little to try onnxruntime" in decision["why"]
 
 
@@ -550,10 +556,11 @@ def test_a_faster_candidate_that_disagrees_is_not_taken(monkeypatch: pytest.Monk
     found = cut(frozen(task), x)
     wrong = tuple(np.asarray(tensor) * 1.001 for tensor in found.prefix(x))
     monkeypatch.setitem(forward._TRYING, "onnxruntime", 0.0)
-    monkeypatch.setattr(forward, "_onnxruntime", lambda made, example: lambda x: wrong)
+    monkeypatch.setattr(forward, "_onnxruntime", lambda made, signature: lambda x: wrong)
+    monkeypatch.setattr(forward, "_frozen", lambda made, signature: lambda *x: map(tf.constant, wrong))
     _, decision = forward.fastest(found, [x, x], n_batches=10**6)
     assert decision["got"] == "tensorflow"
-    assert "differing by 0.001 of the largest value" in decision["why"]
+    assert decision["why"].count("differing by 0.001 of the largest value") == 2
 
 
 def test_a_candidate_that_cannot_run_the_prefix_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
