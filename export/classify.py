@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 
 
-def main(load):
+def main(load, arguments=None):
+    """`arguments(parser)` adds options of a reader's own; `load(folder, manifest, options)` gets them."""
+    started = time.perf_counter()
     parser = argparse.ArgumentParser(description="Runs an exported image classifier.")
     parser.add_argument("artifact", type=Path, help="the artifact's folder (it holds manifest.json)")
     parser.add_argument("images", nargs="*", help="image files (needs Pillow), or .npy files of uint8 [H, W, 3]")
@@ -27,6 +29,8 @@ def main(load):
     parser.add_argument(
         "--stream", type=Path, metavar="OUT.npz", help="score arrays from stdin, as kerastune verify does"
     )
+    if arguments:
+        arguments(parser)
     options = parser.parse_args()
     if not (options.artifact / "manifest.json").is_file():
         parser.error(f"{options.artifact} is no artifact: it holds no manifest.json")
@@ -36,9 +40,9 @@ def main(load):
     if changed := [name for name, file in manifest["files"].items() if not same(options.artifact / name, file)]:
         print(f"FAILED: not what was exported: {', '.join(changed)}", file=sys.stderr)
         sys.exit(3)
-    predict = load(options.artifact, manifest)
+    predict = load(options.artifact, manifest, options) if arguments else load(options.artifact, manifest)
     if options.stream:
-        stream(predict, options.stream)
+        stream(predict, manifest, options.stream, time.perf_counter() - started)
     if options.check and not check(predict, options.artifact, manifest):
         sys.exit(3)
     for path in options.images:
@@ -46,7 +50,7 @@ def main(load):
             image = read_image(path)
         except (OSError, ValueError) as error:
             sys.exit(f"{path} cannot be read as an image: {error}")
-        scores = predict(image[None])[0]
+        scores = predict(fit(image, manifest)[None])[0]
         print(path)
         for i in np.argsort(-scores, kind="stable")[: options.top]:
             print(f"  {scores[i]:.4f}  {manifest['labels'][i]}")
@@ -73,7 +77,7 @@ def check(predict, folder, manifest):
     return passed
 
 
-def stream(predict, out):
+def stream(predict, manifest, out, load_seconds):
     """Scores and seconds for each array on stdin: 8 bytes that say how long its .npy is, then the .npy itself.
 
     An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], or an encoded file [n].
@@ -82,11 +86,83 @@ def stream(predict, out):
     while size := sys.stdin.buffer.read(8):
         file = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(size, "little")))
         array = np.load(file, allow_pickle=False)
-        batch = array[None] if array.ndim == 3 else array
+        batch = fit(array, manifest)[None] if array.ndim == 3 else array
         start = time.perf_counter()
         scores.append(predict(batch))
         seconds.append(time.perf_counter() - start)
-    np.savez(out, scores=np.concatenate(scores), seconds=np.array(seconds), modules=np.array(sorted(sys.modules)))
+    np.savez(
+        out,
+        scores=np.concatenate(scores),
+        seconds=np.array(seconds),
+        load_seconds=load_seconds,
+        peak_mb=peak_mb(),
+        modules=np.array(sorted(sys.modules)),
+    )
+
+
+def peak_mb():
+    """The most memory this process has held, in MB; NaN where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def fit(image, manifest):
+    """uint8 [H, W, 3] -> what the model takes: the same where it resizes by itself, else the size it was trained at."""
+    settings = manifest["image"]
+    if settings["resize"] == "inside":
+        return image
+    height, width = settings["height"], settings["width"]
+    if settings["crop_to_aspect_ratio"]:
+        image = cropped(image, height, width)
+    if settings["pad_to_aspect_ratio"]:
+        image = padded(image, height, width)
+    return resized(resized(image, height, 0, settings), width, 1, settings).round().clip(0, 255).astype(np.uint8)
+
+
+def cropped(image, height, width):
+    """The largest part of the shape height : width, from the middle."""
+    h, w = image.shape[:2]
+    tall, wide = max(min(h, w * height // width), 1), max(min(w, h * width // height), 1)
+    top, left = (h - tall) // 2, (w - wide) // 2
+    return image[top : top + tall, left : left + wide]
+
+
+def padded(image, height, width):
+    """Black borders until it has the shape height : width."""
+    h, w = image.shape[:2]
+    tall, wide = max(h, w * height // width), max(w, h * width // height)
+    top, left = (tall - h) // 2, (wide - w) // 2
+    return np.pad(image, ((top, top), (left, left), (0, 0)))  # as Keras does; an odd row is left out
+
+
+def resized(image, size, axis, settings):
+    """One axis brought to `size` pixels as TensorFlow does: half-pixel centres, no antialiasing."""
+    length = image.shape[axis]
+    if length == size:
+        return image
+    edge = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(length / size)
+    first = np.floor(edge - np.float32(0.5)).astype(int)
+    part = (edge - np.float32(0.5) - first).astype(np.float32)
+    if settings["interpolation"] == "nearest":
+        taps = [(np.floor(edge).astype(int), np.ones(size, np.float32))]
+    elif settings["interpolation"] == "bilinear":
+        taps = [(first, 1 - part), (first + 1, part)]
+    else:  # bicubic, as Keys 1981 with a = -1/2; what lies outside has no weight
+        taps = [(first + k, keys(abs(part - k)) * ((first + k >= 0) & (first + k < length))) for k in range(-1, 3)]
+        total = sum(weight for _, weight in taps)
+        taps = [(at, weight / total) for at, weight in taps]
+    shape = [-1 if i == axis else 1 for i in range(3)]
+    parts = [image.take(at.clip(0, length - 1), axis) * weight.reshape(shape) for at, weight in taps]
+    return sum(parts[1:], parts[0]).astype(np.float32)
+
+
+def keys(x):
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x <= 1, near, np.where(x < 2, far, 0)).astype(np.float32)
 
 
 def read_image(path):

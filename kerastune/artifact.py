@@ -63,6 +63,11 @@ class Artifact:
             scores = stored["scores"]
             return [stored[f"image_{i}"] for i in range(len(scores))], scores
 
+    def own_scores(self) -> Scores | None:
+        """What a quantised artifact's own runtime said about the golden images, float32 [n, K]."""
+        with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
+            return stored["found"] if "found" in stored.files else None
+
     def check_files(self) -> None:
         """Raises VerificationError that names every file that is not as it was written."""
         changed = []
@@ -100,9 +105,17 @@ def load(folder: str | Path) -> Artifact:
     return Artifact(path)
 
 
-def write(folder: Path, manifest: dict[str, Any], images: Sequence[Image], scores: Scores) -> Artifact:
-    """Completes a folder that already holds the model: golden.npz, and the manifest with every file's hash."""
-    named = {f"image_{i}": image for i, image in enumerate(images)}
+def write(
+    folder: Path, manifest: dict[str, Any], images: Sequence[Image], scores: Scores, found: Scores | None = None
+) -> Artifact:
+    """Completes a folder that already holds the model: golden.npz, and the manifest with every file's hash.
+
+    Args:
+        found: what a quantised model's own runtime says; other runtimes must say nearly the same.
+    """
+    named: dict[str, npt.NDArray[Any]] = {f"image_{i}": image for i, image in enumerate(images)}
+    if found is not None:
+        named["found"] = found
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, scores=scores, labels=manifest["labels"], **named)
     files = {
         str(path.relative_to(folder).as_posix()): {"sha256": _sha256(path), "bytes": path.stat().st_size}

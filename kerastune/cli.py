@@ -242,8 +242,8 @@ def targets_list(as_json: bool) -> None:
     from kerastune import target
 
     found = [asdict(target.load(name)) for name in target.names()]
-    rows = [[t["name"], t["format"], t["quantize"], t["runtime"], t["summary"]] for t in found]
-    emit(as_json, found, lambda: table(["target", "format", "quantize", "runtime", "where"], rows))
+    rows = [[t["name"], t["format"], t["quantize"], t["images"], t["io"], t["summary"]] for t in found]
+    emit(as_json, found, lambda: table(["target", "format", "quantize", "images", "io", "where"], rows))
     say("\nNext: kerastune targets show NAME, or kerastune export RUN --target NAME")
 
 
@@ -437,8 +437,9 @@ def lr_find(recipe: str, overrides: tuple[str, ...], phase: int, steps: int, out
     """
     wanted = _read(recipe, overrides)
     from kerastune import lr_finder
+    from kerastune import run as runs
 
-    lr_finder.refuse_plot(out)
+    runs.refuse_plot(out)
     with progress() as told:
         found = lr_finder.find(wanted, phase, steps, told)
     lr_finder.plot(found, out)
@@ -624,8 +625,14 @@ def predict(folder: str, files: tuple[str, ...], top: int, as_json: bool) -> Non
 @click.argument("run_folder", metavar="RUN")
 @click.option("--target", help="A place: kerastune targets list.")
 @click.option("--format", "format_", type=click.Choice(["saved_model", "tflite", "onnx"]), help="Or a file format.")
-@click.option("--quantize", type=click.Choice(["none", "dynamic", "int8"]), help="Default: the target's own.")
+@click.option(
+    "--quantize",
+    type=click.Choice(["none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"]),
+    help="Default: the target's own. auto takes the smallest that keeps the limits.",
+)
 @click.option("--max-accuracy-drop", type=click.FloatRange(0, 1), default=0.02, show_default=True)
+@click.option("--max-size-mb", type=click.FloatRange(0, min_open=True), help="Refuse a larger model.")
+@click.option("--max-latency-ms", type=click.FloatRange(0, min_open=True), help="Refuse a slower one (median, here).")
 @_out
 @_force
 @_json
@@ -635,6 +642,8 @@ def export_command(
     format_: str | None,
     quantize: str | None,
     max_accuracy_drop: float,
+    max_size_mb: float | None,
+    max_latency_ms: float | None,
     out: Path | None,
     force: bool,
     as_json: bool,
@@ -649,8 +658,9 @@ def export_command(
     from kerastune import run as runs
 
     of = runs.load(run_folder)
+    limits = {"accuracy_drop": max_accuracy_drop, "size_mb": max_size_mb, "latency_ms": max_latency_ms}
     wanted = recipe.parse_export(
-        {"target": target, "format": format_, "quantize": quantize, "max_accuracy_drop": max_accuracy_drop}
+        {"target": target, "format": format_, "quantize": quantize} | {f"max_{k}": v for k, v in limits.items()}
     )
     with progress() as told:
         try:
@@ -667,17 +677,28 @@ def export_command(
 @cli.command("verify")
 @click.argument("artifact_folder", metavar="ARTIFACT")
 @click.option("--run", "run_folder", metavar="RUN", help="The run it came from, if the artifact was moved.")
+@click.option(
+    "--runtime", "names", multiple=True, metavar="NAME", help="One of the table's; default: all that are installed."
+)
 @_json
-def verify_command(artifact_folder: str, run_folder: str | None, as_json: bool) -> None:
-    """Replay an artifact in its runtime; exit code 3 if it does not compute what was trained.
+def verify_command(artifact_folder: str, run_folder: str | None, names: tuple[str, ...], as_json: bool) -> None:
+    """Replay an artifact in real runtimes; exit code 3 if it does not compute what was trained.
 
-    Example: kerastune verify runs/first/exports/linux
+    \b
+    litert, litert-reference   TFLite: LiteRT with fast kernels, and with the plain ones
+    tflm                       TFLite: TensorFlow Lite Micro
+    mediapipe                  TFLite: MediaPipe's ImageClassifier
+    onnxruntime                ONNX
+    openvino                   ONNX, TFLite and SavedModel
+    saved-model                SavedModel: TensorFlow without Keras
+
+    Example: kerastune verify runs/first/exports/linux --runtime litert
     """
     from kerastune import artifact, verifier
 
     of = artifact.load(artifact_folder)
     with progress() as told:
-        report = verifier.verify(of, run_folder, progress=told)
+        report = verifier.verify(of, run_folder, in_runtimes=names, progress=told)
     _show_artifact(of, report, as_json)
     if report["validation"] is None:
         say("Only the golden images were replayed; --run RUN also scores that run's validation split.")
@@ -689,15 +710,99 @@ def _show_artifact(of: Any, report: dict[str, Any], as_json: bool) -> None:
 
     def show() -> None:
         _print_artifacts([row])
-        if row["accuracy_drop"] is not None:
-            low, high = row["accuracy_drop_interval"]
-            scored = report["validation"]
-            put(
-                f"verified on {scored['images']} validation images: {scored['label_agreement']:.2%} of labels as in "
-                f"Keras, accuracy drop {row['accuracy_drop']:.4f} (95 % interval {low:.4f} to {high:.4f})"
-            )
+        _print_ladder(report["ladder"])
+        put()
+        _print_runtimes(report["runtimes"])
 
     emit(as_json, {**row, "report": report}, show)
+
+
+def _print_ladder(rungs: list[dict[str, Any]]) -> None:
+    if not rungs:
+        return
+    put()
+    rows = []
+    for rung in rungs:
+        name = rung["quantize"] + (f", {len(rung['kept_float'])} layers in float" if rung["kept_float"] else "")
+        figures = ["–"] * 3
+        if "size_bytes" in rung:
+            figures = [f"{rung['size_bytes'] / 1e6:.2f}", f"{rung['latency_ms']:.1f}", f"{rung['accuracy']:.4f}"]
+        rows.append([name, *figures, "kept" if rung["passed"] else "; ".join(rung["problems"])])
+    table(["tried", "size MB", "latency ms", "accuracy", ""], rows)
+
+
+def _print_runtimes(found: dict[str, dict[str, Any]]) -> None:
+    """What each runtime said, beside Keras on the same images."""
+    rows = []
+    for name, said in found.items():
+        if said["passed"] is None:
+            rows.append([name, *["–"] * 5, said["problems"][0]])
+            continue
+        scored = said["validation"]
+        rows.append(
+            [
+                f"{name} {said['version']}",
+                f"{said['golden']['max_error']:.1e}",
+                f"{scored['label_agreement']:.2%} of {scored['images']}" if scored else "–",
+                f"{scored['accuracy_drop']:.4f}" if scored else "–",
+                "{:.4f} to {:.4f}".format(*scored["accuracy_drop_interval"]) if scored else "–",
+                f"{said['latency_ms']['median']:.1f}",
+                scored["verdict"] if scored else "",
+            ]
+        )
+    header = [
+        "runtime",
+        "max error",
+        "labels as in Keras",
+        "accuracy drop",
+        "95 % interval",
+        "latency ms",
+        "accuracy is",
+    ]
+    table(header, rows)
+
+
+@cli.command("benchmark")
+@click.argument("artifact_folders", nargs=-1, required=True, metavar="ARTIFACT...")
+@click.option("--threads", type=click.IntRange(1), help="Threads of one inference; default: the runtime's own choice.")
+@click.option(
+    "--runtime", "names", multiple=True, metavar="NAME", help="As in verify; default: all that are installed."
+)
+@click.option("--plot", "image", type=click.Path(path_type=Path), help="Draw accuracy against latency into this file.")
+@_json
+def benchmark_command(
+    artifact_folders: tuple[str, ...], threads: int | None, names: tuple[str, ...], image: Path | None, as_json: bool
+) -> None:
+    """Time artifacts in real runtimes: size, time to load, latency, memory, and the accuracy they were verified with.
+
+    Example: kerastune benchmark runs/first/exports/* --threads 1 --plot latency.png
+    """
+    from kerastune import artifact, benchmark
+    from kerastune import run as runs
+
+    if image:
+        runs.refuse_plot(image)
+    made = [artifact.load(folder) for folder in artifact_folders]
+    with progress() as told:
+        rows = benchmark.benchmark(made, threads=threads, in_runtimes=names, progress=told)
+    if image:
+        benchmark.plot(rows, image)
+    header = ["artifact", "runtime", "size MB", "load ms", "latency ms", "95th percentile", "peak MB", "accuracy"]
+    cells = [
+        [
+            row["artifact"],
+            f"{row['runtime']} {row['version']}",
+            f"{row['size_bytes'] / 1e6:.2f}",
+            f"{row['load_ms']:.0f}",
+            f"{row['latency_ms']['median']:.2f}",
+            f"{row['latency_ms']['p95']:.2f}",
+            "–" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}",
+            "–" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
+        ]
+        for row in rows
+    ]
+    emit(as_json, rows, lambda: table(header, cells))
+    say(f"\nNext: open {shown(image)}" if image else "\nNext: --plot latency.png draws it")
 
 
 @cli.command("report")

@@ -2,10 +2,10 @@
 
 import urllib.error
 import urllib.request
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kerastune import run, target
+from kerastune import run
+from kerastune.runtimes import RUNTIMES
 
 _HUBS = {
     "Kaggle (KerasHub presets)": "https://www.kaggle.com",
@@ -18,8 +18,8 @@ def examine() -> dict[str, Any]:
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
-    runtimes = {where.runtime: _installed(where.runtime) for where in map(target.load, target.names())}
-    advice = [f"pip install {name}" for name, found in runtimes.items() if found is None]
+    missing = dict.fromkeys(row.install for row in RUNTIMES.values() if not row.version)
+    advice = [f"{command}   # to verify in it, too" for command in missing]
     if not gpus and tf.test.is_built_with_cuda():
         advice.append("pip install 'tensorflow[and-cuda]'   # if this machine has an NVIDIA GPU")
     return {
@@ -27,7 +27,7 @@ def examine() -> dict[str, Any]:
         "machine": run.machine(),
         "gpus": [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus],
         "xla": _xla_works(),
-        "runtimes": runtimes,
+        "runtimes": {name: row.version for name, row in RUNTIMES.items()},
         "hubs": {name: _reachable(url) for name, url in _HUBS.items()},
         "advice": advice,
     }
@@ -40,13 +40,6 @@ def _xla_works() -> bool:
         return bool(tf.function(lambda x: x * 2, jit_compile=True)(tf.constant(2.0)) == 4.0)
     except tf.errors.OpError:
         return False
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _reachable(url: str) -> bool:

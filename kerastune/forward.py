@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +13,11 @@ import numpy as np
 import tensorflow as tf
 from keras.src import tree
 
+from kerastune import child, trace
 from kerastune.cache import Arrays
+from kerastune.errors import ConverterError
 from kerastune.features import Cut, difference
+from kerastune.formats import Conversion
 from kerastune.progress import Progress
 
 Forward = Callable[[Any], Arrays]
@@ -123,16 +125,14 @@ def _onnxruntime(made: Cut, signature: Any) -> Forward:
         raise RuntimeError("it is set up for one input and one output")
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         work, path = Path(scratch), Path(scratch) / "prefix.onnx"
-        names = _write_frozen_graph(made, signature, work)
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "kerastune.formats", "onnx", str(work), str(path), "prefix", "none"],
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
-        if done.returncode:
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise RuntimeError(f"the conversion ended with {done.returncode}: {last}")
+        prefix = lambda inputs: {"features": made.prefix(inputs)[0]}  # noqa: E731
+        (spec,) = tree.flatten(signature)
+        trace.frozen("prefix", (prefix, [tf.TensorSpec(spec.shape, spec.dtype, name="inputs")]), work)
+        conversion = json.dumps(asdict(Conversion("prefix")))
+        try:
+            child.run("The ONNX converter", ["-m", "kerastune.formats", "onnx", str(work), str(path), conversion])
+        except ConverterError as error:
+            raise RuntimeError(error.message) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         # A thread that waits must not take a core from those that read images.
@@ -141,30 +141,12 @@ def _onnxruntime(made: Cut, signature: Any) -> Forward:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class
             raise RuntimeError(str(error)) from error
-    return lambda x: tuple(session.run([names[1]], {names[0]: np.asarray(tree.flatten(x)[0])}))
+    return lambda x: tuple(session.run(["features"], {"inputs": np.asarray(tree.flatten(x)[0])}))
 
 
 def _frozen(made: Cut, signature: Any) -> Any:
     """The prefix as a concrete function whose weights are constants; it takes the inputs one by one."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    # As in kerastune.trace: Keras compiles some convolutions with XLA, which no converter can read.
-    eager = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        traced = tf.function(made.prefix).get_concrete_function(signature)
-        frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False, aggressive_inlining=True)
-    finally:
-        tf.config.run_functions_eagerly(eager)
+    frozen, _ = trace.freeze(made.prefix, signature)
     if len(frozen.inputs) != len(tree.flatten(signature)):
         raise RuntimeError(f"frozen, it takes {len(frozen.inputs)} inputs")
     return frozen
-
-
-def _write_frozen_graph(made: Cut, signature: Any, work: Path) -> tuple[str, str]:
-    """Writes what `kerastune.formats.onnx` reads: the graph, and its input's and output's names."""
-    frozen = _frozen(made, signature)
-    (work / "prefix.pb").write_bytes(frozen.graph.as_graph_def().SerializeToString())
-    names = {frozen.inputs[0].name: "inputs", frozen.outputs[0].name: "features"}
-    (work / "prefix.json").write_text(json.dumps(names))
-    return "inputs", "features"

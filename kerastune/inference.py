@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kerastune import artifact, run
+from kerastune import artifact, run, runtimes
 from kerastune.artifact import Artifact, Image
 from kerastune.data import images
 from kerastune.errors import DataError, KerastuneError
 from kerastune.run import Run
-from kerastune.verifier import run_reader
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def predict(
     pixels = _read(paths)
     if isinstance(of, Artifact):
         of.check_files()
-        scores, _ = run_reader(of, pixels)
+        scores = runtimes.ask(of, of.manifest["runtime"], pixels).scores
     else:
         from kerastune.tasks import TASKS
 

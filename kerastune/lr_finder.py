@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from kerastune import phases, run, train
+from kerastune import phases, train
 from kerastune.errors import RecipeError
 from kerastune.feed import Feed
 from kerastune.loop import Training
@@ -119,11 +119,3 @@ def plot(found: Found, path: Path) -> None:
         axes.axvline(found.suggestion, linestyle="--", label=f"steepest: {found.suggestion:.1e}")
         axes.legend()
     figure.savefig(path)
-
-
-def refuse_plot(path: Path) -> None:
-    """Raises RecipeError for a file that could not be drawn into, before the climb and not after it."""
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise RecipeError(f"{path} is no picture file that can be drawn.", "End its name with .png, .svg or .pdf.")
-    if not run.absolute(path).parent.is_dir():
-        raise RecipeError(f"{path} cannot be written: its folder is not there.")

@@ -258,7 +258,11 @@ class Phase(_Settings):
         return self
 
 
-QUANTIZATIONS = {"saved_model": ("none",), "tflite": ("none", "dynamic", "int8"), "onnx": ("none",)}
+QUANTIZATIONS = {
+    "saved_model": ("none",),
+    "tflite": ("none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"),
+    "onnx": ("none", "dynamic", "int8", "auto"),
+}
 """What `quantize` may be in each format."""
 
 
@@ -268,12 +272,18 @@ class Export(_Settings):
     target: Text | None = None
     """A place it runs: a folder in export/ (`kerastune targets list`)."""
     format: Literal["saved_model", "tflite", "onnx"] | None = None
-    quantize: Literal["none", "dynamic", "int8"] | None = None
-    """Default: what the target says, or "none". "dynamic" and "int8" need TFLite."""
+    quantize: Literal["none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"] | None = None
+    """Default: what the target says, or "none". "float16", "dynamic" (int8) and "int4" store weights so; "int8" and
+    "int16x8" also compute so, calibrated on training images. "auto" tries int8, int8 with its worst layers left in
+    float, float16 and none, and takes the first that keeps the limits below."""
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
     """The artifact's folder name. Default: the target's or the format's name, and the quantisation."""
     max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.02
     """A quantised artifact that loses more validation accuracy than this is refused."""
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    """A larger model is refused. In megabytes (10^6 bytes)."""
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """A model is refused whose median latency for one image, here, is above this. In milliseconds."""
 
     @field_validator("target")
     @classmethod
@@ -293,6 +303,8 @@ class Export(_Settings):
         format, quantize = self.resolved
         if quantize not in QUANTIZATIONS[format]:
             raise ValueError(f"{format} takes quantize = {' or '.join(QUANTIZATIONS[format])}, not {quantize!r}")
+        if self.target and target.load(self.target).io == "int8" and quantize not in ("int8", "auto"):
+            raise ValueError(f"target {self.target!r} computes in int8 alone, so it takes no quantize = {quantize!r}")
         return self
 
     @property

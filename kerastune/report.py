@@ -31,6 +31,7 @@ from kerastune.errors import KerastuneError, printable
 from kerastune.progress import Progress
 from kerastune.recipe import export_name
 from kerastune.run import Run, rank
+from kerastune.runtimes import RUNTIMES
 
 SHOWN_MISTAKES = 12
 LARGEST_MATRIX = 30
@@ -74,6 +75,7 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         thumbnails=thumbnails,
         without=without,
         artifacts=made,
+        install={name: runtime.install for name, runtime in RUNTIMES.items()},
         refused=of.failures,
         missing=sorted(
             {export_name(e) for e in of.recipe.exports}

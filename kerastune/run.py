@@ -31,7 +31,7 @@ import psutil
 
 from kerastune import data
 from kerastune.data import Splits
-from kerastune.errors import DataError, KerastuneError
+from kerastune.errors import DataError, KerastuneError, RecipeError
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe, read
 
@@ -202,6 +202,20 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
     partial.replace(path)
+
+
+def refuse_plot(path: Path) -> None:
+    """Raises RecipeError for a file that could not be drawn into, before the work and not after it."""
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise RecipeError(f"{path} is no picture file that can be drawn.", "End its name with .png, .svg or .pdf.")
+    if not absolute(path).parent.is_dir():
+        raise RecipeError(f"{path} cannot be written: its folder is not there.")
+
+
+def empty(folder: Path) -> None:
+    """Deletes all that is in a folder."""
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager

@@ -15,16 +15,19 @@ class Target:
     Attributes:
         format: a format of `kerastune.formats`.
         quantize: the quantisation it gets unless another is asked for.
-        signature: the signature it is converted from, or called by.
-        runtime: the pip package that runs it, there and when it is verified.
+        images: "any" (uint8 of any size; the model resizes them) or "fixed" (one image of the size it was trained at).
+        io: "uint8", "int8" or "float32": how the place holds an image and, in int8 models, the scores.
+        runtimes: of `kerastune.runtimes`, that an artifact for this place is verified in: the first always, the
+            others where they are installed.
     """
 
     name: str
     summary: str
     format: str
     quantize: str
-    signature: str
-    runtime: str
+    images: str
+    io: str
+    runtimes: tuple[str, ...]
 
 
 def names() -> list[str]:
@@ -41,8 +44,8 @@ def load(name: str) -> Target:
         close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
         guess = f" (did you mean {close[0]!r}?)" if close else ""
         raise KerastuneError(f"There is no target {name!r}{guess}.", f"Targets: {', '.join(names())}.")
-    text = (files("kerastune.targets") / name / "target.toml").read_text("utf-8")
-    return Target(name=name, **tomllib.loads(text))
+    values = tomllib.loads((files("kerastune.targets") / name / "target.toml").read_text("utf-8"))
+    return Target(**{"name": name, **values, "runtimes": tuple(values["runtimes"])})
 
 
 def readme(name: str) -> str:

@@ -1,57 +1,114 @@
 """One live Keras model, traced into graphs: the waist that every format starts from. Runs in a process of its own.
 
 `model.export` is not used: it traces with `training=None`, and a preprocessing layer's default then switches
-every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Everything here says `training=False`.
+every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every signature here says `training=False`.
 
-    WORK/images.npz            in: golden images
-    WORK/saved_model/          out: SavedModel with all signatures
-    WORK/SIGNATURE.pb          out: frozen GraphDef of each tensor signature
-    WORK/SIGNATURE.json        out: its input's and its output's tensor names -> the names users see
-    WORK/reference.npy         out: what Keras itself says about the golden images
+    WORK/golden.npz, WORK/calibration.npz      in: images to prove and to calibrate with
+    WORK/golden_fixed.npz, …_fixed.npz         out: the same at the size that the model sees, resized as devices do
+    WORK/golden.npy, WORK/golden_fixed.npy     out: what Keras itself says about them
+    WORK/image.json                            out: how the model resizes
+    WORK/SIGNATURE/                            out: a SavedModel with that signature alone
+    WORK/serving/                              out: a SavedModel with what TF Serving answers to
+    WORK/SIGNATURE.pb, WORK/SIGNATURE.json     out: frozen GraphDef; tensor names -> the names users see
 """
 
 import json
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from kerastune import run
+from kerastune.targets import classify
+
+Signature: TypeAlias = "tuple[Callable[..., dict[str, Any]], list[Any]]"
+"""A function of tensors to named tensors, and the named `tf.TensorSpec`s of what it takes."""
 
 
-def main(run_folder: str, work_folder: str) -> None:
+def main(run_folder: str, work_folder: str, *wanted: str) -> None:
+    from kerastune.tasks import TASKS
+
+    work, of = Path(work_folder), run.load(run_folder)
+    kind = TASKS[of.recipe.task]
+    task = kind.load(str(of.folder))
+    settings = kind.resizing(task)
+    run.write_json(work / "image.json", settings)
+    if any(name.startswith("fixed") for name in wanted):
+        _resize(work, settings)
+    for path in work.glob("golden*.npz"):
+        with np.load(path, allow_pickle=False) as stored:
+            np.save(path.with_suffix(".npy"), kind.reference(task, [stored[name] for name in stored.files]))
+    signatures = kind.signatures(task)
+    if "serving" in wanted:
+        saved_model({name: signatures[name] for name in kind.SERVING}, work / "serving")
+    for name in set(wanted) - {"serving"}:
+        saved_model({name: signatures[name]}, work / name)
+        frozen(name, signatures[name], work)
+
+
+def _resize(work: Path, settings: dict[str, Any]) -> None:
+    if settings["antialias"] or settings["interpolation"] not in ("nearest", "bilinear", "bicubic"):
+        raise ValueError(f"no device resizes as this model does ({settings}); use a target with images of any size")
+    manifest = {"image": {**settings, "resize": "outside"}}
+    for name in ("golden", "calibration"):
+        with np.load(work / f"{name}.npz", allow_pickle=False) as stored:
+            images = {key: classify.fit(stored[key], manifest) for key in stored.files}
+        if name == "calibration":
+            # int8 inputs must span 0..255 exactly, so that a pixel's byte is its int8 value.
+            next(iter(images.values()))[0, :2] = [[0], [255]]
+        np.savez(work / f"{name}_fixed.npz", allow_pickle=False, **images)
+
+
+def saved_model(signatures: Mapping[str, Signature], path: Path) -> None:
+    """Writes a SavedModel that answers to these signatures."""
     import keras
+
+    # No archive.track(task): endpoints track their variables by themselves, and Keras 3.15 would store them twice.
+    archive = keras.export.ExportArchive()
+    with _inlined():
+        for name, (function, specs) in signatures.items():
+            archive.add_endpoint(name, function, input_signature=specs)
+        archive.write_out(str(path), verbose=False)
+
+
+def frozen(name: str, signature: Signature, work: Path) -> None:
+    """Writes a signature's graph with its weights as constants: NAME.pb, and NAME.json with the names of its ends."""
+    function, specs = signature
+    graph, outputs = freeze(function, *specs)
+    ends = {
+        "inputs": {tensor.name: spec.name for tensor, spec in zip(graph.inputs, specs, strict=True)},
+        "outputs": {tensor.name: key for tensor, key in zip(graph.outputs, sorted(outputs), strict=True)},
+        "dtypes": {spec.name: spec.dtype.name for spec in specs},
+    }
+    (work / f"{name}.pb").write_bytes(graph.graph.as_graph_def().SerializeToString())
+    (work / f"{name}.json").write_text(json.dumps(ends))
+
+
+def freeze(function: Callable[..., Any], *specs: Any) -> tuple[Any, Any]:
+    """A function traced with its weights as constants, and its outputs as they were structured."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    from kerastune.tasks import TASKS
+    with _inlined():
+        traced = tf.function(function).get_concrete_function(*specs)
+        graph = convert_variables_to_constants_v2(traced, lower_control_flow=False, aggressive_inlining=True)
+    return graph, traced.structured_outputs
 
-    work = Path(work_folder)
-    of = run.load(run_folder)
-    task_kind = TASKS[of.recipe.task]
-    task = task_kind.load(str(of.folder))
-    with np.load(work / "images.npz", allow_pickle=False) as stored:
-        images = [stored[name] for name in stored.files]
-    np.save(work / "reference.npy", task_kind.reference(task, images))
-    signatures = task_kind.signatures(task)
-    # Keras wraps some convolutions in their own XLA-compiled functions, which no converter can read; run
-    # eagerly they are inlined. The flag is global and must cover write_out too.
-    tf.config.run_functions_eagerly(True)
-    # No archive.track(task): endpoints track their variables by themselves, and Keras 3.15 would store them twice.
-    archive = keras.export.ExportArchive()
-    for name, (function, spec) in signatures.items():
-        archive.add_endpoint(name, function, input_signature=[spec])
-    archive.write_out(str(work / "saved_model"), verbose=False)
-    for name, (function, spec) in signatures.items():
-        if spec.dtype != tf.string:
-            traced = tf.function(function).get_concrete_function(spec)
-            frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False, aggressive_inlining=True)
-            (work / f"{name}.pb").write_bytes(frozen.graph.as_graph_def().SerializeToString())
-            names = {
-                frozen.inputs[0].name: spec.name,
-                frozen.outputs[0].name: next(iter(traced.structured_outputs)),
-            }
-            (work / f"{name}.json").write_text(json.dumps(names))
+
+@contextmanager
+def _inlined() -> Iterator[None]:
+    """Inlines the XLA-compiled functions that Keras wraps some convolutions in, which no converter can read."""
+    import tensorflow as tf
+
+    was = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)  # global, and it must cover writing too
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(was)
 
 
 if __name__ == "__main__":

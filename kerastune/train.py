@@ -210,6 +210,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         "labels": list(made.splits.labels),
         "image_size": list(made.task.preprocessor.image_converter.image_size),
         "seed": recipe.seed,
+        "backbone": type(made.task.backbone).__name__,
         "parameters": made.task.count_params(),
         "data": {
             "fingerprint": made.splits.fingerprint,

@@ -1,19 +1,14 @@
-"""Replays an artifact in the runtime it is for, without Keras, and compares with what Keras said.
+"""Replays an artifact in the runtimes it is for, without Keras, and compares with what Keras said.
 
-Two proofs: the golden images inside the artifact, and the run's whole validation split, scored image by image.
-Both run in the target's own reader, in a child process that imports neither kerastune nor Keras.
+Two proofs: the golden images inside the artifact, and the run's validation split, scored image by image. Both run
+in the readers of export/, in child processes that import neither kerastune nor Keras.
 """
 
-import contextlib
 import io
 import math
-import subprocess
-import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,43 +16,65 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
+from scipy.stats import binomtest
 
-from kerastune import artifact, run
+from kerastune import artifact, run, runtimes
 from kerastune.artifact import Artifact, Image, Scores
-from kerastune.data import Split
+from kerastune.data import Split, spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
+from kerastune.formats import FORMATS
 from kerastune.progress import Progress
 from kerastune.run import Run
+from kerastune.runtimes import RUNTIMES, SUBSET, Answer
 
 FLOAT_TOLERANCE = 1e-4
 """Largest difference of a probability between float32 artifacts and Keras."""
+
+OTHER_KERNELS = {
+    "none": FLOAT_TOLERANCE,
+    "float16": 2e-3,
+    "int16x8": 2e-3,
+    "dynamic": 4 / 256,
+    "int4": 4 / 256,
+    "int8": 4 / 256,
+}
+"""Largest difference of a probability between two runtimes of one file: rounding, by quantisation. For int8 that is
+four output steps (three were measured between LiteRT's XNNPACK and reference kernels)."""
 
 # A reference that hardly varies agrees with anything.
 _LEAST_SPREAD = 10 * FLOAT_TOLERANCE
 
 
 def verify(
-    of: Artifact | str | Path, run_folder: str | Path | None = None, *, progress: Progress | None = None
+    of: Artifact | str | Path,
+    run_folder: str | Path | None = None,
+    *,
+    in_runtimes: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Checks an artifact's files, replays its golden images, and scores the run's validation split.
 
     Args:
         of: an artifact or its folder.
         run_folder: the run it was exported from. Default: the folder above exports/, where it was made.
+        in_runtimes: names in `kerastune.runtimes.RUNTIMES`. Default: all that are installed and can run it.
 
     Returns:
         The report, also written to report.json: `passed`, `problems`, `golden`, `validation` (None where the
-        run is not there), `latency_ms`, `size_bytes`.
+        run is not there), `latency_ms`, `size_bytes`, of the first runtime; `runtimes` has the same of each.
 
     Raises:
         VerificationError: a file has changed, or the artifact does not compute what was trained.
         DataError: the run's data cannot be read or have changed.
         ConverterError: the runtime crashed.
+        KerastuneError: a runtime that was asked for is not installed, or cannot run this artifact.
     """
     progress = progress or Progress()
     of = of if isinstance(of, Artifact) else artifact.load(of)
+    of.check_files()
     source = _source_run(of, run_folder)
-    report = replay(of, source, progress)
+    report, _ = replay(of, source, progress, runtimes.choose(of.manifest, in_runtimes), asked=bool(in_runtimes))
+    report["ladder"] = (of.report or {}).get("ladder", [])
     run.write_json(of.folder / artifact.REPORT, report)
     refuse_failed(of, report)
     return report
@@ -82,127 +99,110 @@ def refuse_failed(of: Artifact, report: dict[str, Any]) -> None:
             f"{of.manifest['name']} does not compute what was trained: {'; '.join(report['problems'])}.",
             "A quantised artifact may lose more than you allow: raise max_accuracy_drop, or use quantize = "
             '"dynamic" or "none".'
-            if of.manifest["quantize"] != "none"
+            if of.manifest["quantize"] != "none" or any("max_" in problem for problem in report["problems"])
             else "Please report this with the recipe: a float32 artifact must agree with Keras.",
         )
 
 
-def replay(of: Artifact, source: Run | None, progress: Progress) -> dict[str, Any]:
-    """The report on one artifact; without its run, on the golden images alone."""
+def replay(
+    of: Artifact, source: Run | None, progress: Progress, names: Sequence[str], asked: bool = False
+) -> tuple[dict[str, Any], Scores]:
+    """The report on one artifact, and what its first runtime says about the golden images.
+
+    Args:
+        source: the run that it was made from; without it, the golden images alone are replayed.
+        names: the runtimes. If the first cannot run the file, that is an error; if another cannot, it is reported,
+            unless they were `asked` for.
+    """
     of.check_files()
-    images, expected = of.golden()
+    _, expected = of.golden()
     if not (spread := float(np.ptp(expected, axis=0).max())) >= _LEAST_SPREAD:  # NaN is refused too
         raise VerificationError(
             f"The golden outputs hardly vary (by {spread:.2g}), so they would agree with any model.",
             "Train longer, or look at the data: the model says the same about every image.",
         )
-    tolerance = of.manifest["tolerance"]
+    takes = [one["name"] for one in of.manifest["inputs"]]
+    try:
+        problems = FORMATS[of.manifest["format"]].problems(of.folder / of.manifest["model"], takes)
+    except Exception as error:  # each format's parser has its own
+        raise VerificationError(f"{of.manifest['model']} is no {of.manifest['format']} model: {error}.") from error
+    reports: dict[str, dict[str, Any]] = {}
+    golden: dict[str, Scores] = {}
+    for name in names:
+        try:
+            reports[name], golden[name] = _in_runtime(of, name, source, progress)
+        except ConverterError as error:
+            if asked or name == names[0]:
+                raise
+            reports[name] = {"passed": None, "problems": [error.message]}
+            continue
+        problems += [f"{name}: {problem}" for problem in reports[name]["problems"]]
+    problems += _unlike(golden)
+    first, allowed = reports[names[0]], of.manifest["tolerance"]["accuracy_drop"]
+    # Judged in the first runtime; the others must say nearly the same, whatever that does to a few labels.
+    if first["validation"] and allowed is not None and not (drop := first["validation"]["accuracy_drop"]) <= allowed:
+        problems.append(f"it loses {drop:.4f} of validation accuracy, and max_accuracy_drop is {allowed:g}")
+    report = {
+        **first,
+        "passed": not problems,
+        "problems": problems,
+        "size_bytes": of.size_bytes,
+        "runtime": names[0],
+        "runtimes": reports,
+        "machine": run.machine(),
+    }
+    return report, golden[names[0]]
+
+
+def _unlike(golden: dict[str, Scores]) -> list[str]:
+    """Where two runtimes with the same kernels differ: TensorFlow Lite Micro's are LiteRT's reference kernels."""
+    if not {"tflm", "litert-reference"} <= golden.keys():
+        return []
+    apart = _max_error(golden["tflm"], golden["litert-reference"])
+    return [] if apart <= 1e-6 else [f"tflm differs by {apart:.3g} from litert-reference, whose kernels it has"]
+
+
+def _in_runtime(of: Artifact, name: str, source: Run | None, progress: Progress) -> tuple[dict[str, Any], Scores]:
+    images, expected = of.golden()
+    tolerance, own = of.manifest["tolerance"], of.own_scores()
     parts = [_Part("golden images", images, expected, tolerance["golden_error"])]
     batch = _same_size(images)
     if of.manifest["inputs"][0]["shape"][0] is None and len(batch) > 1:
         stacked = [np.stack([images[i] for i in batch])]
         parts.append(_Part("a batch of golden images", stacked, expected[batch], tolerance["golden_error"]))
-    if "serve_bytes" in of.manifest["signatures"]:
+    if name == "saved-model":
         encoded = [_png(image) for image in images]
         parts.append(_Part("golden images as PNG files", encoded, expected, tolerance["golden_error"]))
     if source:
         unseen = source.splits(progress).validation
-        keras_scores = source.scores("validation", unseen.digests)
-        arrays = _images(unseen, f"verifying {of.manifest['name']}", progress)
+        chosen = spread(unseen, SUBSET) if RUNTIMES[name].slow else list(range(len(unseen)))
+        keras_scores = source.scores("validation", [unseen.digests[i] for i in chosen])
+        arrays = _images(unseen, chosen, f"verifying {of.manifest['name']} in {name}", progress)
         parts.append(_Part("validation images", arrays, keras_scores, tolerance["validation_error"]))
-
-    scores, seconds = run_reader(of, chain.from_iterable(part.arrays for part in parts))
-    found = np.split(scores, np.cumsum([len(part.expected) for part in parts])[:-1])
+    said = runtimes.ask(of, name, chain.from_iterable(part.arrays for part in parts))
+    found = np.split(said.scores, np.cumsum([len(part.expected) for part in parts])[:-1])
     problems = [problem for part, its in zip(parts, found, strict=True) for problem in _compare(part, its)]
+    if own is not None and not (apart := _max_error(found[0], own)) <= OTHER_KERNELS[of.manifest["quantize"]]:
+        problems.append(f"golden images: {apart:.3g} from what {of.manifest['runtime']} said when it was exported")
     validation = None
     if source:
-        validation = _paired(found[-1], keras_scores, unseen.labels)
-        drop, allowed = validation["accuracy_drop"], tolerance["accuracy_drop"]
-        if allowed is not None and not drop <= allowed:
-            problems.append(f"it loses {drop:.4f} of validation accuracy, and max_accuracy_drop is {allowed:g}")
+        validation = paired(found[-1], keras_scores, unseen.labels[chosen], tolerance["accuracy_drop"] or 0.0)
     return {
         "passed": not problems,
         "problems": problems,
+        "version": RUNTIMES[name].version,
         "golden": {"images": len(images), **_agreement(found[0], expected)},
         "validation": validation,
-        "latency_ms": _latency(seconds[-len(found[-1]) :] if source else seconds[: len(images)]),
-        "size_bytes": of.size_bytes,
-        "runtime": of.manifest["runtime"],
-        "machine": run.machine(),
-    }
+        "latency_ms": _latency(said, len(found[-1]) if source else len(images)),
+        "load_ms": said.load_seconds * 1e3,
+        "peak_mb": said.peak_mb if math.isfinite(said.peak_mb) else None,
+    }, found[0]
 
 
-def _images(split: Split, stage: str, progress: Progress) -> Iterator[Image]:
-    for i in range(len(split)):
-        progress.advance(stage, i + 1, len(split))
+def _images(split: Split, chosen: list[int], stage: str, progress: Progress) -> Iterator[Image]:
+    for n, i in enumerate(chosen):
+        progress.advance(stage, n + 1, len(chosen))
         yield split.image(i)
-
-
-def run_reader(of: Artifact, arrays: Iterable[npt.NDArray[Any]]) -> tuple[Scores, npt.NDArray[np.float64]]:
-    """Scores of the artifact in its own runtime, and seconds for each array (the first is a warm-up too).
-
-    Args:
-        arrays: uint8 images [H, W, 3], batches [B, H, W, 3], or encoded files [n].
-
-    Raises:
-        ConverterError: the runtime crashed, refused the file or is not installed.
-    """
-    # The reader that ships with kerastune, never the copy in the artifact: a foreign folder's code is not run.
-    with (
-        as_file(files("kerastune.targets")) as targets,
-        tempfile.TemporaryDirectory(prefix="kerastune-") as scratch,
-    ):
-        out = Path(scratch) / "out.npz"
-        command = [sys.executable, str(targets / of.manifest["target"] / "reader.py"), str(of.folder)]
-        with (Path(scratch) / "stderr").open("w+b") as stderr:
-            child = subprocess.Popen(
-                [*command, "--stream", str(out)],
-                stdin=subprocess.PIPE,
-                stdout=stderr,
-                stderr=stderr,
-                cwd=scratch,
-            )
-            assert child.stdin
-            try:
-                for array in arrays:
-                    child.stdin.write(_message(array))
-            except BrokenPipeError:
-                pass  # the child has died; its exit code and words are below
-            finally:
-                with contextlib.suppress(BrokenPipeError):
-                    child.stdin.close()
-                code = child.wait()
-            stderr.seek(0)
-            said = stderr.read().decode(errors="replace").strip()
-        if code or not out.is_file():
-            raise ConverterError(
-                f"{of.manifest['runtime']} could not run {of.manifest['name']} ({exit_reason(code)}): "
-                f"{last_lines(said)}",
-                f"pip install {of.manifest['runtime']}" if "ModuleNotFoundError" in said else None,
-            )
-        with np.load(out, allow_pickle=False) as found:
-            # TensorFlow itself imports `keras`, without using it; KerasHub would mean that the model was rebuilt.
-            if {"keras_hub", "kerastune"} & set(found["modules"].tolist()):
-                raise ConverterError("The reader imported KerasHub or kerastune, so its answer proves nothing.")
-            return found["scores"], found["seconds"]
-
-
-def _message(array: npt.NDArray[Any]) -> bytes:
-    """Its length in 8 bytes, then the array as .npy: what `--stream` reads."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return len(buffer.getvalue()).to_bytes(8, "little") + buffer.getvalue()
-
-
-def exit_reason(code: int) -> str:
-    """A child's exit code in words."""
-    import signal
-
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-
-
-def last_lines(text: str, count: int = 3) -> str:
-    return " | ".join(line.strip() for line in text.splitlines()[-count:] if line.strip()) or "it said nothing"
 
 
 # --- comparing ---------------------------------------------------------------------------------------------
@@ -244,11 +244,18 @@ def _agreement(found: Scores, expected: Scores) -> dict[str, float | None]:
     }
 
 
-def _paired(found: Scores, expected: Scores, truth: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Accuracy beside Keras's on the same images, with a 95 % interval of the difference.
+def paired(found: Scores, expected: Scores, truth: npt.NDArray[np.int64], allowed: float) -> dict[str, Any]:
+    """Accuracy beside Keras's on the same images, with a 95 % interval of the difference, and a verdict.
 
     The adjusted Wald interval for paired proportions of Bonett & Price 2012 (J. Educ. Behav. Stat. 37, 479-488),
-    which stays honest where the two hardly ever differ.
+    which stays honest where the two hardly ever differ; the p value is that of McNemar's exact test.
+
+    Args:
+        allowed: the drop of accuracy that counts as none.
+
+    Returns:
+        `verdict` is "same" where the whole interval is at or below `allowed`, "worse" where it is above it, else "not
+        enough data".
     """
     ours, theirs = found.argmax(-1) == truth, expected.argmax(-1) == truth
     n = len(truth)
@@ -256,18 +263,23 @@ def _paired(found: Scores, expected: Scores, truth: npt.NDArray[np.int64]) -> di
     p_lost, p_won = (lost + 1) / (n + 2), (won + 1) / (n + 2)
     middle = p_lost - p_won
     half = 1.959964 * math.sqrt((p_lost + p_won - middle**2) / (n + 2))
+    low, high = max(middle - half, -1.0), min(middle + half, 1.0)
+    identical = bool((found.argmax(-1) == expected.argmax(-1)).all())
     return {
         "images": n,
         "accuracy": float(ours.mean()),
         "keras_accuracy": float(theirs.mean()),
         "accuracy_drop": (lost - won) / n,
-        "accuracy_drop_interval": [max(middle - half, -1.0), min(middle + half, 1.0)],
+        "accuracy_drop_interval": [low, high],
+        "mcnemar_p": float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0,
+        "verdict": "same" if identical or high <= allowed else "worse" if low > allowed else "not enough data",
         **_agreement(found, expected),
     }
 
 
-def _latency(seconds: npt.NDArray[np.float64]) -> dict[str, float]:
-    warm = seconds[1:] if len(seconds) > 1 else seconds
+def _latency(said: Answer, count: int) -> dict[str, float]:
+    """Of the last `count` arrays, single images; the first is a warm-up, too."""
+    warm = said.seconds[-count:][1:] if count > 1 else said.seconds[-count:]
     return {"median": float(np.median(warm) * 1e3), "p95": float(np.quantile(warm, 0.95) * 1e3)}
 
 

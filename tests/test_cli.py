@@ -219,7 +219,7 @@ def test_an_unknown_target_is_answered_with_what_is_near(command: str, tmp_path:
         "export run",
         "export run --target linux --format onnx",
         "export run --format onxx",
-        "export run --target linux --quantize int4",
+        "export run --target linux --quantize int3",
         "export run --target linux --max-accuracy-drop 2",
         "predict run",
         "predict run photo.jpg --top 0",

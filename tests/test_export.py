@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from kerastune import artifact, export, fine_tune, predict, run, verify
+from kerastune.data import spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
-from kerastune.exporter import spread
 from kerastune.recipe import Export
-from kerastune.verifier import FLOAT_TOLERANCE, run_reader
+from kerastune.runtimes import ask
+from kerastune.verifier import FLOAT_TOLERANCE
 
 FAMILIES = ["efficientnet", "mobilenet", "resnet", "vit"]
 FLOAT = ["saved_model", "tflite", "onnx"]
@@ -84,7 +85,7 @@ def test_the_saved_model_takes_encoded_files_and_puts_transparency_on_white(expo
     clear.save(tmp_path / "clear.png")
     encoded = np.frombuffer((tmp_path / "clear.png").read_bytes(), np.uint8)
     white = np.full((40, 40, 3), 255, np.uint8)
-    scores, _ = run_reader(made, [encoded, white])
+    scores = ask(made, "saved-model", [encoded, white]).scores
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
 
 
@@ -223,13 +224,6 @@ def test_an_interrupted_run_is_not_exported_before_it_has_scores(trained, tmp_pa
 def test_a_folder_in_use_is_refused(exported, trained):
     with pytest.raises(KerastuneError, match="exists already"):
         export(trained("resnet"), Export(format="onnx"), exported("resnet")["onnx"].folder)
-
-
-def test_a_converter_that_crashes_is_named():
-    from kerastune.exporter import _child
-
-    with pytest.raises(ConverterError, match=r"The converter crashed \(killed by SIGSEGV\)"):
-        _child("The converter", ["-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"])
 
 
 def test_an_artifact_away_from_its_run_replays_its_golden_images_only(exported, copied):

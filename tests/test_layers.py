@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from kerastune.runtimes import RUNTIMES
+
 ROOT = Path(__file__).parents[1]
 
 # A module may import those before it. A new module has to be given its place here.
 ORDER = [
+    "targets",
     "errors",
+    "child",
+    "support",
     "progress",
     "assets",
     "target",
@@ -25,6 +30,8 @@ ORDER = [
     "phases",
     "cache",
     "features",
+    "trace",
+    "formats",
     "forward",
     "checkpoint",
     "saving",
@@ -32,14 +39,26 @@ ORDER = [
     "loop",
     "train",
     "lr_finder",
-    "trace",
-    "formats",
+    "artifact",
+    "runtimes",
+    "verifier",
+    "exporter",
+    "inference",
+    "benchmark",
+    "report",
+    "doctor",
+    "terminal",
+    "cli",
+    "__main__",
 ]
-ORDER += ["formats", "artifact", "verifier", "exporter", "inference", "report", "doctor", "terminal", "cli", "__main__"]
 
 # Stricter than the order: these know nothing else of kerastune.
 KNOWS = {
     "errors": set(),
+    "child": {"errors"},
+    "support": set(),
+    "trace": {"run", "tasks", "targets"},
+    "runtimes": {"artifact", "child", "errors"},
     "progress": set(),
     "formats": set(),
     "assets": {"errors"},
@@ -51,7 +70,7 @@ KNOWS = {
     "phases": {"errors", "recipe", "optimizers", "lora"},
     "cache": {"errors", "assets"},
     "features": {"cache", "phases"},
-    "forward": {"progress", "cache", "features"},
+    "forward": {"child", "errors", "progress", "cache", "features", "trace", "formats"},
     "checkpoint": {"errors"},
     "saving": {"errors", "lora"},
     "run": {"errors", "progress", "recipe", "data"},
@@ -137,8 +156,9 @@ def test_the_facade_imports_nothing_of_kerastune_until_it_is_asked() -> None:
 
 @pytest.mark.parametrize("reader", sorted((ROOT / "export").glob("*/reader.py")), ids=lambda path: path.parent.name)
 def test_a_reader_needs_numpy_and_its_runtime_only(reader: Path) -> None:
-    runtime = tomllib.loads(reader.with_name("target.toml").read_text("utf-8"))["runtime"]
-    allowed = sys.stdlib_module_names | {"numpy", runtime.replace("-", "_"), "classify"}
+    names = tomllib.loads(reader.with_name("target.toml").read_text("utf-8"))["runtimes"]
+    packages = {RUNTIMES[name].package.replace("-", "_") for name in names}
+    allowed = sys.stdlib_module_names | {"numpy", "classify"} | packages
     assert tops(imported(reader.read_text("utf-8"), lazy=True)) <= allowed
 
 

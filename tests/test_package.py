@@ -42,7 +42,7 @@ def test_an_installed_wheel_verifies_an_artifact(installed, exported, tmp_path):
     command = [installed / "kerastune", "verify", exported("resnet")["tflite"].folder]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "ai-edge-litert" in done.stdout
+    assert "litert" in done.stdout
 
 
 # --- the documents -----------------------------------------------------------------------------------------

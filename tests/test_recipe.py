@@ -209,11 +209,13 @@ def test_every_expression_is_checked_before_training(pets: str, key: str) -> Non
     assert "is not a regular expression" in refused(pets, key)
 
 
-@pytest.mark.parametrize("format", ["onnx", "saved_model"])
-def test_a_quantisation_that_the_format_cannot_have_is_refused_before_training(pets: str, format: str) -> None:
-    message = refused(pets, f"exports=[{{format='{format}', quantize='int8'}}]")
+@pytest.mark.parametrize(("format", "quantize"), [("onnx", "int4"), ("saved_model", "int8")])
+def test_a_quantisation_that_the_format_cannot_have_is_refused_before_training(
+    pets: str, format: str, quantize: str
+) -> None:
+    message = refused(pets, f"exports=[{{format='{format}', quantize='{quantize}'}}]")
     assert "exports.0" in message
-    assert "int8" in message
+    assert quantize in message
     assert format in message
 
 

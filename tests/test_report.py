@@ -105,7 +105,7 @@ def an_artifact(of: run.Run, **verification: Any) -> None:
         "name": "linux",
         "format": "tflite",
         "quantize": "int8",
-        "runtime": "ai-edge-litert",
+        "runtime": "litert",
         "model": "model.tflite",
         "preprocessing": {"inside": ["resize"], "outside": ["decode"]},
         "licence": "Apache-2.0",
@@ -118,7 +118,7 @@ def an_artifact(of: run.Run, **verification: Any) -> None:
         "golden": {"max_error": 1e-7},
         "validation": {**validation, "max_error": 0.0321},
         "latency_ms": {"median": 6.54, "p95": 9.87},
-        "runtime": "ai-edge-litert",
+        "runtime": "litert",
         "machine": {"cpu": "Another CPU"},
         **verification,
     }

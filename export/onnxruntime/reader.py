@@ -6,8 +6,12 @@ from pathlib import Path
 import onnxruntime
 
 
-def load(folder, manifest):
-    session = onnxruntime.InferenceSession(str(folder / manifest["model"]), providers=["CPUExecutionProvider"])
+def load(folder, manifest, options):
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = options.threads or 0
+    session = onnxruntime.InferenceSession(
+        str(folder / manifest["model"]), settings, providers=["CPUExecutionProvider"]
+    )
 
     def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
         return session.run(["scores"], {"images": images})[0]
@@ -15,8 +19,12 @@ def load(folder, manifest):
     return predict
 
 
+def arguments(parser):
+    parser.add_argument("--threads", type=int, help="threads of one inference")
+
+
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
     from classify import main
 
-    main(load)
+    main(load, arguments)

@@ -22,7 +22,7 @@ from kerastune.data.source import SPLITS, Problem, Progress, Source, counted, so
 from kerastune.errors import DataError, printable
 from kerastune.recipe import CsvData, FolderData, TfdsData
 
-__all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "load"]
+__all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "load", "spread"]
 
 SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
     "folder": folder.examples,
@@ -61,6 +61,15 @@ class Splits:
     fingerprint: str  # of (split, digest, label) in any order: the same for the same data anywhere
     notes: tuple[str, ...]  # what was read specially, left out or dropped, counted
     skipped: tuple[dict[str, str], ...]  # {"id", "problem"} of what skip_bad left out
+
+
+def spread(split: Split, count: int) -> list[int]:
+    """Indices of up to `count` examples, taken from each class in turn, in a fixed order."""
+    rank = np.zeros(len(split), np.int64)  # an example's place within its class
+    for label in np.unique(split.labels):
+        of_label = np.flatnonzero(split.labels == label)
+        rank[of_label] = np.arange(len(of_label))
+    return [int(i) for i in np.lexsort((split.labels, rank))[:count]]
 
 
 def load(settings: FolderData | CsvData | TfdsData, progress: Progress | None = None) -> Splits:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kerastune.formats import onnx, saved_model, tflite
+from kerastune.formats.conversion import Conversion
 
-Write = Callable[[Path, Path, str, str], None]
+__all__ = ["FORMATS", "Conversion", "Format"]
 
 
 @dataclass(frozen=True)
@@ -18,18 +19,20 @@ class Format:
 
     Attributes:
         model: the model's path in an artifact folder.
-        target: the target whose reader runs it where the user named a format only.
-        write: `write(work, path, signature, quantize)` makes the model at `path` from a traced `work` folder.
+        target: the target whose settings hold where the user named a format only.
+        write: `write(work, path, conversion)` makes the model at `path` from a traced `work` folder.
+        problems: what in a model file no device's runtime has, or what is not as its manifest says.
     """
 
     model: str
     target: str
-    write: Write
+    write: Callable[[Path, Path, Conversion], None]
+    problems: Callable[[Path, list[str]], list[str]]
 
 
 FORMATS = {
     # TF Serving wants a numbered version folder.
-    "saved_model": Format("model/1", "tf-serving", saved_model.write),
-    "tflite": Format("model.tflite", "linux", tflite.write),
-    "onnx": Format("model.onnx", "onnxruntime", onnx.write),
+    "saved_model": Format("model/1", "tf-serving", saved_model.write, saved_model.problems),
+    "tflite": Format("model.tflite", "linux", tflite.write, tflite.problems),
+    "onnx": Format("model.onnx", "onnxruntime", onnx.write, onnx.problems),
 }

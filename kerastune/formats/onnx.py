@@ -1,15 +1,32 @@
-"""ONNX, opset 17, from the frozen graph of one signature."""
+"""ONNX, opset 17, from the frozen graph of one signature: float32, int8 weights, or int8 with QDQ nodes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from kerastune.formats.conversion import Conversion
+
 OPSET = 17  # tf2onnx 1.17 writes 11 to 18
+# What has weights, and what is between two of those. Resizing stays float: it comes before all else.
+_INT8 = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu", "AveragePool", "GlobalAveragePool", "MaxPool", "Concat"]
 
 
-def write(work: Path, path: Path, signature: str, quantize: str) -> None:
-    """Converts, and has the file checked by ONNX's own checker."""
+def write(work: Path, path: Path, conversion: Conversion) -> None:
+    """Converts, quantises, and has the file checked by ONNX's own checker."""
     import onnx
+
+    model = _convert(work, conversion.signature)
+    # The converter reports success with operators left over that no runtime has.
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    if conversion.quantize != "none":
+        _quantise(work, path, conversion)
+
+
+def _convert(work: Path, signature: str) -> Any:
     import tensorflow as tf
     import tf2onnx
     from tf2onnx.handler import tf_op
@@ -20,24 +37,62 @@ def write(work: Path, path: Path, signature: str, quantize: str) -> None:
 
         @classmethod
         def version_9(cls, ctx: Any, node: Any, **kwargs: Any) -> None:
-            import numpy as np
-
             erf = ctx.insert_new_node_on_input(node, "Erf", node.input[0])
             one = ctx.make_const(f"{node.name}_one", np.array(1, np.float32))
             node.type = "Sub"
             ctx.replace_inputs(node, [one.output[0], erf.output[0]])
 
     graph = tf.compat.v1.GraphDef.FromString((work / f"{signature}.pb").read_bytes())
-    names = json.loads((work / f"{signature}.json").read_text())  # its input's, then its output's
-    input_tensor, output_tensor = names
+    ends = json.loads((work / f"{signature}.json").read_text())
     model, _ = tf2onnx.convert.from_graph_def(
         graph,
         name="kerastune",
-        input_names=[input_tensor],
-        output_names=[output_tensor],
+        input_names=list(ends["inputs"]),
+        output_names=list(ends["outputs"]),
         opset=OPSET,
-        tensors_to_rename=names,
+        tensors_to_rename={**ends["inputs"], **ends["outputs"]},
     )
-    # The converter reports success with operators left over that no runtime has.
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    return model
+
+
+def _quantise(work: Path, path: Path, conversion: Conversion) -> None:
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Calibration(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.batches = _calibration(work / f"{conversion.calibration}.npz")
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.batches, None)
+
+    prepared = path.with_suffix(".prepared.onnx")
+    quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    if conversion.quantize == "dynamic":
+        quantize_dynamic(prepared, path)
+    else:
+        quantize_static(prepared, path, Calibration(), QuantFormat.QDQ, op_types_to_quantize=_INT8, per_channel=True)
+    prepared.unlink()
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+def _calibration(path: Path) -> Iterator[dict[str, Any]]:
+    with np.load(path, allow_pickle=False) as stored:
+        for name in stored.files:
+            yield {"images": stored[name][None]}  # -> uint8 [1, H, W, 3]
+
+
+def problems(path: Path, inputs: list[str]) -> list[str]:
+    """Operators that ONNX does not have, and inputs that are not in the manifest."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    known = {schema.name for schema in onnx.defs.get_all_schemas()}
+    foreign = sorted(
+        {node.op_type for node in graph.node if node.domain not in ("", "ai.onnx") or node.op_type not in known}
+    )
+    stored = {constant.name for constant in graph.initializer}
+    takes = sorted(value.name for value in graph.input if value.name not in stored)
+    found = [f"operators that ONNX lacks: {', '.join(foreign)}"] if foreign else []
+    return found + ([f"it takes {', '.join(takes)} instead of {', '.join(inputs)}"] if takes != sorted(inputs) else [])

@@ -1,11 +1,27 @@
-"""SavedModel: the traced model as it is, with all its signatures."""
+"""SavedModel: the traced model as it is, with the signatures that TF Serving answers to."""
 
 import shutil
 from pathlib import Path
 
+from kerastune.formats.conversion import Conversion
 
-def write(work: Path, path: Path, signature: str, quantize: str) -> None:
-    """Copies the traced SavedModel; it holds every signature."""
-    shutil.copytree(work / "saved_model", path, dirs_exist_ok=True)
+
+def write(work: Path, path: Path, conversion: Conversion) -> None:
+    """Copies the traced SavedModel."""
+    shutil.copytree(work / conversion.signature, path, dirs_exist_ok=True)
     # Keras's own note about the export; TF Serving has no use for it.
     (path / "fingerprint.pb").unlink(missing_ok=True)
+
+
+def problems(path: Path, inputs: list[str]) -> list[str]:
+    """Operators that a server with TensorFlow's core alone does not have, and inputs that are not in the manifest."""
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+    from tensorflow.python.framework import op_def_registry
+
+    graph = SavedModel.FromString((path / "saved_model.pb").read_bytes()).meta_graphs[0]
+    nodes = [*graph.graph_def.node, *(n for f in graph.graph_def.library.function for n in f.node_def)]
+    functions = {f.signature.name for f in graph.graph_def.library.function}
+    foreign = sorted({n.op for n in nodes if n.op not in functions and op_def_registry.get(n.op) is None})
+    takes = sorted(graph.signature_def["serving_default"].inputs)
+    found = [f"operators that TensorFlow's core lacks: {', '.join(foreign)}"] if foreign else []
+    return found + ([f"it takes {', '.join(takes)} instead of {', '.join(inputs)}"] if takes != sorted(inputs) else [])

@@ -1,5 +1,6 @@
-"""TFLite / LiteRT with builtin operators only: float32, dynamic-range int8 weights, or full int8."""
+"""TFLite / LiteRT with builtin operators only, in float32, float16, int8, int16 or int4."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,26 +8,176 @@ from typing import Any
 
 import numpy as np
 
+from kerastune.formats.conversion import Conversion
 
-def write(work: Path, path: Path, signature: str, quantize: str) -> None:
-    """Converts one signature. "int8" calibrates on `work/calibration.npz`."""
+_LARGEST_FLOAT16 = 65504.0
+
+
+def write(work: Path, path: Path, conversion: Conversion) -> None:
+    """Converts one signature.
+
+    "float16", "dynamic" (int8) and "int4" store weights so and compute in float32 ("dynamic" in int8 where it can);
+    "int8" and "int16x8" (int16 activations, int8 weights) are calibrated and compute so throughout.
+    """
+    import tensorflow as tf
+
+    converter = _converter(work, conversion)
+    if conversion.quantize == "int4":
+        content = _int4(converter.convert())
+    elif conversion.keep_float:
+        options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=list(conversion.keep_float))
+        content = _debugger(converter, work, conversion, options).get_nondebug_quantized_model()
+    else:
+        content = converter.convert()
+    path.write_bytes(content if conversion.quantize == "none" else _without_copies(content))
+    if conversion.quantize == "float16":
+        _refuse_overflow(path, work, conversion)
+
+
+def _converter(work: Path, conversion: Conversion) -> Any:
     import tensorflow as tf
 
     # Only from_saved_model: from_concrete_functions leaves Keras 3's weights out and reports success.
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(work / "saved_model"), signature_keys=[signature])
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(work / conversion.signature), signature_keys=[conversion.signature]
+    )
     # SELECT_TF_OPS stays off: with it, operators that no device runtime has become part of the file.
-    if quantize != "none":
+    sets, quantize = tf.lite.OpsSet, conversion.quantize
+    if quantize not in ("none", "int4"):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantize == "int8":
-        converter.representative_dataset = lambda: _calibration(work / "calibration.npz")
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    model = converter.convert()
-    if flex := sorted(set(re.findall(rb"Flex[A-Z]\w+", model))):
-        raise RuntimeError(f"the converted model needs TensorFlow operators: {b', '.join(flex).decode()}")
-    path.write_bytes(model)
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantize in ("int8", "int16x8"):
+        converter.representative_dataset = lambda: _calibration(work, conversion)
+        converter.target_spec.supported_ops = [
+            sets.TFLITE_BUILTINS_INT8
+            if quantize == "int8"
+            else sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        ]
+        if conversion.keep_float or quantize == "int16x8":  # int16 kernels lack CAST, which takes uint8 pixels
+            converter.target_spec.supported_ops.append(sets.TFLITE_BUILTINS)
+        if conversion.io != "float32":
+            converter.inference_input_type = converter.inference_output_type = tf.as_dtype(conversion.io)
+    return converter
 
 
-def _calibration(path: Path) -> Iterator[dict[str, Any]]:
-    with np.load(path, allow_pickle=False) as stored:
-        for name in stored.files:
-            yield {"images": stored[name][None]}  # -> uint8 [1, H, W, 3]
+def _int4(content: bytes) -> bytes:
+    from ai_edge_quantizer import quantizer, recipe
+
+    worker = quantizer.Quantizer(content)
+    worker.load_quantization_recipe(recipe.weight_only_wi4_afp32())
+    return bytes(worker.quantize().quantized_model)
+
+
+def _without_copies(content: bytes) -> bytes:
+    """The same model with equal vectors stored once: each channel's zero point takes 8 bytes, a tenth of a file."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    class Sharing(flatbuffers.Builder):  # type: ignore[misc]
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            self.shared: dict[tuple[str, bytes], int] = {}
+
+        def StartVector(self, size: int, count: int, alignment: int) -> int:
+            # Weights are vectors of bytes, and kernels want them at multiples of 16.
+            return int(super().StartVector(size, count, 16 if size == 1 else alignment))
+
+        def CreateNumpyVector(self, x: Any) -> int:
+            key = (x.dtype.str, x.tobytes())
+            if key not in self.shared:
+                self.shared[key] = super().CreateNumpyVector(x)
+            return self.shared[key]
+
+    builder = Sharing(len(content))
+    builder.Finish(schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0)).Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _calibration(work: Path, conversion: Conversion) -> Iterator[dict[str, Any]]:
+    dtypes = json.loads((work / f"{conversion.signature}.json").read_text())["dtypes"]
+    (name, dtype), *_ = dtypes.items()
+    with np.load(work / f"{conversion.calibration}.npz", allow_pickle=False) as stored:
+        for key in stored.files:
+            yield {name: stored[key][None].astype(dtype)}  # -> [1, H, W, 3]
+
+
+def _debugger(converter: Any, work: Path, conversion: Conversion, options: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.lite.experimental.QuantizationDebugger(
+        converter=converter,
+        debug_dataset=lambda: (list(inputs.values()) for inputs in _calibration(work, conversion)),
+        debug_options=options,
+    )
+
+
+def layer_errors(work: Path, conversion: Conversion) -> list[dict[str, Any]]:
+    """How far each layer of the int8 model is from float32 on the calibration data, the worst first.
+
+    Returns:
+        A list of {"layer", "op", "error"}: the root mean square error in units of the layer's int8 step. Rounding
+        alone makes 1 / sqrt(12) = 0.29; a layer far above that does not fit in int8 (TensorFlow Lite's quantization
+        debugger, whose `layer` names `Conversion.keep_float` takes).
+    """
+    import csv
+    import io
+
+    import tensorflow as tf
+
+    debugger = _debugger(
+        _converter(work, conversion), work, conversion, tf.lite.experimental.QuantizationDebugOptions()
+    )
+    debugger.run()
+    table = io.StringIO()
+    debugger.layer_statistics_dump(table)
+    found = [
+        {
+            "layer": row["tensor_name"],
+            "op": row["op_name"],
+            "error": float(np.sqrt(float(row["mean_squared_error"])) / float(row["scale"])),
+        }
+        for row in csv.DictReader(io.StringIO(table.getvalue()))
+        if float(row["scale"]) > 0
+    ]
+    return sorted(found, key=lambda row: -row["error"])
+
+
+def _refuse_overflow(path: Path, work: Path, conversion: Conversion) -> None:
+    """GPUs and NPUs compute a float16 file in float16: activations must fit, as they do not need to here."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    # XNNPACK would keep activations to itself.
+    kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    runner = Interpreter(str(path), experimental_op_resolver_type=kernels, experimental_preserve_all_tensors=True)
+    (image,) = runner.get_input_details()
+    largest: dict[str, float] = {}
+    for inputs in _calibration(work, conversion):
+        (value,) = inputs.values()
+        runner.resize_tensor_input(image["index"], value.shape)
+        runner.allocate_tensors()
+        runner.set_tensor(image["index"], value)
+        runner.invoke()
+        for tensor in runner.get_tensor_details():
+            if tensor["dtype"] == np.float32 and tensor["name"]:
+                try:
+                    reached = float(np.abs(runner.get_tensor(tensor["index"])).max(initial=0))
+                except ValueError:
+                    continue  # it has no data of its own
+                largest[tensor["name"]] = max(reached, largest.get(tensor["name"], 0.0))
+    if over := {name: value for name, value in largest.items() if not value <= _LARGEST_FLOAT16}:
+        worst = max(over, key=lambda name: over[name])
+        raise RuntimeError(
+            f"float16 holds numbers up to 65504; {len(over)} activations are larger, {worst} reaches {over[worst]:.3g}"
+        )
+
+
+def problems(path: Path, inputs: list[str]) -> list[str]:
+    """Operators that LiteRT's builtins lack, and inputs that are not in the manifest."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    content = path.read_bytes()
+    flex = sorted(set(re.findall(rb"Flex[A-Z]\w+", content)))
+    found = [f"it needs TensorFlow operators: {b', '.join(flex).decode()}"] if flex else []
+    takes = sorted(next(iter(Interpreter(str(path)).get_signature_list().values()))["inputs"])
+    return found + ([f"it takes {', '.join(takes)} instead of {', '.join(inputs)}"] if takes != sorted(inputs) else [])

@@ -24,6 +24,8 @@ from kerastune.recipe import Augment
 
 Task: TypeAlias = Any  # a keras_hub.models.ImageClassifier; KerasHub has no types
 Scores = npt.NDArray[np.float32]
+Signature: TypeAlias = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
+"""A function of tensors to named tensors, and the names, shapes and dtypes of what it takes."""
 
 
 def build(preset: str, num_classes: int, image_size: int | None, precision: str) -> Task:
@@ -357,13 +359,37 @@ def bytes_function(task: Task) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     return device
 
 
-def signatures(task: Task) -> dict[str, tuple[Callable[[tf.Tensor], dict[str, tf.Tensor]], tf.TensorSpec]]:
-    """What an exported model answers to: name -> (function, its one input)."""
-    images = device_function(task)
+SERVING = ("serving_default", "serve_bytes")
+"""The signatures that TensorFlow Serving answers to."""
+
+
+def signatures(task: Task) -> dict[str, Signature]:
+    """What an exported model may answer to: name -> (function, its inputs).
+
+    "any_size" is `serving_default` for one image; the "fixed" ones take an image of the size that the model sees.
+    """
+    images, (height, width) = device_function(task), task.preprocessor.image_converter.image_size
+    pixels, fixed = [None, None, 3], [1, height, width, 3]
     return {
-        "serving_default": (images, tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")),
-        "edge": (images, tf.TensorSpec([1, None, None, 3], tf.uint8, name="images")),
-        "serve_bytes": (bytes_function(task), tf.TensorSpec([None], tf.string, name="image_bytes")),
+        "serving_default": (images, [tf.TensorSpec([None, *pixels], tf.uint8, name="images")]),
+        "serve_bytes": (bytes_function(task), [tf.TensorSpec([None], tf.string, name="image_bytes")]),
+        "any_size": (images, [tf.TensorSpec([1, *pixels], tf.uint8, name="images")]),
+        "fixed_uint8": (images, [tf.TensorSpec(fixed, tf.uint8, name="images")]),
+        "fixed_float32": (images, [tf.TensorSpec(fixed, tf.float32, name="images")]),
+    }
+
+
+def resizing(task: Task) -> dict[str, Any]:
+    """How the model's image converter resizes, for devices that do it themselves."""
+    converter = task.preprocessor.image_converter
+    height, width = converter.image_size
+    return {
+        "height": height,
+        "width": width,
+        "interpolation": converter.interpolation,
+        "crop_to_aspect_ratio": bool(converter.crop_to_aspect_ratio),
+        "pad_to_aspect_ratio": bool(converter.pad_to_aspect_ratio),
+        "antialias": bool(converter.antialias),
     }
 
 

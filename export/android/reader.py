@@ -1,0 +1,31 @@
+"""Runs a .tflite artifact with MediaPipe Tasks, as an Android app does: pip install mediapipe numpy."""
+
+import sys
+from pathlib import Path
+
+import mediapipe
+import numpy as np
+from mediapipe.tasks.python import BaseOptions, vision
+
+
+def load(folder, manifest):
+    # From memory: MediaPipe looks for a path inside its own package.
+    model = BaseOptions(model_asset_buffer=(folder / manifest["model"]).read_bytes())
+    classifier = vision.ImageClassifier.create_from_options(vision.ImageClassifierOptions(base_options=model))
+
+    def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
+        scores = np.zeros((len(images), len(manifest["labels"])), np.float32)
+        for row, image in zip(scores, images, strict=True):
+            pixels = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
+            for category in classifier.classify(pixels).classifications[0].categories:
+                row[category.index] = category.score
+        return scores
+
+    return predict
+
+
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
+    from classify import main
+
+    main(load)

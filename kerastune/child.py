@@ -1,0 +1,72 @@
+"""Python child processes with a limit on time and memory: converters crash, hang and do not give memory back."""
+
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import psutil
+
+from kerastune.errors import ConverterError
+
+TIMEOUT = 30 * 60.0
+"""Seconds a child may take."""
+
+_MEMORY_LEFT = 0.05  # share of the machine's memory that must stay free
+
+
+def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> None:
+    """Runs a Python child to its end.
+
+    Args:
+        what: names it in messages: "The tflite converter".
+        arguments: of the Python interpreter.
+
+    Raises:
+        ConverterError: it crashed, failed, took longer than `timeout` seconds, or was about to use up the memory.
+    """
+    with tempfile.TemporaryFile("w+", errors="replace") as said:
+        # -P: a module of the user's here must not stand in for ours
+        child = subprocess.Popen([sys.executable, "-P", *arguments], stdout=said, stderr=said)
+        try:
+            stopped = _watch(child, timeout)
+        finally:
+            if child.poll() is None:
+                child.kill()
+            code = child.wait()
+        said.seek(0)
+        words = last_lines(said.read())
+    if stopped:
+        raise ConverterError(f"{what} {stopped}.")
+    if code == -signal.SIGKILL:
+        raise ConverterError(f"{what} was killed, probably by the system for using up the memory.")
+    if code < 0:
+        raise ConverterError(f"{what} crashed ({exit_reason(code)}): {words}")
+    if code:
+        raise ConverterError(f"{what} failed: {words}")
+
+
+def _watch(child: "subprocess.Popen[bytes]", timeout: float) -> str | None:
+    """Waits; returns why the child must be ended, if it must."""
+    started, memory = time.monotonic(), psutil.virtual_memory().total
+    while True:
+        try:
+            child.wait(0.2)
+            return None
+        except subprocess.TimeoutExpired:
+            pass
+        if time.monotonic() - started > timeout:
+            return f"took more than {timeout / 60:g} minutes and was ended"
+        if psutil.virtual_memory().available < _MEMORY_LEFT * memory:
+            held = psutil.Process(child.pid).memory_info().rss
+            return f"held {held / 1e9:.1f} GB when the memory ran out ({memory / 1e9:.1f} GB), and was ended"
+
+
+def exit_reason(code: int) -> str:
+    """A child's exit code in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def last_lines(text: str, count: int = 3) -> str:
+    return " | ".join(line.strip() for line in text.splitlines()[-count:] if line.strip()) or "it said nothing"

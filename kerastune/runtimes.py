@@ -1,0 +1,164 @@
+"""The runtimes an artifact is proved in. Each is a reader of export/ in a process of its own, without Keras."""
+
+import contextlib
+import io
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kerastune.artifact import Artifact, Scores
+from kerastune.child import exit_reason, last_lines
+from kerastune.errors import ConverterError, KerastuneError
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A row of `RUNTIMES`.
+
+    Attributes:
+        package: the pip package that has it.
+        reader: the reader in export/ that starts it.
+        formats: what it runs.
+        options: of the reader.
+        slow: an interpreter without optimised kernels; it scores `SUBSET` of the validation images, not all.
+        threads: whether the reader takes --threads.
+    """
+
+    package: str
+    reader: str
+    formats: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    slow: bool = False
+    threads: bool = True
+
+    @property
+    def version(self) -> str | None:
+        """Of the installed package; None where there is none."""
+        try:
+            return version(self.package)
+        except PackageNotFoundError:
+            return None
+
+    @property
+    def install(self) -> str:
+        """The command that installs it. TensorFlow Lite Micro has pre-releases only."""
+        return f"pip install {'--pre ' if self.package == 'tflite-micro' else ''}{self.package}"
+
+
+SUBSET = 64
+
+RUNTIMES = {
+    "litert": Runtime("ai-edge-litert", "linux/reader.py", ("tflite",)),
+    "litert-reference": Runtime(
+        "ai-edge-litert", "linux/reader.py", ("tflite",), ("--kernels", "reference"), slow=True
+    ),
+    "tflm": Runtime("tflite-micro", "microcontroller/reader.py", ("tflite",), slow=True, threads=False),
+    "mediapipe": Runtime("mediapipe", "android/reader.py", ("tflite",), threads=False),
+    "onnxruntime": Runtime("onnxruntime", "onnxruntime/reader.py", ("onnx",)),
+    "openvino": Runtime("openvino", "openvino/reader.py", ("tflite", "onnx", "saved_model")),
+    "saved-model": Runtime("tensorflow", "tf-serving/saved_model.py", ("saved_model",), threads=False),
+}
+
+
+def refusal(name: str, manifest: dict[str, Any]) -> str | None:
+    """Why a runtime cannot run an artifact, whatever is installed; None where it can."""
+    runtime, fixed = RUNTIMES[name], manifest["image"]["resize"] == "outside"
+    if manifest["format"] not in runtime.formats:
+        return f"it runs {' and '.join(runtime.formats)}, and this is {manifest['format']}"
+    if name in ("tflm", "mediapipe") and not fixed:
+        return "it needs images of one size; targets android and microcontroller have that"
+    if name == "tflm" and manifest["quantize"] in ("dynamic", "float16", "int4"):
+        return f'it has no kernels for quantize = "{manifest["quantize"]}"'
+    if name == "mediapipe" and manifest["inputs"][0]["dtype"] == "int8":
+        return "it takes float32 or uint8 images, not int8"
+    return None
+
+
+def choose(manifest: dict[str, Any], asked: Iterable[str] = ()) -> list[str]:
+    """The runtimes to prove an artifact in: those asked for, or its own and every other that is installed.
+
+    Raises:
+        KerastuneError: one that was asked for is unknown, not installed, or cannot run it.
+    """
+    problems = []
+    for name in (names := list(asked)):
+        if name not in RUNTIMES:
+            problems.append(f"there is no runtime {name!r}; there are {', '.join(RUNTIMES)}")
+        elif why := refusal(name, manifest):
+            problems.append(f"{name}: {why}")
+        elif not RUNTIMES[name].version:
+            problems.append(f"{name} is not installed: {RUNTIMES[name].install}")
+    if problems:
+        raise KerastuneError(f"{manifest['name']} cannot be verified as asked: {'; '.join(problems)}.")
+    own = manifest["runtime"]
+    others = [name for name, row in RUNTIMES.items() if name != own and row.version and not refusal(name, manifest)]
+    return names or [own, *others]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reader said: scores float32 [n, num_classes], seconds an array, and what it cost to be there."""
+
+    scores: Scores
+    seconds: npt.NDArray[np.float64]
+    load_seconds: float
+    peak_mb: float
+
+
+def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: Iterable[str] = ()) -> Answer:
+    """What a runtime says about each array, in order.
+
+    Args:
+        arrays: uint8 images [H, W, 3], batches [B, H, W, 3], or encoded files [n].
+        options: of the reader, added to the runtime's own.
+
+    Raises:
+        ConverterError: the runtime crashed, refused the file or is not installed.
+    """
+    runtime = RUNTIMES[name]
+    # The reader that ships with kerastune, never the copy in the artifact: a foreign folder's code is not run.
+    with as_file(files("kerastune.targets")) as targets, tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
+        out = Path(scratch) / "out.npz"
+        command = [sys.executable, str(targets / runtime.reader), str(of.folder), *runtime.options, *options]
+        with (Path(scratch) / "stderr").open("w+b") as stderr:
+            child = subprocess.Popen(
+                [*command, "--stream", str(out)], stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, cwd=scratch
+            )
+            assert child.stdin
+            try:
+                for array in arrays:
+                    child.stdin.write(_message(array))
+            except BrokenPipeError:
+                pass  # the child has died; its exit code and words are below
+            finally:
+                with contextlib.suppress(BrokenPipeError):
+                    child.stdin.close()
+                code = child.wait()
+            stderr.seek(0)
+            said = stderr.read().decode(errors="replace").strip()
+        if code or not out.is_file():
+            raise ConverterError(
+                f"{name} could not run {of.manifest['name']} ({exit_reason(code)}): {last_lines(said)}",
+                runtime.install if "ModuleNotFoundError" in said else None,
+            )
+        with np.load(out, allow_pickle=False) as found:
+            # TensorFlow itself imports `keras`, without using it; KerasHub would mean that the model was rebuilt.
+            if {"keras_hub", "kerastune"} & set(found["modules"].tolist()):
+                raise ConverterError("The reader imported KerasHub or kerastune, so its answer proves nothing.")
+            return Answer(found["scores"], found["seconds"], float(found["load_seconds"]), float(found["peak_mb"]))
+
+
+def _message(array: npt.NDArray[Any]) -> bytes:
+    """Its length in 8 bytes, then the array as .npy: what `--stream` reads."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return len(buffer.getvalue()).to_bytes(8, "little") + buffer.getvalue()

@@ -1,0 +1,34 @@
+"""What is known not to work, before an hour of training. Measured on tiny models: docs/export-matrix.md."""
+
+from collections.abc import Callable
+
+_FOURIER = "it computes with complex numbers (FFT), which LiteRT and ONNX lack"
+_CALIBRATION = "the converter crashes while it measures the ranges of activations"
+_LANGUAGE = "language models lose their accuracy in full int8 (errors above 10 % were measured); dynamic keeps it"
+_NORM = "LiteRT has no int16 kernel for its layer normalisation"
+
+_INT8 = ("int8", "int16x8")
+_DECODERS = ("Gemma", "Gemma3", "Llama", "Qwen", "Qwen3", "Mistral", "Phi3", "Falcon", "OPT", "Bloom")
+_NORMED = (
+    *("ViT", "DeiT", "SwinTransformer", "MiT", "SegFormer", "Bert", "Roberta", "DistilBert", "DebertaV3", "Albert"),
+    *("GPT2", "Bart", "T5", "Whisper", "Moonshine", "XLMRoberta", "MobileNetV5", "SAM", "Electra"),
+)
+_REFUSED: list[tuple[tuple[str, ...], Callable[[str, str], bool], str]] = [
+    (("FNet",), lambda format, quantize: format != "saved_model", _FOURIER),
+    (("DFine",), lambda format, quantize: format == "tflite" and quantize in _INT8, _CALIBRATION),
+    (_DECODERS, lambda format, quantize: quantize in _INT8, _LANGUAGE),
+    (_NORMED, lambda format, quantize: quantize == "int16x8", _NORM),
+]
+
+
+def refusal(family: str, format: str, quantize: str) -> str | None:
+    """Why a family cannot be exported so; None where it can, or where nobody has measured.
+
+    Args:
+        family: the backbone's class name without "Backbone": "EfficientNet".
+        format, quantize: as in `kerastune.recipe.Export`.
+    """
+    for families, applies, why in _REFUSED:
+        if family in families and applies(format, quantize):
+            return f"{family} cannot be exported as {format} with quantize = {quantize!r}: {why}"
+    return None

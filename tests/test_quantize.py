@@ -1,0 +1,213 @@
+"""Quantisations, targets and runtimes: each file computes what was trained, or is refused with a reason."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerastune import artifact, child, export, runtimes, support, target, trace, verify
+from kerastune.errors import ConverterError, KerastuneError, RecipeError, VerificationError
+from kerastune.formats import Conversion, tflite
+from kerastune.recipe import parse_export
+from kerastune.targets import classify
+from kerastune.verifier import OTHER_KERNELS, paired
+
+SMALLER = {"float16": 0.55, "dynamic": 0.28, "int8": 0.28, "int16x8": 0.3, "int4": 0.2}
+ELSEWHERE = ["android", "microcontroller", "onnxruntime-int8", "onnxruntime-dynamic", "linux-auto"]
+
+
+@pytest.fixture(scope="module")
+def made(trained, tmp_path_factory):
+    """A ResNet's run in every quantisation and for every place: name -> artifact, each verified as it was made."""
+    wanted = [{"target": "linux", "quantize": quantize} for quantize in ("none", *SMALLER, "auto")]
+    wanted += [{"target": name} for name in ("android", "microcontroller")]
+    wanted += [{"target": "onnxruntime", "quantize": quantize} for quantize in ("dynamic", "int8")]
+    of = trained("resnet")
+    found = export(of, [parse_export({**one, "max_accuracy_drop": 0.1}) for one in wanted])
+    return {one.manifest["name"]: one for one in found}
+
+
+@pytest.mark.parametrize("quantize", SMALLER)
+def test_quantised_files_are_smaller_and_say_nearly_the_same_in_every_runtime(made, quantize):
+    of = made[f"linux-{quantize}"]
+    assert of.size_bytes < SMALLER[quantize] * made["linux"].size_bytes
+    assert {"litert", "litert-reference", "openvino"} == set(of.report["runtimes"])
+    ran = [said for said in of.report["runtimes"].values() if said["passed"] is not None]
+    assert len(ran) >= 2  # OpenVINO does not read int4
+    assert all(said["golden"]["max_error"] <= OTHER_KERNELS[quantize] for said in ran)
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_every_place_gets_a_file_that_is_proved(made, name):
+    report = made[name].report
+    assert report["passed"] and report["validation"]["accuracy_drop"] <= 0.1
+    assert report["validation"]["verdict"] in ("same", "not enough data")  # 20 images
+
+
+def test_tensorflow_lite_micro_has_the_numbers_of_the_reference_kernels(made):
+    of = made["microcontroller"]
+    micro, reference = (runtimes.ask(of, name, of.golden()[0]).scores for name in ("tflm", "litert-reference"))
+    np.testing.assert_array_equal(micro, reference)
+
+
+def test_a_microcontrollers_int8_input_is_the_pixels_byte_minus_128(made):
+    from ai_edge_litert.interpreter import Interpreter
+
+    of = made["microcontroller"]
+    (image,) = Interpreter(str(of.folder / "model.tflite")).get_input_details()
+    assert image["dtype"] is np.int8 and image["quantization"] == (1.0, -128)
+    assert of.manifest["inputs"][0]["shape"] == [1, 32, 32, 3]
+
+
+def test_auto_takes_the_smallest_that_keeps_the_limits_and_says_what_it_tried(made):
+    (rung,) = made["linux-auto"].report["ladder"]
+    assert rung["passed"] and rung["quantize"] == made["linux-auto"].manifest["quantize"] == "int8"
+
+
+@pytest.mark.slow
+def test_where_no_quantisation_keeps_the_limits_all_are_named(trained, tmp_path):
+    wanted = parse_export({"target": "linux", "quantize": "auto", "max_size_mb": 0.001})
+    with pytest.raises(VerificationError, match=r"(?s)int8: .*max_size_mb.*int8: .*int8: .*float16: .*none: "):
+        export(trained("resnet"), wanted, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_file_over_its_limit_is_refused(trained, tmp_path):
+    wanted = parse_export({"target": "onnxruntime", "max_size_mb": 0.01})
+    with pytest.raises(VerificationError, match=r"it has .* MB, and max_size_mb is 0.01"):
+        export(trained("resnet"), wanted, tmp_path / "large")
+
+
+def test_another_runtime_that_says_something_else_fails_the_file(made, copied):
+    of = copied(made["linux-int8"])
+    images, scores = of.golden()
+    of = artifact.write(of.folder, of.manifest, images, scores, found=scores[::-1])
+    with pytest.raises(VerificationError, match="from what litert said when it was exported"):
+        verify(of, in_runtimes=["litert-reference"])
+
+
+# --- single layers -----------------------------------------------------------------------------------------
+
+
+def traced(work, *layers):
+    """A toy model on 4 x 4 images, traced as "toy", with 8 calibration images."""
+    model = keras.Sequential([keras.Input((4, 4, 3)), *layers])
+    spec = tf.TensorSpec([1, 4, 4, 3], name="images")
+    signature = (lambda images: {"scores": model(images, training=False)}, [spec])
+    trace.saved_model({"toy": signature}, work / "toy")
+    trace.frozen("toy", signature, work)
+    images = np.random.default_rng(0).uniform(0, 1, (8, 4, 4, 3)).astype("float32")
+    np.savez(work / "calibration.npz", **{f"image_{i}": image for i, image in enumerate(images)})
+    return model
+
+
+def test_float16_is_refused_where_activations_would_overflow(tmp_path):
+    model = traced(tmp_path, keras.layers.Conv2D(2, 3), keras.layers.Conv2D(2, 1))
+    tflite.write(tmp_path, tmp_path / "fits.tflite", Conversion("toy", "float16"))
+    first = model.layers[0]
+    first.kernel.assign(first.kernel * 1e6)
+    traced(tmp_path, *model.layers)
+    with pytest.raises(RuntimeError, match="float16 holds numbers up to 65504"):
+        tflite.write(tmp_path, tmp_path / "overflows.tflite", Conversion("toy", "float16"))
+
+
+# --- what is refused at once -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "format", "quantize", "why"),
+    [
+        ("FNet", "tflite", "none", "complex numbers"),
+        ("FNet", "onnx", "none", "complex numbers"),
+        ("DFine", "tflite", "int8", "crashes"),
+        ("Llama", "tflite", "int8", "lose their accuracy"),
+        ("ViT", "tflite", "int16x8", "layer normalisation"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_the_reason(family, format, quantize, why):
+    assert why in support.refusal(family, format, quantize)
+    assert support.refusal("EfficientNet", format, quantize) is None
+
+
+def test_a_transformer_is_refused_int16_before_anything_is_traced(trained, tmp_path):
+    with pytest.raises(KerastuneError, match="ViT cannot be exported as tflite with quantize = 'int16x8'"):
+        export(trained("vit"), parse_export({"target": "linux", "quantize": "int16x8"}), tmp_path / "vit")
+
+
+def test_a_place_without_floating_point_takes_no_floats():
+    with pytest.raises(RecipeError, match="'microcontroller' computes in int8 alone"):
+        parse_export({"target": "microcontroller", "quantize": "float16"})
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime", "why"),
+    [
+        ("linux", "onnxruntime", "it runs onnx, and this is tflite"),
+        ("linux", "tflm", "it needs images of one size"),
+        ("linux", "litter", "there is no runtime 'litter'"),
+    ],
+)
+def test_a_runtime_that_cannot_run_a_file_is_refused(made, name, runtime, why):
+    with pytest.raises(KerastuneError, match=why):
+        verify(made[name], in_runtimes=[runtime])
+
+
+def test_every_target_can_be_read_and_names_runtimes_of_its_format():
+    for where in map(target.load, target.names()):
+        assert all(where.format in runtimes.RUNTIMES[name].formats for name in where.runtimes), where
+        assert target.readme(where.name).startswith(f"# {where.name}")
+
+
+# --- children ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", r"The toy crashed \(killed by SIGSEGV\)"),
+        ("import os; os.kill(os.getpid(), 9)", "The toy was killed, probably by the system for using up the memory"),
+        ("raise ValueError('why')", "The toy failed: .*ValueError: why"),
+        ("import time; time.sleep(60)", "The toy took more than .* minutes and was ended"),
+    ],
+)
+def test_a_crash_a_kill_a_failure_and_a_hang_are_told_apart(code, said):
+    with pytest.raises(ConverterError, match=said):
+        child.run("The toy", ["-c", code], timeout=3)
+
+
+def test_a_child_is_ended_before_the_memory_runs_out(monkeypatch):
+    monkeypatch.setattr(child, "_MEMORY_LEFT", 1.0)
+    with pytest.raises(ConverterError, match="GB when the memory ran out"):
+        child.run("The toy", ["-c", "import time; time.sleep(60)"])
+
+
+# --- comparing ---------------------------------------------------------------------------------------------
+
+
+def test_the_verdict_needs_enough_data():
+    truth = np.arange(1000) % 2
+    right, wrong = np.eye(2, dtype=np.float32)[truth], np.eye(2, dtype=np.float32)[1 - truth]
+    some = np.where(np.arange(1000)[:, None] < 100, wrong, right)
+    assert paired(right, right, truth, 0.0)["verdict"] == "same"
+    assert paired(some, right, truth, 0.01)["verdict"] == "worse"
+    assert paired(some, right, truth, 0.15)["verdict"] == "same"
+    assert paired(some[99:105], right[99:105], truth[99:105], 0.01)["verdict"] == "not enough data"
+    assert paired(some, right, truth, 0.01)["mcnemar_p"] < 1e-20
+
+
+@pytest.mark.parametrize("shape", [(50, 36), (31, 97), (64, 64), (7, 9)])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("fitting", ["crop", "pad", "stretch"])
+def test_devices_resize_as_keras_does(shape, interpolation, fitting):
+    """To a whole pixel value, and a half where TensorFlow's table of cubic weights rounds."""
+    settings = {f"{kind}_to_aspect_ratio": kind == fitting for kind in ("crop", "pad")}
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    manifest = {"image": {"resize": "outside", "height": 32, "width": 24, "interpolation": interpolation, **settings}}
+    expected = keras.layers.Resizing(32, 24, interpolation, **settings)(image.astype("float32")[None])[0]
+    np.testing.assert_allclose(classify.fit(image, manifest), np.clip(expected, 0, 255), atol=1)
+
+
+def test_the_report_of_an_artifact_is_json(made):
+    json.dumps(made["android"].report, allow_nan=False)
