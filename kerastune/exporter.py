@@ -118,8 +118,8 @@ def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
 
 
 def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
-    family = of.record.get("backbone", "").removesuffix("Backbone")
-    if problems := [why for job in jobs if (why := support.refusal(family, job.target.format, job.quantize))]:
+    backbone = of.record.get("backbone", "")
+    if problems := [why for job in jobs if (why := support.refusal(backbone, job.target.format, job.quantize))]:
         raise KerastuneError("\n".join(problems) + ".", "Choose another quantize, or another target.")
 
 

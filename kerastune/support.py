@@ -1,6 +1,7 @@
 """What is known not to work, before an hour of training. Measured on tiny models: docs/export-matrix.md."""
 
 from collections.abc import Callable
+from typing import Any
 
 _FOURIER = "it computes with complex numbers (FFT), which LiteRT and ONNX lack"
 _CALIBRATION = "the converter crashes while it measures the ranges of activations"
@@ -21,13 +22,14 @@ _REFUSED: list[tuple[tuple[str, ...], Callable[[str, str], bool], str]] = [
 ]
 
 
-def refusal(family: str, format: str, quantize: str) -> str | None:
-    """Why a family cannot be exported so; None where it can, or where nobody has measured.
+def refusal(backbone: Any, format: str, quantize: str) -> str | None:
+    """Why a backbone cannot be exported so; None where it can, or where nobody has measured.
 
     Args:
-        family: the backbone's class name without "Backbone": "EfficientNet".
+        backbone: a KerasHub backbone, or the name of its class.
         format, quantize: as in `kerastune.recipe.Export`.
     """
+    family = (backbone if isinstance(backbone, str) else type(backbone).__name__).removesuffix("Backbone")
     for families, applies, why in _REFUSED:
         if family in families and applies(format, quantize):
             return f"{family} cannot be exported as {format} with quantize = {quantize!r}: {why}"

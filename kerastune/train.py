@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from kerastune import assets, cache, checkpoint, data, features, lora, phases, run, saving
+from kerastune import assets, cache, checkpoint, data, features, lora, phases, run, saving, support
 from kerastune.data import Order, Split, Splits
 from kerastune.errors import KerastuneError, RecipeError, VerificationError
 from kerastune.feed import cache_key
@@ -65,6 +65,8 @@ def plan(recipe: Recipe, progress: Progress | None = None) -> Plan:
     task = TASKS[recipe.task].build(preset, len(splits.labels), recipe.data.image_size, precision)
     if recipe.train.xla is True and (bad := without_xla(task)):
         raise RecipeError(f"train.xla = true, but these layers have no XLA: {', '.join(bad)}.", 'Use xla = "auto".')
+    if refused := list(filter(None, (support.refusal(task.backbone, *one.resolved) for one in recipe.exports))):
+        raise RecipeError("\n".join(refused) + ".", "Choose another quantize or target in [[exports]].")
     example, _ = next(iter(TASKS[recipe.task].batches(task, splits.validation, _order(recipe, splits.validation))))
     audits, moving = [], frozenset[str]()
     for number, phase in enumerate(recipe.phases, start=1):

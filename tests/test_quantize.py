@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerastune import artifact, child, export, runtimes, support, target, trace, verify
+from kerastune import artifact, child, export, runtimes, support, target, trace, train, verify
 from kerastune.errors import ConverterError, KerastuneError, RecipeError, VerificationError
 from kerastune.formats import Conversion, tflite
 from kerastune.recipe import parse_export
@@ -134,6 +134,12 @@ def test_what_cannot_work_is_refused_with_the_reason(family, format, quantize, w
 def test_a_transformer_is_refused_int16_before_anything_is_traced(trained, tmp_path):
     with pytest.raises(KerastuneError, match="ViT cannot be exported as tflite with quantize = 'int16x8'"):
         export(trained("vit"), parse_export({"target": "linux", "quantize": "int16x8"}), tmp_path / "vit")
+
+
+def test_a_recipe_is_refused_before_it_is_trained(recipe):
+    exports = [{"target": "linux", "quantize": "int16x8"}, {"target": "linux"}]
+    with pytest.raises(RecipeError, match="ViT cannot be exported as tflite with quantize = 'int16x8': LiteRT has no"):
+        train.plan(recipe("vit", exports=exports))
 
 
 def test_a_place_without_floating_point_takes_no_floats():
