@@ -31,7 +31,7 @@ def main(load, arguments=None):
     )
     if arguments:
         arguments(parser)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # options may stand before the images
     if not (options.artifact / "manifest.json").is_file():
         parser.error(f"{options.artifact} is no artifact: it holds no manifest.json")
     if not (options.images or options.check or options.stream):

@@ -705,6 +705,40 @@ def verify_command(artifact_folder: str, run_folder: str | None, names: tuple[st
     say(f"\nNext: kerastune predict {shown(of.folder)} PHOTO.jpg")
 
 
+@cli.command()
+@click.argument("artifact_folder", metavar="ARTIFACT")
+@click.option("--name", help="The model's name in addresses; default: the artifact's.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 lets others in.")
+@click.option("--port", default=8501, show_default=True, type=click.IntRange(0, 65535), help="REST; 0: a free one.")
+@click.option(
+    "--grpc-port", default=8500, show_default=True, type=click.IntRange(0, 65535), help="gRPC; 0: a free one."
+)
+@_json
+def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_port: int, as_json: bool) -> None:
+    """Serve a SavedModel artifact as TF Serving does, until Ctrl-C: a stand-in to develop against.
+
+    Example: kerastune serve runs/first/exports/tf-serving
+    """
+    from kerastune import serving
+
+    def ready(where: dict[str, Any]) -> None:
+        photo = """echo '{"signature_name": "serve_bytes", "instances": [{"b64": "'$(base64 -w0 photo.jpg)'"}]}'"""
+        curl = f"{photo} | curl -d @- {where['rest']}:predict"
+
+        def show() -> None:
+            put(f"REST: {where['rest']}\ngRPC: {where['grpc']}, model {where['name']}, version {where['version']}")
+            put(f"Requests may have {where['max_request_bytes'] >> 20} MiB. Nobody is asked who they are.")
+            put("This is a stand-in for TF Serving. For production: kerastune targets show tf-serving")
+
+        emit(as_json, {**where, "example": curl}, show)
+        say(f"\nNext: {curl}")
+
+    done = serving.serve(artifact_folder, name, host, port, grpc_port, ready)
+    say(f"Stopped after {done['requests']} requests, {done['failed']} of them refused.")
+    if done["in_flight"]:
+        say(f"{done['in_flight']} were given up: they took too long to be answered.")
+
+
 def _show_artifact(of: Any, report: dict[str, Any], as_json: bool) -> None:
     row = _artifact(of, report)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from kerastune import artifact, assets, child, run, runtimes, support, target
+from kerastune import artifact, assets, child, run, runtimes, serving, support, target
 from kerastune.artifact import Artifact
 from kerastune.data import Split, spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
@@ -27,6 +27,7 @@ from kerastune.verifier import FLOAT_TOLERANCE, OTHER_KERNELS, refuse_failed, re
 
 GOLDEN_IMAGES = 16
 CALIBRATION_IMAGES = 128
+_WARM_UP_IMAGES = 4
 
 # Golden and calibration images are real, but no larger than this: their sizes add up, and every model shrinks them.
 _LARGEST_SIDE = 320
@@ -231,12 +232,14 @@ def _attempt(
     with as_file(files("kerastune.targets")) as targets:
         shutil.copy(targets / "classify.py", folder)
         for source in sorted((targets / job.target.name).iterdir()):
-            if source.suffix not in (".toml", ".md", ".pyc") and source.is_file():
+            if source.suffix == ".py":
                 shutil.copy(source, folder)
     kind = "golden_fixed" if job.fixed else "golden"
     with np.load(work / f"{kind}.npz", allow_pickle=False) as stored:
         images = [stored[name] for name in stored.files]
     manifest, reference = _manifest(of, job, conversion, work), np.load(work / f"{kind}.npy")
+    if job.target.name == "tf-serving":
+        _prepare_serving(job.folder.name, folder, path, images, reference)
     made = artifact.write(folder, manifest, images, reference)
     report, found = replay(made, of, progress, runtimes.choose(manifest, _installed(job.target)))
     report["problems"] += _over_limits(job.wanted, report)
@@ -246,6 +249,19 @@ def _attempt(
         manifest["tolerance"]["golden_error"] = report["golden"]["max_error"] + OTHER_KERNELS[conversion.quantize]
         made = artifact.write(folder, manifest, images, reference, found)
     return made, report
+
+
+def _prepare_serving(
+    name: str, folder: Path, model: Path, images: list[artifact.Image], reference: artifact.Scores
+) -> None:
+    """TF Serving's own files, and requests that it warms up with, where its stubs are installed to write them."""
+    for file, text in serving.serving_files(name).items():
+        (folder / file).write_text(text, "utf-8")
+    if serving.write_warmup(model, images[:_WARM_UP_IMAGES]):
+        answers = [outputs["scores"][0] for _, outputs in serving.replay_warmup(model)]
+        expected = reference[:_WARM_UP_IMAGES].repeat(2, axis=0)  # each image as pixels, and as a file
+        if not (error := float(np.abs(np.stack(answers) - expected).max())) <= FLOAT_TOLERANCE:
+            raise VerificationError(f"{name}: the answers to the warm-up requests are {error:.3g} from Keras's.")
 
 
 def _installed(of: Target) -> list[str]:

@@ -66,7 +66,8 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_the_commands_are_these() -> None:
     groups = "recipes list, recipes show, recipes copy, recipes schema, assets list, assets fetch, targets list"
     groups += ", cache ls, cache clear"
-    jobs = "targets show, validate, run, train, resume, lr-find, evaluate, predict, export, verify, report, doctor"
+    jobs = "targets show, validate, run, train, resume, lr-find, evaluate, predict, export, verify"
+    jobs += ", serve, benchmark, report, doctor"
     assert set(COMMANDS) == set(f"{groups}, {jobs}".split(", "))
 
 

@@ -40,6 +40,9 @@ ORDER = [
     "train",
     "lr_finder",
     "artifact",
+    "warmup",
+    "server",
+    "serving",
     "runtimes",
     "verifier",
     "exporter",
@@ -82,7 +85,7 @@ KNOWS = {
 HEAVY = {"tensorflow", "keras", "keras_hub", "tensorflow_datasets", "onnx", "tf2onnx", "ai_edge_litert"}
 # The rest imports TensorFlow inside functions, or never.
 MAY_BE_HEAVY = {"optimizers", "lora", "phases", "features", "forward", "tasks", "saving"}
-MAY_BE_HEAVY |= {"feed", "loop", "train", "lr_finder"}
+MAY_BE_HEAVY |= {"server", "warmup", "feed", "loop", "train", "lr_finder"}
 
 
 def modules() -> dict[Path, str]:
@@ -158,6 +161,8 @@ def test_the_facade_imports_nothing_of_kerastune_until_it_is_asked() -> None:
 def test_a_reader_needs_numpy_and_its_runtime_only(reader: Path) -> None:
     names = tomllib.loads(reader.with_name("target.toml").read_text("utf-8"))["runtimes"]
     packages = {RUNTIMES[name].package.replace("-", "_") for name in names}
+    if reader.parent.name == "tf-serving":  # a client; saved_model.py beside it runs the model
+        packages |= {"grpc", "saved_model", "tensorflow_serving"}
     allowed = sys.stdlib_module_names | {"numpy", "classify"} | packages
     assert tops(imported(reader.read_text("utf-8"), lazy=True)) <= allowed
 

@@ -1,30 +1,105 @@
-"""Runs a SavedModel artifact with TensorFlow alone, as TF Serving does: pip install tensorflow numpy."""
+"""Asks a TF Serving server, or kerastune's stand-in for one, about images.
 
+python reader.py ARTIFACT --rest http://127.0.0.1:8501 --check    numpy alone
+python reader.py ARTIFACT --grpc 127.0.0.1:8500 photo.jpg         pip install tensorflow-serving-api
+python reader.py ARTIFACT --check                                 no server: saved_model.py, in this process
+"""
+
+import base64
+import json
 import os
+import struct
 import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+import zlib
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-import tensorflow as tf
+import numpy as np
 
 
-def load(folder, manifest):
-    model = tf.saved_model.load(str(folder / manifest["model"]))
-    tensors, encoded = model.signatures["serving_default"], model.signatures["serve_bytes"]
+def arguments(parser):
+    server = parser.add_mutually_exclusive_group()
+    server.add_argument("--rest", metavar="URL", help="ask a server: http://127.0.0.1:8501")
+    server.add_argument("--grpc", metavar="HOST:PORT", help="ask a server: 127.0.0.1:8500")
+    parser.add_argument("--name", help="the model's name on the server; default: the artifact's")
+    parser.add_argument(
+        "--signature",
+        choices=("serve_bytes", "serving_default"),
+        default="serve_bytes",
+        help="send PNG files (default), or pixels: several times as much",
+    )
 
-    def predict(
-        images,
-    ):  # uint8 [B, H, W, 3], or one encoded file's bytes uint8 [n] -> float32 [B, num_classes]
-        if images.ndim == 1:
-            return encoded(image_bytes=tf.constant([images.tobytes()]))["scores"].numpy()
-        return tensors(images=tf.constant(images))["scores"].numpy()
 
-    predict.model = model  # its signatures do not keep it alive
+def load(folder, manifest, options):
+    name = options.name or manifest["name"]
+    if options.rest:
+        return over_rest(options.rest, name, options.signature)
+    if options.grpc:
+        return over_grpc(options.grpc, name, options.signature)
+    import saved_model
+
+    return saved_model.load(folder, manifest)
+
+
+def over_rest(address, name, signature):
+    url = f"{address.rstrip('/')}/v1/models/{urllib.parse.quote(name, safe='')}:predict"
+
+    def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
+        if signature == "serve_bytes":
+            inputs = {"image_bytes": [{"b64": base64.b64encode(png(image)).decode()} for image in images]}
+        else:
+            inputs = {"images": images.tolist()}
+        body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return np.array(json.load(answer)["outputs"], np.float32)
+        except urllib.error.HTTPError as error:
+            sys.exit(f"{url} answered {error.code}: {error.read(1000).decode(errors='replace')!a}")
+        except OSError as error:
+            sys.exit(f"{url} does not answer: {error}")
+
     return predict
+
+
+def over_grpc(address, name, signature):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+    options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]  # else 4 MiB
+    service = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address, options))
+
+    def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name, request.model_spec.signature_name = name, signature
+        if signature == "serve_bytes":
+            request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([png(image) for image in images]))
+        else:
+            request.inputs["images"].CopyFrom(tf.make_tensor_proto(images))
+        try:
+            return tf.make_ndarray(service.Predict(request, timeout=60).outputs["scores"])
+        except grpc.RpcError as error:
+            sys.exit(f"{address} answered {error.code().name}: {error.details()!a}")
+
+    return predict
+
+
+def png(image):  # uint8 [H, W, 3] -> bytes, without loss
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = image.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in image))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
     from classify import main
 
-    main(load)
+    main(load, arguments)
