@@ -29,7 +29,8 @@ def write(work: Path, path: Path, conversion: Conversion) -> None:
         content = _debugger(converter, work, conversion, options).get_nondebug_quantized_model()
     else:
         content = converter.convert()
-    path.write_bytes(content if conversion.quantize == "none" else _without_copies(content))
+    # The int4 quantizer keeps weights behind the flatbuffer, out of its reach.
+    path.write_bytes(content if conversion.quantize in ("none", "int4") else _without_copies(content))
     if conversion.quantize == "float16":
         _refuse_overflow(path, work, conversion)
 
