@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 
-def main(load, arguments=None):
-    """`arguments(parser)` adds options of a reader's own; `load(folder, manifest, options)` gets them."""
+def main(load, *arguments):
+    """Each of `arguments` adds options of a reader's own to a parser; `load(folder, manifest, options)` gets them."""
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description="Runs an exported image classifier.")
     parser.add_argument("artifact", type=Path, help="the artifact's folder (it holds manifest.json)")
@@ -29,8 +29,8 @@ def main(load, arguments=None):
     parser.add_argument(
         "--stream", type=Path, metavar="OUT.npz", help="score arrays from stdin, as kerastune verify does"
     )
-    if arguments:
-        arguments(parser)
+    for add in arguments:
+        add(parser)
     options = parser.parse_intermixed_args()  # options may stand before the images
     if not (options.artifact / "manifest.json").is_file():
         parser.error(f"{options.artifact} is no artifact: it holds no manifest.json")
@@ -54,6 +54,31 @@ def main(load, arguments=None):
         print(path)
         for i in np.argsort(-scores, kind="stable")[: options.top]:
             print(f"  {scores[i]:.4f}  {manifest['labels'][i]}")
+
+
+def threads(parser):
+    parser.add_argument("--threads", type=int, help="threads of one inference")
+
+
+def encoded(pixels, tensor):
+    """Pixels 0..255 as a TFLite input takes them: float32, uint8, or int8 with a scale and a zero point."""
+    scale, zero = quantisation(tensor)
+    if not scale:
+        return pixels.astype(tensor["dtype"])
+    limits = np.iinfo(tensor["dtype"])
+    return np.clip(np.round(pixels / scale) + zero, limits.min, limits.max).astype(tensor["dtype"])
+
+
+def decoded(scores, tensor):
+    """What a TFLite output says, as float32."""
+    scale, zero = quantisation(tensor)
+    return (scores.astype(np.float32) - zero) * np.float32(scale) if scale else scores
+
+
+def quantisation(tensor):
+    """Scale and zero point of a TFLite tensor; 0 and 0 where it has none."""
+    found = tensor["quantization_parameters"]
+    return (float(found["scales"][0]), int(found["zero_points"][0])) if len(found["scales"]) else (0, 0)
 
 
 def same(path, file):

@@ -5,8 +5,6 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kerastune import runtimes
 from kerastune.artifact import Artifact
 from kerastune.errors import ConverterError, KerastuneError
@@ -54,7 +52,6 @@ def benchmark(
                 if asked:
                     raise
                 continue  # `verify` reports what a runtime cannot run
-            seconds = said.seconds[_WARM_UP:]
             rows.append(
                 {
                     "artifact": of.manifest["name"],
@@ -64,12 +61,9 @@ def benchmark(
                     "version": runtime.version,
                     "threads": threads if options else None,
                     "size_bytes": of.size_bytes,
-                    "load_ms": said.load_seconds * 1e3,
-                    "latency_ms": {
-                        "median": float(np.median(seconds) * 1e3),
-                        "p95": float(np.quantile(seconds, 0.95) * 1e3),
-                    },
-                    "peak_mb": said.peak_mb if np.isfinite(said.peak_mb) else None,
+                    "load_ms": said.load_ms,
+                    "latency_ms": runtimes.latency_ms(said.seconds[_WARM_UP:]),
+                    "peak_mb": said.peak_mb,
                     "accuracy": ((of.report or {}).get("validation") or {}).get("accuracy"),
                 }
             )

@@ -70,7 +70,7 @@ def export(
     of.predictions("validation")  # an interrupted run has none to compare with, and says so now
     made: list[Artifact] = []
     failures: list[KerastuneError] = []
-    with _traced(of, {job.signature for job in jobs}, progress) as work:
+    with _traced(of, {f"{job.target.format}/{job.signature}" for job in jobs}, progress) as work:
         for job in jobs:
             try:
                 made.append(_make(of, job, work, force, progress))
@@ -125,7 +125,7 @@ def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
 
 
 @contextmanager
-def _traced(of: Run, signatures: set[str], progress: Progress) -> Iterator[Path]:
+def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
     """A scratch folder with the traced model, and the images to prove and calibrate it with."""
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         work, splits = Path(scratch), of.splits(progress)
@@ -137,7 +137,7 @@ def _traced(of: Run, signatures: set[str], progress: Progress) -> Iterator[Path]
         record = {"images": len(calibration), "sha256": hashlib.sha256(digests.encode()).hexdigest()}
         run.write_json(work / "calibration.json", record)
         progress.say("Tracing the model")
-        child.run("Tracing", ["-m", "kerastune.trace", str(of.folder), str(work), *sorted(signatures)])
+        child.run("Tracing", ["-m", "kerastune.trace", str(of.folder), str(work), *sorted(wanted)])
         yield work
 
 

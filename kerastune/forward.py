@@ -125,7 +125,10 @@ def _onnxruntime(made: Cut, signature: Any) -> Forward:
         raise RuntimeError("it is set up for one input and one output")
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         work, path = Path(scratch), Path(scratch) / "prefix.onnx"
-        prefix = lambda inputs: {"features": made.prefix(inputs)[0]}  # noqa: E731
+
+        def prefix(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"features": made.prefix(inputs)[0]}
+
         (spec,) = tree.flatten(signature)
         trace.frozen("prefix", (prefix, [tf.TensorSpec(spec.shape, spec.dtype, name="inputs")]), work)
         conversion = json.dumps(asdict(Conversion("prefix")))

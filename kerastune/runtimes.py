@@ -106,12 +106,20 @@ def choose(manifest: dict[str, Any], asked: Iterable[str] = ()) -> list[str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a reader said: scores float32 [n, num_classes], seconds an array, and what it cost to be there."""
+    """What a reader said: scores float32 [n, num_classes], seconds an array, and what it cost to be there.
+
+    `peak_mb` is None where the system does not say.
+    """
 
     scores: Scores
     seconds: npt.NDArray[np.float64]
-    load_seconds: float
-    peak_mb: float
+    load_ms: float
+    peak_mb: float | None
+
+
+def latency_ms(seconds: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Milliseconds that one array took: the median, and the 95th percentile."""
+    return {"median": float(np.median(seconds) * 1e3), "p95": float(np.quantile(seconds, 0.95) * 1e3)}
 
 
 def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: Iterable[str] = ()) -> Answer:
@@ -154,7 +162,13 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
             # TensorFlow itself imports `keras`, without using it; KerasHub would mean that the model was rebuilt.
             if {"keras_hub", "kerastune"} & set(found["modules"].tolist()):
                 raise ConverterError("The reader imported KerasHub or kerastune, so its answer proves nothing.")
-            return Answer(found["scores"], found["seconds"], float(found["load_seconds"]), float(found["peak_mb"]))
+            peak_mb = float(found["peak_mb"])
+            return Answer(
+                found["scores"],
+                found["seconds"],
+                float(found["load_seconds"] * 1e3),
+                peak_mb if np.isfinite(peak_mb) else None,
+            )
 
 
 def _message(array: npt.NDArray[Any]) -> bytes:

@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -246,19 +246,22 @@ class Servable:
         return jobs
 
     def _answer(self, jobs: list[_Job]) -> None:
+        if len(jobs) == 1:
+            try:
+                jobs[0].answer.set_result(self._execute(jobs[0].signature, jobs[0].inputs))
+            except Exception as error:
+                jobs[0].answer.set_exception(error)
+            return
         try:
             together = {name: np.concatenate([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
-            outputs = self._execute(jobs[0].signature, together if len(jobs) > 1 else jobs[0].inputs)
-        except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].answer.set_exception(error)
-            for job in jobs if len(jobs) > 1 else []:  # one bad image must not fail the others
+            outputs = self._execute(jobs[0].signature, together)
+        except Exception:
+            for job in jobs:  # one bad image must not fail the others
                 self._answer([job])
             return
         ends = list(accumulate(job.rows or 0 for job in jobs))
         for job, end in zip(jobs, ends, strict=True):
-            whole = len(jobs) == 1
-            job.answer.set_result(outputs if whole else {n: o[end - (job.rows or 0) : end] for n, o in outputs.items()})
+            job.answer.set_result({name: output[end - (job.rows or 0) : end] for name, output in outputs.items()})
 
     def _execute(self, signature: str, inputs: Tensors) -> Tensors:
         dtypes = {name: tf.as_dtype(info.dtype) for name, info in self.signatures[signature].inputs.items()}
@@ -290,11 +293,10 @@ def _signature(signatures: dict[str, Any], name: str, code: Code = grpc.StatusCo
     return name
 
 
-def _fits(name: str, array: Array, info: Any) -> Array:
+def _check_shape(name: str, found: Sequence[int], info: Any) -> None:
     shape = tf.TensorShape(info.tensor_shape)
-    if not shape.is_compatible_with(array.shape):
-        raise Refused(f"input {name} has shape {list(array.shape)}, and {list(shape)} is expected")
-    return array
+    if not shape.is_compatible_with(found):
+        raise Refused(f"input {name} has shape {list(found)}, and {list(shape)} is expected")
 
 
 # --- gRPC --------------------------------------------------------------------------------------------------
@@ -323,9 +325,11 @@ def _from_proto(name: str, proto: Any, info: Any) -> Array:
     if proto.tensor_shape.unknown_rank or min(dimensions, default=0) < 0 or size > MAX_REQUEST_BYTES:
         raise Refused(f"input {name} has a shape of {size:.3g} bytes: {dimensions}")
     try:
-        return _fits(name, tf.make_ndarray(proto), info)
+        array: Array = tf.make_ndarray(proto)
     except (TypeError, ValueError, OverflowError) as error:
         raise Refused(f"input {name} is not what its shape {dimensions} says: {error}") from error
+    _check_shape(name, array.shape, info)
+    return array
 
 
 def _to_proto(array: Array, info: Any) -> Any:
@@ -343,7 +347,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # typ
         self.served = served
 
     def Predict(self, request: Any, context: Any) -> Any:
-        with _answering(self.served, context), self.served.counted():
+        with _answering(context), self.served.counted():
             self._check(request)
             signature, inputs = _checked(self.served.signatures, request)
             infos, wanted = self.served.signatures[signature].outputs, list(request.output_filter)
@@ -357,7 +361,7 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # typ
             return response
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:
-        with _answering(self.served, context):
+        with _answering(context):
             self._check(request)
             if list(request.metadata_field) != ["signature_def"]:
                 asked = ", ".join(request.metadata_field) or "nothing"
@@ -368,12 +372,10 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # typ
             return response
 
     def _check(self, request: Any) -> None:
-        spec = request.model_spec
-        if not request.HasField("model_spec"):
-            raise Refused("Missing ModelSpec")
-        if spec.HasField("version_label"):
-            raise Refused(f"Unrecognized servable version label: {spec.version_label}")
-        _check_name(self.served, spec.name, spec.version.value if spec.HasField("version") else None)
+        name, version = _spec(request)
+        if request.model_spec.HasField("version_label"):
+            raise Refused(f"Unrecognized servable version label: {request.model_spec.version_label}")
+        _check_name(self.served, name, version)
 
 
 class _Models(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
@@ -381,15 +383,20 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc
         self.served = served
 
     def GetModelStatus(self, request: Any, context: Any) -> Any:
-        with _answering(self.served, context):
-            if not request.HasField("model_spec"):
-                raise Refused("Missing ModelSpec")
-            spec = request.model_spec
-            return _status(self.served, spec.name, spec.version.value if spec.HasField("version") else None)
+        with _answering(context):
+            return _status(self.served, *_spec(request))
+
+
+def _spec(request: Any) -> tuple[str, int | None]:
+    """The model that a gRPC request names, and its version."""
+    if not request.HasField("model_spec"):
+        raise Refused("Missing ModelSpec")
+    spec = request.model_spec
+    return spec.name, spec.version.value if spec.HasField("version") else None
 
 
 @contextmanager
-def _answering(served: Servable, context: Any) -> Iterator[None]:
+def _answering(context: Any) -> Iterator[None]:
     try:
         yield
     except Refused as error:
@@ -575,8 +582,7 @@ def _from_json(name: str, value: Any, info: Any) -> Array:
         leaves = list(chain.from_iterable(leaves))
     if list in kinds:
         raise Refused(f"input {name} is ragged: lists beside values at level {len(shape)}")
-    if not tf.TensorShape(info.tensor_shape).is_compatible_with(shape):
-        raise Refused(f"input {name} has shape {shape}, and {list(tf.TensorShape(info.tensor_shape))} is expected")
+    _check_shape(name, shape, info)
     dtype = tf.as_dtype(info.dtype)
     if dtype == tf.string:
         return np.array([_decoded(name, leaf) for leaf in leaves], object).reshape(shape)

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.resources import files
@@ -13,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kerastune import artifact
+from kerastune import artifact, child
 from kerastune.artifact import Artifact, Image
-from kerastune.errors import ConverterError, KerastuneError
+from kerastune.errors import KerastuneError
 
 _PACKAGES = ("grpcio", "starlette", "tensorflow-serving-api", "uvicorn")
 _MODULES = ("grpc", "starlette", "tensorflow_serving", "uvicorn")
@@ -129,11 +127,4 @@ def replay_warmup(model: Path) -> list[tuple[str, dict[str, npt.NDArray[Any]]]]:
 
 def _warmup(what: str, model: Path, arrays: Path) -> None:
     script = Path(__file__).with_name("warmup.py")  # by its path: `-m` would import kerastune
-    command = [sys.executable, "-P", str(script), what, str(model), str(arrays)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_WARMUP_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise ConverterError(f"Warm-up requests ({what}) took more than {_WARMUP_SECONDS // 60} minutes.") from error
-    if done.returncode:
-        said = " | ".join(done.stderr.strip().splitlines()[-3:]) or f"exit code {done.returncode}"
-        raise ConverterError(f"Warm-up requests ({what}) of {model} failed: {said}")
+    child.run(f"Warm-up requests ({what}) of {model}", [str(script), what, str(model), str(arrays)], _WARMUP_SECONDS)

@@ -7,9 +7,10 @@ every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every sig
     WORK/golden_fixed.npz, …_fixed.npz         out: the same at the size that the model sees, resized as devices do
     WORK/golden.npy, WORK/golden_fixed.npy     out: what Keras itself says about them
     WORK/image.json                            out: how the model resizes
-    WORK/SIGNATURE/                            out: a SavedModel with that signature alone
-    WORK/serving/                              out: a SavedModel with what TF Serving answers to
-    WORK/SIGNATURE.pb, WORK/SIGNATURE.json     out: frozen GraphDef; tensor names -> the names users see
+    WORK/SIGNATURE/                            out, for tflite: a SavedModel with that signature alone
+    WORK/serving/                              out, for saved_model: a SavedModel with what TF Serving answers to
+    WORK/SIGNATURE.pb, WORK/SIGNATURE.json     out, for onnx: frozen GraphDef; tensor names -> the names users see
+    WORK/SIGNATURE.dtypes.json                 out: names of the inputs -> their dtypes
 """
 
 import json
@@ -29,6 +30,7 @@ Signature: TypeAlias = "tuple[Callable[..., dict[str, Any]], list[Any]]"
 
 
 def main(run_folder: str, work_folder: str, *wanted: str) -> None:
+    """Each of `wanted` is a format and the signature that it is made from: "tflite/any_size"."""
     from kerastune.tasks import TASKS
 
     work, of = Path(work_folder), run.load(run_folder)
@@ -36,17 +38,20 @@ def main(run_folder: str, work_folder: str, *wanted: str) -> None:
     task = kind.load(str(of.folder))
     settings = kind.resizing(task)
     run.write_json(work / "image.json", settings)
-    if any(name.startswith("fixed") for name in wanted):
+    if any("/fixed" in one for one in wanted):
         _resize(work, settings)
     for path in work.glob("golden*.npz"):
         with np.load(path, allow_pickle=False) as stored:
             np.save(path.with_suffix(".npy"), kind.reference(task, [stored[name] for name in stored.files]))
     signatures = kind.signatures(task)
-    if "serving" in wanted:
-        saved_model({name: signatures[name] for name in kind.SERVING}, work / "serving")
-    for name in set(wanted) - {"serving"}:
-        saved_model({name: signatures[name]}, work / name)
-        frozen(name, signatures[name], work)
+    for format, name in (one.split("/") for one in wanted):
+        if format == "saved_model":
+            saved_model({key: signatures[key] for key in kind.SERVING}, work / name)
+        elif format == "tflite":
+            saved_model({name: signatures[name]}, work / name)
+            _write_dtypes(name, signatures[name], work)
+        else:
+            frozen(name, signatures[name], work)
 
 
 def _resize(work: Path, settings: dict[str, Any]) -> None:
@@ -81,10 +86,14 @@ def frozen(name: str, signature: Signature, work: Path) -> None:
     ends = {
         "inputs": {tensor.name: spec.name for tensor, spec in zip(graph.inputs, specs, strict=True)},
         "outputs": {tensor.name: key for tensor, key in zip(graph.outputs, sorted(outputs), strict=True)},
-        "dtypes": {spec.name: spec.dtype.name for spec in specs},
     }
     (work / f"{name}.pb").write_bytes(graph.graph.as_graph_def().SerializeToString())
     (work / f"{name}.json").write_text(json.dumps(ends))
+    _write_dtypes(name, signature, work)
+
+
+def _write_dtypes(name: str, signature: Signature, work: Path) -> None:
+    (work / f"{name}.dtypes.json").write_text(json.dumps({spec.name: spec.dtype.name for spec in signature[1]}))
 
 
 def freeze(function: Callable[..., Any], *specs: Any) -> tuple[Any, Any]:

@@ -71,7 +71,6 @@ def verify(
     """
     progress = progress or Progress()
     of = of if isinstance(of, Artifact) else artifact.load(of)
-    of.check_files()
     source = _source_run(of, run_folder)
     report, _ = replay(of, source, progress, runtimes.choose(of.manifest, in_runtimes), asked=bool(in_runtimes))
     report["ladder"] = (of.report or {}).get("ladder", [])
@@ -115,22 +114,24 @@ def replay(
             unless they were `asked` for.
     """
     of.check_files()
-    _, expected = of.golden()
+    images, expected = of.golden()
     if not (spread := float(np.ptp(expected, axis=0).max())) >= _LEAST_SPREAD:  # NaN is refused too
         raise VerificationError(
             f"The golden outputs hardly vary (by {spread:.2g}), so they would agree with any model.",
             "Train longer, or look at the data: the model says the same about every image.",
         )
-    takes = [one["name"] for one in of.manifest["inputs"]]
     try:
-        problems = FORMATS[of.manifest["format"]].problems(of.folder / of.manifest["model"], takes)
+        problems, takes = FORMATS[of.manifest["format"]].inspect(of.folder / of.manifest["model"])
     except Exception as error:  # each format's parser has its own
         raise VerificationError(f"{of.manifest['model']} is no {of.manifest['format']} model: {error}.") from error
+    promised = [one["name"] for one in of.manifest["inputs"]]
+    if sorted(takes) != sorted(promised):
+        problems.append(f"it takes {', '.join(takes)} instead of {', '.join(promised)}")
     reports: dict[str, dict[str, Any]] = {}
     golden: dict[str, Scores] = {}
     for name in names:
         try:
-            reports[name], golden[name] = _in_runtime(of, name, source, progress)
+            reports[name], golden[name] = _in_runtime(of, name, images, expected, source, progress)
         except ConverterError as error:
             if asked or name == names[0]:
                 raise
@@ -162,8 +163,9 @@ def _unlike(golden: dict[str, Scores]) -> list[str]:
     return [] if apart <= 1e-6 else [f"tflm differs by {apart:.3g} from litert-reference, whose kernels it has"]
 
 
-def _in_runtime(of: Artifact, name: str, source: Run | None, progress: Progress) -> tuple[dict[str, Any], Scores]:
-    images, expected = of.golden()
+def _in_runtime(
+    of: Artifact, name: str, images: list[Image], expected: Scores, source: Run | None, progress: Progress
+) -> tuple[dict[str, Any], Scores]:
     tolerance, own = of.manifest["tolerance"], of.own_scores()
     parts = [_Part("golden images", images, expected, tolerance["golden_error"])]
     batch = _same_size(images)
@@ -194,8 +196,8 @@ def _in_runtime(of: Artifact, name: str, source: Run | None, progress: Progress)
         "golden": {"images": len(images), **_agreement(found[0], expected)},
         "validation": validation,
         "latency_ms": _latency(said, len(found[-1]) if source else len(images)),
-        "load_ms": said.load_seconds * 1e3,
-        "peak_mb": said.peak_mb if math.isfinite(said.peak_mb) else None,
+        "load_ms": said.load_ms,
+        "peak_mb": said.peak_mb,
     }, found[0]
 
 
@@ -279,8 +281,7 @@ def paired(found: Scores, expected: Scores, truth: npt.NDArray[np.int64], allowe
 
 def _latency(said: Answer, count: int) -> dict[str, float]:
     """Of the last `count` arrays, single images; the first is a warm-up, too."""
-    warm = said.seconds[-count:][1:] if count > 1 else said.seconds[-count:]
-    return {"median": float(np.median(warm) * 1e3), "p95": float(np.quantile(warm, 0.95) * 1e3)}
+    return runtimes.latency_ms(said.seconds[-count:][1:] if count > 1 else said.seconds[-count:])
 
 
 def _same_size(images: list[Image]) -> list[int]:

@@ -8,6 +8,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 
 def load(folder, manifest, options):
+    from classify import decoded, encoded
+
     kernels = OpResolverType.BUILTIN_REF if options.kernels == "reference" else OpResolverType.AUTO
     interpreter = Interpreter(
         str(folder / manifest["model"]), num_threads=options.threads, experimental_op_resolver_type=kernels
@@ -29,27 +31,12 @@ def load(folder, manifest, options):
     return predict
 
 
-def encoded(pixels, tensor):
-    """Pixels 0..255 as the model takes them: float32, uint8, or int8 with a scale and a zero point."""
-    scale, zero = tensor["quantization"]
-    if not scale:
-        return pixels.astype(tensor["dtype"])
-    limits = np.iinfo(tensor["dtype"])
-    return np.clip(np.round(pixels / scale) + zero, limits.min, limits.max).astype(tensor["dtype"])
-
-
-def decoded(scores, tensor):
-    scale, zero = tensor["quantization"]
-    return (scores.astype(np.float32) - zero) * np.float32(scale) if scale else scores
-
-
 def arguments(parser):
-    parser.add_argument("--threads", type=int, help="threads of one inference")
     parser.add_argument("--kernels", choices=("default", "reference"), default="default", help="plain C++ or optimised")
 
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import main
+    from classify import main, threads
 
-    main(load, arguments)
+    main(load, threads, arguments)

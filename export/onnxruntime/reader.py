@@ -19,12 +19,8 @@ def load(folder, manifest, options):
     return predict
 
 
-def arguments(parser):
-    parser.add_argument("--threads", type=int, help="threads of one inference")
-
-
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import main
+    from classify import main, threads
 
-    main(load, arguments)
+    main(load, threads)

@@ -21,18 +21,18 @@ class Format:
         model: the model's path in an artifact folder.
         target: the target whose settings hold where the user named a format only.
         write: `write(work, path, conversion)` makes the model at `path` from a traced `work` folder.
-        problems: what in a model file no device's runtime has, or what is not as its manifest says.
+        inspect: what in a model file no device's runtime has, and the names of its inputs.
     """
 
     model: str
     target: str
     write: Callable[[Path, Path, Conversion], None]
-    problems: Callable[[Path, list[str]], list[str]]
+    inspect: Callable[[Path], tuple[list[str], list[str]]]
 
 
 FORMATS = {
     # TF Serving wants a numbered version folder.
-    "saved_model": Format("model/1", "tf-serving", saved_model.write, saved_model.problems),
-    "tflite": Format("model.tflite", "linux", tflite.write, tflite.problems),
-    "onnx": Format("model.onnx", "onnxruntime", onnx.write, onnx.problems),
+    "saved_model": Format("model/1", "tf-serving", saved_model.write, saved_model.inspect),
+    "tflite": Format("model.tflite", "linux", tflite.write, tflite.inspect),
+    "onnx": Format("model.onnx", "onnxruntime", onnx.write, onnx.inspect),
 }

@@ -1,6 +1,12 @@
 """What a converter is asked for; it travels to the converter's process as JSON."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -20,3 +26,11 @@ class Conversion:
     io: str = "float32"
     calibration: str = "calibration"
     keep_float: tuple[str, ...] = ()
+
+
+def calibration(work: Path, conversion: Conversion) -> Iterator[dict[str, Any]]:
+    """The inputs that ranges are measured on, one after the other, as the signature takes them: by name, [1, …]."""
+    ((name, dtype),) = json.loads((work / f"{conversion.signature}.dtypes.json").read_text("utf-8")).items()
+    with np.load(work / f"{conversion.calibration}.npz", allow_pickle=False) as stored:
+        for key in stored.files:
+            yield {name: stored[key][None].astype(dtype)}

@@ -1,13 +1,12 @@
 """ONNX, opset 17, from the frozen graph of one signature: float32, int8 weights, or int8 with QDQ nodes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kerastune.formats.conversion import Conversion
+from kerastune.formats.conversion import Conversion, calibration
 
 OPSET = 17  # tf2onnx 1.17 writes 11 to 18
 # What has weights, and what is between two of those. Resizing stays float: it comes before all else.
@@ -62,7 +61,7 @@ def _quantise(work: Path, path: Path, conversion: Conversion) -> None:
 
     class Calibration(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches = _calibration(work / f"{conversion.calibration}.npz")
+            self.batches = calibration(work, conversion)
 
         def get_next(self) -> dict[str, Any] | None:
             return next(self.batches, None)
@@ -77,14 +76,8 @@ def _quantise(work: Path, path: Path, conversion: Conversion) -> None:
     onnx.checker.check_model(onnx.load(path), full_check=True)
 
 
-def _calibration(path: Path) -> Iterator[dict[str, Any]]:
-    with np.load(path, allow_pickle=False) as stored:
-        for name in stored.files:
-            yield {"images": stored[name][None]}  # -> uint8 [1, H, W, 3]
-
-
-def problems(path: Path, inputs: list[str]) -> list[str]:
-    """Operators that ONNX does not have, and inputs that are not in the manifest."""
+def inspect(path: Path) -> tuple[list[str], list[str]]:
+    """Problems: operators that ONNX does not have; and the names of the inputs."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -93,6 +86,6 @@ def problems(path: Path, inputs: list[str]) -> list[str]:
         {node.op_type for node in graph.node if node.domain not in ("", "ai.onnx") or node.op_type not in known}
     )
     stored = {constant.name for constant in graph.initializer}
-    takes = sorted(value.name for value in graph.input if value.name not in stored)
+    takes = [value.name for value in graph.input if value.name not in stored]
     found = [f"operators that ONNX lacks: {', '.join(foreign)}"] if foreign else []
-    return found + ([f"it takes {', '.join(takes)} instead of {', '.join(inputs)}"] if takes != sorted(inputs) else [])
+    return found, takes

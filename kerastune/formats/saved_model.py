@@ -13,8 +13,8 @@ def write(work: Path, path: Path, conversion: Conversion) -> None:
     (path / "fingerprint.pb").unlink(missing_ok=True)
 
 
-def problems(path: Path, inputs: list[str]) -> list[str]:
-    """Operators that a server with TensorFlow's core alone does not have, and inputs that are not in the manifest."""
+def inspect(path: Path) -> tuple[list[str], list[str]]:
+    """Problems: operators that a server with TensorFlow's core alone does not have; and the names of the inputs."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
     from tensorflow.python.framework import op_def_registry
 
@@ -22,6 +22,6 @@ def problems(path: Path, inputs: list[str]) -> list[str]:
     nodes = [*graph.graph_def.node, *(n for f in graph.graph_def.library.function for n in f.node_def)]
     functions = {f.signature.name for f in graph.graph_def.library.function}
     foreign = sorted({n.op for n in nodes if n.op not in functions and op_def_registry.get(n.op) is None})
-    takes = sorted(graph.signature_def["serving_default"].inputs)
+    takes = list(graph.signature_def["serving_default"].inputs)
     found = [f"operators that TensorFlow's core lacks: {', '.join(foreign)}"] if foreign else []
-    return found + ([f"it takes {', '.join(takes)} instead of {', '.join(inputs)}"] if takes != sorted(inputs) else [])
+    return found, takes

@@ -1,14 +1,12 @@
 """TFLite / LiteRT with builtin operators only, in float32, float16, int8, int16 or int4."""
 
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kerastune.formats.conversion import Conversion
+from kerastune.formats.conversion import Conversion, calibration
 
 _LARGEST_FLOAT16 = 65504.0
 
@@ -49,7 +47,7 @@ def _converter(work: Path, conversion: Conversion) -> Any:
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantize in ("int8", "int16x8"):
-        converter.representative_dataset = lambda: _calibration(work, conversion)
+        converter.representative_dataset = lambda: calibration(work, conversion)
         converter.target_spec.supported_ops = [
             sets.TFLITE_BUILTINS_INT8
             if quantize == "int8"
@@ -95,20 +93,12 @@ def _without_copies(content: bytes) -> bytes:
     return bytes(builder.Output())
 
 
-def _calibration(work: Path, conversion: Conversion) -> Iterator[dict[str, Any]]:
-    dtypes = json.loads((work / f"{conversion.signature}.json").read_text())["dtypes"]
-    (name, dtype), *_ = dtypes.items()
-    with np.load(work / f"{conversion.calibration}.npz", allow_pickle=False) as stored:
-        for key in stored.files:
-            yield {name: stored[key][None].astype(dtype)}  # -> [1, H, W, 3]
-
-
 def _debugger(converter: Any, work: Path, conversion: Conversion, options: Any) -> Any:
     import tensorflow as tf
 
     return tf.lite.experimental.QuantizationDebugger(
         converter=converter,
-        debug_dataset=lambda: (list(inputs.values()) for inputs in _calibration(work, conversion)),
+        debug_dataset=lambda: (list(inputs.values()) for inputs in calibration(work, conversion)),
         debug_options=options,
     )
 
@@ -153,7 +143,7 @@ def _refuse_overflow(path: Path, work: Path, conversion: Conversion) -> None:
     runner = Interpreter(str(path), experimental_op_resolver_type=kernels, experimental_preserve_all_tensors=True)
     (image,) = runner.get_input_details()
     largest: dict[str, float] = {}
-    for inputs in _calibration(work, conversion):
+    for inputs in calibration(work, conversion):
         (value,) = inputs.values()
         runner.resize_tensor_input(image["index"], value.shape)
         runner.allocate_tensors()
@@ -173,12 +163,12 @@ def _refuse_overflow(path: Path, work: Path, conversion: Conversion) -> None:
         )
 
 
-def problems(path: Path, inputs: list[str]) -> list[str]:
-    """Operators that LiteRT's builtins lack, and inputs that are not in the manifest."""
+def inspect(path: Path) -> tuple[list[str], list[str]]:
+    """Problems: operators that LiteRT's builtins lack; and the names of the inputs."""
     from ai_edge_litert.interpreter import Interpreter
 
     content = path.read_bytes()
     flex = sorted(set(re.findall(rb"Flex[A-Z]\w+", content)))
     found = [f"it needs TensorFlow operators: {b', '.join(flex).decode()}"] if flex else []
-    takes = sorted(next(iter(Interpreter(str(path)).get_signature_list().values()))["inputs"])
-    return found + ([f"it takes {', '.join(takes)} instead of {', '.join(inputs)}"] if takes != sorted(inputs) else [])
+    takes = list(next(iter(Interpreter(str(path)).get_signature_list().values()))["inputs"])
+    return found, takes
