@@ -74,16 +74,17 @@ class Features:
 
 def compute(
     forward: Callable[[Any], Arrays],
-    batches: Iterable[Any],
+    batches: Iterable[tuple[Any, Any]],
     n: int,
     specs: Sequence[Spec],
     key: str | None = None,
     of: str = "",
     each: Callable[[int], None] = lambda done: None,
 ) -> Features:
-    """Runs `forward` over batches in order and keeps the rows: on disk under `key`, or in memory without one.
+    """Runs `forward` over batches and keeps the rows: on disk under `key`, or in memory without one.
 
     Args:
+        batches: of (inputs, which rows they are: int64 [b]), each row once.
         n: how many examples the batches hold together.
         of: what they are features of, for `kerastune cache ls`.
         each: told how many examples are done, after each batch.
@@ -94,9 +95,9 @@ def compute(
     if key is None:
         arrays = tuple(np.empty((n, *spec.shape), spec.dtype) for spec in specs)
 
-        def fill(start: int, rows: Arrays) -> None:
+        def fill(indices: npt.NDArray[np.int64], rows: Arrays) -> None:
             for array, found in zip(arrays, rows, strict=True):
-                array[start : start + len(found)] = found
+                array[indices] = found
 
         _pass(forward, batches, n, specs, fill, each)
         return Features(n, tuple(specs), arrays)
@@ -108,11 +109,12 @@ def compute(
         files = [(partial / f"{i}.bin").open("wb") for i in range(len(specs))]
         try:
 
-            def append(start: int, rows: Arrays) -> None:  # not through a map: memory stays flat
-                for file, found in zip(files, rows, strict=True):
-                    file.write(found.tobytes())
+            def write(indices: npt.NDArray[np.int64], rows: Arrays) -> None:  # not through a map: memory stays flat
+                for file, spec, found in zip(files, specs, rows, strict=True):
+                    for i, row in zip(indices.tolist(), found, strict=True):
+                        os.pwrite(file.fileno(), row.tobytes(), i * spec.nbytes)
 
-            _pass(forward, batches, n, specs, append, each)
+            _pass(forward, batches, n, specs, write, each)
         finally:
             for file in files:
                 file.close()
@@ -133,19 +135,19 @@ def compute(
 
 def _pass(
     forward: Callable[[Any], Arrays],
-    batches: Iterable[Any],
+    batches: Iterable[tuple[Any, Any]],
     n: int,
     specs: Sequence[Spec],
-    put: Callable[[int, Arrays], Any],
+    put: Callable[[npt.NDArray[np.int64], Arrays], Any],
     each: Callable[[int], None],
 ) -> None:
     done = 0
-    for batch in batches:
+    for batch, indices in batches:
         rows = forward(batch)
         found = tuple(Spec(array.shape[1:], array.dtype.name) for array in rows)
         if found != tuple(specs):
             raise ValueError(f"batch after {done} examples: {found} instead of {tuple(specs)}")
-        put(done, rows)
+        put(np.asarray(indices), rows)
         done += len(rows[0])
         each(done)
     if done != n:

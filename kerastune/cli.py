@@ -494,8 +494,9 @@ def _summary(made: Any) -> dict[str, Any]:
     return {
         "run": str(made.folder),
         "status": record["status"],
-        "test_accuracy": record["metrics"]["test"]["accuracy"],
-        "validation_accuracy": record["metrics"]["validation"]["accuracy"],
+        "metric": made.metric,
+        f"test_{made.metric}": record["metrics"]["test"][made.metric],
+        f"validation_{made.metric}": record["metrics"]["validation"][made.metric],
         "seconds": record["seconds"],
     }
 
@@ -529,7 +530,9 @@ def _artifact(of: Any, report: dict[str, Any]) -> dict[str, Any]:
 def _print_run(document: dict[str, Any]) -> None:
     put(f"run:    {shown(Path(document['run']))}")
     put(f"report: {shown(Path(document['report']))}")
-    put(f"test accuracy {document['test_accuracy']:.4f}, validation accuracy {document['validation_accuracy']:.4f}")
+    metric = document["metric"]
+    scored = [f"{split} {metric} {document[f'{split}_{metric}']:.4f}" for split in ("test", "validation")]
+    put(", ".join(scored))
     if document["artifacts"]:
         put()
         _print_artifacts(document["artifacts"])
@@ -579,16 +582,15 @@ def evaluate(run_folder: str, as_json: bool) -> None:
 
     def show() -> None:
         for split, found in metrics.items():
-            put(
-                f"{split}: accuracy {found['accuracy']:.4f}, loss {found['loss']:.4f}, macro F1 {found['macro_f1']:.4f}"
+            figures = {name: value for name, value in found.items() if isinstance(value, float)}
+            put(f"{split}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in figures.items()))
+        if per_class := metrics["test"].get("per_class"):
+            put()
+            columns = ["precision", "recall", "f1"]
+            table(
+                ["label (test)", *columns, f"{of.recipe.data.unit}s"],
+                [[name, *(f"{row[c]:.3f}" for c in columns), str(row["support"])] for name, row in per_class.items()],
             )
-        per_class = metrics["test"]["per_class"]
-        put()
-        columns = ["precision", "recall", "f1"]
-        table(
-            ["label (test)", *columns, "images"],
-            [[name, *(f"{row[c]:.3f}" for c in columns), str(row["support"])] for name, row in per_class.items()],
-        )
 
     emit(as_json, metrics, show)
     say(f"\nNext: kerastune report {run_folder}, or kerastune export {run_folder} --target linux")

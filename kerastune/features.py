@@ -99,7 +99,7 @@ class Cut:
         return found.hexdigest()
 
 
-def cut(task: keras.Model, example: Any) -> tuple[Cut | None, str]:
+def cut(task: keras.Model, example: Any, free: bool = False) -> tuple[Cut | None, str]:
     """Cuts a model where a phase, as `phases.freeze` set it, starts to train.
 
     The prefix holds every frozen deterministic layer with kernels or tables that can be run in front, and of the
@@ -107,6 +107,7 @@ def cut(task: keras.Model, example: Any) -> tuple[Cut | None, str]:
 
     Args:
         example: a batch of the model's inputs. Its shapes, but for the first dimension, are those of all batches.
+        free: the other dimensions differ from batch to batch, too, so that what depends on them cannot cross.
 
     Returns:
         The cut and where it is, or None and why there is none.
@@ -115,7 +116,10 @@ def cut(task: keras.Model, example: Any) -> tuple[Cut | None, str]:
         return None, f"{task.name} ({type(task).__name__}) is no Functional model"
     with _left_alone(task), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Keras has to say about these layers it said when they were built
-        inputs = [keras.KerasTensor((None, *x.shape[1:]), x.dtype.name) for x in task._standardize_inputs(example)]
+        inputs = [
+            keras.KerasTensor((None,) * len(x.shape) if free else (None, *x.shape[1:]), x.dtype.name)
+            for x in task._standardize_inputs(example)
+        ]
         try:
             outputs = _expanded(task, (tree.pack_sequence_as(task._inputs_struct, inputs),), {})
             nodes = _between(inputs, tree.flatten(outputs))

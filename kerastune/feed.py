@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, get_args
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -31,16 +30,17 @@ class Feed:
         self.of = of
         self._batches: Iterator[Any] = iter(())
         self._next = -1  # the step that `_batches` goes on with
-        settings, classes = of.recipe.train, len(of.splits.labels)
+        settings, classes, target = of.recipe.train, len(of.splits.labels), of.recipe.data.target
         balanced = settings.class_weights == "balanced"
-        self._targets = of.kind.targets(classes, of.splits.train, settings.label_smoothing, balanced)
-        self._validation_targets = of.kind.targets(classes, of.splits.validation)
-        self._example = next(iter(self._inputs(of.splits.validation)))
+        truth = of.splits.train.labels
+        self._targets = of.kind.targets(target, classes, truth, settings.label_smoothing, balanced)
+        self._validation_targets = of.kind.targets(target, classes, of.splits.validation.labels)
+        self._example = of.kind.example(of.task, of.splits.validation, settings.batch_size)
         decision = of.decision("train.cache") or {}
         # The plan has proved that the two parts are the whole, or else there is no cut.
-        self.cut = features.cut(of.task, self._example)[0] if "after" in decision else None
+        self.cut = features.cut(of.task, self._example, of.kind.FREE)[0] if "after" in decision else None
         self._views: list[cache.Features] = []
-        inputs = keras.tree.map_structure(_unbatched, self._example)
+        inputs = forward.specs(self._example, of.kind.FREE)
         if self.cut and cached and decision["got"] != "off":
             self._run_once(self.cut, decision["got"])
             inputs = tuple(tf.TensorSpec([None, *spec.shape], spec.dtype) for spec in self.cut.specs)
@@ -48,9 +48,9 @@ class Feed:
 
     def _inputs(self, split: Split, augment: Augment | None = None, view: int | None = None) -> Iterator[Any]:
         of = self.of
-        order = Order(len(split), of.recipe.train.batch_size)
-        for x, _ in of.kind.batches(of.task, split, order, augment, seed_of(of.recipe.seed, of.at.phase), view):
-            yield x
+        # Texts come in order of length, and what is timed on the first few should be like the rest.
+        order = of.kind.order(of.task, split, of.recipe.train.batch_size, seed=(0,) if of.kind.FREE else None)
+        yield from of.kind.batches(of.task, split, order, augment, seed_of(of.recipe.seed, of.at.phase), view)
 
     def _run_once(self, cut: features.Cut, where: str) -> None:
         """Runs the frozen part over all examples, or finds what an earlier run kept of it."""
@@ -59,7 +59,7 @@ class Feed:
             time.perf_counter(),
             (self.of.splits.train, self.of.splits.validation),
         )
-        views: list[_View] = [(of.recipe.augment, view) for view in range(of.recipe.train.cache_views)] or [_AS_IT_IS]
+        views: list[_View] = [(of.recipe.changes, view) for view in range(of.recipe.train.cache_views)] or [_AS_IT_IS]
         wanted = [("train", train, view) for view in views] + [("validation", validation, _AS_IT_IS)]
         examples = sum(len(split) for _, split, _ in wanted)
 
@@ -73,7 +73,7 @@ class Feed:
         for name, split, view in wanted:
             known = cache.stored(key(by, split, view)) if where == "disk" else None
             if known is None:
-                run_prefix = run_prefix or forward.forward(cut, by, self._example)
+                run_prefix = run_prefix or forward.forward(cut, by, self._example, of.kind.FREE)
                 stage, count = f"{of.title}, frozen layers ({name})", len(split)
                 known = cache.compute(
                     run_prefix,
@@ -89,7 +89,7 @@ class Feed:
         kept = f"{examples * cut.bytes_per_example / 1e6:.1f} MB kept {_KEPT[where]}"
         seconds = time.perf_counter() - started
         of.progress.say(
-            f"{of.title}: the frozen layers up to {', '.join(cut.after)} ran once over {examples:,} images "
+            f"{of.title}: the frozen layers up to {', '.join(cut.after)} ran once over {examples:,} examples "
             f"({seconds:.0f} s, {kept})"
         )
 
@@ -103,9 +103,9 @@ class Feed:
         for by in get_args(Implementation):
             if is_stored(by):
                 return None, of.decided("train.cache forward", "auto", by, "an earlier run kept its features")
-        first = list(itertools.islice(self._inputs(of.splits.train), 3))
+        first = [x for x, _ in itertools.islice(self._inputs(of.splits.train), 3)]
         batches = math.ceil(examples / of.recipe.train.batch_size)
-        run_prefix, found = forward.fastest(cut, first, batches, of.progress)
+        run_prefix, found = forward.fastest(cut, first, batches, of.progress, of.kind.FREE)
         return run_prefix, of.decided("train.cache forward", "auto", found["got"], found["why"])
 
     def forward(self, x: Any, training: bool) -> tf.Tensor:
@@ -141,7 +141,7 @@ class Feed:
             yield view.rows(i), *(values[i] for values in self._targets)
 
     def _fresh_batches(self, start: int) -> tf.data.Dataset:
-        of, augment = self.of, self.of.recipe.augment
+        of, augment = self.of, self.of.recipe.changes
         seed = seed_of(of.recipe.seed, of.at.phase)
         targets, weights = (tf.constant(values) for values in self._targets)
         found = of.kind.batches(of.task, of.splits.train, self._order(start), augment, seed)
@@ -162,7 +162,3 @@ def cache_key(
 
 def seed_of(*entropy: int) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
-
-
-def _unbatched(tensor: tf.Tensor) -> tf.TensorSpec:
-    return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)

@@ -28,16 +28,17 @@ _TRYING: dict[Implementation, float] = {"folded": 3.0, "xla": 30.0, "onnxruntime
 _TOLERANCE = 1e-4  # of the largest value
 
 
-def forward(made: Cut, name: Implementation, example: Any) -> Forward:
+def forward(made: Cut, name: Implementation, example: Any, free: bool = False) -> Forward:
     """A cut's prefix, as one implementation computes it: batches of any size -> arrays.
 
     Args:
         example: a full batch of inputs.
+        free: as in `features.cut`.
 
     Raises:
         RuntimeError: that implementation cannot run this prefix here; the message says why.
     """
-    signature = tree.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), example)
+    signature = specs(example, free)
     if name == "onnxruntime":
         return _onnxruntime(made, signature)
     if name == "tensorflow":
@@ -58,7 +59,7 @@ def forward(made: Cut, name: Implementation, example: Any) -> Forward:
 
 
 def fastest(
-    made: Cut, example_batches: Sequence[Any], n_batches: int, progress: Progress | None = None
+    made: Cut, example_batches: Sequence[Any], n_batches: int, progress: Progress | None = None, free: bool = False
 ) -> tuple[Forward, dict[str, Any]]:
     """The implementation of a cut's prefix that is done first with `n_batches`, trying the others included.
 
@@ -73,13 +74,14 @@ def fastest(
 
     Args:
         example_batches: the first batches; the first of them full. Two or more make the timing better.
+        free: as in `features.cut`.
 
     Returns:
         The forward pass, and the decision: {"key", "got", "why"}.
     """
     progress = progress or Progress()
     batches = [*example_batches[:1], *(example_batches[1:] or example_batches)]
-    taken = forward(made, "tensorflow", batches[0])
+    taken = forward(made, "tensorflow", batches[0], free)
     expected, best = _timed(taken, batches)
     got, why = "tensorflow", [f"TensorFlow {_rate(batches, best)}"]
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
@@ -90,7 +92,7 @@ def fastest(
             continue
         progress.say(f"Trying {candidate} for the frozen layers")
         try:
-            other = forward(made, candidate, batches[0])
+            other = forward(made, candidate, batches[0], free)
             found, seconds = _timed(other, batches)
         except (RuntimeError, tf.errors.OpError) as error:
             why.append(f"{candidate} cannot run it: {error}")
@@ -100,6 +102,15 @@ def fastest(
         if apart <= _TOLERANCE and seconds < best:
             got, taken, best = candidate, other, seconds
     return taken, {"key": "train.cache forward", "got": got, "why": "; ".join(why)}
+
+
+def specs(example: Any, free: bool) -> Any:
+    """`tf.TensorSpec`s of batches like an example, of any size; `free`: with all axes of any length."""
+
+    def spec(x: Any) -> tf.TensorSpec:
+        return tf.TensorSpec([None] * len(x.shape) if free else [None, *x.shape[1:]], x.dtype)
+
+    return tree.map_structure(spec, example)
 
 
 def _timed(run: Forward, batches: Sequence[Any]) -> tuple[Arrays, float]:

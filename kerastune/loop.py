@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import signal
 import threading
@@ -82,7 +81,7 @@ class Training:
         self.kind = TASKS[recipe.task]
         self.at = Position(decisions=list(decisions))
         self.optimizer: Any = None
-        self.metrics = [keras.metrics.Mean(name="loss"), self.kind.metric()]
+        self.metrics = [keras.metrics.Mean(name="loss"), self.kind.metric(recipe.data.target)]
         self._left: checkpoint.Arrays = {}  # of a checkpoint: what is put back once its variables exist
         self._unwritten: checkpoint.Arrays = {}  # the best weights, if they are newer than the last checkpoint
         self._lap = self._saved = time.perf_counter()
@@ -90,6 +89,11 @@ class Training:
     @property
     def phase(self) -> Phase:
         return self.recipe.phases[min(self.at.phase, len(self.recipe.phases)) - 1]  # the last one, after the end
+
+    @property
+    def metric(self) -> str:
+        """The name of what chooses the best epoch."""
+        return str(self.metrics[1].name)
 
     @property
     def title(self) -> str:
@@ -197,15 +201,16 @@ class Training:
                 f"{self.title} diverged: the validation loss of epoch {at.epoch} is {row['val_loss']}.",
                 f"Lower phases.{at.phase - 1}.learning_rate; kerastune lr-find RECIPE suggests one.",
             )
-        if not diverged and (at.best is None or run.rank(row) > run.rank(at.best)):
-            self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", "val_accuracy", "val_loss")}}, weights)
-        improved = at.phase_best is None or row["val_accuracy"] > at.phase_best
-        at.phase_best = row["val_accuracy"] if improved else at.phase_best
+        metric = self.metric
+        if not diverged and (at.best is None or run.rank(row, metric) > run.rank(at.best, metric)):
+            self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", f"val_{metric}", "val_loss")}}, weights)
+        improved = at.phase_best is None or row[f"val_{metric}"] > at.phase_best
+        at.phase_best = row[f"val_{metric}"] if improved else at.phase_best
         at.waited = 0 if improved else at.waited + 1
         self.progress.say(
             f"{self.title}, epoch {at.epoch}/{self.phase.epochs}: loss {row['loss']:.4f}, "
-            f"accuracy {row['accuracy']:.4f}, validation loss {row['val_loss']:.4f}, "
-            f"validation accuracy {row['val_accuracy']:.4f} ({row['seconds']:.0f} s)"
+            f"{metric} {row[metric]:.4f}, validation loss {row['val_loss']:.4f}, "
+            f"validation {metric} {row[f'val_{metric}']:.4f} ({row['seconds']:.0f} s)"
         )
         run.write_history(self.work, at.history)
         if self.recipe.train.tensorboard:
@@ -258,9 +263,10 @@ class Training:
         feed = Feed(self, cached=False)
         found = self._validate(feed, self.compiled(feed, xla=False)[1])
         best = {"phase": self.at.phase, "epoch": (self.at.best or {}).get("epoch", 0)}
-        was = (self.at.best or {}).get("val_accuracy", math.nan)
+        metric = self.metric
+        was = (self.at.best or {}).get(f"val_{metric}", math.nan)
         self.progress.say(
-            f"{self.title}: BatchNorm recalibrated, validation accuracy {was:.4f} before, {found['accuracy']:.4f} after"
+            f"{self.title}: BatchNorm recalibrated, validation {metric} {was:.4f} before, {found[metric]:.4f} after"
         )
         self._keep(best | {f"val_{name}": value for name, value in found.items()}, self._weights())
         return audit | {f"val_{name}": value for name, value in found.items()}
@@ -288,7 +294,7 @@ class Training:
         left = self.steps * self.phase.epochs
         if left <= 2 * _TIMED_STEPS:
             return plain, f"the phase has {left} steps, too few to measure"
-        batches = list(itertools.islice(feed.train(1, 0), _TIMED_STEPS + 1))
+        batches = _alike(feed.train(1, 0), _TIMED_STEPS + 1)
         before = self._arrays()
         try:
             _, plain_s = _timed(plain[0], batches, self.metrics)
@@ -301,15 +307,16 @@ class Training:
                 return plain, f"XLA cannot compile the step: {str(error).splitlines()[0][:200]}"
         finally:
             self._put_back(before)
-        # The last batch of an epoch has another shape, which is compiled once more.
-        cost = left * xla_s + (compile_s if len(self.splits.train) % self.recipe.train.batch_size else 0)
+        # Every further shape, that of an epoch's last batch among them, is compiled once more.
+        shapes = self.order("train").shapes
+        cost = left * xla_s + (shapes - 1) * compile_s
         times = f"a step takes {1e3 * plain_s:.1f} ms without XLA and {1e3 * xla_s:.1f} ms with it"
-        why = f"{times}, after {compile_s:.0f} s of compiling, for {left} steps"
+        why = f"{times}, after {compile_s:.0f} s of compiling for each of {shapes} shapes, for {left} steps"
         return (compiled if cost < plain_s * left else plain), why
 
     def compiled(self, feed: Feed, xla: bool) -> tuple[Step, Step]:
         """The training and the validation step, as functions of (inputs, targets, weights)."""
-        task, optimizer, loss_function = self.task, self.optimizer, self.kind.loss()
+        task, optimizer, loss_function = self.task, self.optimizer, self.kind.loss(self.recipe.data.target)
         mean, metric = self.metrics
         forward = feed.forward
         trained = task.trainable_variables
@@ -352,7 +359,9 @@ class Training:
 
     def order(self, split: str, epochs: int = 1, start: int = 0, shuffled: bool = False) -> Order:
         seed = (self.recipe.seed, self.at.phase) if shuffled else None
-        return Order(len(getattr(self.splits, split)), self.recipe.train.batch_size, epochs, seed, start)
+        batch_size, part = self.recipe.train.batch_size, getattr(self.splits, split)
+        found: Order = self.kind.order(self.task, part, batch_size, epochs, seed, start)
+        return found
 
     # --- what is kept --------------------------------------------------------------------------------------
 
@@ -369,9 +378,10 @@ class Training:
     def _describe_best(self) -> str:
         if self.at.best is None:
             return "the weights as they are (no epoch was finished)"
-        return "the best epoch's weights (validation accuracy {val_accuracy:.4f}, loss {val_loss:.4f})".format(
-            **self.at.best
+        figures = (
+            f"validation {self.metric} {self.at.best[f'val_{self.metric}']:.4f}, loss {self.at.best['val_loss']:.4f}"
         )
+        return f"the best epoch's weights ({figures})"
 
     def save(self) -> None:
         """Writes a checkpoint, and deletes what only older ones needed.
@@ -457,6 +467,17 @@ def without_xla(task: keras.Model) -> list[str]:
 def _is_convolutional(task: keras.Model) -> bool:
     kernels = [layer for layer in task._flatten_layers() if hasattr(layer, "kernel") and layer.trainable_variables]
     return sum(hasattr(layer, "kernel_size") for layer in kernels) > len(kernels) / 2
+
+
+def _alike(batches: Iterator[Any], count: int) -> list[Any]:
+    """The first batches of one shape."""
+    groups: dict[str, list[Any]] = {}
+    for batch in batches:
+        of_shape = groups.setdefault(str([x.shape for x in tf.nest.flatten(batch)]), [])
+        of_shape.append(batch)
+        if len(of_shape) == count:
+            return of_shape
+    return max(groups.values(), key=len)
 
 
 def _timed(

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args
 
 import tomli_w
 from pydantic import (
@@ -22,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -46,6 +47,8 @@ def _absolute_if_a_path(value: str) -> str:
 Text = Annotated[str, StringConstraints(min_length=1)]
 FilePath = Annotated[Text, AfterValidator(_absolute)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Target = Literal["label", "labels", "number"]
+Delimiter = Literal[",", ";", "\t", "|"]
 
 
 class _Settings(BaseModel):
@@ -54,18 +57,26 @@ class _Settings(BaseModel):
     )
 
 
-class _Data(_Settings):
+class Data(_Settings):
+    """What every source of data takes."""
+
+    unit: ClassVar[Literal["image", "text"]] = "image"
+    """What an example is."""
+
     validation_fraction: Fraction = 0.15
     """Share of the examples held out to choose the best epoch, where the source brings no validation split."""
     test_fraction: Fraction = 0.15
     """Share of the examples held out for the final accuracy, where the source brings no test split."""
     skip_bad: bool = False
-    """Leave out files that cannot be read (they are listed in run.json) instead of stopping."""
-    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
-    """Side in pixels of the square the model sees. Default: what the preset was trained at."""
+    """Leave out examples that cannot be read (they are listed in run.json) instead of stopping."""
+
+    @property
+    def target(self) -> Target:
+        """What an example is given: one label, any number of labels, or a number."""
+        return "label"
 
     @model_validator(mode="after")
-    def _leave_something_to_train_on(self) -> "_Data":
+    def _leave_something_to_train_on(self) -> "Data":
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"validation_fraction + test_fraction = {self.validation_fraction + self.test_fraction:g} "
@@ -74,7 +85,12 @@ class _Data(_Settings):
         return self
 
 
-class FolderData(_Data):
+class _Images(Data):
+    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
+    """Side in pixels of the square the model sees. Default: what the preset was trained at."""
+
+
+class FolderData(_Images):
     """Images in one folder a label: path/<label>/*.jpg, or path/{train,validation,test}/<label>/*.jpg."""
 
     source: Literal["folder"]
@@ -82,12 +98,14 @@ class FolderData(_Data):
     """The folder that holds the label folders."""
 
 
-class CsvData(_Data):
+class CsvData(_Images):
     """A CSV file with a column of image paths and a column of labels."""
 
     source: Literal["csv"]
     path: FilePath
     """The CSV file (UTF-8, with a header line)."""
+    delimiter: Delimiter = ","
+    """What separates its cells."""
     images: FilePath | None = None
     """The folder that image paths are relative to, and must stay inside. Default: the CSV file's folder."""
     image_column: Text = "image"
@@ -96,9 +114,7 @@ class CsvData(_Data):
     """A column that says train, validation or test. Default: split by content hash."""
 
 
-class TfdsData(_Data):
-    """A TensorFlow Datasets data set with an image and a label."""
-
+class _Tfds(Data):
     source: Literal["tfds"]
     name: Text
     """Any TFDS name: "fashion_mnist", "cats_vs_dogs", "my_dataset/config:1.0.0"."""
@@ -110,8 +126,62 @@ class TfdsData(_Data):
     """TFDS split. Default: `validation_fraction` of the training split, by content hash."""
     test: Text | None = None
     """TFDS split. Default: "test" if the data set has one, else `test_fraction` of the training split."""
-    image_key: Text = "image"
     label_key: Text = "label"
+
+
+class TfdsData(_Tfds, _Images):
+    """A TensorFlow Datasets data set with an image and a label."""
+
+    image_key: Text = "image"
+
+
+class _Texts(Data):
+    unit = "text"
+
+    max_length: Annotated[int, Field(ge=4)] | None = None
+    """Tokens of an example, special ones included, beyond which it is cut off. Default: what the preset says."""
+
+
+class _Labelled(_Texts):
+    label_separator: Text | None = None
+    """An example may have several labels, with this between them: "|" reads "sport|politics" as two."""
+    regression: bool = False
+    """The label is a number, which the model learns to predict."""
+
+    @property
+    def target(self) -> Target:
+        return "number" if self.regression else "labels" if self.label_separator else "label"
+
+    @model_validator(mode="after")
+    def _numbers_are_not_separated(self) -> "_Labelled":
+        if self.regression and self.label_separator:
+            raise ValueError("regression and label_separator exclude each other: a label is one number, or names")
+        return self
+
+
+class TableData(_Labelled):
+    """A CSV, JSON Lines or Parquet file with a column of texts and a column of labels."""
+
+    source: Literal["csv", "jsonl", "parquet"]
+    path: Annotated[Text, AfterValidator(_absolute_if_a_path)]
+    """The file (UTF-8; CSV with a header line); or a folder, or a fetched asset, that holds train.csv (or .jsonl,
+    .parquet) and, if wanted, validation.csv and test.csv."""
+    delimiter: Delimiter = ","
+    """What separates the cells of a CSV file."""
+    text_column: Text = "text"
+    pair_column: Text | None = None
+    """A second text, for pairs of sentences."""
+    label_column: Text = "label"
+    split_column: Text | None = None
+    """A column that says train, validation or test. Default: split by content hash."""
+
+
+class TfdsTextData(_Tfds, _Labelled):
+    """A TensorFlow Datasets data set with a text and a label."""
+
+    text_key: Text = "text"
+    pair_key: Text | None = None
+    """A second text, for pairs of sentences."""
 
 
 class Augment(_Settings):
@@ -319,12 +389,11 @@ class Recipe(_Settings):
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Names the run folder. Default: the recipe file's name."""
-    task: Literal["image_classification"]
+    task: str
     preset: Annotated[Text, AfterValidator(_absolute_if_a_path)]
     """A KerasHub preset, hf://…, kaggle://…, a local folder, or a fetched asset (`kerastune assets list`)."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    data: Annotated[FolderData | CsvData | TfdsData, Field(discriminator="source")]
-    augment: Augment = Augment()
+    data: Data
     train: Train = Train()
     phases: Annotated[tuple[Phase, ...], Field(strict=False)]
     exports: Annotated[tuple[Export, ...], Field(strict=False)] = ()
@@ -337,7 +406,38 @@ class Recipe(_Settings):
         return value
 
     @model_validator(mode="after")
-    def _views_need_augmentation(self) -> "Recipe":
+    def _exports_have_their_own_names(self) -> "Recipe":
+        names = [export_name(export) for export in self.exports]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two exports would be called {twice[0]!r}; give one of them a `name`")
+        return self
+
+    @property
+    def changes(self) -> Augment:
+        """How training examples change from epoch to epoch."""
+        return Augment()
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(exclude_none=True, mode="json"))
+
+    def sha256(self) -> str:
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+class ImageClassification(Recipe):
+    """One label an image."""
+
+    task: Literal["image_classification"]
+    data: Annotated[FolderData | CsvData | TfdsData, Field(discriminator="source")]
+    augment: Augment = Augment()
+
+    @property
+    def changes(self) -> Augment:
+        return self.augment
+
+    @model_validator(mode="after")
+    def _views_need_augmentation(self) -> "ImageClassification":
         train, augment = self.train, self.augment
         if train.cache_views and not augment.any:
             raise ValueError("train.cache_views keeps augmented views, and [augment] changes nothing; leave it out")
@@ -350,19 +450,29 @@ class Recipe(_Settings):
             )
         return self
 
+
+class TextClassification(Recipe):
+    """Labels, or a number, for a text or a pair of texts."""
+
+    task: Literal["text_classification"]
+    data: Annotated[TableData | TfdsTextData, Field(discriminator="source")]
+
     @model_validator(mode="after")
-    def _exports_have_their_own_names(self) -> "Recipe":
-        names = [export_name(export) for export in self.exports]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two exports would be called {twice[0]!r}; give one of them a `name`")
+    def _views_are_of_images(self) -> "TextClassification":
+        if self.train.cache_views:
+            raise ValueError("train.cache_views keeps augmented views of images, and texts have none")
         return self
 
-    def to_toml(self) -> str:
-        return tomli_w.dumps(self.model_dump(exclude_none=True, mode="json"))
+    @model_validator(mode="after")
+    def _numbers_have_no_classes(self) -> "TextClassification":
+        if self.data.target != "label" and (self.train.class_weights != "none" or self.train.label_smoothing):
+            raise ValueError("train.class_weights and train.label_smoothing are for one label a text")
+        return self
 
-    def sha256(self) -> str:
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+RECIPES: dict[str, type[Recipe]] = {
+    get_args(recipe.model_fields["task"].annotation)[0]: recipe for recipe in (ImageClassification, TextClassification)
+}
 
 
 def export_name(export: Export) -> str:
@@ -426,10 +536,14 @@ def read(reference: str, overrides: Iterable[str] = ()) -> Recipe:
 
 def parse(values: Mapping[str, Any], origin: str) -> Recipe:
     """Validates a recipe that is already a dict; `origin` names it in messages."""
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        problems = [_explain(problem, values) for problem in error.errors()]
+    task = values.get("task")
+    found: list[list[str]] = []
+    for recipe in [RECIPES[task]] if task in RECIPES else RECIPES.values():
+        try:
+            return recipe.model_validate(values)
+        except ValidationError as error:
+            found.append([_explain(problem, values, recipe) for problem in error.errors()])
+    problems = min(found, key=len)  # where the task is not known, those of the one that was probably meant
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise RecipeError(
         f"{origin} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems),
@@ -443,14 +557,16 @@ def parse_export(values: Mapping[str, Any]) -> Export:
         return Export.model_validate(values)
     except ValidationError as error:
         where = {"exports": [values]}
-        problems = [_explain({**p, "loc": ("exports", 0, *p["loc"])}, where) for p in error.errors()]
+        problems = [_explain({**p, "loc": ("exports", 0, *p["loc"])}, where, Recipe) for p in error.errors()]
     raise RecipeError("; ".join(problem.removeprefix("exports.0").lstrip(".: ") for problem in problems))
 
 
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a recipe, for editors."""
-    schema = Recipe.model_json_schema()
-    schema["required"].remove("name")  # the file's name stands in
+    any_task: Any = Annotated[Union[*RECIPES.values()], Field(discriminator="task")]
+    schema = TypeAdapter(any_task).json_schema()
+    for recipe in RECIPES.values():
+        schema["$defs"][recipe.__name__]["required"].remove("name")  # the file's name stands in
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
@@ -504,9 +620,10 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _explain(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
+def _explain(problem: ErrorDetails, values: Mapping[str, Any], recipe: type[Recipe]) -> str:
     """One line for one pydantic error: the key's path, what is wrong, what is near."""
-    path, model = _locate(problem["loc"], values)
+    path, model = _locate(problem["loc"], recipe)
+    sources = _sources(recipe)
     where = ".".join(path) or "recipe"
     received = problem["input"]
     kind = problem["type"]
@@ -514,15 +631,16 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
         return f"{where}: unknown key{_did_you_mean(path[-1], model.model_fields)}"
     if kind == "missing":
         return f"{where}: is missing"
-    if kind == "union_tag_not_found":
-        return f"{where}.source: is missing; one of {problem['ctx']['discriminator']} = " + _sources()
-    if kind == "union_tag_invalid":
+    if kind.startswith("union_tag"):
+        there = ", ".join(f'"{source}"' for source in sources)
+        if kind == "union_tag_not_found":
+            return f"{where}.source: is missing; one of {problem['ctx']['discriminator']} = {there}"
         tag = str(problem["ctx"]["tag"])
-        return f"{where}.source: {tag!r} is not a source{_did_you_mean(tag, SOURCES)}; use one of " + _sources()
+        return f"{where}.source: {tag!r} is not a source{_did_you_mean(tag, sources)}; use one of {there}"
     if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        near = _did_you_mean(received, choices) if isinstance(received, str) else ""
-        return f"{where}: {received!r} is not one of {problem['ctx']['expected']}{near}"
+        expected = " or ".join(map(repr, RECIPES)) if where == "task" else problem["ctx"]["expected"]
+        near = _did_you_mean(received, re.findall(r"'([^']*)'", expected)) if isinstance(received, str) else ""
+        return f"{where}: {received!r} is not one of {expected}{near}"
     if kind == "tuple_type":
         return f"{where}: must be a list of tables, each under [[{where}]]"
     if kind == "value_error":
@@ -531,17 +649,17 @@ def _explain(problem: ErrorDetails, values: Mapping[str, Any]) -> str:
     return f"{where}: {message[0].lower()}{message[1:]}; received {received!r}"
 
 
-def _locate(loc: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[list[str], type[BaseModel]]:
+def _locate(loc: tuple[int | str, ...], recipe: type[Recipe]) -> tuple[list[str], type[BaseModel]]:
     """A pydantic location as the user's key path, and the settings class that owns its last key.
 
     Pydantic puts the union's tag (the source's name) into the path; users never wrote that.
     """
     path: list[str] = []
-    owner: type[BaseModel] = Recipe
-    current: type[BaseModel] = Recipe
+    owner: type[BaseModel] = recipe
+    current: type[BaseModel] = recipe
     for depth, part in enumerate(loc):
-        if depth == 1 and path == ["data"] and part in SOURCES:
-            current = SOURCES[str(part)]
+        if depth == 1 and path == ["data"] and part in (sources := _sources(recipe)):
+            current = sources[str(part)]
             continue
         path.append(str(part))
         if isinstance(part, int):
@@ -551,13 +669,12 @@ def _locate(loc: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[list
     return path, owner
 
 
-def _sources() -> str:
-    return ", ".join(f'"{source}"' for source in SOURCES)
+def _sources(recipe: type[Recipe]) -> dict[str, type[BaseModel]]:
+    """The sources that a task reads, and their settings."""
+    settings = get_args(recipe.model_fields["data"].annotation)
+    return {name: one for one in settings for name in get_args(one.model_fields["source"].annotation)}
 
 
-SOURCES: dict[str, type[_Data]] = {
-    get_args(c.model_fields["source"].annotation)[0]: c for c in (FolderData, CsvData, TfdsData)
-}
 _SECTIONS: dict[str, type[BaseModel]] = {
     "augment": Augment,
     "train": Train,

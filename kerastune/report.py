@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 from scipy.stats import binomtest
 
-from kerastune import artifact
+from kerastune import artifact, scoring
 from kerastune.data.images import UnreadableImage
 from kerastune.errors import KerastuneError, printable
 from kerastune.progress import Progress
@@ -38,6 +38,7 @@ LARGEST_MATRIX = 30
 """With more labels than this, pairs and extremes are shown instead of whole tables."""
 
 _THUMBNAIL = (200, 200)
+_EXCERPT = 300  # characters
 _TRAIN, _VALIDATION = "#c9641a", "#3577c4"  # both readable on white and on black
 _INK = "#010203"  # stands for the text colour, which follows the reader's colour scheme
 _INK_STYLE = "svg{color:#1d2127}@media(prefers-color-scheme:dark){svg{color:#e3e6ea}}"
@@ -45,34 +46,35 @@ _INK_STYLE = "svg{color:#1d2127}@media(prefers-color-scheme:dark){svg{color:#e3e
 
 @dataclass(frozen=True)
 class Mistake:
-    """A test image that the model labels wrong."""
+    """A test example that the model is wrong about."""
 
     id: str
     truth: str
     said: str
-    probability: float
+    probability: float | None
 
 
 def write(of: Run, *, progress: Progress | None = None) -> Path:
     """Builds report.html from what the run folder holds. Works without exports, scores or data."""
     record, metrics, history = of.record, of.record.get("metrics"), of.history
     wrong = _mistakes(of) if metrics else []
-    thumbnails, without = _thumbnails(of, wrong[:SHOWN_MISTAKES], progress or Progress())
+    shown, without = _shown(of, wrong[:SHOWN_MISTAKES], progress or Progress())
     made = _artifacts(of)
     page = _template().render(
         of=of,
         record=record,
         metrics=metrics,
-        accuracy={split: _accuracy(found) for split, found in (metrics or {}).items()},
+        unit=of.recipe.data.unit,
+        worth={split: _worth(of, split, found[of.metric]) for split, found in (metrics or {}).items()},
         counts=_counts(record),
         is_large=len(of.labels) > LARGEST_MATRIX,
         history=history,
-        kept=_kept(history),
-        curves=[(name, _curve(name, history, record["phases"])) for name in ("loss", "accuracy")] if history else [],
-        pairs=_confused(of.labels, metrics["test"]["confusion_matrix"]) if metrics else [],
+        kept=_kept(history, of.metric),
+        curves=[(name, _curve(name, of, history)) for name in ("loss", of.metric)] if history else [],
+        pairs=_confused(of.labels, (metrics or {}).get("test", {}).get("confusion_matrix")),
         wrong=wrong,
         shown=wrong[:SHOWN_MISTAKES],
-        thumbnails=thumbnails,
+        contents=shown,
         without=without,
         artifacts=made,
         install={name: runtime.install for name, runtime in RUNTIMES.items()},
@@ -92,28 +94,33 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
 # --- what the files say ------------------------------------------------------------------------------------
 
 
-def _accuracy(found: dict[str, Any]) -> dict[str, float]:
-    """A split's accuracy with its 95 % Wilson interval."""
-    matrix = np.array(found["confusion_matrix"])
-    images, right = int(matrix.sum()), int(matrix.trace())
-    interval = binomtest(right, images).proportion_ci(0.95, method="wilson")
-    return {"value": found["accuracy"], "images": images, "low": interval.low, "high": interval.high}
+def _worth(of: Run, split: str, value: float) -> dict[str, Any]:
+    """What a split's metric is, of how many examples; of a share of them with its 95 % Wilson interval."""
+    _, truth, scores = of.predictions(split)
+    found: dict[str, Any] = {"value": value, "count": len(truth), "low": None, "high": None}
+    if of.recipe.data.target != "number":
+        right = int(scoring.quality(of.recipe.data.target, truth, scores).sum())
+        interval = binomtest(right, len(truth)).proportion_ci(0.95, method="wilson")
+        found |= {"low": interval.low, "high": interval.high}
+    return found
 
 
 def _counts(record: dict[str, Any]) -> list[tuple[str, list[int]]]:
-    """Images of each label in train, validation and test, and their sum."""
+    """Examples of each label in train, validation and test, and their sum."""
     splits = record["data"]["counts"]
     rows = [(label, [splits[s][label] for s in ("train", "validation", "test")]) for label in record["labels"]]
     return [(label, [*row, sum(row)]) for label, row in rows]
 
 
-def _kept(history: list[dict[str, float]]) -> int:
+def _kept(history: list[dict[str, float]], metric: str) -> int:
     """The epoch, counted over all phases from 1, whose weights the run kept (0: none)."""
-    return 1 + max(range(len(history)), key=lambda i: rank(history[i]), default=-1)
+    return 1 + max(range(len(history)), key=lambda i: rank(history[i], metric), default=-1)
 
 
-def _confused(labels: Sequence[str], matrix: list[list[int]]) -> list[tuple[str, str, int, float]]:
-    """The 20 pairs confused most: truth, what was said, how often, and of the truth's images how many."""
+def _confused(labels: Sequence[str], matrix: list[list[int]] | None) -> list[tuple[str, str, int, float]]:
+    """The 20 pairs confused most: truth, what was said, how often, and of the truth's examples how many."""
+    if matrix is None:
+        return []
     counts = np.array(matrix)
     wrong = counts * (1 - np.eye(len(counts), dtype=int))
     order = np.argsort(-wrong, axis=None, kind="stable")[:20]
@@ -122,21 +129,37 @@ def _confused(labels: Sequence[str], matrix: list[list[int]]) -> list[tuple[str,
 
 
 def _mistakes(of: Run) -> list[Mistake]:
-    """The test images labelled wrong, the most confident first."""
+    """The test examples that are wrong, the most confident first; of numbers all, the largest errors first."""
     ids, truth, scores = of.predictions("test")
+    if of.recipe.data.target == "number":
+        error = np.abs(scores - truth)[:, 0]
+        order = np.argsort(-error, kind="stable")
+        return [Mistake(ids[i], f"{truth[i, 0]:.3g}", f"{scores[i, 0]:.3g}", None) for i in order]
+    if of.recipe.data.target == "labels":
+        said, known = scores > 0.5, truth > 0.5
+        sure = np.where(said, scores, 1 - scores).min(-1)
+        wrong = [int(i) for i in np.argsort(-sure, kind="stable") if (said[i] != known[i]).any()]
+        return [Mistake(ids[i], _named(of, known[i]), _named(of, said[i]), float(sure[i])) for i in wrong]
     said, probability = scores.argmax(-1), scores.max(-1)
-    order = [int(i) for i in np.argsort(-probability, kind="stable") if said[i] != truth[i]]
-    return [Mistake(ids[i], of.labels[truth[i]], of.labels[said[i]], float(probability[i])) for i in order]
+    wrong = [int(i) for i in np.argsort(-probability, kind="stable") if said[i] != truth[i]]
+    return [Mistake(ids[i], of.labels[truth[i]], of.labels[said[i]], float(probability[i])) for i in wrong]
 
 
-def _thumbnails(of: Run, mistakes: list[Mistake], progress: Progress) -> tuple[dict[str, str], str | None]:
-    """Data URIs by id, or why there are none."""
+def _named(of: Run, chosen: npt.NDArray[np.bool_]) -> str:
+    return ", ".join(label for label, on in zip(of.labels, chosen, strict=True) if on) or "none"
+
+
+def _shown(of: Run, mistakes: list[Mistake], progress: Progress) -> tuple[dict[str, str], str | None]:
+    """Images as data URIs, or texts, by id; or why there are none."""
     if not mistakes:
         return {}, None
     try:
         test = of.splits(progress).test
         place = {id: i for i, id in enumerate(test.ids)}
-        return {m.id: _jpeg(test.image(place[m.id])) for m in mistakes if m.id in place}, None
+        here = {m.id: place[m.id] for m in mistakes if m.id in place}
+        if of.recipe.data.unit == "text":
+            return {id: printable(" / ".join(test.texts(i)))[:_EXCERPT] for id, i in here.items()}, None
+        return {id: _jpeg(test.image(i)) for id, i in here.items()}, None
     except KerastuneError as error:
         return {}, error.message
     except (OSError, UnreadableImage) as error:  # a file that went away or broke while it was read
@@ -163,7 +186,7 @@ def _jpeg(pixels: npt.NDArray[np.uint8]) -> str:
     return _uri("jpeg", buffer.getvalue())
 
 
-def _curve(metric: str, history: list[dict[str, float]], phases: list[dict[str, Any]]) -> str:
+def _curve(metric: str, of: Run, history: list[dict[str, float]]) -> str:
     """Training and validation over epochs, phases as bands, a ring around the epoch that was kept."""
     ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": metric, "font.size": 10, "text.parse_math": False, **ink}
@@ -175,9 +198,9 @@ def _curve(metric: str, history: list[dict[str, float]], phases: list[dict[str, 
         looks = {"training": (metric, _TRAIN, "--"), "validation": (f"val_{metric}", _VALIDATION, "-")}
         for name, (key, color, line) in looks.items():
             axes.plot(epochs, [r[key] for r in history], line, color=color, label=name, marker="o", ms=4)
-        kept = _kept(history)
+        kept = _kept(history, of.metric)
         axes.plot([kept], [history[kept - 1][f"val_{metric}"]], "o", ms=10, mfc="none", mec=_INK, label="kept")
-        _bands(axes, [int(row["phase"]) for row in history], phases)
+        _bands(axes, [int(row["phase"]) for row in history], of.record["phases"])
         axes.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(axis="y", color="#808080", alpha=0.25)
@@ -211,6 +234,7 @@ def _template() -> Any:
     filters: dict[str, Callable[..., Any]] = {
         "name": _name,
         "printable": printable,
+        "figure": _figure,
         "percent": lambda share: f"{100 * share:.2f}\u202f%",
         "points": lambda share: f"{100 * share:.2f}".replace("-0.00", "0.00").replace("-", "−"),
         "count": lambda number: f"{number:,}",
@@ -221,6 +245,10 @@ def _template() -> Any:
     }
     environment.filters |= filters
     return environment.from_string(files("kerastune").joinpath("report.html.j2").read_text("utf-8"))
+
+
+def _figure(value: float, metric: str) -> str:
+    return f"{100 * value:.2f}\u202f%" if metric == "accuracy" else f"{value:.4f}"
 
 
 def _name(text: str) -> Markup:

@@ -76,8 +76,13 @@ class Run:
         return tuple(self.record["labels"])
 
     @property
+    def metric(self) -> str:
+        """The name of the figure that chose the best epoch: "accuracy", "r2", …"""
+        return str(self.record.get("metric", "accuracy"))
+
+    @property
     def history(self) -> list[dict[str, float]]:
-        """One row an epoch: phase, epoch (both from 1), loss, accuracy, val_loss, val_accuracy, …"""
+        """One row an epoch: phase, epoch (both from 1), loss, the run's `metric`, both on validation data (val_…), …"""
         with (self.folder / "history.csv").open(encoding="utf-8", newline="") as file:
             return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
@@ -147,9 +152,9 @@ def is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
-def rank(epoch: Mapping[str, float]) -> tuple[float, float]:
+def rank(epoch: Mapping[str, float], metric: str) -> tuple[float, float]:
     """Which epoch is kept: the one that ranks highest, and the first of equals."""
-    return epoch["val_accuracy"], -epoch["val_loss"]
+    return epoch[f"val_{metric}"], -epoch["val_loss"]
 
 
 def absolute(path: str | Path) -> Path:

@@ -5,7 +5,6 @@ import hashlib
 import math
 import shutil
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,8 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from kerastune import assets, cache, checkpoint, data, features, lora, phases, run, saving, support
-from kerastune.data import Order, Split, Splits
+from kerastune import assets, cache, checkpoint, data, features, lora, phases, run, saving, scoring, support
+from kerastune.data import Split, Splits
 from kerastune.errors import KerastuneError, RecipeError, VerificationError
 from kerastune.feed import cache_key
 from kerastune.forward import Implementation
@@ -46,8 +45,12 @@ class Plan:
 
 
 def _counts(splits: Splits, split: Split) -> dict[str, int]:
-    found = Counter(split.labels.tolist())
-    return {label: found[i] for i, label in enumerate(splits.labels)}
+    """Examples of each label; of a number, all of them."""
+    if split.labels.ndim == 1:
+        found = np.bincount(split.labels, minlength=len(splits.labels))
+    else:
+        found = np.array([len(split)]) if split.labels.shape[1] == 1 else split.labels.sum(0)
+    return {label: int(count) for label, count in zip(splits.labels, found, strict=True)}
 
 
 def plan(recipe: Recipe, progress: Progress | None = None) -> Plan:
@@ -62,23 +65,21 @@ def plan(recipe: Recipe, progress: Progress | None = None) -> Plan:
     keras.utils.set_random_seed(recipe.seed)
     progress.say(f"Loading {recipe.preset}")
     precision, decisions = _precision(recipe.train.precision, _capabilities())
-    task = TASKS[recipe.task].build(preset, len(splits.labels), recipe.data.image_size, precision)
+    kind = TASKS[recipe.task]
+    task = kind.build(recipe, preset, len(splits.labels), precision)
+    kind.prepare(recipe, task, splits)
     if recipe.train.xla is True and (bad := without_xla(task)):
         raise RecipeError(f"train.xla = true, but these layers have no XLA: {', '.join(bad)}.", 'Use xla = "auto".')
     if refused := list(filter(None, (support.refusal(task.backbone, *one.resolved) for one in recipe.exports))):
         raise RecipeError("\n".join(refused) + ".", "Choose another quantize or target in [[exports]].")
-    example, _ = next(iter(TASKS[recipe.task].batches(task, splits.validation, _order(recipe, splits.validation))))
+    example = kind.example(task, splits.validation, recipe.train.batch_size)
     audits, moving = [], frozenset[str]()
     for number, phase in enumerate(recipe.phases, start=1):
         audits.append(phases.freeze(task, phase))
         moving |= _moving(task, phase)
         decisions.append({"phase": number, **_cache(recipe, number, task, splits, example)})
         lora.merge(task)
-    return Plan(splits, task, tuple(audits), tuple(decisions), moving, _memory_mb(recipe, task))
-
-
-def _order(recipe: Recipe, split: Split) -> Order:
-    return Order(len(split), recipe.train.batch_size)
+    return Plan(splits, task, tuple(audits), tuple(decisions), moving, _memory_mb(recipe, task, splits))
 
 
 def _moving(task: Any, phase: Phase) -> frozenset[str]:
@@ -210,7 +211,9 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         "preset_sha256": facts["preset_sha256"],
         "recipe_sha256": recipe.sha256(),
         "labels": list(made.splits.labels),
-        "image_size": list(made.task.preprocessor.image_converter.image_size),
+        **training.kind.describe(made.task, made.splits),
+        "target": recipe.data.target,
+        "metric": training.metric,
         "seed": recipe.seed,
         "backbone": type(made.task.backbone).__name__,
         "parameters": made.task.count_params(),
@@ -264,7 +267,7 @@ def _cache(recipe: Recipe, number: int, task: Any, splits: Splits, example: Any)
     phase, settings = recipe.phases[number - 1], recipe.train
     if not phase.epochs:
         return {"key": "train.cache", "asked": settings.cache, "got": "off", "why": "the phase has no epochs"}
-    cut, where = features.cut(task, example)
+    cut, where = features.cut(task, example, TASKS[recipe.task].FREE)
     if cut and (fault := features.prove(cut, example)):
         cut, where = None, fault
     bytes_needed = 0
@@ -272,7 +275,7 @@ def _cache(recipe: Recipe, number: int, task: Any, splits: Splits, example: Any)
     if cut:
         examples = len(splits.train) * max(settings.cache_views, 1) + len(splits.validation)
         bytes_needed = examples * cut.bytes_per_example
-        view = (recipe.augment, 0) if settings.cache_views else (None, None)
+        view = (recipe.changes, 0) if settings.cache_views else (None, None)
         keys = [cache_key(recipe, number, task, cut, splits.train, by, view) for by in get_args(Implementation)]
         is_stored = any(cache.stored(key) for key in keys)
     got, why = cache.decide(
@@ -281,7 +284,7 @@ def _cache(recipe: Recipe, number: int, task: Any, splits: Splits, example: Any)
         epochs=phase.epochs,
         memory_available=psutil.virtual_memory().available,
         disk_available=cache.room(),
-        changes=recipe.augment.any and not settings.cache_views,
+        changes=recipe.changes.any and not settings.cache_views,
         cut_reason=None if cut else where,
         is_stored=is_stored,
     )
@@ -296,7 +299,7 @@ def _save(recipe: Recipe, made: Plan, folder: Path) -> tuple[Any, list[str]]:
     """Saves the model, proves that what comes back is it, and returns it in float32, with notes."""
     kind, task = TASKS[recipe.task], made.task
     precision = task.backbone.dtype_policy.name
-    example, _ = next(iter(kind.batches(task, made.splits.validation, Order(len(made.splits.validation), 32))))
+    example = kind.example(task, made.splits.validation, recipe.train.batch_size)
     loaded, notes = saving.save(task, folder, lambda path: kind.load(str(path), precision), example)
     return (loaded if precision == "float32" else kind.load(str(folder), "float32")), notes
 
@@ -311,6 +314,7 @@ def _evaluate(
     for name in ("validation", "test"):
         split: Split = getattr(splits, name)
         scores = task_kind.scores(
+            recipe.data.target,
             task,
             split,
             recipe.train.batch_size,
@@ -318,7 +322,7 @@ def _evaluate(
         )
         stored = {"ids": np.array(split.ids), "digests": np.array(split.digests), "labels": split.labels}
         predictions |= {f"{name}_{key}": value for key, value in {**stored, "scores": scores}.items()}
-        metrics[name] = task_kind.metrics(splits.labels, split.labels, scores)
+        metrics[name] = scoring.metrics(recipe.data.target, splits.labels, split.labels, scores)
     return predictions, metrics
 
 
@@ -339,12 +343,12 @@ def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[st
 # --- estimates ---------------------------------------------------------------------------------------------
 
 
-def _memory_mb(recipe: Recipe, task: keras.Model) -> int:
+def _memory_mb(recipe: Recipe, task: keras.Model, splits: Splits) -> int:
     """An upper estimate of the model's memory in the largest phase, in MB: weights, gradients, two optimizer
     slots, and every tensor of a forward pass kept for the backward one. The libraries add about 1 GB."""
-    height, width = task.preprocessor.image_converter.image_size
-    spec = tf.TensorSpec([recipe.train.batch_size, height, width, 3], tf.float32)
-    graph = tf.function(lambda x: task(x, training=False)).get_concrete_function(spec).graph
+    example = TASKS[recipe.task].example(task, splits.train, 1)
+    specs = keras.tree.map_structure(lambda x: tf.TensorSpec([recipe.train.batch_size, *x.shape[1:]], x.dtype), example)
+    graph = tf.function(lambda x: task(x, training=False)).get_concrete_function(specs).graph
     activations: int = sum(
         out.dtype.size * (out.shape.num_elements() or 0)
         for op in graph.get_operations()

@@ -86,6 +86,61 @@ def recipe(pictures: Path, preset: Callable[[str], Path]) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 120 sentences about animals and vehicles, of two lengths, with a rating and a second sentence each."""
+    import csv
+
+    nouns = {"animal": ["cat", "dog", "emu", "yak"], "vehicle": ["car", "bus", "van", "bike"]}
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("texts") / "all.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "pair", "label", "labels", "rating"])
+        for i in range(120):
+            label = ("animal", "vehicle")[i % 2]
+            noun, words = nouns[label][i // 2 % 4], ["big", "old", "red", "slow", "fast"]
+            more = " ".join(random.choice(words, 3 if i % 3 else 12))
+            both = "|".join([label, *(["old"] if "old" in more else [])])
+            rows.writerow([f"the {noun} is {more}", f"a {noun} {i}", label, both, i % 2 + ("old" in more) / 2])
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a tiny preset of a text family, tokenizer included."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            import tiny
+
+            made[family] = tmp_path_factory.mktemp("text-presets") / family
+            tiny.text_classifier(family).save_to_preset(str(made[family]))
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def text_recipe(texts: Path, text_preset: Callable[[str], Path]) -> Callable[..., Any]:
+    """A recipe on the texts; keyword arguments replace its top-level keys, `data` only the keys it has."""
+    from kerastune.recipe import parse
+
+    def make(family: str = "Bert", data: dict[str, Any] | None = None, **changes: Any) -> Any:
+        values = {
+            "name": family.lower(),
+            "task": "text_classification",
+            "preset": str(text_preset(family)),
+            "data": {"source": "csv", "path": str(texts), **(data or {})},
+            "train": {"batch_size": 8},
+            "phases": [{"unfreeze": "all", "epochs": 4, "learning_rate": 1e-2}],
+        }
+        return parse({**values, **changes}, "test")
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, recipe: Callable[..., Any]) -> Callable[[str], Any]:
     """A run of a family on the pictures, trained once a session. Tests must not write into it."""
     made: dict[str, Any] = {}

@@ -350,7 +350,9 @@ def test_kept_features_are_listed_and_deleted_by_key() -> None:
     from kerastune import cache
 
     for key in ("a" * 64, "b" * 64):
-        cache.compute(lambda x: (x,), [np.zeros((3, 5), np.float32)], 3, [cache.Spec((5,), "float32")], key, "birds")
+        cache.compute(
+            lambda x: (x,), [(np.zeros((3, 5), np.float32), range(3))], 3, [cache.Spec((5,), "float32")], key, "birds"
+        )
     assert {row["of"] for row in json.loads(invoke("cache", "ls", "--json").stdout)} == {"birds"}
     assert json.loads(invoke("cache", "clear", "aaaa", "--json").stdout) == {"bytes": 60}
     assert [row["key"] for row in json.loads(invoke("cache", "ls", "--json").stdout)] == ["b" * 64]

@@ -347,7 +347,7 @@ def test_an_unknown_csv_split_is_a_problem(pets: Path) -> None:
         ("", "is empty"),
         ("image,label\n", "no row"),
         ("image,labels\na,b\n", "no column 'label' (did you mean 'labels'?)"),
-        ("image;label\na;b\n", "columns are separated by commas here, not by ';'"),
+        ("image;label\na;b\n", 'data.delimiter = ";" separates them'),
         ("image,label,label\n", "there are 2 columns 'label'"),
         (b"image,label\na.png,caf\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
         ('image,label\n"a"b,c\n', "line 2: not valid CSV"),

@@ -213,7 +213,7 @@ def test_what_crosses_keeps_its_type() -> None:
     assert found.specs == (Spec((17, 8), "bfloat16"),)
     assert found.bytes_per_example == 2 * 17 * 8
     assert features.prove(found, IMAGES) is None
-    kept = cache.compute(forward.forward(found, "tensorflow", IMAGES), [IMAGES], 8, found.specs)
+    kept = cache.compute(forward.forward(found, "tensorflow", IMAGES), [(IMAGES, range(8))], 8, found.specs)
     assert relative(found.tail(kept.rows(np.arange(8)), training=False), task(IMAGES)) == 0
 
 
@@ -270,7 +270,7 @@ def test_training_from_kept_features_is_training(family: str, unfreeze: str) -> 
         tasks.append(frozen(task, unfreeze))
     whole, split = tasks
     found = cut(split, x)
-    kept = cache.compute(forward.forward(found, "tensorflow", x), [x], 8, found.specs)
+    kept = cache.compute(forward.forward(found, "tensorflow", x), [(x, range(8))], 8, found.specs)
     orders = [np.array(order) for order in ([0, 3, 5, 6], [1, 2, 4, 7], [7, 6, 5, 4])]
     pick: Any = lambda order: keras.tree.map_structure(lambda t: tf.gather(t, order), x)  # noqa: E731
     expected = losses(whole, lambda x: whole(x, training=True), [(pick(o), tf.gather(LABELS, o)) for o in orders])
@@ -345,7 +345,8 @@ def rows(start: int, count: int) -> tuple[Any, Any]:
 
 
 def keep(key: str | None, n: int = 7, each: Any = lambda done: None) -> cache.Features:
-    batches = [(start, min(4, n - start)) for start in range(0, n, 4)]
+    sizes = [(start, min(4, n - start)) for start in range(0, n, 4)]
+    batches = [((start, count), range(start, start + count)) for start, count in sizes]
     return cache.compute(lambda batch: rows(*batch), batches, n, SPECS, key, f"rows for {key}", each)
 
 
@@ -359,12 +360,25 @@ def test_rows_from_disk_are_those_from_memory(home: Path) -> None:
     assert disk.rows(INDICES)[0][:, 0].tolist() == [6, 0, 6, 3]
 
 
+def test_rows_that_come_in_any_order_are_put_where_they_belong(home: Path) -> None:
+    batches = [((4, 3), [4, 5, 6]), ((0, 4), [0, 1, 2, 3])]
+    for key in (None, "c" * 64):
+        kept = cache.compute(lambda batch: rows(*batch), batches, 7, SPECS, key)
+        assert kept.rows(INDICES)[0][:, 0].tolist() == [6, 0, 6, 3]
+
+
 def test_reading_from_disk_keeps_memory_flat(home: Path) -> None:
     """64 MB of rows, all read: resident memory grows by less than 16 MB, where one lasting map would take all."""
     import psutil
 
     block = np.ones((1024, 2048), np.float32)  # 8 MB
-    kept = cache.compute(lambda i: (block * i,), range(8), 8 * 1024, [Spec((2048,), "float32")], "b" * 64)
+    kept = cache.compute(
+        lambda i: (block * i,),
+        [(i, range(1024 * i, 1024 * (i + 1))) for i in range(8)],
+        8 * 1024,
+        [Spec((2048,), "float32")],
+        "b" * 64,
+    )
     before = psutil.Process().memory_info().rss
     for start in range(0, kept.n, 64):
         kept.rows(np.arange(start, start + 64))
@@ -399,9 +413,9 @@ def test_of_two_processes_at_once_the_slower_one_discards_its_own(home: Path) ->
 
 def test_a_pass_that_fails_leaves_nothing(home: Path) -> None:
     with pytest.raises(ValueError, match="8 examples instead of 9"):
-        cache.compute(lambda batch: rows(*batch), [(0, 8)], 9, SPECS, "a" * 64)
+        cache.compute(lambda batch: rows(*batch), [((0, 8), range(8))], 9, SPECS, "a" * 64)
     with pytest.raises(ValueError, match="instead of"):
-        cache.compute(lambda batch: rows(*batch)[:1], [(0, 8)], 8, SPECS, "a" * 64)
+        cache.compute(lambda batch: rows(*batch)[:1], [((0, 8), range(8))], 8, SPECS, "a" * 64)
     assert list(home.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from kerastune import recipe
 from kerastune.errors import RecipeError
-from kerastune.recipe import Export, Recipe, read
+from kerastune.recipe import Export, read
 
 PETS = """\
 # Cats or dogs?
@@ -115,7 +115,10 @@ def test_a_wrong_type_or_value_is_named_with_what_was_received(pets: str, mistak
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        ("task=image_clasification", "'image_clasification' is not one of 'image_classification' (did you mean"),
+        (
+            "task=image_clasification",
+            "'image_clasification' is not one of 'image_classification' or 'text_classification' (did you mean",
+        ),
         ("data.source=foldr", "data.source: 'foldr' is not a source (did you mean 'folder'?)"),
         ("exports.0.target=linx", "exports.0.target: there is no target 'linx' (did you mean 'linux'?)"),
         ("phases.0.optimizer=adan", "phases.0.optimizer: 'adan' is not one of"),
@@ -458,11 +461,12 @@ def test_an_artifact_is_called_after_its_target_or_format_and_quantisation(value
 
 def test_the_schema_allows_no_unknown_key_anywhere_and_knows_every_section() -> None:
     schema = recipe.json_schema()
-    tables = {"Recipe": schema, **schema["$defs"]}
-    assert {"FolderData", "CsvData", "TfdsData", "Augment", "Train", "Phase", "Export"} <= tables.keys()
+    tables = schema["$defs"]
+    assert {"FolderData", "CsvData", "TfdsData", "TableData", "Augment", "Train", "Phase", "Export"} <= tables.keys()
     assert all(table["additionalProperties"] is False for table in tables.values())
-    assert set(schema["properties"]) == set(Recipe.model_fields)
-    assert "name" not in schema["required"]  # the file's name stands in
+    for task in recipe.RECIPES.values():
+        assert set(tables[task.__name__]["properties"]) == set(task.model_fields)
+        assert "name" not in tables[task.__name__]["required"]  # the file's name stands in
     json.dumps(schema)
 
 

@@ -226,10 +226,10 @@ def test_the_most_confident_mistakes_come_first(tmp_path: Path) -> None:
 def test_without_the_data_it_is_built_and_says_why(tmp_path: Path) -> None:
     of = a_run(tmp_path / "run")
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "train" / "label0" / "new.png")
-    assert "Without pictures: The data have changed" in _Page(report.write(of)).words
+    assert "Without the images: The data have changed" in _Page(report.write(of)).words
     shutil.rmtree(tmp_path / "images")
     words = _Page(report.write(of)).words
-    assert "Without pictures: There is no folder" in words and "said cat with" in words
+    assert "Without the images: There is no folder" in words and "said cat with" in words
 
 
 def test_an_interrupted_run_says_what_it_lacks(tmp_path: Path) -> None:

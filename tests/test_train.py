@@ -30,7 +30,7 @@ def test_the_run_folder_is_a_preset_with_identical_predictions(trained):
     made = trained("efficientnet")
     task = keras_hub.models.ImageClassifier.from_preset(str(made.folder))
     split = splits_of(made).validation
-    scores = image_classification.scores(task, split, made.recipe.train.batch_size)
+    scores = image_classification.scores("label", task, split, made.recipe.train.batch_size)
     np.testing.assert_array_equal(scores, made.predictions("validation")[2])
 
 
@@ -121,7 +121,7 @@ def test_a_training_that_diverges_at_once_says_what_to_change(recipe, tmp_path):
 
 def test_of_equally_accurate_epochs_the_one_with_the_lowest_loss_is_kept():
     epochs = [{"val_accuracy": a, "val_loss": x} for a, x in ((0.9, 0.1), (1.0, 0.5), (1.0, 0.2), (1.0, 0.2))]
-    assert max(range(4), key=lambda i: run.rank(epochs[i])) == 2
+    assert max(range(4), key=lambda i: run.rank(epochs[i], "accuracy")) == 2
 
 
 def test_early_stopping_ends_a_phase(recipe, tmp_path):
@@ -166,13 +166,13 @@ def test_views_differ_and_each_is_the_same_again(trained):
 
 def test_balanced_class_weights_are_those_of_scikit_learn(trained):
     split = splits_of(trained("resnet")).train
-    _, weights = image_classification.targets(3, split, balanced=True)
+    _, weights = image_classification.targets("label", 3, split.labels, balanced=True)
     expected = len(split) / (3 * np.bincount(split.labels))
     np.testing.assert_allclose(weights, expected[split.labels], rtol=1e-6)
 
 
 def test_smoothed_targets_spread_a_share_over_all_labels(trained):
-    targets, _ = image_classification.targets(3, splits_of(trained("resnet")).train, smoothing=0.3)
+    targets, _ = image_classification.targets("label", 3, splits_of(trained("resnet")).train.labels, smoothing=0.3)
     np.testing.assert_allclose(np.sort(targets, axis=1)[:, ::-1][0], [0.8, 0.1, 0.1], rtol=1e-6)
 
 

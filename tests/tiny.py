@@ -117,3 +117,54 @@ def examples() -> tf.data.Dataset:
     """Two batches of four noise images, with labels."""
     images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
     return tf.data.Dataset.from_tensor_slices((images, [0, 1] * 4)).batch(4)
+
+
+WORDS = ["the", "a", "cat", "dog", "emu", "yak", "car", "bus", "van", "bike", "is", "big", "old", "red", "slow", "fast"]
+_NUMERALS = [str(i) for i in range(10)]
+
+
+def text_classifier(family: str, num_classes: int = 2) -> Any:
+    """A new text classifier with a tokenizer that knows the words of the `texts` fixture."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(1)
+    kind = getattr(hub, f"{family}TextClassifier")
+    tokenizer = kind.preprocessor_cls.tokenizer_cls(**_vocabulary(family))
+    size = {**TEXT, "vocabulary_size": tokenizer.vocabulary_size(), "num_heads": 2, "max_sequence_length": 24}
+    more = {"bucket_size": 8} if family == "DebertaV3" else {}
+    backbone = getattr(hub, f"{family}Backbone")(**size, **more)
+    preprocessor = kind.preprocessor_cls(tokenizer, sequence_length=20)
+    return kind(backbone=backbone, num_classes=num_classes, preprocessor=preprocessor)
+
+
+def _vocabulary(family: str) -> dict[str, Any]:
+    """WordPiece for BERT's kin, bytes in pairs for RoBERTa's, SentencePiece for DeBERTa's."""
+    if family in ("Bert", "DistilBert"):
+        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *_NUMERALS, *(f"##{n}" for n in _NUMERALS)]
+        return {"vocabulary": pieces, "lowercase": True}
+    if family == "Roberta":
+        from tokenizers import pre_tokenizers
+
+        letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+        tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *letters, "Ġt", "he", "Ġthe"]
+        return {"vocabulary": {token: i for i, token in enumerate(tokens)}, "merges": ["Ġ t", "h e", "Ġt he"]}
+    import io
+
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(WORDS + _NUMERALS)] * 9),
+        model_writer=(made := io.BytesIO()),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        pad_piece="[PAD]",
+        bos_piece="[CLS]",
+        eos_piece="[SEP]",
+        unk_piece="[UNK]",
+        user_defined_symbols="[MASK]",
+    )
+    return {"proto": made.getvalue()}

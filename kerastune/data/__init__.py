@@ -5,6 +5,7 @@ depends on its bytes alone, so a new file moves no other, and copies of one imag
 """
 
 import hashlib
+import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -16,32 +17,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kerastune.data import csv, folder, images, tfds
+from kerastune.data import csv, folder, images, table, tfds
 from kerastune.data.order import Order
-from kerastune.data.source import SPLITS, Problem, Progress, Source, counted, some
+from kerastune.data.source import SPLITS, Label, Problem, Progress, Source, counted, some
 from kerastune.errors import DataError, printable
-from kerastune.recipe import CsvData, FolderData, TfdsData
+from kerastune.recipe import CsvData, Data, FolderData, TableData, TfdsData, TfdsTextData
 
 __all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "load", "spread"]
 
-SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
-    "folder": folder.examples,
-    "csv": csv.examples,
-    "tfds": tfds.examples,
+SOURCES: dict[type[Data], Callable[[Any, Progress], Source]] = {
+    FolderData: folder.examples,
+    CsvData: csv.examples,
+    TfdsData: tfds.examples,
+    TableData: table.examples,
+    TfdsTextData: tfds.examples,
 }
 _LISTED = 50  # problems shown in one message
 _BLOCK = 512  # examples between two calls of `progress`
 _PART = 16  # examples a thread takes at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """One of train, validation and test."""
 
-    ids: tuple[str, ...]  # what a user recognises: a path inside the data folder, or "train[123]"
+    ids: tuple[str, ...]  # what a user recognises: a path inside the data folder, a line, or "train[123]"
     digests: tuple[str, ...]  # sha256 of the encoded bytes
-    labels: npt.NDArray[np.int64]  # [n], index into Splits.labels
-    read: Callable[[int], bytes]  # encoded bytes of the i-th example; thread-safe
+    labels: npt.NDArray[Any]  # int64 [n], index into Splits.labels; float32 [n, K] of 0 and 1; or float32 [n, 1]
+    read: Callable[[int], bytes]  # an encoded image, or a JSON list of texts; thread-safe
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -49,12 +52,16 @@ class Split:
     def image(self, i: int) -> npt.NDArray[np.uint8]:
         return images.decode(self.read(i))  # [H, W, 3]
 
+    def texts(self, i: int) -> list[str]:
+        found: list[str] = json.loads(self.read(i))
+        return found
+
 
 @dataclass(frozen=True)
 class Splits:
     """Data to train on, to choose by and to test with; nothing is in two of them."""
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # where a number is learnt, its name
     train: Split
     validation: Split
     test: Split
@@ -64,15 +71,22 @@ class Splits:
 
 
 def spread(split: Split, count: int) -> list[int]:
-    """Indices of up to `count` examples, taken from each class in turn, in a fixed order."""
+    """Indices of up to `count` examples, taken from each class in turn, in a fixed order.
+
+    A class is a label, a set of labels, or a tenth of the numbers.
+    """
+    labels = split.labels
+    if labels.ndim > 1 and labels.shape[1] == 1:
+        labels = np.argsort(np.argsort(labels[:, 0], kind="stable")) * 10 // len(labels)
+    classes = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1)
     rank = np.zeros(len(split), np.int64)  # an example's place within its class
-    for label in np.unique(split.labels):
-        of_label = np.flatnonzero(split.labels == label)
+    for label in range(classes.max(initial=-1) + 1):
+        of_label = np.flatnonzero(classes == label)
         rank[of_label] = np.arange(len(of_label))
-    return [int(i) for i in np.lexsort((split.labels, rank))[:count]]
+    return [int(i) for i in np.lexsort((classes, rank))[:count]]
 
 
-def load(settings: FolderData | CsvData | TfdsData, progress: Progress | None = None) -> Splits:
+def load(settings: Data, progress: Progress | None = None) -> Splits:
     """Reads, checks and splits the data that a recipe names.
 
     Args:
@@ -83,12 +97,12 @@ def load(settings: FolderData | CsvData | TfdsData, progress: Progress | None = 
         DataError: with every problem in one message, unless `skip_bad` leaves them out.
     """
     progress = progress or (lambda stage, done, total: None)
-    draft = _Draft(SOURCES[settings.source](settings, progress))
-    _require_two_labels(draft, (example.label for example in draft.source.examples))
+    draft = _Draft(settings, SOURCES[type(settings)](settings, progress))
+    _require_two_labels(draft, chain.from_iterable(map(draft.labels, draft.alive)))
     _require_splits(draft, settings)
     _read_all(draft, progress)
-    _refuse_two_labels_for_one_image(draft)
-    _refuse_single_images(draft)
+    _refuse_two_labels_for_one_example(draft)
+    _refuse_single_examples(draft)
     _assign(draft, settings)
     _part_copies(draft)
     _refuse_untrained(draft)
@@ -102,6 +116,7 @@ def load(settings: FolderData | CsvData | TfdsData, progress: Progress | None = 
 class _Draft:
     """What is known so far; `alive` are the examples still in."""
 
+    settings: Data
     source: Source
     alive: list[int] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
@@ -116,8 +131,21 @@ class _Draft:
         self.problems = list(self.source.problems)
         self.notes = list(self.source.notes)
 
-    def label(self, i: int) -> str:
+    @property
+    def unit(self) -> str:
+        return self.settings.unit
+
+    @property
+    def one(self) -> str:
+        return f"{'an' if self.unit == 'image' else 'a'} {self.unit}"
+
+    def label(self, i: int) -> Label:
         return self.source.examples[i].label
+
+    def labels(self, i: int) -> tuple[str, ...]:
+        """The names that an example is given; none where it is given a number."""
+        label = self.label(i)
+        return label if isinstance(label, tuple) else (label,) if isinstance(label, str) else ()
 
     def id(self, i: int) -> str:
         return self.source.examples[i].id
@@ -131,11 +159,12 @@ class _Draft:
     def by_label(self) -> dict[str, list[int]]:
         groups: dict[str, list[int]] = defaultdict(list)
         for i in self.alive:
-            groups[self.label(i)].append(i)
+            for label in self.labels(i):
+                groups[label].append(i)
         return groups
 
     def labels_in(self, split: str) -> set[str]:
-        return {self.label(i) for i in self.alive if self.splits[i] == split}
+        return {label for i in self.alive if self.splits[i] == split for label in self.labels(i)}
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -158,10 +187,10 @@ def _read_all(draft: _Draft, progress: Progress) -> None:
                 if report.problem:
                     bad.add(i)
                     draft.problems.append(Problem(draft.id(i), report.problem))
-            progress("checking images", block.stop, total)
+            progress(f"checking {draft.unit}s", block.stop, total)
     draft.drop(bad)
     for remark, ids in sorted(remarks.items()):
-        draft.notes.append(f"{counted(len(ids), 'image')}: {remark} ({some(ids)})")
+        draft.notes.append(f"{counted(len(ids), draft.unit)}: {remark} ({some(ids)})")
 
 
 def _check(draft: _Draft, i: int) -> tuple[str, images.Report]:
@@ -169,7 +198,8 @@ def _check(draft: _Draft, i: int) -> tuple[str, images.Report]:
         data = draft.source.read(i)
     except OSError as error:
         return "", images.Report(problem=f"cannot be read: {error.strerror or error}")
-    return hashlib.sha256(data).hexdigest(), images.check(data, draft.id(i))
+    report = images.check(data, draft.id(i)) if draft.unit == "image" else images.Report()
+    return hashlib.sha256(data).hexdigest(), report
 
 
 # --- rules --------------------------------------------------------------------------------------------------
@@ -180,11 +210,11 @@ def _require_two_labels(draft: _Draft, labels: Iterable[str]) -> None:
     if len(present) == 1:
         raise DataError(
             f"Only one label in {draft.source.where}: {printable(present[0])!r}.",
-            "A classifier needs at least two labels with at least two images each.",
+            f"A classifier needs at least two labels with at least two {draft.unit}s each.",
         )
 
 
-def _require_splits(draft: _Draft, settings: FolderData | CsvData | TfdsData) -> None:
+def _require_splits(draft: _Draft, settings: Data) -> None:
     for split, share, why in (
         ("test", settings.test_fraction, "the accuracy is measured there"),
         ("validation", settings.validation_fraction, "the best epoch is chosen there"),
@@ -196,33 +226,34 @@ def _require_splits(draft: _Draft, settings: FolderData | CsvData | TfdsData) ->
             )
 
 
-def _refuse_two_labels_for_one_image(draft: _Draft) -> None:
+def _refuse_two_labels_for_one_example(draft: _Draft) -> None:
     groups: dict[str, list[int]] = defaultdict(list)
     for i in draft.alive:
         groups[draft.digests[i]].append(i)
     torn = [group for group in groups.values() if len({draft.label(i) for i in group}) > 1]
     if not torn:
         return
-    if not draft.source.mendable:
+    unit, what = draft.unit, "number" if draft.settings.target == "number" else "label"
+    if not draft.source.mendable or what == "number":  # people who rate the same text differ
         ids = some([draft.id(group[0]) for group in torn])
-        draft.notes.append(f"{counted(len(torn), 'image')} under more than one label ({ids})")
+        draft.notes.append(f"{counted(len(torn), unit)} under more than one {what} ({ids})")
         return
     for first, *others in torn:
         labels = len({draft.label(i) for i in (first, *others)})
-        same = f"is the same image as {draft.id(first)}: one image, {labels} labels"
+        same = f"is the same {unit} as {draft.id(first)}: one {unit}, {labels} labels"
         draft.problems += [Problem(draft.id(i), same) for i in others]
     draft.drop({i for group in torn for i in group})
 
 
-def _refuse_single_images(draft: _Draft) -> None:
+def _refuse_single_examples(draft: _Draft) -> None:
     singles = {label: members[0] for label, members in draft.by_label().items() if len(members) == 1}
     for label, i in singles.items():
-        only = f"has one image that can be used ({draft.id(i)}); 2 are the least"
+        only = f"has one {draft.unit} that can be used ({draft.id(i)}); 2 are the least"
         draft.problems.append(Problem(f"label {printable(label)!r}", only))
     draft.drop(set(singles.values()))
 
 
-def _assign(draft: _Draft, settings: FolderData | CsvData | TfdsData) -> None:
+def _assign(draft: _Draft, settings: Data) -> None:
     """Splits off from train, by content, what the source does not declare."""
     test = 0.0 if draft.declares("test") else settings.test_fraction
     validation = 0.0 if draft.declares("validation") else settings.validation_fraction
@@ -242,11 +273,11 @@ def _part_copies(draft: _Draft) -> None:
     gone = [i for i in draft.alive if held[draft.digests[i]] != draft.splits[i]]
     moves = Counter((draft.splits[i], held[draft.digests[i]]) for i in gone)
     for (split, other), count in sorted(moves.items()):
-        draft.notes.append(f"{counted(count, 'image')} left out of {split}: exact copies of {other} images")
+        draft.notes.append(f"{counted(count, draft.unit)} left out of {split}: exact copies of {other} {draft.unit}s")
     draft.drop(set(gone))
     copies = len(draft.alive) - len({draft.digests[i] for i in draft.alive})
     if copies:
-        draft.notes.append(f"{counted(copies, 'exact copy', 'exact copies')} of another image in the same split")
+        draft.notes.append(f"{counted(copies, 'exact copy', 'exact copies')} of another {draft.unit} in the same split")
 
 
 def _refuse_untrained(draft: _Draft) -> None:
@@ -254,35 +285,38 @@ def _refuse_untrained(draft: _Draft) -> None:
     untrained = {label: members for label, members in draft.by_label().items() if label not in trained}
     for label, members in untrained.items():
         where = " and ".join(sorted({draft.splits[i] for i in members}))
-        ids = f"{counted(len(members), 'image')} ({some([draft.id(i) for i in members])})"
-        draft.problems.append(Problem(f"label {printable(label)!r}", f"has no training image; in {where}: {ids}"))
+        ids = f"{counted(len(members), draft.unit)} ({some([draft.id(i) for i in members])})"
+        draft.problems.append(
+            Problem(f"label {printable(label)!r}", f"has no training {draft.unit}; in {where}: {ids}")
+        )
     draft.drop({i for members in untrained.values() for i in members})
 
 
-def _require_enough(draft: _Draft, settings: FolderData | CsvData | TfdsData) -> None:
-    labels = draft.by_label()
-    if not labels:
-        raise DataError(f"No usable image is left in {draft.source.where}.", _listed(draft.problems))
+def _require_enough(draft: _Draft, settings: Data) -> None:
+    labels, numbers = draft.by_label(), draft.settings.target == "number"
+    if not draft.alive:
+        raise DataError(f"No usable {draft.unit} is left in {draft.source.where}.", _listed(draft.problems))
     _require_two_labels(draft, labels)
     for split in ("validation", "test"):
-        present = draft.labels_in(split)
+        members = [i for i in draft.alive if draft.splits[i] == split]
+        present = {draft.label(i) for i in members} if numbers else draft.labels_in(split)
         if len(present) < 2:
-            count = sum(draft.splits[i] == split for i in draft.alive)
+            what = "different number" if numbers else "label"
             raise DataError(
-                f"The {split} split of {draft.source.where} holds {counted(count, 'image')} of "
-                f"{counted(len(present), 'label')}: too few to measure anything.",
+                f"The {split} split of {draft.source.where} holds {counted(len(members), draft.unit)} of "
+                f"{counted(len(present), what)}: too few to measure anything.",
                 _cure(draft, settings, split),
             )
         missing = [repr(printable(label)) for label in sorted(labels) if label not in present]
         if missing:
-            draft.notes.append(f"{counted(len(missing), 'label')} without an image in {split}: {some(missing)}")
+            draft.notes.append(f"{counted(len(missing), 'label')} without {draft.one} in {split}: {some(missing)}")
 
 
-def _cure(draft: _Draft, settings: FolderData | CsvData | TfdsData, split: str) -> str:
+def _cure(draft: _Draft, settings: Data, split: str) -> str:
     if draft.declares(split):
-        return f"Add images of other labels to {split}, or name a larger slice of the data."
+        return f"Add {draft.unit}s of other labels to {split}, or name a larger slice of the data."
     share = getattr(settings, f"{split}_fraction")
-    return f"Add images, or raise data.{split}_fraction = {share:g}."
+    return f"Add {draft.unit}s, or raise data.{split}_fraction = {share:g}."
 
 
 def _everything_at_once(draft: _Draft) -> DataError:
@@ -304,12 +338,10 @@ def _listed(problems: list[Problem]) -> str:
 def _build(draft: _Draft) -> Splits:
     present = set(draft.by_label())
     order = draft.source.labels or tuple(sorted(present))
-    unused = len(order) - len(present)
-    labels = tuple(label for label in order if label in present)
-    if unused:
-        draft.notes.append(f"{counted(unused, 'label')} without an image left out")
-    number = {label: n for n, label in enumerate(labels)}
-    train, validation, test = (_split(draft, split, number) for split in SPLITS)
+    labels = order if draft.settings.target == "number" else tuple(label for label in order if label in present)
+    if unused := len(order) - len(labels):
+        draft.notes.append(f"{counted(unused, 'label')} without {draft.one} left out")
+    train, validation, test = (_split(draft, split, labels) for split in SPLITS)
     facts = sorted(f"{draft.splits[i]} {draft.digests[i]} {draft.label(i)!r}" for i in draft.alive)
     return Splits(
         labels=labels,
@@ -322,12 +354,25 @@ def _build(draft: _Draft) -> Splits:
     )
 
 
-def _split(draft: _Draft, split: str, number: dict[str, int]) -> Split:
+def _split(draft: _Draft, split: str, labels: tuple[str, ...]) -> Split:
     members = [i for i in draft.alive if draft.splits[i] == split]
     read = draft.source.read
     return Split(
         ids=tuple(draft.id(i) for i in members),
         digests=tuple(draft.digests[i] for i in members),
-        labels=np.array([number[draft.label(i)] for i in members], np.int64),  # [n]
+        labels=_targets([draft.label(i) for i in members], draft.settings.target, labels),
         read=lambda i: read(members[i]),
     )
+
+
+def _targets(given: list[Label], target: str, labels: tuple[str, ...]) -> npt.NDArray[Any]:
+    """What examples are given, as `Split.labels` holds it."""
+    if target == "number":
+        return np.array(given, np.float32).reshape(-1, 1)
+    number = {label: n for n, label in enumerate(labels)}
+    if target == "label":
+        return np.array([number[str(label)] for label in given], np.int64)
+    found = np.zeros((len(given), len(labels)), np.float32)
+    for row, names in zip(found, given, strict=True):
+        row[[number[name] for name in names if name in number]] = 1  # type: ignore[union-attr]
+    return found

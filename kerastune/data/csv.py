@@ -1,13 +1,11 @@
 """A CSV file with a column of image paths, a column of labels and, if wanted, a column of splits."""
 
-import csv  # the standard library's: imports are absolute
-import difflib
-import io
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
+from kerastune.data.rows import rows
 from kerastune.data.source import (
     SPLITS,
     Example,
@@ -24,15 +22,13 @@ from kerastune.recipe import CsvData
 
 _EXAMPLE = "A minimal file:  image,label  /  photos/1.jpg,daisy  /  photos/2.jpg,tulip  (one row a line)."
 
-_Row = tuple[int, list[str]]  # line number, cells
-
 
 @dataclass
 class _Table:
     settings: CsvData
     root: str  # image paths are relative to it and stay inside it
     real_root: str  # the same, links resolved
-    columns: dict[str, int]
+    columns: dict[str, str]  # by the key that names them
     paths: list[str] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -48,16 +44,15 @@ def examples(settings: CsvData, progress: Progress) -> Source:
     Raises:
         DataError: the file cannot be read as CSV, or lacks a column.
     """
-    rows = _rows(settings)
-    header = next(rows, None)
-    if header is None:
-        raise DataError(f"{printable(settings.path)} is empty.", _EXAMPLE)
     root = settings.images or os.path.dirname(settings.path)
     if not os.path.isdir(root):
         raise DataError(f"There is no folder {printable(root)}.", "data.images says where image paths begin.")
-    table = _Table(settings, root, os.path.realpath(root), _columns(header[1], settings))
-    for line, cells in rows:
-        _add(table, line, cells, len(header[1]))
+    columns = {"image_column": settings.image_column, "label_column": settings.label_column}
+    if settings.split_column is not None:
+        columns["split_column"] = settings.split_column
+    table = _Table(settings, root, os.path.realpath(root), columns)
+    for line, row in rows(settings.path, "csv", columns, settings.delimiter):
+        _add(table, line, row)
     progress("listing images", len(table.examples), 0)
     if not table.examples and not table.problems:
         raise DataError(f"{printable(settings.path)} has a header but no row.", _EXAMPLE)
@@ -76,59 +71,12 @@ def _source(table: _Table) -> Source:
     )
 
 
-def _rows(settings: CsvData) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(_text(settings.path), newline=""), strict=True)
-    try:
-        for cells in reader:
-            if any(cells):  # blank lines are no rows
-                yield reader.line_num, cells
-    except csv.Error as error:
-        raise DataError(
-            f"{printable(settings.path)}, line {reader.line_num}: not valid CSV ({error}).",
-            'Cells with a comma or a quote stand in quotes, and a quote in them is doubled: "a, ""b"".',
-        ) from error
-
-
-def _text(path: str) -> str:
-    try:
-        data = read_file(path)
-    except OSError as error:
-        raise DataError(f"The CSV file {printable(path)} cannot be read: {error.strerror}.") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataError(
-            f"{printable(path)}, line {line}: byte {data[error.start]:#04x} is not UTF-8.",
-            "Save the file as UTF-8 (in a spreadsheet: export as “CSV UTF-8”).",
-        ) from error
-
-
-def _columns(header: list[str], settings: CsvData) -> dict[str, int]:
-    """Where the wanted columns are."""
-    names = [name.strip() for name in header]
-    keys = {"image_column": settings.image_column, "label_column": settings.label_column}
-    if settings.split_column is not None:
-        keys["split_column"] = settings.split_column
-    where, hint = f"{printable(settings.path)}, line 1", f"The header is: {printable(','.join(header))}"
-    for key, wanted in keys.items():
-        if names.count(wanted) > 1:
-            raise DataError(f"{where}: there are {names.count(wanted)} columns {wanted!r}.", hint)
-        if wanted not in names:
-            near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
-            guess = f" (did you mean {near[0]!r}?)" if near else ""
-            odd = next((s for s in (";", "\t", "|") if len(names) == 1 and s in names[0]), None)
-            cure = f"; columns are separated by commas here, not by {odd!r}" if odd else f"; set data.{key}"
-            raise DataError(f"{where}: there is no column {wanted!r}{guess}.", hint + cure)
-    return {key: names.index(wanted) for key, wanted in keys.items()}
-
-
-def _add(table: _Table, line: int, cells: list[str], width: int) -> None:
-    if len(cells) != width:
-        _problem(table, line, f"has {counted(len(cells), 'cell')} where the header has {width}")
+def _add(table: _Table, line: int, cells: dict[str, Any] | str) -> None:
+    if isinstance(cells, str):
+        _problem(table, line, cells)
         return
-    values = {key: cells[place].strip() for key, place in table.columns.items()}
-    if any(values[key] != cells[place] for key, place in table.columns.items()):
+    values = {key: cells[column].strip() for key, column in table.columns.items()}
+    if any(values[key] != cells[column] for key, column in table.columns.items()):
         table.notes["spaces around a cell removed"] += 1
     full = os.path.normpath(os.path.join(table.root, values["image_column"]))
     problem = _wrong(values) or _unreachable(values["image_column"], full, table)

@@ -8,14 +8,16 @@ from kerastune.errors import printable
 
 SPLITS = ("train", "validation", "test")
 Progress = Callable[[str, int, int], None]  # stage, done, total (0: not known)
+Label = str | tuple[str, ...] | float
+"""What an example is given: a label, any number of labels, or a number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image that a source names; its bytes are read later, one at a time."""
+    """One image, or text, that a source names; its bytes are read later, one at a time."""
 
     id: str
-    label: str
+    label: Label
     split: str | None = None  # "train", "validation", "test", or None where the source says nothing
 
 
@@ -32,11 +34,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything a source knows before a single image is opened."""
+    """Everything a source knows before a single example is opened."""
 
     where: str  # names the source in messages
     examples: Sequence[Example]
-    read: Callable[[int], bytes]  # encoded bytes of the i-th example; thread-safe
+    read: Callable[[int], bytes]  # an encoded image, or a JSON list of texts; thread-safe
     labels: tuple[str, ...] | None = None  # the order of the labels; None: by name
     mendable: bool = True  # False: curated data that a user cannot change
     problems: tuple[Problem, ...] = ()

@@ -1,12 +1,13 @@
 """A TensorFlow Datasets data set. The only module that imports tensorflow_datasets, and only when asked to.
 
-Encoded images go straight from TFDS's files to one unlinked temporary file and are read from there by offset:
-memory stays flat, and every example can be reached by its number.
+Encoded images and texts go straight from TFDS's files to one unlinked temporary file and are read from there by
+offset: memory stays flat, and every example can be reached by its number.
 """
 
 import contextlib
 import difflib
 import io
+import json
 import os
 import socket
 import tempfile
@@ -17,9 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kerastune.data.source import Example, Problem, Progress, Source
+from kerastune.data.source import Example, Label, Problem, Progress, Source
+from kerastune.data.table import labelled
 from kerastune.errors import DataError, printable
-from kerastune.recipe import TfdsData
+from kerastune.recipe import TfdsData, TfdsTextData
 
 _OFFLINE = (
     "Without internet, data.data_dir names a TFDS folder prepared elsewhere, or a packaged asset "
@@ -53,7 +55,7 @@ class _Spool:
         return os.pread(self._fd, end - start, start)  # no seek: any number of threads may read
 
 
-def examples(settings: TfdsData, progress: Progress) -> Source:
+def examples(settings: TfdsData | TfdsTextData, progress: Progress) -> Source:
     """Reads the wanted splits of a TFDS data set.
 
     Raises:
@@ -70,12 +72,14 @@ def examples(settings: TfdsData, progress: Progress) -> Source:
     try:
         with spool.writing() as append:
             for split, spec in splits.items():
-                for id, label, data in _records(tfds, builder, settings, spec, progress):
-                    if names is not None and not 0 <= int(label) < len(names):
-                        problems.append(Problem(id, f"has no label (its number is {label})"))
+                for id, value, contents in _records(tfds, builder, settings, spec, progress):
+                    label = _label(value, names, settings)
+                    data = contents[0] if isinstance(settings, TfdsData) else _texts(contents)
+                    if isinstance(label, Problem) or data is None:
+                        problems.append(Problem(id, label.text if isinstance(label, Problem) else "has no text"))
                         continue
                     append(data)
-                    found.append(Example(id, names[int(label)] if names else _text(label), split))
+                    found.append(Example(id, label, split))
     except tf.errors.OpError as error:
         raise DataError(
             f"{settings.name} in {builder.data_path} cannot be read: {_one_line(error)}.",
@@ -90,14 +94,14 @@ def examples(settings: TfdsData, progress: Progress) -> Source:
         where=f"the TFDS data set {settings.name}",
         examples=found,
         read=spool.read,
-        labels=names or _numeric_order({example.label for example in found}),
+        labels=_order(settings, names, found),
         mendable=False,
         problems=tuple(problems),
         notes=notes,
     )
 
 
-def _builder(tfds: Any, settings: TfdsData, progress: Progress) -> Any:
+def _builder(tfds: Any, settings: TfdsData | TfdsTextData, progress: Progress) -> Any:
     """The prepared data set."""
     folder = _data_dir(settings)
     if settings.name.startswith("huggingface:"):
@@ -124,7 +128,7 @@ def _builder(tfds: Any, settings: TfdsData, progress: Progress) -> Any:
     return builder
 
 
-def _data_dir(settings: TfdsData) -> str | None:
+def _data_dir(settings: TfdsData | TfdsTextData) -> str | None:
     """The folder that data_dir means: itself, or a fetched asset."""
     from kerastune import assets
 
@@ -143,7 +147,7 @@ def _data_dir(settings: TfdsData) -> str | None:
     return str(assets.path(wanted))
 
 
-def _unknown(tfds: Any, settings: TfdsData, folder: str | None) -> DataError:
+def _unknown(tfds: Any, settings: TfdsData | TfdsTextData, folder: str | None) -> DataError:
     name = settings.name.partition(":")[0].partition("/")[0]
     known = tfds.list_builders(with_community_datasets=False)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
@@ -159,7 +163,7 @@ def _content(folder: str) -> str:
     return printable(", ".join(names[:10])) + (", …" if len(names) > 10 else "") if names else "no data set"
 
 
-def _download(tfds: Any, builder: Any, settings: TfdsData, progress: Progress) -> None:
+def _download(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData, progress: Progress) -> None:
     """Lets TFDS download what the recipe names, and says so."""
     progress(f"downloading {settings.name} to {builder.data_dir}", 0, 0)
     if not urllib.request.getproxies():
@@ -184,24 +188,56 @@ def _download(tfds: Any, builder: Any, settings: TfdsData, progress: Progress) -
         raise DataError(f"TFDS cannot download {settings.name}: {_one_line(error)}.", _OFFLINE) from error
 
 
-def _names(tfds: Any, builder: Any, settings: TfdsData) -> tuple[str, ...] | None:
+def _content_keys(settings: TfdsData | TfdsTextData) -> list[str]:
+    if isinstance(settings, TfdsData):
+        return [settings.image_key]
+    return [key for key in (settings.text_key, settings.pair_key) if key]
+
+
+def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[str, ...] | None:
     """The label names in the data set's own order; None where labels are plain numbers or texts."""
     features = dict(builder.info.features.items())
     there = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items()))
-    image, label = features.get(settings.image_key), features.get(settings.label_key)
-    if not isinstance(image, tfds.features.Image):
-        raise DataError(f"{settings.name} has no image called {settings.image_key!r}.", f"Features: {there}.")
-    if isinstance(label, tfds.features.ClassLabel):
+    kind, what = (tfds.features.Image, "image") if isinstance(settings, TfdsData) else (tfds.features.Text, "text")
+    for key in _content_keys(settings):
+        if not isinstance(features.get(key), kind):
+            raise DataError(f"{settings.name} has no {what} called {key!r}.", f"Features: {there}.")
+    label = features.get(settings.label_key)
+    if isinstance(label, tfds.features.ClassLabel) and settings.target == "label":
         return tuple(label.int2str(i) for i in range(label.num_classes))
-    if label is None or label.shape != () or label.np_dtype.kind not in "iuOS":
+    if label is None or label.shape != () or label.np_dtype.kind not in "iufOS":
         raise DataError(
-            f"{settings.name} has no label called {settings.label_key!r} with one class an image.",
+            f"{settings.name} has no label called {settings.label_key!r} with one class an {what}.",
             f"data.label_key names it. Features: {there}.",
         )
     return None
 
 
-def _splits(builder: Any, settings: TfdsData) -> tuple[dict[str | None, str], tuple[str, ...]]:
+def _label(value: Any, names: tuple[str, ...] | None, settings: TfdsData | TfdsTextData) -> Label | Problem:
+    if names is not None:
+        if 0 <= int(value) < len(names):
+            return names[int(value)]
+        return Problem("", f"has no label (its number is {value})")
+    if isinstance(settings, TfdsData):
+        return _text(value)
+    return labelled(_text(value), settings.target, settings.label_separator)
+
+
+def _order(
+    settings: TfdsData | TfdsTextData, names: tuple[str, ...] | None, found: list[Example]
+) -> tuple[str, ...] | None:
+    if settings.target == "number":
+        return (settings.label_key,)
+    return names or (_numeric_order({str(e.label) for e in found}) if settings.target == "label" else None)
+
+
+def _texts(contents: tuple[bytes, ...]) -> bytes | None:
+    """What `Split.texts` reads; None where a text is empty."""
+    texts = [_text(content).strip() for content in contents]
+    return json.dumps(texts, ensure_ascii=False).encode() if all(texts) else None
+
+
+def _splits(builder: Any, settings: TfdsData | TfdsTextData) -> tuple[dict[str | None, str], tuple[str, ...]]:
     """What to read for each split, and what had to be decided."""
     has_test = "test" in builder.info.splits
     test = settings.test or ("test" if has_test else None)
@@ -225,20 +261,20 @@ def _count(builder: Any, spec: str, key: str) -> int:
 
 
 def _records(
-    tfds: Any, builder: Any, settings: TfdsData, spec: str, progress: Progress
-) -> Iterator[tuple[str, Any, bytes]]:
+    tfds: Any, builder: Any, settings: TfdsData | TfdsTextData, spec: str, progress: Progress
+) -> Iterator[tuple[str, Any, tuple[bytes, ...]]]:
     total, number = _count(builder, spec, spec), 0
     records = builder.as_dataset(
         split=spec,
         shuffle_files=False,
-        decoders={settings.image_key: tfds.decode.SkipDecoding()},
+        decoders={settings.image_key: tfds.decode.SkipDecoding()} if isinstance(settings, TfdsData) else None,
         read_config=tfds.ReadConfig(try_autocache=False),  # read once: nothing to keep in memory
     )
-    pairs = records.map(lambda record: (record[settings.label_key], record[settings.image_key]))
-    for labels, encoded in pairs.batch(_BATCH).as_numpy_iterator():
+    keys = [settings.label_key, *_content_keys(settings)]
+    for batch in records.map(lambda record: tuple(record[key] for key in keys)).batch(_BATCH).as_numpy_iterator():
         progress(f"reading {settings.name} {spec}", number, total)
-        for label, data in zip(labels, encoded, strict=True):
-            yield f"{spec}[{number}]", label, data
+        for label, *contents in zip(*batch, strict=True):
+            yield f"{spec}[{number}]", label, tuple(contents)
             number += 1
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 from keras_hub.src.utils.preset_utils import check_file_exists, load_json
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-from sklearn.utils.class_weight import compute_class_weight
 
 from kerastune import assets
-from kerastune.data import Order, Split
+from kerastune.data import Order, Split, Splits
 from kerastune.errors import RecipeError
-from kerastune.recipe import Augment
+from kerastune.recipe import Augment, Recipe
+from kerastune.tasks.labels import loss as loss
+from kerastune.tasks.labels import metric as metric
+from kerastune.tasks.labels import targets as targets
 
 Task: TypeAlias = Any  # a keras_hub.models.ImageClassifier; KerasHub has no types
 Scores = npt.NDArray[np.float32]
@@ -28,24 +29,24 @@ Signature: TypeAlias = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.Tensor
 """A function of tensors to named tensors, and the names, shapes and dtypes of what it takes."""
 
 
-def build(preset: str, num_classes: int, image_size: int | None, precision: str) -> Task:
-    """The preset's backbone under a new, randomly initialised head of `num_classes` logits.
+def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task:
+    """The preset's backbone under a new, randomly initialised head of `num_outputs` logits.
 
     Args:
         preset: what `recipe.preset` resolves to.
-        image_size: side of the square the model sees, in pixels; None keeps the preset's.
         precision: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Raises:
         AssetError: the preset cannot be found or reached.
         RecipeError: the preset holds no image classifier, or cannot take that image size.
     """
+    image_size: int | None = getattr(recipe.data, "image_size", None)
     keras.config.set_dtype_policy(precision)  # the head follows the global policy, the backbone its own
     try:
         with assets.reaching(preset):
             backbone = _at_size(keras_hub.models.Backbone.from_preset(preset, dtype=precision), image_size)
             task = keras_hub.models.ImageClassifier.from_preset(
-                preset, backbone=backbone, num_classes=num_classes, activation="linear"
+                preset, backbone=backbone, num_classes=num_outputs, activation="linear"
             )
     except ValueError as error:
         raise RecipeError(
@@ -115,7 +116,31 @@ def load(folder: str, precision: str = "float32") -> Task:
     return keras_hub.models.ImageClassifier.from_preset(folder, dtype=precision)
 
 
+def prepare(recipe: Recipe, task: Task, splits: Splits) -> None:
+    """A new head of a classifier needs nothing."""
+
+
+def describe(task: Task, splits: Splits) -> dict[str, Any]:
+    """What run.json says of the inputs: height and width in pixels."""
+    return {"image_size": list(task.preprocessor.image_converter.image_size)}
+
+
 # --- feeding -----------------------------------------------------------------------------------------------
+
+FREE = False
+"""All batches have the same shape but for their first axis."""
+
+
+def order(
+    task: Task, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
+) -> Order:
+    return Order(len(split), batch_size, epochs, seed, start)
+
+
+def example(task: Task, split: Split, batch_size: int) -> tf.Tensor:
+    """The first batch of model inputs, without changes."""
+    x, _ = next(iter(batches(task, split, order(task, split, batch_size))))
+    return x
 
 
 def batches(
@@ -249,38 +274,12 @@ def preprocessing(task: Task, augment: Augment | None = None) -> str:
     return json.dumps([converter.get_config(), augment.model_dump() if augment else None], sort_keys=True, default=str)
 
 
-# --- learning and scoring ----------------------------------------------------------------------------------
+# --- scoring -----------------------------------------------------------------------------------------------
 
 
-def targets(
-    num_classes: int, split: Split, smoothing: float = 0.0, balanced: bool = False
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """What the outputs are compared with, float32 [n, K], and each example's weight in the loss, float32 [n].
-
-    Args:
-        smoothing: share of each target that is spread over all labels.
-        balanced: weighs each class by n_examples / (n_classes * n_class), as scikit-learn does.
-    """
-    one_hot = np.eye(num_classes, dtype=np.float32)[split.labels]
-    weights = np.ones(len(split), np.float32)
-    if balanced:
-        present = np.unique(split.labels)
-        by_class = np.zeros(num_classes, np.float32)
-        by_class[present] = compute_class_weight("balanced", classes=present, y=split.labels)
-        weights = by_class[split.labels]
-    return one_hot * np.float32(1 - smoothing) + np.float32(smoothing / num_classes), weights
-
-
-def loss() -> keras.losses.Loss:
-    return keras.losses.CategoricalCrossentropy(from_logits=True)
-
-
-def metric() -> keras.metrics.Metric:
-    """The metric that chooses the best epoch; higher is better."""
-    return keras.metrics.CategoricalAccuracy(name="accuracy")
-
-
-def scores(task: Task, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None) -> Scores:
+def scores(
+    target: str, task: Task, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
+) -> Scores:
     """Class probabilities of a whole split: float32 [n, num_classes], rows sum to 1.
 
     `each(n)` is called as the first n examples are done.
@@ -288,36 +287,11 @@ def scores(task: Task, split: Split, batch_size: int, each: Callable[[int], None
     forward = tf.function(lambda x: keras.ops.softmax(tf.cast(task(x, training=False), tf.float32)))
     found: list[Scores] = []
     done = 0
-    for x, _ in batches(task, split, Order(len(split), batch_size)):
+    for x, _ in batches(task, split, order(task, split, batch_size)):
         found.append(forward(x).numpy())
         done += len(found[-1])
         each(done)
     return np.concatenate(found)
-
-
-def metrics(labels: tuple[str, ...], truth: npt.NDArray[np.int64], scores: Scores) -> dict[str, Any]:
-    """Accuracy, cross-entropy, per-class precision, recall and F1, and the confusion matrix (rows: truth)."""
-    predicted = scores.argmax(-1)
-    indices = list(range(len(labels)))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, predicted, labels=indices, zero_division=0.0
-    )
-    picked = np.clip(scores[np.arange(len(truth)), truth], 1e-12, 1)
-    return {
-        "accuracy": float((predicted == truth).mean()),
-        "loss": float(-np.log(picked).mean()),
-        "macro_f1": float(f1.mean()),
-        "per_class": {
-            label: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "support": int(support[i]),
-            }
-            for i, label in enumerate(labels)
-        },
-        "confusion_matrix": confusion_matrix(truth, predicted, labels=indices).tolist(),
-    }
 
 
 # --- what the device sees ----------------------------------------------------------------------------------

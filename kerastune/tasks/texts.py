@@ -1,0 +1,161 @@
+"""Texts as model inputs: tokens from the preset's own preprocessor, in batches of about one length.
+
+A split is tokenised once, in the graph path of KerasHub's preprocessors (the one that tf.data and a SavedModel run),
+and kept as int32 rows. Batches are cut from the rows, no longer than the longest text in their bucket.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from kerastune.data import Order, Split
+from kerastune.recipe import Augment
+
+Preprocessor: TypeAlias = Any  # a keras_hub.models.Preprocessor; KerasHub has no types
+Ints = npt.NDArray[np.int32]
+
+_BUCKETS = 6  # lengths that batches are padded to, at most: each is a shape that XLA compiles for
+_ROUND = 4  # buckets are multiples of this many tokens
+_CHUNK = 1024  # texts that are tokenised at a time
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A split's texts as rows of ints.
+
+    Attributes:
+        rows: by the name of the model's input, int32 [n, longest].
+        lengths: tokens of each text, special ones included, int64 [n].
+        truncated: how many texts were longer than the model takes, and cut off.
+        buckets: lengths that batches are padded to, ascending.
+    """
+
+    rows: dict[str, Ints]
+    lengths: npt.NDArray[np.int64]
+    truncated: int
+    buckets: tuple[int, ...]
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """Each text's bucket, int64 [n]."""
+        return np.searchsorted(self.buckets, self.lengths)
+
+
+_known: "WeakKeyDictionary[Split, dict[str, Tokens]]" = WeakKeyDictionary()
+
+
+def tokens(task: Any, split: Split) -> Tokens:
+    """The split's tokens; tokenised when they are first asked for."""
+    known, key = _known.setdefault(split, {}), preprocessing(task)
+    if key not in known:
+        known[key] = tokenised(task.preprocessor, [split.texts(i) for i in range(len(split))])
+    return known[key]
+
+
+def tokenised(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> Tokens:
+    """Rows of one or two texts each, as the preprocessor packs them."""
+    length = preprocessor.sequence_length
+    rows = _packed(preprocessor, texts, length)
+    mask = rows.get("padding_mask")
+    if mask is None:  # the model sees the padding, so its length must be the one that it was trained at
+        return Tokens(rows, np.full(len(texts), length), 0, (length,))
+    lengths = mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1)
+    full = np.flatnonzero(lengths == length)
+    longer = _packed(preprocessor, [texts[int(i)] for i in full], length + 1)["padding_mask"] if len(full) else mask[:0]
+    preprocessor.sequence_length = length
+    longest = int(lengths.max(initial=1))
+    return Tokens(
+        {name: np.ascontiguousarray(row[:, :longest]) for name, row in rows.items()},
+        lengths,
+        int((longer.sum(1) > length).sum()),
+        buckets(lengths),
+    )
+
+
+def _packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]], length: int) -> dict[str, Ints]:
+    preprocessor.sequence_length = length
+    first, *others = (tf.constant(list(part)) for part in zip(*texts, strict=True))
+    # With a target beside it: the preprocessor would take a bare pair for a text and its target.
+    examples = ((first, *others) if others else first, tf.zeros([len(texts)]))
+    batches = tf.data.Dataset.from_tensor_slices(examples).batch(_CHUNK).map(preprocessor)
+    packed = [x if isinstance(x, dict) else {"token_ids": x} for x, _ in batches.as_numpy_iterator()]
+    return {name: np.concatenate([part[name] for part in packed]).astype(np.int32) for name in packed[0]}
+
+
+def buckets(lengths: npt.NDArray[np.int64], most: int = _BUCKETS) -> tuple[int, ...]:
+    """The lengths to pad to: of all choices of at most `most`, the one with the least padding.
+
+    Exact, by dynamic programming over the lengths that occur, rounded up to multiples of 4.
+    """
+    top = int(lengths.max(initial=1))
+    rounded = np.minimum(-(-lengths // _ROUND) * _ROUND, top)
+    ends, counts = np.unique(rounded, return_counts=True)
+    before = np.concatenate([[0], np.cumsum(counts)])  # texts in the first j lengths
+    # cost[j]: fewest tokens for the first j lengths with the buckets so far; the last bucket ends at ends[j - 1]
+    cost = np.concatenate([[0.0], before[1:] * ends])
+    chosen = [np.zeros(len(ends) + 1, np.int64)]
+    for _ in range(most - 1):
+        padded = (before[None, 1:] - before[:, None]) * ends[None].astype(float)  # [i, j]: one bucket for lengths i..j
+        padded[np.arange(len(before))[:, None] > np.arange(len(ends))[None]] = np.inf
+        total = cost[:, None] + padded
+        chosen.append(np.concatenate([[0], total.argmin(0)]))
+        cost = np.concatenate([[0.0], total.min(0)])
+    found, j = [], len(ends)
+    for starts in reversed(chosen):
+        if j == 0:
+            break
+        found.append(int(ends[j - 1]))
+        j = int(starts[j])
+    return tuple(sorted(found))
+
+
+def order(
+    task: Any, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
+) -> Order:
+    """The batches of a split, each of texts of about one length."""
+    return Order(len(split), batch_size, epochs, seed, start, tokens(task, split).groups)
+
+
+def batches(
+    task: Any, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
+) -> tf.data.Dataset:
+    """Batches of (model inputs by name, int32 [B, length of the bucket]; indices into the split int64 [B]).
+
+    The other arguments are those of tasks that change their examples; texts are never changed.
+    """
+    found = tokens(task, split)
+
+    def cut() -> Any:
+        for indices in order:
+            longest = found.buckets[np.searchsorted(found.buckets, found.lengths[indices].max())]
+            yield {name: row[indices, :longest] for name, row in found.rows.items()}, indices
+
+    inputs = {name: tf.TensorSpec([None, None], tf.int32) for name in found.rows}
+    made = tf.data.Dataset.from_generator(cut, output_signature=(inputs, tf.TensorSpec([None], tf.int64)))
+    return made.prefetch(tf.data.AUTOTUNE)
+
+
+def example(task: Any, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
+    """Model inputs of the longest texts: the largest batch there is."""
+    found = tokens(task, split)
+    longest = np.argsort(-found.lengths, kind="stable")[:batch_size]
+    return {name: tf.constant(row[longest]) for name, row in found.rows.items()}
+
+
+def preprocessing(task: Any, augment: Augment | None = None) -> str:
+    """sha256 of everything that decides which inputs the same texts make, for keys of what is kept."""
+    settings = json.dumps(task.preprocessor.get_config(), sort_keys=True, default=str)
+    vocabulary = "\n".join(map(str, task.preprocessor.tokenizer.get_vocabulary()))
+    return hashlib.sha256(f"{settings}\n{vocabulary}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def mixing(augment: Augment, seed: int) -> None:
+    """Texts are not mixed."""
+    return None
