@@ -16,14 +16,14 @@ COLORS = {"blue": (40, 60, 200), "green": (50, 180, 70), "red": (210, 50, 40)}
 
 @pytest.fixture(scope="session")
 def assets_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A KERASTUNE_HOME with every asset in it. KERASTUNE_TEST_HOME keeps it from one session to the next."""
+    """A KERASTUNE_HOME with the quickstart's assets. KERASTUNE_TEST_HOME keeps it from one session to the next."""
     from kerastune import assets
 
     kept = os.environ.get("KERASTUNE_TEST_HOME")
     home = Path(kept) if kept else tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERASTUNE_HOME", str(home))
-        for name in assets.ASSETS:
+        for name in ("efficientnet-lite0-imagenet", "fashion-mnist"):
             assets.fetch(name)
     return home
 

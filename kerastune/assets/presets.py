@@ -71,7 +71,7 @@ def explain_preset_failure(preset: str, error: Exception) -> AssetError:
     if "requires the safetensors package" in message:
         return AssetError(
             f"The preset {preset!r} is in the Hugging Face layout; reading it takes the safetensors package.",
-            "Run: pip install 'kerastune[huggingface]'",
+            "Run: pip install safetensors",
         )
     if isinstance(error, ValueError) and message.startswith("Unknown preset identifier"):
         return _unknown(preset)

