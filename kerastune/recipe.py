@@ -143,6 +143,11 @@ class _Texts(Data):
 
 
 class _Labelled(_Texts):
+    @property
+    def paired(self) -> bool:
+        """Whether an example has two texts."""
+        return bool(getattr(self, "pair_column", None) or getattr(self, "pair_key", None))
+
     label_separator: Text | None = None
     """An example may have several labels, with this between them: "|" reads "sport|politics" as two."""
     regression: bool = False

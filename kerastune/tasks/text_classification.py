@@ -1,6 +1,6 @@
 """Text classification: labels, or a number, for a text or a pair, on any KerasHub backbone with a TextClassifier."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -17,13 +17,15 @@ from kerastune.tasks.labels import activated
 from kerastune.tasks.labels import loss as loss
 from kerastune.tasks.labels import metric as metric
 from kerastune.tasks.labels import targets as targets
-from kerastune.tasks.texts import batches, order, tokens
+from kerastune.tasks.texts import Ints, batches, order, tokenised, tokens
 from kerastune.tasks.texts import example as example
 from kerastune.tasks.texts import mixing as mixing
 from kerastune.tasks.texts import preprocessing as preprocessing
 
 Task: TypeAlias = Any  # a keras_hub.models.TextClassifier; KerasHub has no types
 Scores = npt.NDArray[np.float32]
+Signature: TypeAlias = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
+"""A function of tensors to named tensors, and the names, shapes and dtypes of what it takes."""
 
 FREE = True
 """Batches differ in length: all axes but the first."""
@@ -112,3 +114,82 @@ def scores(
         found[i.numpy()] = forward(x).numpy()
         each(done := done + len(i))
     return found
+
+
+# --- what the device sees ----------------------------------------------------------------------------------
+
+
+def device_function(target: str, task: Task) -> Callable[..., dict[str, tf.Tensor]]:
+    """Token ids in, scores out: int32 [B, L] an input, in the order of `input_names` -> {"scores": float32 [B, K]}."""
+    names = input_names(task)
+
+    def device(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = task(dict(zip(names, tensors, strict=True)), training=False)
+        return {"scores": tf.identity(activated(target, logits), name="scores")}
+
+    return device
+
+
+def text_function(target: str, task: Task) -> Callable[..., dict[str, tf.Tensor]]:
+    """Raw texts in: string [B], one or two of them -> {"scores": float32 [B, K]}. Needs tensorflow_text to be loaded."""
+    device, names = device_function(target, task), input_names(task)
+
+    def whole(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        # With a target beside it: the preprocessor would take a bare pair for a text and its target.
+        x, _ = task.preprocessor((texts if len(texts) > 1 else texts[0], tf.zeros_like(texts[0], tf.float32)))
+        if "padding_mask" in x:  # padded to the longest text, not to the longest that there may be
+            longest = tf.reduce_max(tf.reduce_sum(tf.cast(x["padding_mask"], tf.int32), axis=1))
+            x = {name: value[:, :longest] for name, value in x.items()}
+        return device(*(tf.cast(x[name], tf.int32) for name in names))
+
+    return whole
+
+
+def input_names(task: Task) -> list[str]:
+    """What an exported model takes, in order."""
+    return sorted(one.name for one in task.inputs)
+
+
+def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
+    """What an exported model may answer to: name -> (function, its inputs).
+
+    "any_length" is `serving_default` for one text; "fixed_length" takes one that is padded to the longest there may be.
+    """
+    target, names = recipe.data.target, input_names(task)
+    tokens, texts = device_function(target, task), text_function(target, task)
+    sides = ("texts", "pairs") if getattr(recipe.data, "paired", False) else ("texts",)
+
+    def specs(*shape: int | None) -> list[tf.TensorSpec]:
+        return [tf.TensorSpec(shape, tf.int32, name=name) for name in names]
+
+    return {
+        "serving_default": (tokens, specs(None, None)),
+        "serve_texts": (texts, [tf.TensorSpec([None], tf.string, name=name) for name in sides]),
+        "any_length": (tokens, specs(1, None)),
+        "fixed_length": (tokens, specs(1, task.preprocessor.sequence_length)),
+    }
+
+
+def inputs(task: Task, examples: Sequence[Sequence[str]], length: int | None = None) -> list[dict[str, Ints]]:
+    """Each example as an exported model takes it, int32 [L] by name; padded to `length` where that is given."""
+    found = tokenised(task.preprocessor, examples)
+    ends = [length or int(end) for end in found.lengths]
+    padding = task.preprocessor.tokenizer.pad_token_id
+    return [
+        {
+            name: np.pad(
+                row[i, :end], (0, max(end - len(row[i]), 0)), constant_values=padding if name == "token_ids" else 0
+            )
+            for name, row in found.rows.items()
+        }
+        for i, end in enumerate(ends)
+    ]
+
+
+def reference(recipe: Recipe, task: Task, examples: Sequence[Sequence[str]]) -> Scores:
+    """What the Keras model itself says, outside any graph, of one text or pair after the other: float32 [n, K]."""
+    said = [
+        activated(recipe.data.target, task({name: row[None] for name, row in x.items()}, training=False)).numpy()
+        for x in inputs(task, examples)
+    ]
+    return np.concatenate(said)
