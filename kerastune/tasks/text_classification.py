@@ -131,7 +131,7 @@ def device_function(target: str, task: Task) -> Callable[..., dict[str, tf.Tenso
 
 
 def text_function(target: str, task: Task) -> Callable[..., dict[str, tf.Tensor]]:
-    """Raw texts in: string [B], one or two of them -> {"scores": float32 [B, K]}. Needs tensorflow_text to be loaded."""
+    """Raw texts in, with tensorflow_text: string [B], one or two of them -> {"scores": float32 [B, K]}."""
     device, names = device_function(target, task), input_names(task)
 
     def whole(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
