@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-slow lint bench clean
+.PHONY: quickstart test test-slow verify-arm64 lint bench clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
@@ -16,6 +16,11 @@ test: $(VENV)/installed-dev lint
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Where arm64 cannot be set up, the script says why, and the tests are skipped.
+verify-arm64: $(VENV)/installed-dev
+	PATH="$(abspath $(BIN)):$$PATH" bash export/linux/arm64.sh || true
+	$(BIN)/python -m pytest tests/test_arm64.py -m '' -v -s
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

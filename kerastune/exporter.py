@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from kerastune import artifact, assets, child, run, runtimes, serving, support, target
+from kerastune import artifact, assets, child, microcontroller, run, runtimes, serving, support, target
 from kerastune.artifact import Artifact
 from kerastune.data import Split, spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
-from kerastune.formats import FORMATS, Conversion
+from kerastune.formats import FORMATS, About, Conversion
 from kerastune.progress import Progress
 from kerastune.recipe import Export, export_name
 from kerastune.run import Run
@@ -136,9 +136,25 @@ def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
         digests = "".join(splits.train.digests[i] for i in calibration)
         record = {"images": len(calibration), "sha256": hashlib.sha256(digests.encode()).hexdigest()}
         run.write_json(work / "calibration.json", record)
+        run.write_json(work / "about.json", asdict(_about(of)))
         progress.say("Tracing the model")
         child.run("Tracing", ["-m", "kerastune.trace", str(of.folder), str(work), *sorted(wanted)])
         yield work
+
+
+def _about(of: Run) -> About:
+    return About(
+        of.recipe.name,
+        f"Image classifier, fine-tuned from {of.recipe.preset} with kerastune",
+        of.folder.name,
+        _licence(of),
+        list(of.labels),
+    )
+
+
+def _licence(of: Run) -> str:
+    known = assets.ASSETS.get(of.recipe.preset)
+    return known.licence if known else "that of the preset: see its model card"
 
 
 def _save_images(path: Path, split: Split, indices: list[int]) -> None:
@@ -240,6 +256,9 @@ def _attempt(
     manifest, reference = _manifest(of, job, conversion, work), np.load(work / f"{kind}.npy")
     if job.target.name == "tf-serving":
         _prepare_serving(job.folder.name, folder, path, images, reference)
+    if job.target.name == "microcontroller":
+        for file, text in microcontroller.c_source(job.folder.name, path.read_bytes()).items():
+            (folder / file).write_text(text, "utf-8")
     made = artifact.write(folder, manifest, images, reference)
     report, found = replay(made, of, progress, runtimes.choose(manifest, _installed(job.target)))
     report["problems"] += _over_limits(job.wanted, report)
@@ -247,6 +266,8 @@ def _attempt(
     if conversion.quantize != "none":
         # Other kernels may round a few output steps further than the ones measured here, not more.
         manifest["tolerance"]["golden_error"] = report["golden"]["max_error"] + OTHER_KERNELS[conversion.quantize]
+        if job.target.name == "microcontroller":
+            manifest["arena_bytes"] = _arena(made, progress)
         made = artifact.write(folder, manifest, images, reference, found)
     return made, report
 
@@ -262,6 +283,18 @@ def _prepare_serving(
         expected = reference[:_WARM_UP_IMAGES].repeat(2, axis=0)  # each image as pixels, and as a file
         if not (error := float(np.abs(np.stack(answers) - expected).max())) <= FLOAT_TOLERANCE:
             raise VerificationError(f"{name}: the answers to the warm-up requests are {error:.3g} from Keras's.")
+
+
+def _arena(made: Artifact, progress: Progress) -> int | None:
+    """Bytes that TensorFlow Lite Micro works in, where it is installed to measure them."""
+    micro = runtimes.RUNTIMES["tflm"]
+    found = microcontroller.arena_bytes(made) if micro.version else None
+    if found:
+        progress.say(f"TensorFlow Lite Micro runs it in an arena of {found / 1024:.0f} KiB here")
+    else:
+        why = "TensorFlow Lite Micro does not run it" if micro.version else micro.install
+        progress.say(f"How large an arena it needs was not measured: {why}")
+    return found
 
 
 def _installed(of: Target) -> list[str]:
@@ -283,7 +316,6 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path) -> dict[st
     settings, fixed, quantize = json.loads((work / "image.json").read_text("utf-8")), job.fixed, conversion.quantize
     height, width = settings["height"], settings["width"]
     batch = None if conversion.signature in ("serving", "serving_default") else 1
-    known = assets.ASSETS.get(of.recipe.preset)
     resizing = f"resize to {height}x{width}, {settings['interpolation']}, as in training"
     io = job.target.io if fixed else "uint8"
     outside = ["decode the file to RGB", "apply its EXIF orientation", "put transparency on white"]
@@ -336,7 +368,7 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path) -> dict[st
         else {"golden_error": None, "validation_error": None, "accuracy_drop": job.wanted.max_accuracy_drop},
         "calibration": json.loads((work / "calibration.json").read_text()) if quantize in ("int8", "int16x8") else None,
         "preset": of.recipe.preset,
-        "licence": known.licence if known else "that of the preset: see its model card",
+        "licence": _licence(of),
         "run": of.folder.name,
         "recipe_sha256": of.record["recipe_sha256"],
         "test_accuracy": of.record["metrics"]["test"]["accuracy"],

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kerastune import assets
 from kerastune.artifact import Artifact, Scores
 from kerastune.child import exit_reason, last_lines
 from kerastune.errors import ConverterError, KerastuneError
@@ -31,6 +32,8 @@ class Runtime:
         options: of the reader.
         slow: an interpreter without optimised kernels; it scores `SUBSET` of the validation images, not all.
         threads: whether the reader takes --threads.
+        script: in export/: puts a Python of its own, with the package, into a folder of its name in kerastune's cache.
+            It proves something about another machine, and runs only where it is asked for.
     """
 
     package: str
@@ -39,18 +42,30 @@ class Runtime:
     options: tuple[str, ...] = ()
     slow: bool = False
     threads: bool = True
+    script: str = ""
+
+    @property
+    def home(self) -> Path:
+        """Where `script` puts its Python, `python`, and that one's packages, `site`."""
+        return assets.home() / Path(self.script).stem
+
+    @property
+    def python(self) -> str:
+        """The interpreter that runs the reader."""
+        return str(self.home / "python") if self.script else sys.executable
 
     @property
     def version(self) -> str | None:
         """Of the installed package; None where there is none."""
-        try:
-            return version(self.package)
-        except PackageNotFoundError:
-            return None
+        where = [str(self.home / "site")] if self.script else sys.path
+        found = next(iter(distributions(name=self.package, path=where)), None)
+        return found.version if found else None
 
     @property
     def install(self) -> str:
         """The command that installs it. TensorFlow Lite Micro has pre-releases only."""
+        if self.script:
+            return f"bash {files('kerastune.targets') / self.script}"
         return f"pip install {'--pre ' if self.package == 'tflite-micro' else ''}{self.package}"
 
 
@@ -65,6 +80,8 @@ RUNTIMES = {
     "mediapipe": Runtime("mediapipe", "android/reader.py", ("tflite",), threads=False),
     "onnxruntime": Runtime("onnxruntime", "onnxruntime/reader.py", ("onnx",)),
     "openvino": Runtime("openvino", "openvino/reader.py", ("tflite", "onnx", "saved_model")),
+    "arm64": Runtime("ai-edge-litert", "linux/reader.py", ("tflite",), slow=True, script="linux/arm64.sh"),
+    "arm64-onnxruntime": Runtime("onnxruntime", "onnxruntime/reader.py", ("onnx",), slow=True, script="linux/arm64.sh"),
     "saved-model": Runtime("tensorflow", "tf-serving/saved_model.py", ("saved_model",), threads=False),
 }
 
@@ -84,7 +101,7 @@ def refusal(name: str, manifest: dict[str, Any]) -> str | None:
 
 
 def choose(manifest: dict[str, Any], asked: Iterable[str] = ()) -> list[str]:
-    """The runtimes to prove an artifact in: those asked for, or its own and every other that is installed.
+    """The runtimes to prove an artifact in: those asked for, or its own and every other that is installed here.
 
     Raises:
         KerastuneError: one that was asked for is unknown, not installed, or cannot run it.
@@ -100,8 +117,8 @@ def choose(manifest: dict[str, Any], asked: Iterable[str] = ()) -> list[str]:
     if problems:
         raise KerastuneError(f"{manifest['name']} cannot be verified as asked: {'; '.join(problems)}.")
     own = manifest["runtime"]
-    others = [name for name, row in RUNTIMES.items() if name != own and row.version and not refusal(name, manifest)]
-    return names or [own, *others]
+    here = [name for name, row in RUNTIMES.items() if row.version and not row.script and not refusal(name, manifest)]
+    return names or [own, *(name for name in here if name != own)]
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
     # The reader that ships with kerastune, never the copy in the artifact: a foreign folder's code is not run.
     with as_file(files("kerastune.targets")) as targets, tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         out = Path(scratch) / "out.npz"
-        command = [sys.executable, str(targets / runtime.reader), str(of.folder), *runtime.options, *options]
+        command = [runtime.python, str(targets / runtime.reader), str(of.folder), *runtime.options, *options]
         with (Path(scratch) / "stderr").open("w+b") as stderr:
             child = subprocess.Popen(
                 [*command, "--stream", str(out)], stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, cwd=scratch

@@ -12,12 +12,17 @@ def load(folder, manifest):
     # From memory: MediaPipe looks for a path inside its own package.
     model = BaseOptions(model_asset_buffer=(folder / manifest["model"]).read_bytes())
     classifier = vision.ImageClassifier.create_from_options(vision.ImageClassifierOptions(base_options=model))
+    names = [" ".join(label.splitlines()) for label in manifest["labels"]]  # the model's own list has one a line
 
     def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
         scores = np.zeros((len(images), len(manifest["labels"])), np.float32)
         for row, image in zip(scores, images, strict=True):
             pixels = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
             for category in classifier.classify(pixels).classifications[0].categories:
+                if category.category_name != names[category.index]:
+                    sys.exit(
+                        f"the model calls label {category.index} {category.category_name!r}, the manifest does not"
+                    )
                 row[category.index] = category.score
         return scores
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from tflite_micro import runtime
 
-ARENA = 70 * 2**20  # bytes of working memory; a device has less, and needs less
+ARENA = 64 * 2**20  # bytes of working memory; a device has less, and needs less
 
 
-def load(folder, manifest):
+def load(folder, manifest, options):
     from classify import decoded, encoded
 
-    interpreter = runtime.Interpreter.from_file(str(folder / manifest["model"]), arena_size=ARENA)
+    interpreter = runtime.Interpreter.from_file(str(folder / manifest["model"]), arena_size=options.arena)
     image, scores = interpreter.get_input_details(0), interpreter.get_output_details(0)
 
     def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
@@ -26,8 +26,12 @@ def load(folder, manifest):
     return predict
 
 
+def arguments(parser):
+    parser.add_argument("--arena", type=int, default=ARENA, metavar="BYTES", help="working memory, as on the device")
+
+
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
     from classify import main
 
-    main(load)
+    main(load, arguments)

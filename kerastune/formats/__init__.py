@@ -9,8 +9,9 @@ from pathlib import Path
 
 from kerastune.formats import onnx, saved_model, tflite
 from kerastune.formats.conversion import Conversion
+from kerastune.formats.metadata import About
 
-__all__ = ["FORMATS", "Conversion", "Format"]
+__all__ = ["FORMATS", "About", "Conversion", "Format"]
 
 
 @dataclass(frozen=True)

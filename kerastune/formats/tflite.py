@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from kerastune.formats import metadata
 from kerastune.formats.conversion import Conversion, calibration
+from kerastune.formats.metadata import About
 
 _LARGEST_FLOAT16 = 65504.0
 
@@ -19,16 +21,16 @@ def write(work: Path, path: Path, conversion: Conversion) -> None:
     """
     import tensorflow as tf
 
-    converter = _converter(work, conversion)
-    if conversion.quantize == "int4":
-        content = _int4(converter.convert())
-    elif conversion.keep_float:
+    converter, about = _converter(work, conversion), metadata.read(work)
+    if conversion.keep_float:
         options = tf.lite.experimental.QuantizationDebugOptions(denylisted_nodes=list(conversion.keep_float))
         content = _debugger(converter, work, conversion, options).get_nondebug_quantized_model()
     else:
         content = converter.convert()
-    # The int4 quantizer keeps weights behind the flatbuffer, out of its reach.
-    path.write_bytes(content if conversion.quantize in ("none", "int4") else _without_copies(content))
+    content = _packed(content, about)
+    if conversion.quantize == "int4":
+        content = _int4(content)
+    path.write_bytes(metadata.with_labels(content, about) if about else content)
     if conversion.quantize == "float16":
         _refuse_overflow(path, work, conversion)
 
@@ -68,8 +70,11 @@ def _int4(content: bytes) -> bytes:
     return bytes(worker.quantize().quantized_model)
 
 
-def _without_copies(content: bytes) -> bytes:
-    """The same model with equal vectors stored once: each channel's zero point takes 8 bytes, a tenth of a file."""
+def _packed(content: bytes, about: About | None) -> bytes:
+    """The same model with what it says about itself, and with equal vectors stored once.
+
+    Each channel's zero point takes 8 bytes, a tenth of an int8 file. Models of more than 2 GB come back as they are.
+    """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -88,8 +93,14 @@ def _without_copies(content: bytes) -> bytes:
                 self.shared[key] = super().CreateNumpyVector(x)
             return self.shared[key]
 
+    found = schema.Model.GetRootAs(content, 0)
+    if any(found.Buffers(i).Offset() > 1 for i in range(found.BuffersLength())):
+        return content  # weights are behind the flatbuffer, out of its reach
+    model = schema.ModelT.InitFromObj(found)
+    if about:
+        metadata.add(model, about)
     builder = Sharing(len(content))
-    builder.Finish(schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0)).Pack(builder), b"TFL3")
+    builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
 
 
