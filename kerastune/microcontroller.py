@@ -13,6 +13,7 @@ _HEADER = """\
 #ifndef {guard}
 #define {guard}
 #include <stddef.h>
+// The operators that its resolver needs: {operators}.
 #ifdef __cplusplus
 extern "C" {{
 #endif
@@ -41,9 +42,17 @@ def c_source(artifact_name: str, model: bytes) -> dict[str, str]:
     name = "model_" + re.sub(r"\W", "_", artifact_name, flags=re.ASCII)
     rows = "\n".join(",".join(map(str, model[i : i + 32])) + "," for i in range(0, len(model), 32))
     return {
-        "model.h": _HEADER.format(guard=f"{name.upper()}_H", name=name),
+        "model.h": _HEADER.format(guard=f"{name.upper()}_H", name=name, operators=", ".join(_operators(model))),
         "model.cc": _SOURCE.format(name=name, rows=rows),
     }
+
+
+def _operators(model: bytes) -> list[str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    names = {code: name for name, code in vars(schema.BuiltinOperator).items() if isinstance(code, int)}
+    found = schema.Model.GetRootAs(model, 0)
+    return sorted({names[found.OperatorCodes(i).BuiltinCode()] for i in range(found.OperatorCodesLength())})
 
 
 def arena_bytes(of: Artifact) -> int | None:

@@ -5,6 +5,7 @@ import subprocess
 import zipfile
 from importlib.util import find_spec
 
+import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -113,8 +114,14 @@ def test_metadata_and_labels_change_no_score(made, copied, runtime):
 
 
 def test_a_file_with_its_weights_behind_the_flatbuffer_stays_as_it_is(made):
-    content = (made["android-int4"].folder / "model.tflite").read_bytes()
-    assert tflite._packed(content, About("n", "d", "v", "l", ["a"])) == content
+    content = (made["android-none"].folder / "model.tflite").read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    model.buffers[-1].offset, model.buffers[-1].size = len(content), 1
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    behind = bytes(builder.Output()) + b"0"
+    about = About("n", "d", "v", "l", ["a"])
+    assert tflite._packed(behind, about) == behind
 
 
 @needs_mediapipe
@@ -161,6 +168,7 @@ def test_the_c_array_is_part_of_the_artifact(made, copied):
     of = copied(made["microcontroller"])
     source = microcontroller.c_source("microcontroller", (of.folder / "model.tflite").read_bytes())
     assert (of.folder / "model.cc").read_text() == source["model.cc"]
+    assert "CONV_2D, " in (of.folder / "model.h").read_text()
     assert of.size_bytes == (of.folder / "model.tflite").stat().st_size
     (of.folder / "model.h").write_text("")
     with pytest.raises(VerificationError, match=r"model\.h has changed"):

@@ -19,10 +19,8 @@ def load(folder, manifest):
         for row, image in zip(scores, images, strict=True):
             pixels = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
             for category in classifier.classify(pixels).classifications[0].categories:
-                if category.category_name != names[category.index]:
-                    sys.exit(
-                        f"the model calls label {category.index} {category.category_name!r}, the manifest does not"
-                    )
+                if (called := category.category_name) != (name := names[category.index]):
+                    sys.exit(f"label {category.index} is {called!r} in the model and {name!r} in the manifest")
                 row[category.index] = category.score
         return scores
 
