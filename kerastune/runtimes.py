@@ -97,6 +97,8 @@ def refusal(name: str, manifest: dict[str, Any]) -> str | None:
         return f'it has no kernels for quantize = "{manifest["quantize"]}"'
     if name == "mediapipe" and manifest["inputs"][0]["dtype"] == "int8":
         return "it takes float32 or uint8 images, not int8"
+    if name == "openvino" and manifest["outputs"][0]["dtype"] != "float32":
+        return "it does not say what the steps of quantised scores are"
     return None
 
 

@@ -152,6 +152,7 @@ def test_a_place_without_floating_point_takes_no_floats():
     [
         ("linux", "onnxruntime", "it runs onnx, and this is tflite"),
         ("linux", "tflm", "it needs images of one size"),
+        ("android", "openvino", "steps of quantised scores"),
         ("linux", "litter", "there is no runtime 'litter'"),
     ],
 )
