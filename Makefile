@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-slow verify-arm64 lint bench clean
+.PHONY: quickstart test test-slow verify-arm64 verify-browser lint bench clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
@@ -21,6 +21,16 @@ test-slow: $(VENV)/installed-dev
 verify-arm64: $(VENV)/installed-dev
 	PATH="$(abspath $(BIN)):$$PATH" bash export/linux/arm64.sh || true
 	$(BIN)/python -m pytest tests/test_arm64.py -m '' -v -s
+# The browser target in a real Chromium. Where that cannot be installed, it says why and is skipped.
+verify-browser: export KERASTUNE_BROWSER := $(CURDIR)/.browser/node_modules
+verify-browser: $(VENV)/installed-dev
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq install -y chromium >/dev/null; } || \
+	  { echo "skipped: there is no Chromium, and only root may install it: sudo apt-get install chromium"; exit 0; }; \
+	npm install --silent --ignore-scripts --prefix .browser \
+	  $$($(BIN)/python -c 'from kerastune.targets.browser import reader; print(*reader.PACKAGES)') || \
+	  { echo "skipped: npm is missing or failed, which brings the runtimes: sudo apt-get install npm"; exit 0; }; \
+	$(BIN)/python -m pytest tests/test_browser.py -v -s
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

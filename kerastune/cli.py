@@ -626,7 +626,12 @@ def predict(folder: str, files: tuple[str, ...], top: int, as_json: bool) -> Non
 @cli.command("export")
 @click.argument("run_folder", metavar="RUN")
 @click.option("--target", help="A place: kerastune targets list.")
-@click.option("--format", "format_", type=click.Choice(["saved_model", "tflite", "onnx"]), help="Or a file format.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["saved_model", "tflite", "onnx"]),
+    help="A file format, or another that the target takes.",
+)
 @click.option(
     "--quantize",
     type=click.Choice(["none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"]),
@@ -654,8 +659,8 @@ def export_command(
 
     Example: kerastune export runs/first --target linux --quantize int8
     """
-    if (target is None) == (format_ is None):
-        raise click.UsageError("Give either --target NAME or --format FORMAT.")
+    if target is None and format_ is None:
+        raise click.UsageError("Give --target NAME or --format FORMAT.")
     from kerastune import exporter, recipe, report
     from kerastune import run as runs
 
@@ -690,6 +695,7 @@ def verify_command(artifact_folder: str, run_folder: str | None, names: tuple[st
     litert, litert-reference   TFLite: LiteRT with fast kernels, and with the plain ones
     tflm                       TFLite: TensorFlow Lite Micro
     mediapipe                  TFLite: MediaPipe's ImageClassifier
+    browser                    TFLite and ONNX with images of one size: LiteRT.js, onnxruntime-web
     onnxruntime                ONNX
     openvino                   ONNX, TFLite and SavedModel
     saved-model                SavedModel: TensorFlow without Keras

@@ -115,6 +115,8 @@ class _Job:
 def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
     format, quantize = wanted.resolved
     where = target.load(wanted.target or FORMATS[format].target)
+    fitting = tuple(name for name in where.runtimes if format in runtimes.RUNTIMES[name].formats)
+    where = replace(where, format=format, runtimes=fitting)
     return _Job(where, quantize, run.absolute(out) if out else of.exports / export_name(wanted), wanted)
 
 
@@ -248,7 +250,7 @@ def _attempt(
     with as_file(files("kerastune.targets")) as targets:
         shutil.copy(targets / "classify.py", folder)
         for source in sorted((targets / job.target.name).iterdir()):
-            if source.suffix == ".py":
+            if source.suffix in (".py", ".html", ".js"):
                 shutil.copy(source, folder)
     kind = "golden_fixed" if job.fixed else "golden"
     with np.load(work / f"{kind}.npz", allow_pickle=False) as stored:

@@ -342,11 +342,12 @@ QUANTIZATIONS = {
 
 
 class Export(_Settings):
-    """One artifact: a target, or a format with a quantisation."""
+    """One artifact: a target, or a format, with a quantisation."""
 
     target: Text | None = None
     """A place it runs: a folder in export/ (`kerastune targets list`)."""
     format: Literal["saved_model", "tflite", "onnx"] | None = None
+    """Instead of a target, or another format that the target takes: "onnx" for "browser"."""
     quantize: Literal["none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"] | None = None
     """Default: what the target says, or "none". "float16", "dynamic" (int8) and "int4" store weights so; "int8" and
     "int16x8" also compute so, calibrated on training images. "auto" tries int8, int8 with its worst layers left in
@@ -368,9 +369,13 @@ class Export(_Settings):
         return value
 
     @model_validator(mode="after")
-    def _one_of_target_and_format(self) -> "Export":
-        if (self.target is None) == (self.format is None):
-            raise ValueError("an export needs either `target` or `format`")
+    def _a_target_or_a_format(self) -> "Export":
+        if self.target is None and self.format is None:
+            raise ValueError("an export needs a `target` or a `format`")
+        if self.target and self.format:
+            where = target.load(self.target)
+            if self.format not in (takes := (where.format, *where.other_formats)):
+                raise ValueError(f"target {self.target!r} takes format = {' or '.join(takes)}, not {self.format!r}")
         return self
 
     @model_validator(mode="after")
@@ -386,7 +391,7 @@ class Export(_Settings):
     def resolved(self) -> tuple[str, str]:
         """The format and the quantisation, with the target's defaults."""
         where = target.load(self.target) if self.target else None
-        return where.format if where else str(self.format), self.quantize or (where.quantize if where else "none")
+        return self.format or (where.format if where else ""), self.quantize or (where.quantize if where else "none")
 
 
 class Recipe(_Settings):
@@ -482,8 +487,8 @@ RECIPES: dict[str, type[Recipe]] = {
 
 def export_name(export: Export) -> str:
     """The artifact's folder name: "linux", "tflite", "linux-int8"."""
-    base = export.target or export.format or ""
-    return export.name or "-".join(filter(None, [base, export.quantize if export.quantize != "none" else None]))
+    quantize = export.quantize if export.quantize != "none" else None
+    return export.name or "-".join(filter(None, [export.target, export.format, quantize]))
 
 
 # --- finding -----------------------------------------------------------------------------------------------

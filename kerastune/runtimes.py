@@ -5,7 +5,7 @@ import io
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from importlib.resources import as_file, files
@@ -19,6 +19,7 @@ from kerastune import assets
 from kerastune.artifact import Artifact, Scores
 from kerastune.child import exit_reason, last_lines
 from kerastune.errors import ConverterError, KerastuneError
+from kerastune.targets.browser import reader as browser
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,16 @@ class Runtime:
     """A row of `RUNTIMES`.
 
     Attributes:
-        package: the pip package that has it.
+        package: the pip package that has it; "" where it takes more than pip.
         reader: the reader in export/ that starts it.
         formats: what it runs.
         options: of the reader.
-        slow: an interpreter without optimised kernels; it scores `SUBSET` of the validation images, not all.
+        slow: an interpreter without optimised kernels, or a browser; it scores `SUBSET` of the validation images, not all.
         threads: whether the reader takes --threads.
         script: in export/: puts a Python of its own, with the package, into a folder of its name in kerastune's cache.
             It proves something about another machine, and runs only where it is asked for.
+        found: where pip does not install it, what finds its version: None where there is none.
+        commands: where pip does not install it, what does.
     """
 
     package: str
@@ -43,6 +46,8 @@ class Runtime:
     slow: bool = False
     threads: bool = True
     script: str = ""
+    found: Callable[[], str | None] | None = None
+    commands: str = ""
 
     @property
     def home(self) -> Path:
@@ -56,7 +61,9 @@ class Runtime:
 
     @property
     def version(self) -> str | None:
-        """Of the installed package; None where there is none."""
+        """Of what is installed; None where nothing is."""
+        if self.found:
+            return self.found()
         where = [str(self.home / "site")] if self.script else sys.path
         found = next(iter(distributions(name=self.package, path=where)), None)
         return found.version if found else None
@@ -66,7 +73,7 @@ class Runtime:
         """The command that installs it. TensorFlow Lite Micro has pre-releases only."""
         if self.script:
             return f"bash {files('kerastune.targets') / self.script}"
-        return f"pip install {'--pre ' if self.package == 'tflite-micro' else ''}{self.package}"
+        return self.commands or f"pip install {'--pre ' if self.package == 'tflite-micro' else ''}{self.package}"
 
 
 SUBSET = 64
@@ -82,6 +89,9 @@ RUNTIMES = {
     "openvino": Runtime("openvino", "openvino/reader.py", ("tflite", "onnx", "saved_model")),
     "arm64": Runtime("ai-edge-litert", "linux/reader.py", ("tflite",), slow=True, script="linux/arm64.sh"),
     "arm64-onnxruntime": Runtime("onnxruntime", "onnxruntime/reader.py", ("onnx",), slow=True, script="linux/arm64.sh"),
+    "browser": Runtime(
+        "", "browser/reader.py", ("tflite", "onnx"), (), True, False, browser.installed, browser.INSTALL
+    ),
     "saved-model": Runtime("tensorflow", "tf-serving/saved_model.py", ("saved_model",), threads=False),
 }
 
@@ -91,14 +101,16 @@ def refusal(name: str, manifest: dict[str, Any]) -> str | None:
     runtime, fixed = RUNTIMES[name], manifest["image"]["resize"] == "outside"
     if manifest["format"] not in runtime.formats:
         return f"it runs {' and '.join(runtime.formats)}, and this is {manifest['format']}"
-    if name in ("tflm", "mediapipe") and not fixed:
-        return "it needs images of one size; targets android and microcontroller have that"
+    if name in ("tflm", "mediapipe", "browser") and not fixed:
+        return "it needs images of one size; targets android, browser and microcontroller have that"
     if name == "tflm" and manifest["quantize"] in ("dynamic", "float16", "int4"):
         return f'it has no kernels for quantize = "{manifest["quantize"]}"'
     if name == "mediapipe" and manifest["inputs"][0]["dtype"] == "int8":
         return "it takes float32 or uint8 images, not int8"
     if name == "openvino" and manifest["outputs"][0]["dtype"] != "float32":
         return "it does not say what the steps of quantised scores are"
+    if name == "browser" and manifest["outputs"][0]["dtype"] != "float32":
+        return f"its page reads float32 scores, not {manifest['outputs'][0]['dtype']}; target browser has those"
     return None
 
 

@@ -14,11 +14,12 @@ class Target:
 
     Attributes:
         format: a format of `kerastune.formats`.
+        other_formats: that the place takes, too, where they are asked for.
         quantize: the quantisation it gets unless another is asked for.
         images: "any" (uint8 of any size; the model resizes them) or "fixed" (one image of the size it was trained at).
         io: "uint8", "int8" or "float32": how the place holds an image and, in int8 models, the scores.
         runtimes: of `kerastune.runtimes`, that an artifact for this place is verified in: the first always, the
-            others where they are installed.
+            others where they are installed. Those of another format are passed over.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Target:
     images: str
     io: str
     runtimes: tuple[str, ...]
+    other_formats: tuple[str, ...] = ()
 
 
 def names() -> list[str]:
@@ -45,7 +47,8 @@ def load(name: str) -> Target:
         guess = f" (did you mean {close[0]!r}?)" if close else ""
         raise KerastuneError(f"There is no target {name!r}{guess}.", f"Targets: {', '.join(names())}.")
     values = tomllib.loads((files("kerastune.targets") / name / "target.toml").read_text("utf-8"))
-    return Target(**{"name": name, **values, "runtimes": tuple(values["runtimes"])})
+    listed = {key: tuple(values.get(key, ())) for key in ("runtimes", "other_formats")}
+    return Target(**{"name": name, **values, **listed})
 
 
 def readme(name: str) -> str:

@@ -238,8 +238,8 @@ def test_wrong_usage_is_exit_code_2(command: str) -> None:
     assert "Usage: " in result.stderr
 
 
-def test_export_says_which_two_options_it_wants_one_of() -> None:
-    assert "Give either --target NAME or --format FORMAT." in invoke("export", "run").stderr
+def test_export_says_that_it_wants_a_target_or_a_format() -> None:
+    assert "Give --target NAME or --format FORMAT." in invoke("export", "run").stderr
 
 
 # --- other people's names ----------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ KNOWS = {
     "child": {"errors"},
     "support": set(),
     "trace": {"run", "tasks", "targets"},
-    "runtimes": {"artifact", "assets", "child", "errors"},
+    "runtimes": {"artifact", "assets", "child", "errors", "targets"},
     "progress": set(),
     "formats": set(),
     "assets": {"errors"},

@@ -163,7 +163,9 @@ def test_a_runtime_that_cannot_run_a_file_is_refused(made, name, runtime, why):
 
 def test_every_target_can_be_read_and_names_runtimes_of_its_format():
     for where in map(target.load, target.names()):
-        assert all(where.format in runtimes.RUNTIMES[name].formats for name in where.runtimes), where
+        formats = {where.format, *where.other_formats}
+        assert where.format in runtimes.RUNTIMES[where.runtimes[0]].formats, where
+        assert all(formats & set(runtimes.RUNTIMES[name].formats) for name in where.runtimes), where
         assert target.readme(where.name).startswith(f"# {where.name}")
 
 

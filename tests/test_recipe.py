@@ -141,7 +141,7 @@ def test_an_unknown_choice_is_answered_with_what_is_near(pets: str, mistake: str
         ('source = "folder"', 'data.source: is missing; one of \'source\' = "folder", "csv", "tfds"'),
         ('path = "photos"', "data.path: is missing"),
         ('unfreeze = "head"', "phases.0.unfreeze: is missing"),
-        ('target = "linux"', "exports.0: an export needs either `target` or `format`"),
+        ('target = "linux"', "exports.0: an export needs a `target` or a `format`"),
     ],
 )
 def test_a_missing_key_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -179,8 +179,8 @@ def test_an_unfreeze_that_means_something_is_taken(pets: str, spec: str) -> None
         ("phases.1={unfreeze='all', batch_norm='train', lora={rank=4}}", "phases.1: lora trains adapters only"),
         ("phases.1={unfreeze='all', layer_decay=0.5, learning_rates={stem=1e-5}}", "phases.1: layer_decay and"),
         ("train.cache_views=2", "train.cache_views keeps augmented views, and [augment] changes nothing"),
-        ("exports.0.format=onnx", "exports.0: an export needs either `target` or `format`"),
-        ("exports=[{}]", "exports.0: an export needs either `target` or `format`"),
+        ("exports.0.format=onnx", "exports.0: target 'linux' takes format = tflite, not 'onnx'"),
+        ("exports=[{}]", "exports.0: an export needs a `target` or a `format`"),
         ("exports=[{target='linux'}, {target='linux'}]", "two exports would be called 'linux'"),
         ("exports=[{target='linux'}, {format='onnx', name='linux'}]", "two exports would be called 'linux'"),
     ],
@@ -250,7 +250,7 @@ def test_all_problems_are_in_one_message_each_with_its_path(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "either `target` or `format`"),
+        ({}, "a `target` or a `format`"),
         ({"target": "linx"}, "did you mean 'linux'?"),
         ({"format": "onxx"}, "'onnx'"),
         ({"format": "onnx", "max_accuracy_drop": float("nan")}, "max_accuracy_drop"),  # click's range lets NaN through

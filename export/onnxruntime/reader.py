@@ -14,7 +14,7 @@ def load(folder, manifest, options):
     )
 
     def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
-        return session.run(["scores"], {"images": images})[0]
+        return session.run(["scores"], {"images": images.astype(manifest["inputs"][0]["dtype"])})[0]
 
     return predict
 

@@ -1,0 +1,174 @@
+// Runs an artifact in a page: its manifest, its model in the runtime of its format, and its golden images.
+// The resizing is that of classify.py, to the bit: a canvas would do it otherwise than the training did.
+
+const RUNTIMES = { tflite: "./litert.js", onnx: "./onnx.js" };
+const DTYPES = { float32: Float32Array, uint8: Uint8Array };
+const NPY_DTYPES = { "|u1": Uint8Array, "<f4": Float32Array };
+
+// An image is { height, width, data }: RGB, rows from the top.
+
+/** Opens the artifact beside this file: { manifest, runtime, predict(image) -> scores, Float32Array }. */
+export async function load() {
+  const manifest = await (await fetched("manifest.json")).json();
+  const runtime = await import(RUNTIMES[manifest.format]);
+  const run = await runtime.load(manifest);
+  const Pixels = DTYPES[manifest.inputs[0].dtype];
+  const predict = async (image) => run(Pixels.from(fit(image, manifest.image).data));
+  return { manifest, runtime: runtime.name, predict };
+}
+
+/** Replays the golden images and compares with what Keras said about them. */
+export async function check({ manifest, predict }) {
+  const golden = await npz(await (await fetched("golden.npz")).arrayBuffer());
+  const [images, labels] = golden.scores.shape;
+  let [error, agree] = [0, 0];
+  for (let i = 0; i < images; i++) {
+    const { shape, data } = golden[`image_${i}`];
+    const found = await predict({ height: shape[0], width: shape[1], data });
+    const expected = golden.scores.data.subarray(i * labels, (i + 1) * labels);
+    error = Math.max(error, ...expected.map((score, k) => Math.abs(found[k] - score)));  // NaN stays NaN
+    agree += ranked(found)[0] === ranked(expected)[0];
+  }
+  const allowed = manifest.tolerance.golden_error;
+  return { images, error, allowed, agree, passed: error <= allowed };
+}
+
+/** Indices of the scores, from the highest to the lowest. */
+export const ranked = (scores) => [...scores.keys()].sort((a, b) => scores[b] - scores[a]);
+
+/** An image file as in training: upright by its EXIF orientation, on white where it is transparent. */
+export async function photo(file) {
+  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+  const { width, height } = bitmap;
+  const context = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
+  context.fillStyle = "white";
+  context.fillRect(0, 0, width, height);
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  const rgba = context.getImageData(0, 0, width, height).data;
+  const data = new Uint8Array(width * height * 3);
+  for (let i = 0, j = 0; i < rgba.length; i += 4, j += 3) {
+    data[j] = rgba[i];
+    data[j + 1] = rgba[i + 1];
+    data[j + 2] = rgba[i + 2];
+  }
+  return { height, width, data };
+}
+
+async function fetched(name) {
+  const reply = await fetch(new URL(name, import.meta.url), { cache: "no-cache" });
+  if (!reply.ok) throw new Error(`${name}: ${reply.status} ${reply.statusText}`);
+  return reply;
+}
+
+// --- resizing: each line is one of classify.py -------------------------------------------------------------
+
+const f32 = Math.fround;
+
+/** An image of any size -> the size that the model takes, if it does not resize by itself. */
+export function fit(image, settings) {
+  if (settings.resize === "inside") return image;
+  const { height, width } = settings;
+  if (settings.crop_to_aspect_ratio) image = cropped(image, height, width);
+  if (settings.pad_to_aspect_ratio) image = padded(image, height, width);
+  const tall = resized(image, height, 0, settings.interpolation);
+  const { data } = resized(tall, width, 1, settings.interpolation);
+  return { height, width, data: Uint8Array.from(data, (x) => Math.min(Math.max(evenly(x), 0), 255)) };
+}
+
+/** A half is rounded to the even number, as numpy does. */
+function evenly(x) {
+  const low = Math.floor(x);
+  return x - low === 0.5 ? low + (low & 1) : Math.round(x);
+}
+
+function cropped(image, height, width) {
+  const tall = Math.max(Math.min(image.height, Math.floor((image.width * height) / width)), 1);
+  const wide = Math.max(Math.min(image.width, Math.floor((image.height * width) / height)), 1);
+  return moved(image, tall, wide, (image.height - tall) >> 1, (image.width - wide) >> 1);
+}
+
+function padded(image, height, width) {
+  const tall = Math.max(image.height, Math.floor((image.width * height) / width));
+  const wide = Math.max(image.width, Math.floor((image.height * width) / height));
+  const [top, left] = [(tall - image.height) >> 1, (wide - image.width) >> 1];
+  return moved(image, image.height + 2 * top, image.width + 2 * left, -top, -left);
+}
+
+/** The part of an image that begins at (top, left); black where there is none. */
+function moved(image, height, width, top, left) {
+  const data = new Uint8Array(height * width * 3);
+  for (let y = Math.max(0, -top); y < height && y + top < image.height; y++) {
+    const from = ((y + top) * image.width + Math.max(left, 0)) * 3;
+    const count = Math.min(width, image.width - Math.max(left, 0)) * 3;
+    data.set(image.data.subarray(from, from + count), (y * width + Math.max(-left, 0)) * 3);
+  }
+  return { height, width, data };
+}
+
+/** Rows (axis 0) or columns (axis 1) brought to `size`. */
+function resized(image, size, axis, interpolation) {
+  const length = axis ? image.width : image.height;
+  if (length === size) return image;
+  const [lines, step] = axis ? [image.height, 3] : [1, image.width * 3];
+  const data = new Float32Array(lines * size * step);
+  for (let to = 0; to < size; to++) {
+    const [first, ...others] = taps(f32(f32(to + 0.5) * f32(length / size)), length, interpolation);
+    for (let line = 0; line < lines; line++) {
+      for (let k = 0; k < step; k++) {
+        const part = ([at, weight]) => f32(image.data[(line * length + at) * step + k] * weight);
+        let sum = part(first);
+        for (const tap of others) sum = f32(sum + part(tap));
+        data[(line * size + to) * step + k] = sum;
+      }
+    }
+  }
+  return { height: axis ? image.height : size, width: axis ? size : image.width, data };
+}
+
+/** Which pixels of a line make up one, and their weights: half-pixel centres, no antialiasing. */
+function taps(edge, length, interpolation) {
+  const inside = (at) => Math.min(Math.max(at, 0), length - 1);
+  if (interpolation === "nearest") return [[inside(Math.floor(edge)), 1]];
+  const middle = f32(edge - 0.5);
+  const first = Math.floor(middle);
+  const part = f32(middle - first);
+  if (interpolation === "bilinear") return [[inside(first), f32(1 - part)], [inside(first + 1), part]];
+  const weights = [-1, 0, 1, 2].map((k) => (first + k < 0 || first + k >= length ? 0 : keys(Math.abs(part - k))));
+  const total = weights.reduce((sum, weight) => sum + weight);
+  return weights.map((weight, k) => [inside(first + k - 1), f32(weight / total)]);
+}
+
+const keys = (x) =>
+  x <= 1 ? 1.5 * x ** 3 - 2.5 * x ** 2 + 1 : x < 2 ? -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2 : 0;
+
+// --- numpy's files -----------------------------------------------------------------------------------------
+
+/** The numeric arrays of an .npz, a zip of deflated .npy files: name -> { shape, data }. */
+async function npz(buffer) {
+  const view = new DataView(buffer);
+  let end = buffer.byteLength - 22;
+  while (view.getUint32(end, true) !== 0x06054b50) end--;  // throws a RangeError where there is no zip
+  const arrays = {};
+  for (let n = view.getUint16(end + 10, true), at = view.getUint32(end + 16, true); n > 0; n--) {
+    const [nameLength, extra, comment] = [28, 30, 32].map((offset) => view.getUint16(at + offset, true));
+    const name = new TextDecoder().decode(new Uint8Array(buffer, at + 46, nameLength));
+    const local = view.getUint32(at + 42, true);
+    const start = local + 30 + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
+    const packed = new Blob([new Uint8Array(buffer, start, view.getUint32(at + 20, true))]);
+    const whole = new Response(packed.stream().pipeThrough(new DecompressionStream("deflate-raw")));
+    const array = npy(await whole.arrayBuffer());
+    if (array) arrays[name.replace(/\.npy$/, "")] = array;
+    at += 46 + nameLength + extra + comment;
+  }
+  return arrays;
+}
+
+function npy(buffer) {
+  const length = new DataView(buffer).getUint16(8, true);
+  const header = new TextDecoder().decode(new Uint8Array(buffer, 10, length));
+  const Data = NPY_DTYPES[/'descr': '([^']+)'/.exec(header)[1]];
+  if (!Data) return null;  // the labels, which are in the manifest
+  const shape = /'shape': \(([^)]*)\)/.exec(header)[1].split(",").filter((part) => part.trim()).map(Number);
+  return { shape, data: new Data(buffer, 10 + length) };
+}

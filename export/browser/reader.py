@@ -1,0 +1,167 @@
+"""Runs an artifact in headless Chromium, in the page beside this file: LiteRT.js or onnxruntime-web, and numpy.
+
+The page hands back its scores to a server on this machine's own address, and Chromium reaches no other.
+"""
+
+import atexit
+import contextlib
+import http.server
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+PACKAGES = ("@litertjs/core@2.5.3", "onnxruntime-web@1.30.0")
+INSTALL = (
+    f"apt-get install chromium && npm install --ignore-scripts --prefix ~/kerastune-browser {' '.join(PACKAGES)} && "
+    "export KERASTUNE_BROWSER=~/kerastune-browser/node_modules"
+)
+PATIENCE = 120  # seconds that loading the model, or one image, may take
+HERE = Path(__file__).resolve().parent
+
+_SWITCHES = (
+    *("--headless", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-dev-shm-usage"),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+)
+# Some systems have other names for these, and a page's modules need just these.
+_TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
+
+
+def chromium():
+    """The browser's program; None where there is none."""
+    found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    return next(filter(None, found), None)
+
+
+def packages():
+    """The folder that npm put the runtimes into: $KERASTUNE_BROWSER, or js/ beside the page; None where it is not."""
+    folder = Path(os.environ.get("KERASTUNE_BROWSER") or HERE / "js").absolute()
+    return folder if any((folder / name).is_dir() for name in ("@litertjs/core", "onnxruntime-web")) else None
+
+
+@cache
+def installed():
+    """The version of Chromium; None where it or the runtimes are missing."""
+    if not (chromium() and packages()):
+        return None
+    said = subprocess.run([chromium(), "--version"], capture_output=True, text=True).stdout
+    return next((word for word in said.split() if word[0].isdigit()), None)
+
+
+class Server(http.server.SimpleHTTPRequestHandler):
+    """The page and the runtimes, the artifact's data, and a turn for each image."""
+
+    def __init__(self, artifact, data, images, answers, *arguments):
+        self.artifact, self.data, self.images, self.answers = artifact, data, images, answers
+        super().__init__(*arguments, directory=str(HERE))
+
+    def guess_type(self, path):
+        return _TYPES.get(Path(path).suffix) or super().guess_type(path)
+
+    def translate_path(self, path):
+        inside = Path(super().translate_path(path)).relative_to(HERE)  # ".." is taken out there
+        if inside.parts[:1] == ("js",):
+            return str(packages().joinpath(*inside.parts[1:]))
+        # The page is the one beside this file, never the artifact's: a foreign folder's code is not run.
+        return str((self.artifact if str(inside) in self.data else HERE) / inside)
+
+    def end_headers(self):
+        self.send_header("Cross-Origin-Opener-Policy", "same-origin")  # these two allow threads
+        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        super().end_headers()
+
+    def do_GET(self):
+        if self.path != "/drive":
+            return super().do_GET()
+        page = (HERE / "index.html").read_bytes().replace(b'src="page.js"', b'src="drive.js"')
+        self.reply(page, "text/html")
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answers.put((self.path, body))
+        self.reply(self.images.get() if self.path == "/turn" else b"", "application/octet-stream")
+
+    def reply(self, body, kind):
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def load(folder, manifest):
+    images, answers = queue.Queue(), queue.Queue()
+    data = ("manifest.json", "golden.npz", manifest["model"])
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, folder.resolve(), data, images, answers))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    until_the_end = contextlib.ExitStack()
+    atexit.register(until_the_end.close)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    browser = until_the_end.enter_context(browsing(f"http://127.0.0.1:{server.server_port}/drive"))
+    # The page resizes, as it does for its users; classify.py leaves images as they are.
+    manifest["image"] = {**manifest["image"], "resize": "inside"}
+
+    def answer():
+        for _ in range(PATIENCE):
+            try:
+                path, said = answers.get(timeout=1)
+            except queue.Empty:
+                if browser.poll() is not None:
+                    sys.exit(f"Chromium ended by itself (exit code {browser.returncode})")
+                continue
+            if path != "/turn":
+                sys.exit(f"the page failed: {said.decode(errors='replace')}")
+            return np.frombuffer(said, "<f8")
+        sys.exit(f"the page has not answered for {PATIENCE} s")
+
+    def predict(batch):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
+        found = []
+        for image in batch:
+            images.put(np.array(image.shape[:2], "<u4").tobytes() + image.tobytes())
+            found.append(answer())
+        predict.seconds = sum(one[0] for one in found) / 1e3
+        return np.stack(found)[:, 1:].astype(np.float32)
+
+    predict.peak_mb = float("nan")  # of this process, which does not run the model
+    answer()  # the model is loaded
+    return predict
+
+
+@contextlib.contextmanager
+def browsing(url):
+    """Chromium at an address, in a profile of its own; both are gone afterwards."""
+    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium needs that of root
+    with tempfile.TemporaryDirectory(prefix="kerastune-browser-", ignore_cleanup_errors=True) as profile:
+        command = [chromium(), *_SWITCHES, *root, f"--user-data-dir={profile}", url]
+        quiet = subprocess.DEVNULL
+        browser = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+        try:
+            yield browser
+        finally:
+            browser.terminate()
+            try:
+                browser.wait(10)
+            except subprocess.TimeoutExpired:
+                browser.kill()
+                browser.wait()
+
+
+if __name__ == "__main__":
+    sys.path.append(str(HERE.parent))  # in an artifact, classify.py is beside this file
+    from classify import main
+
+    if not installed():
+        sys.exit(f"this needs Chromium, and runtimes that npm installs: {INSTALL}")
+    main(load)
