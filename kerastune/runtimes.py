@@ -31,7 +31,8 @@ class Runtime:
         reader: the reader in export/ that starts it.
         formats: what it runs.
         options: of the reader.
-        slow: an interpreter without optimised kernels, or a browser; it scores `SUBSET` of the validation images, not all.
+        slow: an interpreter without optimised kernels, or a browser: it scores `SUBSET` of the validation images, not
+            all.
         threads: whether the reader takes --threads.
         script: in export/: puts a Python of its own, with the package, into a folder of its name in kerastune's cache.
             It proves something about another machine, and runs only where it is asked for.

@@ -1,5 +1,4 @@
 // What reader.py loads in place of page.js: it scores the images that the reader hands it, one a turn.
-import { load } from "./classify.js";
 
 /** Says what was found, float64 [milliseconds, scores …], and gets the next image: height, width, pixels. */
 async function turn(found) {
@@ -10,6 +9,7 @@ async function turn(found) {
 }
 
 try {
+  const { load } = await import("./classify.js");  // here, a module that fails is reported, too
   const { predict } = await load();
   let found = new Float64Array();
   while (true) {
