@@ -218,7 +218,6 @@ def test_an_unknown_target_is_answered_with_what_is_near(command: str, tmp_path:
     "command",
     [
         "export run",
-        "export run --target linux --format onnx",
         "export run --format onxx",
         "export run --target linux --quantize int3",
         "export run --target linux --max-accuracy-drop 2",

@@ -252,6 +252,8 @@ def test_all_problems_are_in_one_message_each_with_its_path(tmp_path: Path) -> N
     [
         ({}, "a `target` or a `format`"),
         ({"target": "linx"}, "did you mean 'linux'?"),
+        ({"target": "linux", "format": "onnx"}, "target 'linux' takes format = tflite, not 'onnx'"),
+        ({"target": "browser", "format": "saved_model"}, "takes format = tflite or onnx, not 'saved_model'"),
         ({"format": "onxx"}, "'onnx'"),
         ({"format": "onnx", "max_accuracy_drop": float("nan")}, "max_accuracy_drop"),  # click's range lets NaN through
         ({"format": "onnx", "quantize": "int4"}, "quantize"),
