@@ -1,9 +1,10 @@
-"""Runs an exported image classifier without kerastune: numpy and one runtime.
+"""Runs an exported model without kerastune: numpy, one runtime and, for texts, the package tokenizers.
 
 Each target's reader.py brings `load(folder) -> predict`; this file is what they share. Both are copied into every
 artifact, so that the folder runs by itself wherever it is taken.
 
-    python reader.py ARTIFACT photo.jpg …       labels and probabilities
+    python reader.py ARTIFACT photo.jpg …       labels and probabilities of images
+    python reader.py ARTIFACT "a text" …        the same of texts; of pairs, two texts each
     python reader.py ARTIFACT --check           replays golden.npz: does this device compute what was trained?
 """
 
@@ -21,9 +22,11 @@ import numpy as np
 def main(load, *arguments):
     """Each of `arguments` adds options of a reader's own to a parser; `load(folder, manifest, options)` gets them."""
     started = time.perf_counter()
-    parser = argparse.ArgumentParser(description="Runs an exported image classifier.")
+    parser = argparse.ArgumentParser(description="Runs an exported model.")
     parser.add_argument("artifact", type=Path, help="the artifact's folder (it holds manifest.json)")
-    parser.add_argument("images", nargs="*", help="image files (needs Pillow), or .npy files of uint8 [H, W, 3]")
+    parser.add_argument(
+        "examples", nargs="*", help="image files (needs Pillow), or .npy files of uint8 [H, W, 3]; or texts"
+    )
     parser.add_argument("--top", type=int, default=3, metavar="K", help="labels to print for each image")
     parser.add_argument("--check", action="store_true", help="replay golden.npz; exit code 3 if it differs")
     parser.add_argument(
@@ -34,26 +37,60 @@ def main(load, *arguments):
     options = parser.parse_intermixed_args()  # options may stand before the images
     if not (options.artifact / "manifest.json").is_file():
         parser.error(f"{options.artifact} is no artifact: it holds no manifest.json")
-    if not (options.images or options.check or options.stream):
-        parser.error("name image files, or --check")
+    if not (options.examples or options.check or options.stream):
+        parser.error("name image files, or give texts, or --check")
     manifest = json.loads((options.artifact / "manifest.json").read_text("utf-8"))
     if changed := [name for name, file in manifest["files"].items() if not same(options.artifact / name, file)]:
         print(f"FAILED: not what was exported: {', '.join(changed)}", file=sys.stderr)
         sys.exit(3)
     predict = load(options.artifact, manifest, options) if arguments else load(options.artifact, manifest)
+    take = taking(predict, options.artifact, manifest)
     if options.stream:
-        stream(predict, manifest, options.stream, time.perf_counter() - started)
-    if options.check and not check(predict, options.artifact, manifest):
+        stream(predict, take, options.stream, time.perf_counter() - started)
+    if options.check and not check(predict, take, options.artifact, manifest):
         sys.exit(3)
-    for path in options.images:
-        try:
-            image = read_image(path)
-        except (OSError, ValueError) as error:
-            sys.exit(f"{path} cannot be read as an image: {error}")
-        scores = predict(fit(image, manifest)[None])[0]
-        print(path)
+    for name, example in named(options.examples, manifest):
+        scores = predict(take(example))[0]
+        print(name)
         for i in np.argsort(-scores, kind="stable")[: options.top]:
             print(f"  {scores[i]:.4f}  {manifest['labels'][i]}")
+
+
+def named(arguments, manifest):
+    """What was asked about: its name, and the example itself."""
+    if "text" in manifest:
+        sides = 2 if manifest["text"]["pairs"] else 1
+        if len(arguments) % sides:
+            sys.exit(f"this model takes pairs of texts, and there are {len(arguments)} texts")
+        for at in range(0, len(arguments), sides):
+            yield " | ".join(arguments[at : at + sides]), np.array(arguments[at : at + sides])
+        return
+    for path in arguments:
+        try:
+            yield path, read_image(path)
+        except (OSError, ValueError) as error:
+            sys.exit(f"{path} cannot be read as an image: {error}")
+
+
+def taking(predict, folder, manifest):
+    """What makes of an example, or of a batch of them, what `predict` takes.
+
+    A text, a pair or a batch of them (an array of str [1 or 2], or [B, 1 or 2]) -> int32 [B, L] by name; an image
+    uint8 [H, W, 3] -> [1, h, w, 3]; a batch of images and an encoded file stay as they are.
+    """
+    if "text" not in manifest:
+        return lambda example: fit(example, manifest)[None] if example.ndim == 3 else example
+    if getattr(predict, "raw", False):
+        return lambda example: np.atleast_2d(example).tolist()
+    from texts import load
+
+    tokenised, length = load(folder, manifest["text"]), manifest["inputs"][0]["shape"][1]
+    return lambda example: tokenised(np.atleast_2d(example).tolist(), length)
+
+
+def tensors(batch):
+    """A batch by the names of the model's inputs."""
+    return batch if isinstance(batch, dict) else {"images": batch}
 
 
 def threads(parser):
@@ -86,32 +123,33 @@ def same(path, file):
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"]
 
 
-def check(predict, folder, manifest):
+def check(predict, take, folder, manifest):
     """Replays the golden inputs and compares with what Keras said about them."""
     with np.load(folder / "golden.npz", allow_pickle=False) as golden:
-        expected = golden["scores"]
-        found = np.concatenate([predict(golden[f"image_{i}"][None]) for i in range(len(expected))])
+        expected, kind = golden["scores"], "text" if "text" in manifest else "image"
+        examples = [golden[f"{kind}_{i}"] for i in range(len(expected))]
+    found = np.concatenate([predict(take(example)) for example in examples])
     error = np.abs(found - expected).max()
     allowed = manifest["tolerance"]["golden_error"]
     passed = bool(error <= allowed)  # NaN compares false with everything, so it fails
     agree = int((found.argmax(-1) == expected.argmax(-1)).sum())
     print(
-        f"{'ok' if passed else 'FAILED'}: {len(expected)} golden images, largest error {error:.3g} "
+        f"{'ok' if passed else 'FAILED'}: {len(expected)} golden {kind}s, largest error {error:.3g} "
         f"({allowed:.3g} allowed), {agree} labels agree"
     )
     return passed
 
 
-def stream(predict, manifest, out, load_seconds):
+def stream(predict, take, out, load_seconds):
     """Scores and seconds for each array on stdin: 8 bytes that say how long its .npy is, then the .npy itself.
 
-    An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], or an encoded file [n].
+    An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], or texts as `taking` has them.
     """
     scores, seconds = [], []
     while size := sys.stdin.buffer.read(8):
         file = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(size, "little")))
         array = np.load(file, allow_pickle=False)
-        batch = fit(array, manifest)[None] if array.ndim == 3 else array
+        batch = take(array)
         start = time.perf_counter()
         scores.append(predict(batch))
         took = time.perf_counter() - start

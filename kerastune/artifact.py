@@ -26,6 +26,8 @@ GOLDEN = "golden.npz"
 REPORT = "report.json"
 
 Image = npt.NDArray[np.uint8]
+Example = npt.NDArray[Any]
+"""An image, uint8 [H, W, 3]; or a text or a pair of texts, str [1 or 2]."""
 Scores = npt.NDArray[np.float32]
 
 
@@ -57,11 +59,16 @@ class Artifact:
         path = self.folder / REPORT
         return json.loads(path.read_text("utf-8")) if path.is_file() else None
 
-    def golden(self) -> tuple[list[Image], Scores]:
-        """Real validation images, uint8 [H, W, 3] each, and Keras's scores on them, float32 [n, K]."""
+    @property
+    def unit(self) -> str:
+        """What an example is: "image" or "text"."""
+        return "text" if "text" in self.manifest else "image"
+
+    def golden(self) -> tuple[list[Example], Scores]:
+        """Real validation examples, and Keras's scores on them, float32 [n, K]."""
         with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
             scores = stored["scores"]
-            return [stored[f"image_{i}"] for i in range(len(scores))], scores
+            return [stored[f"{self.unit}_{i}"] for i in range(len(scores))], scores
 
     def own_scores(self) -> Scores | None:
         """What a quantised artifact's own runtime said about the golden images, float32 [n, K]."""
@@ -106,14 +113,15 @@ def load(folder: str | Path) -> Artifact:
 
 
 def write(
-    folder: Path, manifest: dict[str, Any], images: Sequence[Image], scores: Scores, found: Scores | None = None
+    folder: Path, manifest: dict[str, Any], examples: Sequence[Example], scores: Scores, found: Scores | None = None
 ) -> Artifact:
     """Completes a folder that already holds the model: golden.npz, and the manifest with every file's hash.
 
     Args:
         found: what a quantised model's own runtime says; other runtimes must say nearly the same.
     """
-    named: dict[str, npt.NDArray[Any]] = {f"image_{i}": image for i, image in enumerate(images)}
+    unit = "text" if "text" in manifest else "image"
+    named: dict[str, npt.NDArray[Any]] = {f"{unit}_{i}": example for i, example in enumerate(examples)}
     if found is not None:
         named["found"] = found
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, scores=scores, labels=manifest["labels"], **named)

@@ -598,26 +598,35 @@ def evaluate(run_folder: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("folder", metavar="RUN_OR_ARTIFACT")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="Labels for each file.")
+@click.argument("examples", nargs=-1, metavar="FILE_OR_TEXT...")
+@click.option("--file", "lines", type=click.File(encoding="utf-8"), help="A file with one text a line; - for stdin.")
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="Labels for each.")
 @_json
-def predict(folder: str, files: tuple[str, ...], top: int, as_json: bool) -> None:
-    """Label image files, with a run's model or with an artifact in its own runtime.
+def predict(folder: str, examples: tuple[str, ...], lines: Any, top: int, as_json: bool) -> None:
+    """Label image files or texts, with a run's model or with an artifact in its own runtime.
 
+    A model of pairs takes two texts for each.
+
+    \b
     Example: kerastune predict runs/first/exports/onnxruntime photo.jpg --top 1
+             kerastune predict runs/questions "Where is the Louvre?"
     """
     from kerastune import inference
 
-    found = inference.predict(folder, files, top)
+    asked = [*examples, *(line.rstrip("\n") for line in lines or () if line.strip())]
+    if not asked:
+        raise click.UsageError("Name image files, or give texts.")
+    found = inference.predict(folder, asked, top)
 
     def show() -> None:
         for prediction in found:
-            put(prediction.file)
+            put(prediction.input)
             for label, probability in prediction.labels:
                 put(f"  {probability:.4f}  {label}")
 
     document = [
-        {"file": p.file, "labels": [{"label": label, "probability": value} for label, value in p.labels]} for p in found
+        {"input": p.input, "labels": [{"label": label, "probability": value} for label, value in p.labels]}
+        for p in found
     ]
     emit(as_json, document, show)
     say("\nNext: the report.html of its run shows where this model is wrong")

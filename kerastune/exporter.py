@@ -25,8 +25,8 @@ from kerastune.run import Run
 from kerastune.target import Target
 from kerastune.verifier import FLOAT_TOLERANCE, OTHER_KERNELS, refuse_failed, replay
 
-GOLDEN_IMAGES = 16
-CALIBRATION_IMAGES = 128
+GOLDEN_EXAMPLES = 16
+CALIBRATION_EXAMPLES = 128
 _WARM_UP_IMAGES = 4
 
 # Golden and calibration images are real, but no larger than this: their sizes add up, and every model shrinks them.
@@ -91,14 +91,22 @@ class _Job:
     folder: Path
     wanted: Export
 
+    unit: str = "image"
+
     @property
     def fixed(self) -> bool:
+        """Whether it takes examples of one size: images that were resized, texts that were padded."""
+        if self.unit == "text":  # ranges of activations are measured at one length
+            return self.target.format == "tflite" and self.quantize in ("auto", "int8", "int16x8")
         return self.target.images == "fixed"
 
     @property
     def signature(self) -> str:
         if self.target.format == "saved_model":
             return "serving"
+        if self.unit == "text":
+            one = "fixed_length" if self.fixed else "any_length"
+            return one if self.target.format == "tflite" else "serving_default"
         if not self.fixed:
             return "any_size" if self.target.format == "tflite" else "serving_default"
         # The converter itself makes integer inputs of an int8 model; else a cast does.
@@ -106,7 +114,7 @@ class _Job:
         return "fixed_float32" if quantised or self.target.io == "float32" else "fixed_uint8"
 
     def conversion(self, quantize: str, keep_float: tuple[str, ...] = ()) -> Conversion:
-        io = self.target.io if self.fixed and quantize == "int8" else "float32"
+        io = self.target.io if self.fixed and quantize == "int8" and self.unit == "image" else "float32"
         return Conversion(
             self.signature, quantize, io, "calibration_fixed" if self.fixed else "calibration", keep_float
         )
@@ -117,7 +125,8 @@ def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
     where = target.load(wanted.target or FORMATS[format].target)
     fitting = tuple(name for name in where.runtimes if format in runtimes.RUNTIMES[name].formats)
     where = replace(where, format=format, runtimes=fitting)
-    return _Job(where, quantize, run.absolute(out) if out else of.exports / export_name(wanted), wanted)
+    folder = run.absolute(out) if out else of.exports / export_name(wanted)
+    return _Job(where, quantize, folder, wanted, of.recipe.data.unit)
 
 
 def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
@@ -131,12 +140,12 @@ def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
     """A scratch folder with the traced model, and the images to prove and calibrate it with."""
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         work, splits = Path(scratch), of.splits(progress)
-        golden = spread(splits.validation, GOLDEN_IMAGES)
-        calibration = spread(splits.train, CALIBRATION_IMAGES)
-        _save_images(work / "golden.npz", splits.validation, golden)
-        _save_images(work / "calibration.npz", splits.train, calibration)
+        golden = spread(splits.validation, GOLDEN_EXAMPLES)
+        calibration = spread(splits.train, CALIBRATION_EXAMPLES)
+        _save_examples(work / "golden.npz", splits.validation, golden, of.recipe.data.unit)
+        _save_examples(work / "calibration.npz", splits.train, calibration, of.recipe.data.unit)
         digests = "".join(splits.train.digests[i] for i in calibration)
-        record = {"images": len(calibration), "sha256": hashlib.sha256(digests.encode()).hexdigest()}
+        record = {"examples": len(calibration), "sha256": hashlib.sha256(digests.encode()).hexdigest()}
         run.write_json(work / "calibration.json", record)
         run.write_json(work / "about.json", asdict(_about(of)))
         progress.say("Tracing the model")
@@ -147,7 +156,7 @@ def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
 def _about(of: Run) -> About:
     return About(
         of.recipe.name,
-        f"Image classifier, fine-tuned from {of.recipe.preset} with kerastune",
+        f"{of.recipe.task.replace('_', ' ').capitalize()}, fine-tuned from {of.recipe.preset} with kerastune",
         of.folder.name,
         _licence(of),
         list(of.labels),
@@ -159,13 +168,15 @@ def _licence(of: Run) -> str:
     return known.licence if known else "that of the preset: see its model card"
 
 
-def _save_images(path: Path, split: Split, indices: list[int]) -> None:
-    def shrunk(i: int) -> artifact.Image:
+def _save_examples(path: Path, split: Split, indices: list[int], unit: str) -> None:
+    def example(i: int) -> artifact.Example:
+        if unit == "text":
+            return np.array(split.texts(i))
         image = PillowImage.fromarray(split.image(i))
         image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
         return np.asarray(image)
 
-    np.savez(path, allow_pickle=False, **{f"image_{n:03}": shrunk(i) for n, i in enumerate(indices)})
+    np.savez(path, allow_pickle=False, **{f"{n:03}/{unit}s": example(i) for n, i in enumerate(indices)})
 
 
 def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Artifact:
@@ -248,16 +259,21 @@ def _attempt(
     options = [job.target.format, str(work), str(path), json.dumps(asdict(conversion))]
     child.run(f"The {job.target.format} converter", ["-m", "kerastune.formats", *options])
     with as_file(files("kerastune.targets")) as targets:
-        shutil.copy(targets / "classify.py", folder)
+        for shared in ("classify.py", "texts.py") if job.unit == "text" else ("classify.py",):
+            shutil.copy(targets / shared, folder)
         for source in sorted((targets / job.target.name).iterdir()):
             if source.suffix in (".py", ".html", ".js"):
                 shutil.copy(source, folder)
-    kind = "golden_fixed" if job.fixed else "golden"
+    if job.unit == "text":
+        shutil.copytree(work / "tokenizer", folder, dirs_exist_ok=True)
+        if job.target.format == "saved_model":
+            shutil.copytree(work / f"{conversion.signature}_text", folder / RAW_TEXT, dirs_exist_ok=True)
+    kind = "golden_fixed" if job.fixed and job.unit == "image" else "golden"
     with np.load(work / f"{kind}.npz", allow_pickle=False) as stored:
         images = [stored[name] for name in stored.files]
     manifest, reference = _manifest(of, job, conversion, work), np.load(work / f"{kind}.npy")
     if job.target.name == "tf-serving":
-        _prepare_serving(job.folder.name, folder, path, images, reference)
+        _prepare_serving(job.folder.name, folder, path, images if job.unit == "image" else [], reference)
     if job.target.name == "microcontroller":
         for file, text in microcontroller.c_source(job.folder.name, path.read_bytes()).items():
             (folder / file).write_text(text, "utf-8")
@@ -280,7 +296,7 @@ def _prepare_serving(
     """TF Serving's own files, and requests that it warms up with, where its stubs are installed to write them."""
     for file, text in serving.serving_files(name).items():
         (folder / file).write_text(text, "utf-8")
-    if serving.write_warmup(model, images[:_WARM_UP_IMAGES]):
+    if images and serving.write_warmup(model, images[:_WARM_UP_IMAGES]):
         answers = [outputs["scores"][0] for _, outputs in serving.replay_warmup(model)]
         expected = reference[:_WARM_UP_IMAGES].repeat(2, axis=0)  # each image as pixels, and as a file
         if not (error := float(np.abs(np.stack(answers) - expected).max())) <= FLOAT_TOLERANCE:
@@ -315,12 +331,9 @@ def _over_limits(wanted: Export, report: dict[str, Any]) -> list[str]:
 
 
 def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path) -> dict[str, Any]:
-    settings, fixed, quantize = json.loads((work / "image.json").read_text("utf-8")), job.fixed, conversion.quantize
-    height, width = settings["height"], settings["width"]
+    quantize = conversion.quantize
     batch = None if conversion.signature in ("serving", "serving_default") else 1
-    resizing = f"resize to {height}x{width}, {settings['interpolation']}, as in training"
-    io = job.target.io if fixed else "uint8"
-    outside = ["decode the file to RGB", "apply its EXIF orientation", "put transparency on white"]
+    contract = _of_texts(job, work, batch) if job.unit == "text" else _of_images(job, conversion, work, batch)
     return {
         "name": job.folder.name,
         "format": job.target.format,
@@ -329,10 +342,58 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path) -> dict[st
         "target": job.target.name,
         "runtime": job.target.runtimes[0],
         "model": FORMATS[job.target.format].model,
-        "signatures": ["serving_default", "serve_bytes"]
-        if conversion.signature == "serving"
-        else [conversion.signature],
         "task": of.recipe.task,
+        "target_kind": of.recipe.data.target,
+        **contract,
+        "outputs": [
+            {
+                "name": "scores",
+                "shape": [batch, len(of.labels)],
+                "dtype": conversion.io if quantize == "int8" else "float32",
+                **_MEANINGS[of.recipe.data.target],
+            }
+        ],
+        "labels": list(of.labels),
+        "metric": of.metric,
+        "tolerance": {
+            "golden_error": FLOAT_TOLERANCE,
+            # Pixels that a device has resized are whole numbers; in training they were not.
+            "validation_error": None if job.fixed and job.unit == "image" else FLOAT_TOLERANCE,
+            "accuracy_drop": None,
+        }
+        if quantize == "none"
+        else {"golden_error": None, "validation_error": None, "accuracy_drop": job.wanted.max_accuracy_drop},
+        "calibration": json.loads((work / "calibration.json").read_text()) if quantize in ("int8", "int16x8") else None,
+        "preset": of.recipe.preset,
+        "licence": _licence(of),
+        "run": of.folder.name,
+        "recipe_sha256": of.record["recipe_sha256"],
+        f"test_{of.metric}": of.record["metrics"]["test"][of.metric],
+        "versions": run.versions(),
+    }
+
+
+_MEANINGS: dict[str, dict[str, Any]] = {
+    "label": {
+        "range": [0, 1],
+        "meaning": "probability of each label, in the order of `labels`; they sum to 1. In an integer dtype: scale and "
+        "zero point are in the file",
+    },
+    "labels": {"range": [0, 1], "meaning": "probability of each label for itself, in the order of `labels`"},
+    "number": {"range": None, "meaning": "the number itself"},
+}
+
+
+def _of_images(job: _Job, conversion: Conversion, work: Path, batch: int | None) -> dict[str, Any]:
+    """What a manifest says of an image model's inputs."""
+    settings, fixed = json.loads((work / "image.json").read_text("utf-8")), job.fixed
+    height, width = settings["height"], settings["width"]
+    resizing = f"resize to {height}x{width}, {settings['interpolation']}, as in training"
+    io = job.target.io if fixed else "uint8"
+    outside = ["decode the file to RGB", "apply its EXIF orientation", "put transparency on white"]
+    serving = ["serving_default", "serve_bytes"]
+    return {
+        "signatures": serving if conversion.signature == "serving" else [conversion.signature],
         "image": {**settings, "resize": "outside" if fixed else "inside"},
         "inputs": [
             {
@@ -345,36 +406,39 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path) -> dict[st
                 + ("" if fixed else ", of any height and width"),
             }
         ],
-        "outputs": [
-            {
-                "name": "scores",
-                "shape": [batch, len(of.labels)],
-                "dtype": conversion.io if quantize == "int8" else "float32",
-                "range": [0, 1],
-                "meaning": "probability of each label, in the order of `labels`; they sum to 1"
-                + (" (quantised: scale and zero point are in the file)" if conversion.io != "float32" else ""),
-            }
-        ],
         "preprocessing": {
             "inside": [*([] if fixed else [resizing]), "scale and offset", "softmax"],
             "outside": [*outside, *([resizing] if fixed else [])],
         },
-        "labels": list(of.labels),
-        "tolerance": {
-            "golden_error": FLOAT_TOLERANCE,
-            # Pixels that a device has resized are whole numbers; in training they were not.
-            "validation_error": None if fixed else FLOAT_TOLERANCE,
-            "accuracy_drop": None,
-        }
-        if quantize == "none"
-        else {"golden_error": None, "validation_error": None, "accuracy_drop": job.wanted.max_accuracy_drop},
-        "calibration": json.loads((work / "calibration.json").read_text()) if quantize in ("int8", "int16x8") else None,
-        "preset": of.recipe.preset,
-        "licence": _licence(of),
-        "run": of.folder.name,
-        "recipe_sha256": of.record["recipe_sha256"],
-        "test_accuracy": of.record["metrics"]["test"]["accuracy"],
-        "versions": run.versions(),
+    }
+
+
+RAW_TEXT = "serving_text/1"
+"""Where in an artifact the SavedModel stands that takes raw texts."""
+
+_ROWS = {
+    "token_ids": "tokens of the text, as tokenizer.json numbers them, packed as `text` says",
+    "padding_mask": "1 for a token, 0 for padding",
+    "segment_ids": "0 for the first text of a pair, 1 for the second",
+}
+
+
+def _of_texts(job: _Job, work: Path, batch: int | None) -> dict[str, Any]:
+    """What a manifest says of a text model's inputs."""
+    packing = json.loads((work / "text.json").read_text("utf-8"))
+    length = packing["sequence_length"] if job.fixed else None
+    raw = {"raw": RAW_TEXT, "raw_needs": "tensorflow_text"} if job.target.format == "saved_model" else {}
+    return {
+        "signatures": ["serving_default"] if batch is None else ["fixed_length" if job.fixed else "any_length"],
+        "text": {**packing, **raw},
+        "inputs": [
+            {"name": name, "shape": [batch, length], "dtype": "int32", "range": None, "meaning": _ROWS[name]}
+            for name in sorted(packing["inputs"])
+        ],
+        "preprocessing": {
+            "inside": ["softmax or sigmoid of labels"],
+            "outside": ["tokenise with tokenizer.json", "pack as `text` says"],
+        },
     }
 
 

@@ -1,11 +1,13 @@
-"""Labels for new inputs, from a run (in Keras) or from an artifact (in its own runtime)."""
+"""What a model says about new images or texts, from a run (in Keras) or from an artifact (in its own runtime)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from kerastune import artifact, run, runtimes
-from kerastune.artifact import Artifact, Image
+from kerastune.artifact import Artifact, Example
 from kerastune.data import images
 from kerastune.errors import DataError, KerastuneError
 from kerastune.run import Run
@@ -13,38 +15,48 @@ from kerastune.run import Run
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about one file: labels with probabilities, the most probable first."""
+    """What the model says about one example: labels with probabilities, the most probable first; or one number.
 
-    file: str
+    `input` is the file's path, or the text; the texts of a pair stand with " | " between them.
+    """
+
+    input: str
     labels: tuple[tuple[str, float], ...]
 
 
 def predict(
-    of: Run | Artifact | str | Path, paths: str | Path | Sequence[str | Path], top: int = 3
+    of: Run | Artifact | str | Path, examples: str | Path | Sequence[str | Path], top: int = 3
 ) -> list[Prediction]:
-    """The `top` most probable labels of each image file, read as in training.
+    """The `top` most probable labels of each image file, read as in training; or of each text.
+
+    Args:
+        examples: paths of image files; or texts, for a model of pairs the two of a pair one behind the other.
 
     Raises:
-        DataError: files that cannot be read, all of them at once.
+        DataError: files that cannot be read, all of them at once; or a text without the other of its pair.
         KerastuneError: `of` is neither a run nor an artifact.
         ConverterError: the artifact's runtime failed.
     """
     if isinstance(of, str | Path):
         of = _open(run.absolute(of))
-    paths = [paths] if isinstance(paths, str | Path) else paths
-    pixels = _read(paths)
+    examples = [examples] if isinstance(examples, str | Path) else examples
     if isinstance(of, Artifact):
+        text = of.manifest.get("text")
+        names, arrays = _texts(examples, text["pairs"]) if text else _images(examples)
         of.check_files()
-        scores = runtimes.ask(of, of.manifest["runtime"], pixels).scores
+        scores = runtimes.ask(of, of.manifest["runtime"], arrays).scores
     else:
+        data = of.recipe.data
+        is_text, pairs = data.unit == "text", getattr(data, "paired", False)
+        names, arrays = _texts(examples, pairs) if is_text else _images(examples)
         from kerastune.tasks import TASKS
 
         task_kind = TASKS[of.recipe.task]
-        scores = task_kind.reference(task_kind.load(str(of.folder)), pixels)
+        scores = task_kind.reference(of.recipe, task_kind.load(str(of.folder)), arrays)
     ranked = (-scores).argsort(axis=-1, kind="stable")[:, :top]
     return [
-        Prediction(str(path), tuple((of.labels[i], float(row[i])) for i in order))
-        for path, row, order in zip(paths, scores, ranked, strict=True)
+        Prediction(name, tuple((of.labels[i], float(row[i])) for i in order))
+        for name, row, order in zip(names, scores, ranked, strict=True)
     ]
 
 
@@ -59,8 +71,21 @@ def _open(folder: Path) -> Run | Artifact:
     )
 
 
-def _read(paths: Sequence[str | Path]) -> list[Image]:
-    pixels, problems = [], []
+def _texts(texts: Sequence[str | Path], pairs: bool) -> tuple[list[str], list[Example]]:
+    sides = 2 if pairs else 1
+    if len(texts) % sides:
+        raise DataError(
+            f"This model takes pairs of texts, and there are {len(texts)} texts.", "Give two for each pair."
+        )
+    if empty := [i for i, text in enumerate(texts, start=1) if not str(text).strip()]:
+        raise DataError(f"Text {', '.join(map(str, empty))} is empty.", "Leave it out.")
+    rows = [list(map(str, texts[at : at + sides])) for at in range(0, len(texts), sides)]
+    return [" | ".join(row) for row in rows], [np.array(row) for row in rows]
+
+
+def _images(paths: Sequence[str | Path]) -> tuple[list[str], list[Example]]:
+    pixels: list[Example] = []
+    problems = []
     for path in paths:
         try:
             encoded = Path(path).read_bytes()
@@ -73,4 +98,4 @@ def _read(paths: Sequence[str | Path]) -> list[Image]:
             pixels.append(images.decode(encoded))
     if problems:
         raise DataError("\n".join(["Some files cannot be read:", *problems]), "Mend them or leave them out.")
-    return pixels
+    return [str(path) for path in paths], pixels

@@ -93,13 +93,20 @@ RUNTIMES = {
     "browser": Runtime(
         "", "browser/reader.py", ("tflite", "onnx"), (), True, False, browser.installed, browser.INSTALL
     ),
+    "saved-model-text": Runtime(
+        "tensorflow-text", "tf-serving/saved_model.py", ("saved_model",), ("--raw",), threads=False
+    ),
     "saved-model": Runtime("tensorflow", "tf-serving/saved_model.py", ("saved_model",), threads=False),
 }
 
 
 def refusal(name: str, manifest: dict[str, Any]) -> str | None:
     """Why a runtime cannot run an artifact, whatever is installed; None where it can."""
-    runtime, fixed = RUNTIMES[name], manifest["image"]["resize"] == "outside"
+    runtime, fixed = RUNTIMES[name], "image" in manifest and manifest["image"]["resize"] == "outside"
+    if (name == "saved-model-text") > ("text" in manifest):
+        return "it takes raw texts, and this takes images"
+    if name in ("tflm", "mediapipe", "browser") and "text" in manifest:
+        return "it takes images, and this takes texts"
     if manifest["format"] not in runtime.formats:
         return f"it runs {' and '.join(runtime.formats)}, and this is {manifest['format']}"
     if name in ("tflm", "mediapipe", "browser") and not fixed:
@@ -158,7 +165,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
     """What a runtime says about each array, in order.
 
     Args:
-        arrays: uint8 images [H, W, 3], batches [B, H, W, 3], or encoded files [n].
+        arrays: uint8 images [H, W, 3], batches [B, H, W, 3], or encoded files [n]; texts, str [1 or 2] or batches.
         options: of the reader, added to the runtime's own.
 
     Raises:

@@ -3,10 +3,12 @@
 `model.export` is not used: it traces with `training=None`, and a preprocessing layer's default then switches
 every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every signature here says `training=False`.
 
-    WORK/golden.npz, WORK/calibration.npz      in: images to prove and to calibrate with
-    WORK/golden_fixed.npz, …_fixed.npz         out: the same at the size that the model sees, resized as devices do
+    WORK/golden.npz, WORK/calibration.npz      in: images or texts to prove and to calibrate with
+    WORK/golden_fixed.npz, …_fixed.npz         out: images at the size that the model sees, resized as devices do
+    WORK/calibration.npz, …_fixed.npz          out: texts as tokens, as long as they are, or as the longest may be
     WORK/golden.npy, WORK/golden_fixed.npy     out: what Keras itself says about them
-    WORK/image.json                            out: how the model resizes
+    WORK/image.json | WORK/text.json           out: how the model resizes, or how tokens become its inputs
+    WORK/tokenizer/                            out: the files that tokenise texts on devices
     WORK/SIGNATURE/                            out, for tflite: a SavedModel with that signature alone
     WORK/serving/                              out, for saved_model: a SavedModel with what TF Serving answers to
     WORK/SIGNATURE.pb, WORK/SIGNATURE.json     out, for onnx: frozen GraphDef; tensor names -> the names users see
@@ -22,7 +24,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from kerastune import run
+from kerastune import run, tokenizer
 from kerastune.targets import classify
 
 Signature: TypeAlias = "tuple[Callable[..., dict[str, Any]], list[Any]]"
@@ -36,22 +38,43 @@ def main(run_folder: str, work_folder: str, *wanted: str) -> None:
     work, of = Path(work_folder), run.load(run_folder)
     kind = TASKS[of.recipe.task]
     task = kind.load(str(of.folder))
-    settings = kind.resizing(task)
-    run.write_json(work / "image.json", settings)
-    if any("/fixed" in one for one in wanted):
-        _resize(work, settings)
+    if of.recipe.data.unit == "text":
+        _tokenise(work, of, kind, task)
+    else:
+        settings = kind.resizing(task)
+        run.write_json(work / "image.json", settings)
+        if any("/fixed" in one for one in wanted):
+            _resize(work, settings)
     for path in work.glob("golden*.npz"):
-        with np.load(path, allow_pickle=False) as stored:
-            np.save(path.with_suffix(".npy"), kind.reference(task, [stored[name] for name in stored.files]))
-    signatures = kind.signatures(task)
+        np.save(path.with_suffix(".npy"), kind.reference(of.recipe, task, _stored(path)))
+    signatures = kind.signatures(of.recipe, task)
     for format, name in (one.split("/") for one in wanted):
         if format == "saved_model":
             saved_model({key: signatures[key] for key in kind.SERVING}, work / name)
+            if of.recipe.data.unit == "text":
+                saved_model({"serving_default": signatures["serve_texts"]}, work / f"{name}_text")
         elif format == "tflite":
             saved_model({name: signatures[name]}, work / name)
             _write_dtypes(name, signatures[name], work)
         else:
             frozen(name, signatures[name], work)
+
+
+def _stored(path: Path) -> list[Any]:
+    with np.load(path, allow_pickle=False) as stored:
+        return [stored[name] for name in stored.files]
+
+
+def _tokenise(work: Path, of: Any, kind: Any, task: Any) -> None:
+    """Writes what tokenises texts on devices, and the calibration texts as tokens."""
+    (work / "tokenizer").mkdir()
+    packing = tokenizer.write(task.preprocessor, work / "tokenizer")
+    run.write_json(work / "text.json", {**packing, "pairs": getattr(of.recipe.data, "paired", False)})
+    texts = [list(map(str, text)) for text in _stored(work / "calibration.npz")]
+    for name, length in (("calibration", None), ("calibration_fixed", task.preprocessor.sequence_length)):
+        rows = kind.inputs(task, texts, length)
+        named = {f"{i:03}/{key}": row for i, one in enumerate(rows) for key, row in one.items()}
+        np.savez(work / f"{name}.npz", allow_pickle=False, **named)
 
 
 def _resize(work: Path, settings: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ def test_the_page_says_what_keras_said(made, name, capsys):
 @pytest.mark.parametrize("name", [*FORMATS, "browser-int8"])
 def test_an_export_is_verified_in_the_page_where_it_can_be(made, name):
     said = made[name].report["runtimes"]["browser"]
-    assert said["passed"] and said["validation"]["images"] == 20
+    assert said["passed"] and said["validation"]["examples"] == 20
     assert said["golden"]["max_error"] <= OTHER_KERNELS[made[name].manifest["quantize"]]
     assert 0 < said["latency_ms"]["median"] < said["load_ms"]
     assert said["peak_mb"] is None

@@ -56,7 +56,7 @@ def test_the_manifest_is_the_contract(exported):
     assert manifest["inputs"][0]["dtype"] == "uint8"
     assert manifest["outputs"][0]["name"] == "scores"
     assert manifest["labels"] == ["blue", "green", "red"]
-    assert manifest["calibration"]["images"] > 0
+    assert manifest["calibration"]["examples"] > 0
     assert len(manifest["calibration"]["sha256"]) == 64
 
 
@@ -143,7 +143,7 @@ def test_a_changed_byte_is_named(exported, copied):
 
 
 def test_a_quantised_artifact_verifies_again_after_export(exported):
-    assert verify(exported("resnet")["tflite-int8"])["validation"]["images"] > 0
+    assert verify(exported("resnet")["tflite-int8"])["validation"]["examples"] > 0
 
 
 def test_other_labels_than_those_of_the_proof_are_refused(exported, copied):

@@ -203,7 +203,7 @@ def test_the_verdict_needs_enough_data():
     assert paired(some, right, truth, 0.01)["verdict"] == "worse"
     assert paired(some, right, truth, 0.15)["verdict"] == "same"
     assert paired(some[99:105], right[99:105], truth[99:105], 0.01)["verdict"] == "not enough data"
-    assert paired(some, right, truth, 0.01)["mcnemar_p"] < 1e-20
+    assert paired("label", some, right, truth, 0.01)["p_value"] < 1e-20
 
 
 @pytest.mark.parametrize("shape", [(50, 36), (31, 97), (64, 64), (7, 9)])

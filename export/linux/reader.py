@@ -8,26 +8,33 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 
 def load(folder, manifest, options):
-    from classify import decoded, encoded
+    from classify import decoded, encoded, tensors
 
     kernels = OpResolverType.BUILTIN_REF if options.kernels == "reference" else OpResolverType.AUTO
     interpreter = Interpreter(
         str(folder / manifest["model"]), num_threads=options.threads, experimental_op_resolver_type=kernels
     )
-    image, scores = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    interpreter.allocate_tensors()
+    signature = interpreter.get_signature_runner()
+    takes, (scores,) = signature.get_input_details(), signature.get_output_details().values()
+    shapes = {name: tuple(tensor["shape"]) for name, tensor in takes.items()}
 
-    def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
+    def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
+        named = tensors(batch)
         found = []
-        for one in images:
-            if tuple(interpreter.get_input_details()[0]["shape"]) != (1, *one.shape):
-                interpreter.resize_tensor_input(image["index"], (1, *one.shape), strict=True)
+        for i in range(len(next(iter(named.values())))):
+            one = {name: value[i : i + 1] for name, value in named.items()}
+            if any(shapes[name] != value.shape for name, value in one.items()):
+                for name, value in one.items():
+                    interpreter.resize_tensor_input(takes[name]["index"], value.shape, strict=True)
+                    shapes[name] = value.shape
                 interpreter.allocate_tensors()
-            interpreter.set_tensor(image["index"], encoded(one[None], image))
+            for name, value in one.items():
+                interpreter.set_tensor(takes[name]["index"], encoded(value, takes[name]))
             interpreter.invoke()
             found.append(decoded(interpreter.get_tensor(scores["index"])[0], scores))
         return np.stack(found)
 
-    interpreter.allocate_tensors()
     return predict
 
 

@@ -7,14 +7,18 @@ import onnxruntime
 
 
 def load(folder, manifest, options):
+    from classify import tensors
+
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads or 0
     session = onnxruntime.InferenceSession(
         str(folder / manifest["model"]), settings, providers=["CPUExecutionProvider"]
     )
 
-    def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
-        return session.run(["scores"], {"images": images.astype(manifest["inputs"][0]["dtype"])})[0]
+    dtypes = {one["name"]: one["dtype"] for one in manifest["inputs"]}
+
+    def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
+        return session.run(["scores"], {name: value.astype(dtypes[name]) for name, value in tensors(batch).items()})[0]
 
     return predict
 

@@ -8,17 +8,21 @@ import openvino
 
 
 def load(folder, manifest, options):
+    from classify import tensors
+
     model = openvino.Core().read_model(folder / manifest["model"])
     # Left to itself, OpenVINO computes float32 models in bfloat16 where the processor can: errors of 1e-2.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": options.threads or 0}
     compiled = openvino.compile_model(model, "CPU", settings)
-    takes = compiled.input(0)
-    one_by_one = takes.partial_shape[0] == 1
+    takes = {one["name"]: compiled.input(one["name"]) for one in manifest["inputs"]}
+    one_by_one = any(tensor.partial_shape[0] == 1 for tensor in takes.values())
 
-    def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
-        batches = [image[None] for image in images] if one_by_one else [images]
-        found = [compiled(batch.astype(takes.element_type.to_dtype()))[0] for batch in batches]
-        return np.concatenate(found).astype(np.float32)
+    def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
+        named = {name: value.astype(takes[name].element_type.to_dtype()) for name, value in tensors(batch).items()}
+        size = len(next(iter(named.values())))
+        step = 1 if one_by_one else size
+        parts = [{takes[name]: value[i : i + step] for name, value in named.items()} for i in range(0, size, step)]
+        return np.concatenate([compiled(part)[0] for part in parts]).astype(np.float32)
 
     return predict
 

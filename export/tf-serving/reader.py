@@ -1,4 +1,4 @@
-"""Asks a TF Serving server, or kerastune's stand-in for one, about images.
+"""Asks a TF Serving server, or kerastune's stand-in for one, about images or texts.
 
 python reader.py ARTIFACT --rest http://127.0.0.1:8501 --check    numpy alone
 python reader.py ARTIFACT --grpc 127.0.0.1:8500 photo.jpg         pip install tensorflow-serving-api
@@ -28,8 +28,9 @@ def arguments(parser):
         "--signature",
         choices=("serve_bytes", "serving_default"),
         default="serve_bytes",
-        help="send PNG files (default), or pixels: several times as much",
+        help="send images as PNG files (default), or as pixels: several times as much",
     )
+    parser.set_defaults(raw=False)
 
 
 def load(folder, manifest, options):
@@ -40,18 +41,21 @@ def load(folder, manifest, options):
         return over_grpc(options.grpc, name, options.signature)
     import saved_model
 
-    return saved_model.load(folder, manifest)
+    return saved_model.load(folder, manifest, options)
 
 
 def over_rest(address, name, signature):
+    from classify import tensors
+
     url = f"{address.rstrip('/')}/v1/models/{urllib.parse.quote(name, safe='')}:predict"
 
-    def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
-        if signature == "serve_bytes":
-            inputs = {"image_bytes": [{"b64": base64.b64encode(png(image)).decode()} for image in images]}
+    def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
+        if signature == "serve_bytes" and not isinstance(batch, dict):
+            asked = {"image_bytes": [{"b64": base64.b64encode(png(image)).decode()} for image in batch]}
         else:
-            inputs = {"images": images.tolist()}
-        body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
+            asked = {name: value.tolist() for name, value in tensors(batch).items()}
+        named = "serving_default" if isinstance(batch, dict) else signature
+        body = json.dumps({"signature_name": named, "inputs": asked}).encode()
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -65,6 +69,8 @@ def over_rest(address, name, signature):
 
 
 def over_grpc(address, name, signature):
+    from classify import tensors
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import grpc
     import tensorflow as tf
@@ -73,13 +79,13 @@ def over_grpc(address, name, signature):
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]  # else 4 MiB
     service = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address, options))
 
-    def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
+    def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
         request = predict_pb2.PredictRequest()
-        request.model_spec.name, request.model_spec.signature_name = name, signature
-        if signature == "serve_bytes":
-            request.inputs["image_bytes"].CopyFrom(tf.make_tensor_proto([png(image) for image in images]))
-        else:
-            request.inputs["images"].CopyFrom(tf.make_tensor_proto(images))
+        named = "serving_default" if isinstance(batch, dict) else signature
+        request.model_spec.name, request.model_spec.signature_name = name, named
+        asked = {"image_bytes": [png(image) for image in batch]} if named == "serve_bytes" else tensors(batch)
+        for key, value in asked.items():
+            request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
         try:
             return tf.make_ndarray(service.Predict(request, timeout=60).outputs["scores"])
         except grpc.RpcError as error:

@@ -8,23 +8,35 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
 
-def load(folder, manifest):
-    model = tf.saved_model.load(str(folder / manifest["model"]))
-    tensors, encoded = model.signatures["serving_default"], model.signatures["serve_bytes"]
+def load(folder, manifest, options):
+    from classify import tensors
 
-    def predict(
-        images,
-    ):  # uint8 [B, H, W, 3], or one encoded file's bytes uint8 [n] -> float32 [B, num_classes]
-        if images.ndim == 1:
-            return encoded(image_bytes=tf.constant([images.tobytes()]))["scores"].numpy()
-        return tensors(images=tf.constant(images))["scores"].numpy()
+    if options.raw:
+        import tensorflow_text  # noqa: F401  the operators that cut texts into tokens
+
+    model = tf.saved_model.load(str(folder / (manifest["text"]["raw"] if options.raw else manifest["model"])))
+    signatures = model.signatures
+
+    def predict(batch):  # as the model takes it, or one encoded file's bytes uint8 [n] -> float32 [B, num_classes]
+        if options.raw:  # texts, a list of one or two each
+            sides = zip(("texts", "pairs"), zip(*batch, strict=True), strict=False)
+            return signatures["serving_default"](**{k: tf.constant(v) for k, v in sides})["scores"].numpy()
+        if not isinstance(batch, dict) and batch.ndim == 1:
+            return signatures["serve_bytes"](image_bytes=tf.constant([batch.tobytes()]))["scores"].numpy()
+        named = {name: tf.constant(value) for name, value in tensors(batch).items()}
+        return signatures["serving_default"](**named)["scores"].numpy()
 
     predict.model = model  # its signatures do not keep it alive
+    predict.raw = options.raw
     return predict
+
+
+def arguments(parser):
+    parser.add_argument("--raw", action="store_true", help="raw texts in; needs tensorflow_text")
 
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
     from classify import main
 
-    main(load)
+    main(load, arguments)

@@ -297,9 +297,12 @@ def scores(
 # --- what the device sees ----------------------------------------------------------------------------------
 
 
-def device_function(task: Task) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Raw pixels in, probabilities out: uint8 [B, H, W, 3] of any size -> {"scores": float32 [B, num_classes]}."""
-    converter = task.preprocessor.image_converter
+def device_function(task: Task, resize: bool = True) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Raw pixels in, probabilities out: uint8 [B, H, W, 3] of any size -> {"scores": float32 [B, num_classes]}.
+
+    Without `resize`, images have the size that the model sees: the operators would do nothing, and take memory.
+    """
+    converter = task.preprocessor.image_converter if resize else _normalise(task)
 
     def device(images: tf.Tensor) -> dict[str, tf.Tensor]:
         x = converter(tf.cast(images, tf.float32))  # -> [B, h, w, 3], the size the model was trained at
@@ -337,19 +340,20 @@ SERVING = ("serving_default", "serve_bytes")
 """The signatures that TensorFlow Serving answers to."""
 
 
-def signatures(task: Task) -> dict[str, Signature]:
+def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
     """What an exported model may answer to: name -> (function, its inputs).
 
     "any_size" is `serving_default` for one image; the "fixed" ones take an image of the size that the model sees.
     """
-    images, (height, width) = device_function(task), task.preprocessor.image_converter.image_size
+    images, sized = device_function(task), device_function(task, resize=False)
+    height, width = task.preprocessor.image_converter.image_size
     pixels, fixed = [None, None, 3], [1, height, width, 3]
     return {
         "serving_default": (images, [tf.TensorSpec([None, *pixels], tf.uint8, name="images")]),
         "serve_bytes": (bytes_function(task), [tf.TensorSpec([None], tf.string, name="image_bytes")]),
         "any_size": (images, [tf.TensorSpec([1, *pixels], tf.uint8, name="images")]),
-        "fixed_uint8": (images, [tf.TensorSpec(fixed, tf.uint8, name="images")]),
-        "fixed_float32": (images, [tf.TensorSpec(fixed, tf.float32, name="images")]),
+        "fixed_uint8": (sized, [tf.TensorSpec(fixed, tf.uint8, name="images")]),
+        "fixed_float32": (sized, [tf.TensorSpec(fixed, tf.float32, name="images")]),
     }
 
 
@@ -367,7 +371,7 @@ def resizing(task: Task) -> dict[str, Any]:
     }
 
 
-def reference(task: Task, images: list[npt.NDArray[np.uint8]]) -> Scores:
+def reference(recipe: Recipe, task: Task, images: list[npt.NDArray[np.uint8]]) -> Scores:
     """What the Keras model itself says, outside any graph: uint8 [H, W, 3] each -> float32 [n, num_classes]."""
     converter = task.preprocessor.image_converter
     logits = [

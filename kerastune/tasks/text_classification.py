@@ -150,6 +150,10 @@ def input_names(task: Task) -> list[str]:
     return sorted(one.name for one in task.inputs)
 
 
+SERVING = ("serving_default",)
+"""The signatures that TensorFlow Serving answers to. `serve_texts` has operators that it may lack, and stands apart."""
+
+
 def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
     """What an exported model may answer to: name -> (function, its inputs).
 
