@@ -1,5 +1,6 @@
 """Python child processes with a limit on time and memory: converters crash, hang and do not give memory back."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -16,12 +17,15 @@ TIMEOUT = 30 * 60.0
 _MEMORY_LEFT = 0.05  # share of the machine's memory that must stay free
 
 
-def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> None:
+def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> float:
     """Runs a Python child to its end.
 
     Args:
         what: names it in messages: "The tflite converter".
         arguments: of the Python interpreter.
+
+    Returns:
+        The most memory that it held, in MB, looked at five times a second.
 
     Raises:
         ConverterError: it crashed, failed, took longer than `timeout` seconds, or was about to use up the memory.
@@ -30,7 +34,7 @@ def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> None:
         # -P: a module of the user's here must not stand in for ours
         child = subprocess.Popen([sys.executable, "-P", *arguments], stdout=said, stderr=said)
         try:
-            stopped = _watch(child, timeout)
+            stopped, peak = _watch(child, timeout)
         finally:
             if child.poll() is None:
                 child.kill()
@@ -45,22 +49,26 @@ def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> None:
         raise ConverterError(f"{what} crashed ({exit_reason(code)}): {words}")
     if code:
         raise ConverterError(f"{what} failed: {words}")
+    return peak / 1e6
 
 
-def _watch(child: "subprocess.Popen[bytes]", timeout: float) -> str | None:
-    """Waits; returns why the child must be ended, if it must."""
-    started, memory = time.monotonic(), psutil.virtual_memory().total
+def _watch(child: "subprocess.Popen[bytes]", timeout: float) -> tuple[str | None, int]:
+    """Waits; returns why the child must be ended, if it must, and the most bytes that it held."""
+    started, memory, peak = time.monotonic(), psutil.virtual_memory().total, 0
     while True:
         try:
             child.wait(0.2)
-            return None
+            return None, peak
         except subprocess.TimeoutExpired:
             pass
-        if time.monotonic() - started > timeout:
-            return f"took more than {timeout / 60:g} minutes and was ended"
-        if psutil.virtual_memory().available < _MEMORY_LEFT * memory:
+        held = 0
+        with contextlib.suppress(psutil.Error):  # it has just ended
             held = psutil.Process(child.pid).memory_info().rss
-            return f"held {held / 1e9:.1f} GB when the memory ran out ({memory / 1e9:.1f} GB), and was ended"
+        peak = max(peak, held)
+        if time.monotonic() - started > timeout:
+            return f"took more than {timeout / 60:g} minutes and was ended", peak
+        if psutil.virtual_memory().available < _MEMORY_LEFT * memory:
+            return f"held {held / 1e9:.1f} GB when the memory ran out ({memory / 1e9:.1f} GB), and was ended", peak
 
 
 def exit_reason(code: int) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -311,19 +312,29 @@ def cache_clear(keys: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command()
 @_recipe
+@click.option("--no-exports", is_flag=True, help="Do not try the exports, which takes minutes.")
 @_json
-def validate(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check a recipe and every file of its data, and print what a run would do.
+def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json: bool) -> None:
+    """Check a recipe and every file of its data, try its exports, and print what a run would do.
+
+    The exports are made and verified with the model as it is before training, and thrown away.
 
     Example: kerastune validate quickstart -s train.batch_size=64
     """
     from kerastune import recipe as recipes
 
     wanted = _read(recipe, overrides)
-    from kerastune import train
+    from kerastune import rehearsal, train
 
+    failure: KerastuneError | None = None
+    started = time.monotonic()
+    names = map(recipes.export_name, wanted.exports)
+    rows: list[dict[str, Any]] = [{"name": name, "passed": None, "problems": []} for name in names]
     with progress() as told:
         plan = train.plan(wanted, told)
+        planned = time.monotonic()
+        if wanted.exports and not no_exports:
+            rows, failure = rehearsal.rehearse(wanted, plan, told)
     document = {
         "recipe": wanted.model_dump(mode="json"),
         "labels": list(plan.splits.labels),
@@ -333,9 +344,12 @@ def validate(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
         "phases": list(plan.audits),
         "decisions": list(plan.decisions),
         "memory_mb": plan.memory_mb,
-        "exports": [recipes.export_name(export) for export in wanted.exports],
+        "exports": rows,
+        "seconds": {"plan": round(planned - started, 1), "exports": round(time.monotonic() - planned, 1)},
     }
     emit(as_json, document, lambda: _print_plan(document))
+    if failure:
+        raise failure
     say(f"\nNext: kerastune run {recipe}")
 
 
@@ -358,7 +372,38 @@ def _print_plan(plan: dict[str, Any]) -> None:
     for decision in plan["decisions"]:
         phase = f"phase {decision['phase']}: " if "phase" in decision else ""
         put(f"{phase}{decision['key']} = {decision['asked']}: {decision['got']} ({decision['why']})")
-    put(f"exports: {', '.join(plan['exports']) or 'none'}")
+    if all(row["passed"] is None for row in plan["exports"]):
+        put(f"exports: {', '.join(row['name'] for row in plan['exports']) or 'none'}")
+    else:
+        put()
+        _print_rehearsal(plan)
+
+
+def _print_rehearsal(plan: dict[str, Any]) -> None:
+    def figure(row: dict[str, Any], key: str, form: str, unit: float = 1) -> str:
+        return "–" if row[key] is None else format(row[key] / unit, form)
+
+    table(
+        ["export", "format", "quantize", "size MB", "converter MB", "latency ms", "max error", ""],
+        [
+            [
+                row["name"],
+                row["format"],
+                row["quantize"],
+                figure(row, "size_bytes", ".2f", 1e6),
+                figure(row, "converter_peak_mb", ",.0f"),
+                figure(row, "latency_ms", ".1f"),
+                figure(row, "max_error", ".1e"),
+                "ok" if row["passed"] else "; ".join(row["problems"]),
+            ]
+            for row in plan["exports"]
+        ],
+    )
+    put(
+        f"(tried in {plan['seconds']['exports']:.0f} s with an untrained head: max_accuracy_drop is not judged, and "
+        "auto stops at the first that keeps the other limits; converter MB is the most memory it held; latency is the "
+        "median for one image)"
+    )
 
 
 @cli.command()

@@ -257,7 +257,7 @@ def _attempt(
     path = folder / format.model
     path.parent.mkdir(parents=True, exist_ok=True)
     options = [job.target.format, str(work), str(path), json.dumps(asdict(conversion))]
-    child.run(f"The {job.target.format} converter", ["-m", "kerastune.formats", *options])
+    peak_mb = child.run(f"The {job.target.format} converter", ["-m", "kerastune.formats", *options])
     with as_file(files("kerastune.targets")) as targets:
         for shared in ("classify.py", "texts.py") if job.unit == "text" else ("classify.py",):
             shutil.copy(targets / shared, folder)
@@ -292,6 +292,7 @@ def _attempt(
 
 def _prepare_serving(
     name: str, folder: Path, model: Path, images: list[artifact.Image], reference: artifact.Scores
+    report["converter_peak_mb"] = peak_mb
 ) -> None:
     """TF Serving's own files, and requests that it warms up with, where its stubs are installed to write them."""
     for file, text in serving.serving_files(name).items():

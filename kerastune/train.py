@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -338,6 +338,31 @@ def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[st
     predictions, metrics = _evaluate(of.recipe, task, splits, progress)
     run.write(of.folder, of.recipe, {**of.record, "metrics": metrics}, of.history, predictions)
     return metrics
+
+
+_FEW = 64
+
+
+def untrained(recipe: Recipe, made: Plan, folder: Path, progress: Progress) -> run.Run:
+    """A run of the planned model before it is trained, to try its exports with.
+
+    Its last layer is drawn anew so that scores vary, and it scores only a few validation and test images.
+    """
+    few = [data.few(split, _FEW) for split in (made.splits.validation, made.splits.test)]
+    splits = replace(made.splits, validation=few[0], test=few[1])
+    kind = TASKS[recipe.task]
+    kind.scatter(made.task, kind.example(made.task, splits.validation, len(splits.validation)))
+    loaded, _ = _save(recipe, replace(made, splits=splits), folder)
+    predictions, metrics = _evaluate(recipe, loaded, splits, progress)
+    record = {
+        "labels": list(splits.labels),
+        "backbone": type(made.task.backbone).__name__,
+        "recipe_sha256": recipe.sha256(),
+        "metric": kind.metric(recipe.data.target).name,
+        "metrics": metrics,
+    }
+    run.write(folder, recipe, record, [], predictions)
+    return run.Run(folder, [splits])
 
 
 # --- estimates ---------------------------------------------------------------------------------------------

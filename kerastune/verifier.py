@@ -73,7 +73,8 @@ def verify(
     of = of if isinstance(of, Artifact) else artifact.load(of)
     source = _source_run(of, run_folder)
     report, _ = replay(of, source, progress, runtimes.choose(of.manifest, in_runtimes), asked=bool(in_runtimes))
-    report["ladder"] = (of.report or {}).get("ladder", [])
+    before = of.report or {}
+    report |= {"ladder": before.get("ladder", []), "converter_peak_mb": before.get("converter_peak_mb")}
     run.write_json(of.folder / artifact.REPORT, report)
     refuse_failed(of, report)
     return report

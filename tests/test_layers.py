@@ -48,6 +48,7 @@ ORDER = [
     "microcontroller",
     "verifier",
     "exporter",
+    "rehearsal",
     "inference",
     "benchmark",
     "report",
@@ -88,7 +89,7 @@ KNOWS = {
 HEAVY = {"tensorflow", "keras", "keras_hub", "tensorflow_datasets", "onnx", "tf2onnx", "ai_edge_litert"}
 # The rest imports TensorFlow inside functions, or never.
 MAY_BE_HEAVY = {"optimizers", "lora", "phases", "features", "forward", "tasks", "saving"}
-MAY_BE_HEAVY |= {"server", "warmup", "feed", "loop", "train", "lr_finder"}
+MAY_BE_HEAVY |= {"server", "warmup", "feed", "loop", "train", "lr_finder", "rehearsal"}
 
 
 def modules() -> dict[Path, str]:

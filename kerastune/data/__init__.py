@@ -23,7 +23,7 @@ from kerastune.data.source import SPLITS, Label, Problem, Progress, Source, coun
 from kerastune.errors import DataError, printable
 from kerastune.recipe import CsvData, Data, FolderData, TableData, TfdsData, TfdsTextData
 
-__all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "load", "spread"]
+__all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "few", "load", "spread"]
 
 SOURCES: dict[type[Data], Callable[[Any, Progress], Source]] = {
     FolderData: folder.examples,
@@ -84,6 +84,13 @@ def spread(split: Split, count: int) -> list[int]:
         of_label = np.flatnonzero(classes == label)
         rank[of_label] = np.arange(len(of_label))
     return [int(i) for i in np.lexsort((classes, rank))[:count]]
+
+
+def few(split: Split, count: int) -> Split:
+    """Up to `count` examples of a split, spread over the labels."""
+    chosen = spread(split, count)
+    ids, digests = ([of[i] for i in chosen] for of in (split.ids, split.digests))
+    return Split(tuple(ids), tuple(digests), split.labels[chosen], lambda i: split.read(chosen[i]))
 
 
 def load(settings: Data, progress: Progress | None = None) -> Splits:

@@ -21,6 +21,7 @@ from kerastune.errors import RecipeError
 from kerastune.recipe import Augment, Recipe
 from kerastune.tasks.labels import loss as loss
 from kerastune.tasks.labels import metric as metric
+from kerastune.tasks.labels import scatter as scatter
 from kerastune.tasks.labels import targets as targets
 
 Task: TypeAlias = Any  # a keras_hub.models.ImageClassifier; KerasHub has no types

@@ -69,3 +69,18 @@ def activated(target: str, logits: tf.Tensor) -> tf.Tensor:
         return tf.cast(logits, tf.float32)
     logits = tf.cast(logits, tf.float32)
     return tf.nn.sigmoid(logits) if target == "labels" else tf.nn.softmax(logits)
+
+
+def scatter(task: Any, inputs: Any) -> None:
+    """Draws the last layer at random, so that an untrained model's scores differ between examples as a trained one's do.
+
+    Args:
+        inputs: a batch of the model's inputs; the logits of each label will have mean 0 and deviation 2 over it.
+    """
+    kernel, bias = [weight for layer in task.layers if layer is not task.backbone for weight in layer.weights][-2:]
+    kernel.assign(keras.random.normal(kernel.shape, seed=0))
+    bias.assign(keras.ops.zeros(bias.shape))
+    logits = np.asarray(task(inputs, training=False), np.float32)  # [B, num_classes]
+    scale = 2 / np.maximum(logits.std(axis=0), 1e-6)
+    kernel.assign(kernel * scale)
+    bias.assign(-logits.mean(axis=0) * scale)

@@ -16,6 +16,7 @@ from kerastune.recipe import Recipe
 from kerastune.tasks.labels import activated
 from kerastune.tasks.labels import loss as loss
 from kerastune.tasks.labels import metric as metric
+from kerastune.tasks.labels import scatter as scatter
 from kerastune.tasks.labels import targets as targets
 from kerastune.tasks.texts import Ints, batches, order, tokenised, tokens
 from kerastune.tasks.texts import example as example
