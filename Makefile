@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-slow verify-arm64 verify-browser lint bench clean
+.PHONY: quickstart test test-slow verify-arm64 verify-browser lint bench faults ladder clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
@@ -40,6 +40,13 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
 	$(BIN)/python bench/bench.py
+
+# RUN is a run folder, as in: make faults RUN=runs/quickstart-20261124-133253
+faults: $(VENV)/installed-dev
+	$(BIN)/python tests/faults.py $(RUN) > docs/faults.md
+
+ladder: $(VENV)/installed-dev
+	$(BIN)/python bench/ladder.py $(RUN)
 
 # uv installs in seconds what takes pip minutes; pip knows the mirrors of closed networks (pip.conf).
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -e

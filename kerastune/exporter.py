@@ -26,6 +26,7 @@ from kerastune.target import Target
 from kerastune.verifier import FLOAT_TOLERANCE, OTHER_KERNELS, refuse_failed, replay
 
 GOLDEN_EXAMPLES = 16
+_TINTED_IMAGES = 8
 CALIBRATION_EXAMPLES = 128
 _WARM_UP_IMAGES = 4
 
@@ -140,10 +141,13 @@ def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
     """A scratch folder with the traced model, and the images to prove and calibrate it with."""
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         work, splits = Path(scratch), of.splits(progress)
-        golden = spread(splits.validation, GOLDEN_EXAMPLES)
+        unit = of.recipe.data.unit
+        golden = [_example(splits.validation, i, unit) for i in spread(splits.validation, GOLDEN_EXAMPLES)]
+        if unit == "image":
+            golden += [one for image in golden[:_TINTED_IMAGES] for one in _tinted(image)]
         calibration = spread(splits.train, CALIBRATION_EXAMPLES)
-        _save_examples(work / "golden.npz", splits.validation, golden, of.recipe.data.unit)
-        _save_examples(work / "calibration.npz", splits.train, calibration, of.recipe.data.unit)
+        _save_examples(work / "golden.npz", golden, unit)
+        _save_examples(work / "calibration.npz", [_example(splits.train, i, unit) for i in calibration], unit)
         digests = "".join(splits.train.digests[i] for i in calibration)
         record = {"examples": len(calibration), "sha256": hashlib.sha256(digests.encode()).hexdigest()}
         run.write_json(work / "calibration.json", record)
@@ -168,15 +172,22 @@ def _licence(of: Run) -> str:
     return known.licence if known else "that of the preset: see its model card"
 
 
-def _save_examples(path: Path, split: Split, indices: list[int], unit: str) -> None:
-    def example(i: int) -> artifact.Example:
-        if unit == "text":
-            return np.array(split.texts(i))
-        image = PillowImage.fromarray(split.image(i))
-        image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-        return np.asarray(image)
+def _example(split: Split, i: int, unit: str) -> artifact.Example:
+    if unit == "text":
+        return np.array(split.texts(i))
+    image = PillowImage.fromarray(split.image(i))
+    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    return np.asarray(image)
 
-    np.savez(path, allow_pickle=False, **{f"{n:03}/{unit}s": example(i) for n, i in enumerate(indices)})
+
+def _tinted(pixels: artifact.Example) -> Iterator[artifact.Example]:
+    """An image in red and the same in blue: grey data alone would not tell red from blue."""
+    red = (pixels * np.array([1, 0.5, 0])).astype(np.uint8)
+    yield from (red, np.ascontiguousarray(red[..., ::-1]))
+
+
+def _save_examples(path: Path, examples: list[artifact.Example], unit: str) -> None:
+    np.savez(path, allow_pickle=False, **{f"{n:03}/{unit}s": example for n, example in enumerate(examples)})
 
 
 def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Artifact:
@@ -271,7 +282,8 @@ def _attempt(
     kind = "golden_fixed" if job.fixed and job.unit == "image" else "golden"
     with np.load(work / f"{kind}.npz", allow_pickle=False) as stored:
         images = [stored[name] for name in stored.files]
-    manifest, reference = _manifest(of, job, conversion, work), np.load(work / f"{kind}.npy")
+    reference = np.load(work / f"{kind}.npy")
+    manifest = _manifest(of, job, conversion, work, max(1.0, float(np.abs(reference).max())))
     if job.target.name == "tf-serving":
         _prepare_serving(job.folder.name, folder, path, images if job.unit == "image" else [], reference)
     if job.target.name == "microcontroller":
@@ -279,11 +291,14 @@ def _attempt(
             (folder / file).write_text(text, "utf-8")
     made = artifact.write(folder, manifest, images, reference)
     report, found = replay(made, of, progress, runtimes.choose(manifest, _installed(job.target)))
+    report["converter_peak_mb"] = peak_mb
     report["problems"] += _over_limits(job.wanted, report)
     report["passed"] = not report["problems"]
     if conversion.quantize != "none":
         # Other kernels may round a few output steps further than the ones measured here, not more.
-        manifest["tolerance"]["golden_error"] = report["golden"]["max_error"] + OTHER_KERNELS[conversion.quantize]
+        manifest["tolerance"]["golden_error"] = (
+            report["golden"]["max_error"] + OTHER_KERNELS[conversion.quantize] * manifest["tolerance"]["scale"]
+        )
         if job.target.name == "microcontroller":
             manifest["arena_bytes"] = _arena(made, progress)
         made = artifact.write(folder, manifest, images, reference, found)
@@ -292,7 +307,6 @@ def _attempt(
 
 def _prepare_serving(
     name: str, folder: Path, model: Path, images: list[artifact.Image], reference: artifact.Scores
-    report["converter_peak_mb"] = peak_mb
 ) -> None:
     """TF Serving's own files, and requests that it warms up with, where its stubs are installed to write them."""
     for file, text in serving.serving_files(name).items():
@@ -331,7 +345,8 @@ def _over_limits(wanted: Export, report: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path) -> dict[str, Any]:
+def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: float) -> dict[str, Any]:
+    """The contract; `scale` is the largest score, which is 1 or less but for numbers."""
     quantize = conversion.quantize
     batch = None if conversion.signature in ("serving", "serving_default") else 1
     contract = _of_texts(job, work, batch) if job.unit == "text" else _of_images(job, conversion, work, batch)
@@ -357,13 +372,19 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path) -> dict[st
         "labels": list(of.labels),
         "metric": of.metric,
         "tolerance": {
-            "golden_error": FLOAT_TOLERANCE,
+            "scale": scale,
+            "golden_error": FLOAT_TOLERANCE * scale,
             # Pixels that a device has resized are whole numbers; in training they were not.
-            "validation_error": None if job.fixed and job.unit == "image" else FLOAT_TOLERANCE,
+            "validation_error": None if job.fixed and job.unit == "image" else FLOAT_TOLERANCE * scale,
             "accuracy_drop": None,
         }
         if quantize == "none"
-        else {"golden_error": None, "validation_error": None, "accuracy_drop": job.wanted.max_accuracy_drop},
+        else {
+            "scale": scale,
+            "golden_error": None,
+            "validation_error": None,
+            "accuracy_drop": job.wanted.max_accuracy_drop,
+        },
         "calibration": json.loads((work / "calibration.json").read_text()) if quantize in ("int8", "int16x8") else None,
         "preset": of.recipe.preset,
         "licence": _licence(of),

@@ -41,6 +41,13 @@ OTHER_KERNELS = {
 """Largest difference of a probability between two runtimes of one file: rounding, by quantisation. For int8 that is
 eight output steps (six were measured between LiteRT's XNNPACK and reference kernels, on EfficientNet-Lite0)."""
 
+LARGEST_LOSS = 0.3
+"""Largest share of what Keras's probabilities differ by between images, in squares, that an artifact may get wrong,
+however it is quantised. A model that says the same about every image gets all of it wrong: 1."""
+
+# Keras answers to red and blue alike, if their probabilities differ by less than this.
+_LEAST_COLOUR = 0.05
+
 # A reference that hardly varies agrees with anything.
 _LEAST_SPREAD = 10 * FLOAT_TOLERANCE
 
@@ -128,6 +135,8 @@ def replay(
     promised = [one["name"] for one in of.manifest["inputs"]]
     if sorted(takes) != sorted(promised):
         problems.append(f"it takes {', '.join(takes)} instead of {', '.join(promised)}")
+    if source and of.labels != source.labels:
+        problems.append(f"its labels are not those of {source.folder.name}, or in another order")
     reports: dict[str, dict[str, Any]] = {}
     golden: dict[str, Scores] = {}
     for name in names:
@@ -173,7 +182,8 @@ def _in_runtime(
     batch = _same_size(images)
     if of.manifest["inputs"][0]["shape"][0] is None and len(batch) > 1:
         stacked = [np.stack([images[i] for i in batch])]
-        parts.append(_Part(f"a batch of golden {unit}s", stacked, expected[batch], tolerance["golden_error"]))
+        part = _Part(f"a batch of golden {unit}s", stacked, expected[batch], tolerance["golden_error"], False)
+        parts.append(part)
     if name == "saved-model" and unit == "image":
         encoded = [_png(image) for image in images]
         parts.append(_Part("golden images as PNG files", encoded, expected, tolerance["golden_error"]))
@@ -186,7 +196,10 @@ def _in_runtime(
     said = runtimes.ask(of, name, chain.from_iterable(part.arrays for part in parts))
     found = np.split(said.scores, np.cumsum([len(part.expected) for part in parts])[:-1])
     problems = [problem for part, its in zip(parts, found, strict=True) for problem in _compare(part, its)]
-    if own is not None and not (apart := _max_error(found[0], own)) <= OTHER_KERNELS[of.manifest["quantize"]]:
+    if unit == "image" and len(found[0]) == len(expected) and _swaps_colours(images, found[0], expected):
+        problems.append("golden images: it takes red for blue")
+    rounding = OTHER_KERNELS[of.manifest["quantize"]] * tolerance["scale"]
+    if own is not None and not (apart := _max_error(found[0], own)) <= rounding:
         problems.append(f"golden {unit}s: {apart:.3g} from what {of.manifest['runtime']} said when it was exported")
     validation = None
     if source:
@@ -221,6 +234,7 @@ class _Part:
     arrays: Iterable[npt.NDArray[Any]]
     expected: Scores
     tolerance: float | None
+    is_varied: bool = True  # a batch of same-sized images may hold one label alone
 
 
 def _compare(part: _Part, found: Scores) -> list[str]:
@@ -232,13 +246,33 @@ def _compare(part: _Part, found: Scores) -> list[str]:
     problems = []
     if tolerance is not None and not (error := _max_error(found, expected)) <= tolerance:
         problems.append(f"{what}: largest error {error:.3g}, and {tolerance:.3g} is allowed")
-    if float(np.ptp(found, axis=0).max()) < _LEAST_SPREAD:
+    if part.is_varied and not (lost := _loss(found, expected)) <= LARGEST_LOSS:
+        problems.append(f"{what}: {lost:.0%} of what tells them apart is lost, and {LARGEST_LOSS:.0%} is allowed")
+    if part.is_varied and float(np.ptp(found, axis=0).max()) < _LEAST_SPREAD:
         problems.append(f"{what}: the artifact says the same about all of them")
     return problems
 
 
 def _max_error(found: Scores, expected: Scores) -> float:
     return float(np.abs(found.astype(np.float64) - expected).max())
+
+
+def _loss(found: Scores, expected: Scores) -> float:
+    """The share of the variance between images that is not explained; 1 - R^2."""
+    varies = np.square(expected - expected.mean(axis=0, dtype=np.float64)).sum()
+    return float(np.square(found.astype(np.float64) - expected).sum() / varies)
+
+
+def _swaps_colours(images: list[Image], found: Scores, expected: Scores) -> bool:
+    """Whether it answers to an image in red as Keras does to the same image in blue."""
+    red = [i for i in range(len(images) - 1) if _mirrored(images[i], images[i + 1])]
+    theirs = expected[red] - expected[[i + 1 for i in red]]  # [pairs, K]
+    ours = found[red] - found[[i + 1 for i in red]]
+    return bool(np.abs(theirs).max(initial=0) >= _LEAST_COLOUR and (ours * theirs).sum() < 0)
+
+
+def _mirrored(one: Image, other: Image) -> bool:
+    return np.array_equal(one, other[..., ::-1]) and not np.array_equal(one, other)
 
 
 def _agreement(found: Scores, expected: Scores) -> dict[str, float | None]:

@@ -72,7 +72,7 @@ def activated(target: str, logits: tf.Tensor) -> tf.Tensor:
 
 
 def scatter(task: Any, inputs: Any) -> None:
-    """Draws the last layer at random, so that an untrained model's scores differ between examples as a trained one's do.
+    """Draws the last layer at random, so that an untrained model's scores differ as a trained one's do.
 
     Args:
         inputs: a batch of the model's inputs; the logits of each label will have mean 0 and deviation 2 over it.

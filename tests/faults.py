@@ -1,0 +1,183 @@
+"""Faults planted in a run's artifacts, where the converter would make them, and what `verify` says about each.
+
+    python tests/faults.py RUN > docs/faults.md
+
+The graph is that of another model, and all else is as if it had been exported so: the hashes fit, and the scores that a
+quantised artifact's own runtime is held to are those of the faulty file. So no checksum finds it.
+"""
+
+import itertools
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from kerastune import artifact, exporter, run, runtimes, trace, verifier
+from kerastune.artifact import Artifact
+from kerastune.data import few
+from kerastune.errors import KerastuneError
+from kerastune.formats import FORMATS
+from kerastune.progress import Progress
+from kerastune.recipe import parse_export
+
+IMAGES = 100  # of the validation split, to verify with
+EXPORTS = [
+    {"target": "linux"},
+    {"target": "linux", "quantize": "int8"},
+    {"target": "onnxruntime"},
+    {"target": "onnxruntime", "quantize": "int8"},
+    {"target": "linux", "quantize": "dynamic"},
+    {"target": "microcontroller"},
+    {"target": "tf-serving"},
+]
+
+
+def one_weight(task: Any) -> None:
+    """The weight of the last layer that says most is 16 times as large: one bit of its exponent is flipped."""
+    import keras
+
+    head, converter = task.get_layer("predictions"), task.preprocessor.image_converter
+    noise = np.random.default_rng(0).uniform(0, 255, (8, *converter.image_size, 3)).astype("float32")
+    features = np.asarray(keras.Model(task.inputs, head.input)(converter(noise), training=False))  # [8, features]
+    kernel = np.array(head.kernel)  # a weight of a feature that is always 0 changes nothing
+    kernel.flat[(np.abs(features).mean(axis=0)[:, None] * np.abs(kernel)).argmax()] *= 16
+    head.kernel.assign(kernel)
+
+
+def scale_and_offset(task: Any) -> None:
+    """The image converter's scale and offset, each in the other's place."""
+    converter = task.preprocessor.image_converter
+    converter.scale, converter.offset = converter.offset, converter.scale
+
+
+def red_and_blue(task: Any) -> None:
+    """The image converter reads BGR. Done on the pixels as they come in."""
+    import tensorflow as tf
+
+    converter = task.preprocessor.image_converter
+
+    def swapped(images: Any) -> Any:
+        return converter(tf.stack(tf.unstack(images, axis=-1)[::-1], axis=-1))
+
+    swapped.image_size = converter.image_size  # type: ignore[attr-defined]
+    task.preprocessor = SimpleNamespace(image_converter=swapped)
+
+
+def score_order(task: Any) -> None:
+    """Each score in the place of the next one."""
+    for weight in (task.get_layer("predictions").kernel, task.get_layer("predictions").bias):
+        weight.assign(np.roll(np.array(weight), 1, axis=-1))
+
+
+FAULTS = {"one weight": one_weight, "scale and offset": scale_and_offset, "RGB and BGR": red_and_blue}
+FAULTS["order of the scores"] = score_order
+LABELS = "labels in the manifest and in golden.npz"
+
+
+def tracing(of: run.Run, job: Any, fault: str, work: Path) -> Path:
+    """The model with a fault ("": none), traced for a job, beside what is known of the sound one in `work`."""
+    from kerastune.tasks import TASKS
+
+    kind, folder, name = TASKS[of.recipe.task], work / "planted" / (fault or "none"), job.signature
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        for path in [*work.glob("*.npz"), *work.glob("*.npy"), work / "image.json", work / "calibration.json"]:
+            (folder / path.name).symlink_to(path)
+    if (folder / f"{name}.pb").exists() or (folder / name).exists():
+        return folder
+    task = kind.load(str(of.folder))
+    if fault:
+        FAULTS[fault](task)
+    signatures = kind.signatures(task)
+    if job.target.format == "onnx":
+        trace.frozen(name, signatures[name], folder)
+    else:
+        names = kind.SERVING if job.target.format == "saved_model" else [name]
+        trace.saved_model({key: signatures[key] for key in names}, folder / name)
+        trace._write_dtypes(name, signatures[names[0]], folder)
+    return folder
+
+
+def references(of: run.Run) -> Any:
+    """A folder with the images of any size and of one size, and what Keras says about them, while a block lasts."""
+    return exporter._traced(of, {"tflite/fixed_float32"}, Progress())
+
+
+def artifact_of(of: run.Run, job: Any, work: Path, folder: Path) -> Artifact:
+    """What the exporter would have made of a tracing, and let through."""
+    conversion, kind = job.conversion(job.quantize), "golden_fixed" if job.fixed else "golden"
+    path = folder / FORMATS[job.target.format].model
+    path.parent.mkdir(parents=True)
+    FORMATS[job.target.format].write(work, path, conversion)
+    with np.load(work / f"{kind}.npz") as stored:
+        images = [stored[name] for name in stored.files]
+    manifest, reference = exporter._manifest(of, job, conversion, work), np.load(work / f"{kind}.npy")
+    made, found = artifact.write(folder, manifest, images, reference), None
+    if job.quantize != "none":
+        found = runtimes.ask(made, job.target.runtimes[0], images).scores
+        manifest["tolerance"]["golden_error"] = float(np.abs(found - reference).max()) + 1e-6
+    return artifact.write(folder, manifest, images, reference, found)
+
+
+def with_labels_shifted(made: Artifact) -> Artifact:
+    images, scores = made.golden()
+    labels = [*made.labels[1:], made.labels[0]]
+    return artifact.write(made.folder, {**made.manifest, "labels": labels}, images, scores, made.own_scores())
+
+
+def problems(made: Artifact, of: run.Run | None) -> list[str]:
+    """What verifying in the artifact's own runtime finds."""
+    try:
+        report, _ = verifier.replay(made, of, Progress(), [made.manifest["runtime"]])
+    except KerastuneError as error:
+        return [error.message]
+    return list(report["problems"])
+
+
+def jobs(of: run.Run, exports: list[dict[str, Any]], folder: Path) -> list[Any]:
+    return [exporter._resolve(of, parse_export(one), folder / str(n)) for n, one in enumerate(exports)]
+
+
+def _row(name: str, fault: str, found: list[str]) -> str:
+    """Problems that the golden images show everywhere, and those that need the run; the first two of each."""
+    told = [problem.split(": ", 1)[1] if ": " in problem else problem for problem in found]
+    golden = [one for one in told if "golden" in one]
+    cells = ["; ".join(some[:2]) or "–" for some in (golden, [one for one in told if one not in golden])]
+    return f"| {name} | {fault} | {cells[0]} | {cells[1]} |"
+
+
+def _with_few_images(of: run.Run) -> run.Run:
+    splits = of.splits(Progress())
+    return run.Run(of.folder, [replace(splits, validation=few(splits.validation, IMAGES))])
+
+
+def main(run_folder: str) -> None:
+    of = _with_few_images(run.load(run_folder))
+    planted, _, terms = (__doc__ or "").partition("\n\n    ")
+    print(f"# Planted faults\n\n{planted}\n{terms.partition('.md')[2].strip()}\n")
+    for fault, plant in FAULTS.items():
+        print(f"- **{fault}**: {plant.__doc__}")
+    print(f"- **{LABELS}**: each in the place of the next one, in both files alike.\n")
+    print(f"`make faults RUN=runs/{of.folder.name}`, {run.machine()['cpu']}, {IMAGES} validation images:\n")
+    print("| artifact | fault | on the golden images, anywhere | beside its run |\n|---|---|---|---|")
+    wrong = 0
+    with references(of) as work:
+        for n, (job, fault) in enumerate(itertools.product(jobs(of, EXPORTS, work), ["", *FAULTS])):
+            name = f"{job.target.name}, {job.quantize}"
+            made = artifact_of(of, job, tracing(of, job, fault, work), work / f"made-{n}")
+            found = problems(made, of)
+            print(_row(name, fault or "none", found), flush=True)
+            wrong += bool(found) != bool(fault)
+            if not fault:
+                found = problems(with_labels_shifted(made), of)
+                print(_row(name, LABELS, found), flush=True)
+                wrong += not found
+    if wrong:
+        sys.exit(f"{wrong} faults were missed, or found where there are none")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
