@@ -132,7 +132,9 @@ def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
 
 def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
     backbone = of.record.get("backbone", "")
-    if problems := [why for job in jobs if (why := support.refusal(backbone, job.target.format, job.quantize))]:
+    refused = [target.refusal(job.target.name, job.unit) for job in jobs]
+    refused += [support.refusal(backbone, job.target.format, job.quantize) for job in jobs]
+    if problems := list(filter(None, refused)):
         raise KerastuneError("\n".join(problems) + ".", "Choose another quantize, or another target.")
 
 
@@ -290,7 +292,7 @@ def _attempt(
         for file, text in microcontroller.c_source(job.folder.name, path.read_bytes()).items():
             (folder / file).write_text(text, "utf-8")
     made = artifact.write(folder, manifest, images, reference)
-    report, found = replay(made, of, progress, runtimes.choose(manifest, _installed(job.target)))
+    report, found = replay(made, of, progress, runtimes.choose(manifest, _installed(job.target, manifest)))
     report["converter_peak_mb"] = peak_mb
     report["problems"] += _over_limits(job.wanted, report)
     report["passed"] = not report["problems"]
@@ -330,9 +332,11 @@ def _arena(made: Artifact, progress: Progress) -> int | None:
     return found
 
 
-def _installed(of: Target) -> list[str]:
-    """Where an artifact is verified as it is made: the target's own runtime, and its others where they are there."""
-    return [of.runtimes[0], *(name for name in of.runtimes[1:] if runtimes.RUNTIMES[name].version)]
+def _installed(of: Target, manifest: dict[str, Any]) -> list[str]:
+    """Where an artifact is verified as it is made: the target's own runtime, and its others that are there and fit."""
+    own, *others = of.runtimes
+    fit = [name for name in others if not runtimes.refusal(name, manifest)]
+    return [own, *(name for name in fit if runtimes.RUNTIMES[name].version)]
 
 
 def _over_limits(wanted: Export, report: dict[str, Any]) -> list[str]:

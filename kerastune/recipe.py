@@ -428,6 +428,13 @@ class Recipe(_Settings):
         """How training examples change from epoch to epoch."""
         return Augment()
 
+    @model_validator(mode="after")
+    def _targets_take_the_examples(self) -> "Recipe":
+        asked = [target.refusal(one.target, self.data.unit) for one in self.exports if one.target]
+        if refused := list(filter(None, asked)):
+            raise ValueError(f"{'; '.join(refused)}, and this recipe is for {self.data.unit}s")
+        return self
+
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(exclude_none=True, mode="json"))
 

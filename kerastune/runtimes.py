@@ -91,7 +91,13 @@ RUNTIMES = {
     "arm64": Runtime("ai-edge-litert", "linux/reader.py", ("tflite",), slow=True, script="linux/arm64.sh"),
     "arm64-onnxruntime": Runtime("onnxruntime", "onnxruntime/reader.py", ("onnx",), slow=True, script="linux/arm64.sh"),
     "browser": Runtime(
-        "", "browser/reader.py", ("tflite", "onnx"), (), True, False, browser.installed, browser.INSTALL
+        "",
+        "browser/reader.py",
+        ("tflite", "onnx"),
+        slow=True,
+        threads=False,
+        found=browser.installed,
+        commands=browser.INSTALL,
     ),
     "saved-model-text": Runtime(
         "tensorflow-text", "tf-serving/saved_model.py", ("saved_model",), ("--raw",), threads=False

@@ -20,6 +20,7 @@ class Target:
         io: "uint8", "int8" or "float32": how the place holds an image and, in int8 models, the scores.
         runtimes: of `kerastune.runtimes`, that an artifact for this place is verified in: the first always, the
             others where they are installed. Those of another format are passed over.
+        units: what it takes models of: "image", "text".
     """
 
     name: str
@@ -30,6 +31,13 @@ class Target:
     io: str
     runtimes: tuple[str, ...]
     other_formats: tuple[str, ...] = ()
+    units: tuple[str, ...] = ("image",)
+
+
+def refusal(name: str, unit: str) -> str | None:
+    """Why a target takes no models of a unit; None where it does."""
+    units = load(name).units
+    return None if unit in units else f"target {name} is for {' and '.join(one + 's' for one in units)}"
 
 
 def names() -> list[str]:
@@ -47,7 +55,7 @@ def load(name: str) -> Target:
         guess = f" (did you mean {close[0]!r}?)" if close else ""
         raise KerastuneError(f"There is no target {name!r}{guess}.", f"Targets: {', '.join(names())}.")
     values = tomllib.loads((files("kerastune.targets") / name / "target.toml").read_text("utf-8"))
-    listed = {key: tuple(values.get(key, ())) for key in ("runtimes", "other_formats")}
+    listed = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     return Target(**{"name": name, **values, **listed})
 
 

@@ -62,13 +62,13 @@ def tokens(task: Any, split: Split) -> Tokens:
 def tokenised(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> Tokens:
     """Rows of one or two texts each, as the preprocessor packs them."""
     length = preprocessor.sequence_length
-    rows = _packed(preprocessor, texts, length)
+    rows = packed(preprocessor, texts, length)
     mask = rows.get("padding_mask")
     if mask is None:  # the model sees the padding, so its length must be the one that it was trained at
         return Tokens(rows, np.full(len(texts), length), 0, (length,))
     lengths = mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1)
     full = np.flatnonzero(lengths == length)
-    longer = _packed(preprocessor, [texts[int(i)] for i in full], length + 1)["padding_mask"] if len(full) else mask[:0]
+    longer = packed(preprocessor, [texts[int(i)] for i in full], length + 1)["padding_mask"] if len(full) else mask[:0]
     preprocessor.sequence_length = length
     longest = int(lengths.max(initial=1))
     return Tokens(
@@ -79,7 +79,7 @@ def tokenised(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> Tok
     )
 
 
-def _packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]], length: int) -> dict[str, Ints]:
+def packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]], length: int) -> dict[str, Ints]:
     preprocessor.sequence_length = length
     first, *others = (tf.constant(list(part)) for part in zip(*texts, strict=True))
     # With a target beside it: the preprocessor would take a bare pair for a text and its target.

@@ -1,0 +1,102 @@
+"""Text classifiers leave as SavedModel, TFLite and ONNX, and are proved in runtimes that tokenise by themselves."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kerastune import export, fine_tune, inference, verify
+from kerastune.errors import KerastuneError, VerificationError
+from kerastune.recipe import Export
+
+LONG = [{"unfreeze": "all", "epochs": 8, "learning_rate": 2e-2}]
+WANTED = [
+    Export(target="linux"),
+    Export(target="linux", quantize="dynamic", max_accuracy_drop=0.2),
+    Export(target="linux", quantize="int8", max_accuracy_drop=0.2),
+    Export(target="onnxruntime"),
+    Export(target="tf-serving"),
+]
+
+
+@pytest.fixture(scope="module")
+def made(text_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The run, and its artifacts by name."""
+    run = fine_tune(text_recipe(phases=LONG), tmp_path_factory.mktemp("runs") / "run")
+    return {"run": run, **{a.manifest["name"]: a for a in export(run, WANTED)}}
+
+
+@pytest.mark.parametrize("name", ["linux", "onnxruntime", "tf-serving"])
+def test_a_float_file_says_what_keras_says_of_every_text(made: dict[str, Any], name: str) -> None:
+    """Within 1e-4, on the whole validation split, with tokens that the reader made itself."""
+    report = made[name].report
+    assert report["passed"] and report["validation"]["max_error"] <= 1e-4
+    assert report["validation"]["examples"] == len(made["run"].predictions("validation")[0])
+
+
+@pytest.mark.parametrize("name", ["linux-dynamic", "linux-int8"])
+def test_a_quantised_file_labels_nearly_as_keras_does(made: dict[str, Any], name: str) -> None:
+    assert made[name].report["validation"]["label_agreement"] >= 0.8
+
+
+def test_raw_texts_are_answered_by_a_saved_model_of_their_own(made: dict[str, Any]) -> None:
+    report = verify(made["tf-serving"], in_runtimes=["saved-model-text"])
+    assert report["passed"] and report["validation"]["max_error"] <= 1e-4
+    assert made["tf-serving"].manifest["text"]["raw"] == "serving_text/1"
+
+
+def test_the_manifest_says_how_texts_become_inputs(made: dict[str, Any]) -> None:
+    manifest = made["linux"].manifest
+    assert [one["name"] for one in manifest["inputs"]] == ["padding_mask", "segment_ids", "token_ids"]
+    assert manifest["inputs"][0]["shape"] == [1, None] and "image" not in manifest
+    assert made["linux-int8"].manifest["inputs"][0]["shape"] == [1, 20]
+
+
+def test_the_reader_runs_alone_without_tensorflow(made: dict[str, Any], tmp_path: Path) -> None:
+    command = [sys.executable, "reader.py", ".", "the cat is old", "--top", "1", "--check"]
+    done = subprocess.run(command, cwd=made["linux"].folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ok: 16 golden texts" in done.stdout and "animal" in done.stdout
+
+
+@pytest.mark.parametrize("which", ["run", "linux", "onnxruntime"])
+def test_predict_labels_texts_in_keras_and_in_files(made: dict[str, Any], which: str) -> None:
+    of = made[which]
+    (cat, bus) = inference.predict(of, ["the cat is big old", "the bus is red fast"])
+    assert cat.labels[0][0] == "animal" and bus.labels[0][0] == "vehicle"
+    with pytest.raises(KerastuneError, match="Text 2 is empty"):
+        inference.predict(of, ["the cat", " "])
+
+
+@pytest.mark.parametrize("name", ["linux", "onnxruntime"])
+def test_another_tokenizer_is_caught(made: dict[str, Any], copied: Callable[[Any], Any], name: str) -> None:
+    """Two words trade places in the vocabulary; the hash is written anew, so that it is not what notices."""
+    of = copied(made[name])
+    path = of.folder / "tokenizer.json"
+    vocabulary = json.loads(path.read_text())
+    words = vocabulary["model"]["vocab"]
+    words["cat"], words["bus"] = words["bus"], words["cat"]
+    path.write_text(json.dumps(vocabulary))
+    from kerastune import artifact
+
+    with pytest.raises(VerificationError, match="largest error"):
+        verify(artifact.write(of.folder, of.manifest, *of.golden()), made["run"].folder)
+
+
+def test_a_target_for_images_is_refused(made: dict[str, Any]) -> None:
+    with pytest.raises(KerastuneError, match="android is for images"):
+        export(made["run"], Export(target="android"))
+
+
+@pytest.mark.parametrize("data", [{"pair_column": "pair"}, {"label_column": "rating", "regression": True}])
+def test_pairs_and_numbers_leave_too(text_recipe: Callable[..., Any], tmp_path: Path, data: dict[str, Any]) -> None:
+    run = fine_tune(text_recipe(data=data, phases=LONG), tmp_path / "run")
+    for of in export(run, [Export(target="onnxruntime")]):
+        assert of.report["passed"] and of.report["validation"]["max_error"] <= 1e-3
+    asked = ["the cat is big", "a cat 3"] if "pair_column" in data else ["the cat is big"]
+    assert np.isfinite(inference.predict(of, asked)[0].labels[0][1])
