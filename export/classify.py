@@ -84,8 +84,8 @@ def taking(predict, folder, manifest):
         return lambda example: np.atleast_2d(example).tolist()
     from texts import load
 
-    tokenised, length = load(folder, manifest["text"]), manifest["inputs"][0]["shape"][1]
-    return lambda example: tokenised(np.atleast_2d(example).tolist(), length)
+    tokenised = load(folder, manifest["text"])
+    return lambda example: tokenised(np.atleast_2d(example).tolist())
 
 
 def tensors(batch):

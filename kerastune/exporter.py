@@ -96,18 +96,15 @@ class _Job:
 
     @property
     def fixed(self) -> bool:
-        """Whether it takes examples of one size: images that were resized, texts that were padded."""
-        if self.unit == "text":  # ranges of activations are measured at one length
-            return self.target.format == "tflite" and self.quantize in ("auto", "int8", "int16x8")
-        return self.target.images == "fixed"
+        """Whether it takes examples of one size; texts have any length."""
+        return self.unit == "image" and self.target.images == "fixed"
 
     @property
     def signature(self) -> str:
         if self.target.format == "saved_model":
             return "serving"
         if self.unit == "text":
-            one = "fixed_length" if self.fixed else "any_length"
-            return one if self.target.format == "tflite" else "serving_default"
+            return "any_length" if self.target.format == "tflite" else "serving_default"
         if not self.fixed:
             return "any_size" if self.target.format == "tflite" else "serving_default"
         # The converter itself makes integer inputs of an int8 model; else a cast does.
@@ -115,7 +112,7 @@ class _Job:
         return "fixed_float32" if quantised or self.target.io == "float32" else "fixed_uint8"
 
     def conversion(self, quantize: str, keep_float: tuple[str, ...] = ()) -> Conversion:
-        io = self.target.io if self.fixed and quantize == "int8" and self.unit == "image" else "float32"
+        io = self.target.io if self.fixed and quantize == "int8" else "float32"
         return Conversion(
             self.signature, quantize, io, "calibration_fixed" if self.fixed else "calibration", keep_float
         )
@@ -133,7 +130,7 @@ def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
 def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
     backbone = of.record.get("backbone", "")
     refused = [target.refusal(job.target.name, job.unit) for job in jobs]
-    refused += [support.refusal(backbone, job.target.format, job.quantize) for job in jobs]
+    refused += [support.refusal(backbone, job.target.format, job.quantize, job.unit) for job in jobs]
     if problems := list(filter(None, refused)):
         raise KerastuneError("\n".join(problems) + ".", "Choose another quantize, or another target.")
 
@@ -224,6 +221,12 @@ def _rungs(job: _Job, work: Path, progress: Progress) -> Iterator[Conversion]:
     if job.quantize != "auto":
         yield job.conversion(job.quantize)
         return
+    if job.unit == "text":  # int8 is not for texts: `support.refusal`
+        yield job.conversion("dynamic")
+        if job.target.format == "tflite":
+            yield job.conversion("float16")
+        yield job.conversion("none")
+        return
     yield job.conversion("int8")
     if job.target.format == "tflite":
         progress.say("Looking for the layers that suffer most in int8")
@@ -281,7 +284,7 @@ def _attempt(
         shutil.copytree(work / "tokenizer", folder, dirs_exist_ok=True)
         if job.target.format == "saved_model":
             shutil.copytree(work / f"{conversion.signature}_text", folder / RAW_TEXT, dirs_exist_ok=True)
-    kind = "golden_fixed" if job.fixed and job.unit == "image" else "golden"
+    kind = "golden_fixed" if job.fixed else "golden"
     with np.load(work / f"{kind}.npz", allow_pickle=False) as stored:
         images = [stored[name] for name in stored.files]
     reference = np.load(work / f"{kind}.npy")
@@ -379,7 +382,7 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
             "scale": scale,
             "golden_error": FLOAT_TOLERANCE * scale,
             # Pixels that a device has resized are whole numbers; in training they were not.
-            "validation_error": None if job.fixed and job.unit == "image" else FLOAT_TOLERANCE * scale,
+            "validation_error": None if job.fixed else FLOAT_TOLERANCE * scale,
             "accuracy_drop": None,
         }
         if quantize == "none"
@@ -452,13 +455,12 @@ _ROWS = {
 def _of_texts(job: _Job, work: Path, batch: int | None) -> dict[str, Any]:
     """What a manifest says of a text model's inputs."""
     packing = json.loads((work / "text.json").read_text("utf-8"))
-    length = packing["sequence_length"] if job.fixed else None
     raw = {"raw": RAW_TEXT, "raw_needs": "tensorflow_text"} if job.target.format == "saved_model" else {}
     return {
-        "signatures": ["serving_default"] if batch is None else ["fixed_length" if job.fixed else "any_length"],
+        "signatures": ["serving_default"] if batch is None else ["any_length"],
         "text": {**packing, **raw},
         "inputs": [
-            {"name": name, "shape": [batch, length], "dtype": "int32", "range": None, "meaning": _ROWS[name]}
+            {"name": name, "shape": [batch, None], "dtype": "int32", "range": None, "meaning": _ROWS[name]}
             for name in sorted(packing["inputs"])
         ],
         "preprocessing": {

@@ -6,6 +6,10 @@ from typing import Any
 _FOURIER = "it computes with complex numbers (FFT), which LiteRT and ONNX lack"
 _CALIBRATION = "the converter crashes while it measures the ranges of activations"
 _LANGUAGE = "language models lose their accuracy in full int8 (errors above 10 % were measured); dynamic keeps it"
+_PADDING = (
+    "padding is masked by numbers so large that nothing is left of the attention beside them in int8 (a classifier said "
+    "the same about every text); dynamic has int8 weights, too"
+)
 _NORM = "LiteRT has no int16 kernel for its layer normalisation"
 
 _INT8 = ("int8", "int16x8")
@@ -22,13 +26,16 @@ _REFUSED: list[tuple[tuple[str, ...], Callable[[str, str], bool], str]] = [
 ]
 
 
-def refusal(backbone: Any, format: str, quantize: str) -> str | None:
+def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> str | None:
     """Why a backbone cannot be exported so; None where it can, or where nobody has measured.
 
     Args:
         backbone: a KerasHub backbone, or the name of its class.
         format, quantize: as in `kerastune.recipe.Export`.
+        unit: "text" for models whose texts are padded.
     """
+    if unit == "text" and quantize in _INT8:
+        return f"texts cannot be exported with quantize = {quantize!r}: {_PADDING}"
     family = (backbone if isinstance(backbone, str) else type(backbone).__name__).removesuffix("Backbone")
     for families, applies, why in _REFUSED:
         if family in families and applies(format, quantize):

@@ -5,7 +5,7 @@ every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every sig
 
     WORK/golden.npz, WORK/calibration.npz      in: images or texts to prove and to calibrate with
     WORK/golden_fixed.npz, …_fixed.npz         out: images at the size that the model sees, resized as devices do
-    WORK/calibration.npz, …_fixed.npz          out: texts as tokens, as long as they are, or as the longest may be
+    WORK/calibration.npz                       out: of texts, their tokens
     WORK/golden.npy, WORK/golden_fixed.npy     out: what Keras itself says about them
     WORK/image.json | WORK/text.json           out: how the model resizes, or how tokens become its inputs
     WORK/tokenizer/                            out: the files that tokenise texts on devices
@@ -70,11 +70,9 @@ def _tokenise(work: Path, of: Any, kind: Any, task: Any) -> None:
     (work / "tokenizer").mkdir()
     packing = tokenizer.write(task.preprocessor, work / "tokenizer")
     run.write_json(work / "text.json", {**packing, "pairs": getattr(of.recipe.data, "paired", False)})
-    texts = [list(map(str, text)) for text in _stored(work / "calibration.npz")]
-    for name, length in (("calibration", None), ("calibration_fixed", task.preprocessor.sequence_length)):
-        rows = kind.inputs(task, texts, length)
-        named = {f"{i:03}/{key}": row for i, one in enumerate(rows) for key, row in one.items()}
-        np.savez(work / f"{name}.npz", allow_pickle=False, **named)
+    rows = kind.inputs(task, [list(map(str, text)) for text in _stored(work / "calibration.npz")])
+    named = {f"{i:03}/{key}": row for i, one in enumerate(rows) for key, row in one.items()}
+    np.savez(work / "calibration.npz", allow_pickle=False, **named)
 
 
 def _resize(work: Path, settings: dict[str, Any]) -> None:

@@ -70,7 +70,9 @@ def plan(recipe: Recipe, progress: Progress | None = None) -> Plan:
     kind.prepare(recipe, task, splits)
     if recipe.train.xla is True and (bad := without_xla(task)):
         raise RecipeError(f"train.xla = true, but these layers have no XLA: {', '.join(bad)}.", 'Use xla = "auto".')
-    if refused := list(filter(None, (support.refusal(task.backbone, *one.resolved) for one in recipe.exports))):
+    if refused := list(
+        filter(None, (support.refusal(task.backbone, *one.resolved, recipe.data.unit) for one in recipe.exports))
+    ):
         raise RecipeError("\n".join(refused) + ".", "Choose another quantize or target in [[exports]].")
     example = kind.example(task, splits.validation, recipe.train.batch_size)
     audits, moving = [], frozenset[str]()

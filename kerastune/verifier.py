@@ -44,8 +44,8 @@ eight output steps (six were measured between LiteRT's XNNPACK and reference ker
 LARGEST_LOSS = 0.3
 LEAST_AGREEMENT = 0.9
 """However it is quantised, an artifact may get at most the first share wrong of what Keras's probabilities differ by
-between the golden images, in squares (a model that says the same about every image: 1), or must give the second share of
-Keras's labels. One alone does not tell: int8 may squash probabilities and keep the labels, or flip borderline ones."""
+between the golden examples, in squares (a model that says the same about all of them: 1), or must give the second share
+of Keras's labels. One alone does not tell: int8 may squash probabilities and keep the labels, or flip borderline ones."""
 
 # Keras answers to red and blue alike, if their probabilities differ by less than this.
 _LEAST_COLOUR = 0.05
@@ -264,8 +264,8 @@ def _unlike_keras(unit: str, examples: list[Example], found: Scores, expected: S
     agree = (found.argmax(-1) == expected.argmax(-1)).mean() if expected.shape[1] > 1 else 0.0
     if not lost <= LARGEST_LOSS and agree < LEAST_AGREEMENT:
         problems.append(
-            f"golden {unit}s: {lost:.0%} of what tells them apart is lost and {1 - agree:.0%} of the labels differ, and "
-            f"{LARGEST_LOSS:.0%} and {1 - LEAST_AGREEMENT:.0%} are allowed"
+            f"golden {unit}s: {lost:.0%} of what tells them apart is lost and {1 - agree:.0%} of the labels differ, "
+            f"and {LARGEST_LOSS:.0%} and {1 - LEAST_AGREEMENT:.0%} are allowed"
         )
     if unit == "image" and _swaps_colours(examples, found, expected):
         problems.append("golden images: it takes red for blue")

@@ -158,7 +158,7 @@ SERVING = ("serving_default",)
 def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
     """What an exported model may answer to: name -> (function, its inputs).
 
-    "any_length" is `serving_default` for one text; "fixed_length" takes one that is padded to the longest there may be.
+    "any_length" is `serving_default` for one text.
     """
     target, names = recipe.data.target, input_names(task)
     tokens, texts = device_function(target, task), text_function(target, task)
@@ -171,24 +171,13 @@ def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
         "serving_default": (tokens, specs(None, None)),
         "serve_texts": (texts, [tf.TensorSpec([None], tf.string, name=name) for name in sides]),
         "any_length": (tokens, specs(1, None)),
-        "fixed_length": (tokens, specs(1, task.preprocessor.sequence_length)),
     }
 
 
-def inputs(task: Task, examples: Sequence[Sequence[str]], length: int | None = None) -> list[dict[str, Ints]]:
-    """Each example as an exported model takes it, int32 [L] by name; padded to `length` where that is given."""
+def inputs(task: Task, examples: Sequence[Sequence[str]]) -> list[dict[str, Ints]]:
+    """Each example as an exported model takes it, int32 [L] by name."""
     found = tokenised(task.preprocessor, examples)
-    ends = [length or int(end) for end in found.lengths]
-    padding = task.preprocessor.tokenizer.pad_token_id
-    return [
-        {
-            name: np.pad(
-                row[i, :end], (0, max(end - len(row[i]), 0)), constant_values=padding if name == "token_ids" else 0
-            )
-            for name, row in found.rows.items()
-        }
-        for i, end in enumerate(ends)
-    ]
+    return [{name: row[i, :end] for name, row in found.rows.items()} for i, end in enumerate(found.lengths)]
 
 
 def reference(recipe: Recipe, task: Task, examples: Sequence[Sequence[str]]) -> Scores:
