@@ -7,8 +7,8 @@ _FOURIER = "it computes with complex numbers (FFT), which LiteRT and ONNX lack"
 _CALIBRATION = "the converter crashes while it measures the ranges of activations"
 _LANGUAGE = "language models lose their accuracy in full int8 (errors above 10 % were measured); dynamic keeps it"
 _PADDING = (
-    "padding is masked by numbers so large that nothing is left of the attention beside them in int8 (a classifier said "
-    "the same about every text); dynamic has int8 weights, too"
+    "padding is masked by numbers so large that nothing is left of the attention beside them in int8 (a classifier "
+    "said the same about every text); dynamic has int8 weights, too"
 )
 _NORM = "LiteRT has no int16 kernel for its layer normalisation"
 

@@ -26,6 +26,7 @@ ORDER = [
     "scoring",
     "run",
     "tasks",
+    "tokenizer",
     "optimizers",
     "lora",
     "phases",
@@ -63,6 +64,7 @@ KNOWS = {
     "errors": set(),
     "child": {"errors"},
     "support": set(),
+    "tokenizer": {"errors", "targets", "tasks"},
     "trace": {"run", "tasks", "targets"},
     "runtimes": {"artifact", "assets", "child", "errors", "targets"},
     "progress": set(),
@@ -175,6 +177,11 @@ def test_what_readers_share_needs_numpy_and_pillow_only_for_files() -> None:
     source = (ROOT / "export" / "classify.py").read_text("utf-8")
     assert tops(imported(source, lazy=False)) <= sys.stdlib_module_names | {"numpy"}
     assert tops(imported(source, lazy=True)) <= sys.stdlib_module_names | {"numpy", "PIL"}
+
+
+def test_what_makes_tokens_needs_numpy_and_tokenizers_only() -> None:
+    source = (ROOT / "export" / "texts.py").read_text("utf-8")
+    assert tops(imported(source, lazy=True)) <= sys.stdlib_module_names | {"numpy", "tokenizers"}
 
 
 def test_every_target_has_a_reader_and_says_where_it_runs() -> None:

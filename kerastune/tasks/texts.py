@@ -80,6 +80,7 @@ def tokenised(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> Tok
 
 
 def packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]], length: int) -> dict[str, Ints]:
+    """Rows of one or two texts each, int32 [n, length] by the name of the model's input."""
     preprocessor.sequence_length = length
     first, *others = (tf.constant(list(part)) for part in zip(*texts, strict=True))
     # With a target beside it: the preprocessor would take a bare pair for a text and its target.
