@@ -153,6 +153,11 @@ def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
         run.write_json(work / "about.json", asdict(_about(of)))
         progress.say("Tracing the model")
         child.run("Tracing", ["-m", "kerastune.trace", str(of.folder), str(work), *sorted(wanted)])
+        if unit == "text" and (checked := json.loads((work / "text.json").read_text("utf-8"))["checked"])["differ"]:
+            progress.say(
+                f"{checked['differ']} of {checked['texts']:,} texts (nasty ones included) become other tokens there "
+                "than in KerasHub; the manifest quotes some"
+            )
         yield work
 
 

@@ -19,13 +19,18 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from kerastune import run, tokenizer
+from kerastune.progress import Progress
 from kerastune.targets import classify
+
+_BLOCK = 4096  # texts that are tokenised at a time
+_SHOWN = 10  # texts that a manifest quotes, of those that devices tokenise in another way
 
 Signature: TypeAlias = "tuple[Callable[..., dict[str, Any]], list[Any]]"
 """A function of tensors to named tensors, and the named `tf.TensorSpec`s of what it takes."""
@@ -68,8 +73,15 @@ def _stored(path: Path) -> list[Any]:
 def _tokenise(work: Path, of: Any, kind: Any, task: Any) -> None:
     """Writes what tokenises texts on devices, and the calibration texts as tokens."""
     (work / "tokenizer").mkdir()
-    packing = tokenizer.write(task.preprocessor, work / "tokenizer")
-    run.write_json(work / "text.json", {**packing, "pairs": getattr(of.recipe.data, "paired", False)})
+    packing, pairs = tokenizer.write(task.preprocessor, work / "tokenizer"), getattr(of.recipe.data, "paired", False)
+    splits = of.splits(Progress())
+    parts = [(split.texts(i)) for split in (splits.train, splits.validation, splits.test) for i in range(len(split))]
+    parts += [[text] * (1 + pairs) for text in tokenizer.NASTY]
+    blocks = [parts[at : at + _BLOCK] for at in range(0, len(parts), _BLOCK)]
+    differences = partial(tokenizer.differences, task.preprocessor, work / "tokenizer", packing)
+    apart = [one for block in blocks for one in differences(block)]
+    checked = {"texts": len(parts), "differ": len(apart), "examples": [one["text"] for one in apart[:_SHOWN]]}
+    run.write_json(work / "text.json", {**packing, "pairs": pairs, "checked": checked})
     rows = kind.inputs(task, [list(map(str, text)) for text in _stored(work / "calibration.npz")])
     named = {f"{i:03}/{key}": row for i, one in enumerate(rows) for key, row in one.items()}
     np.savez(work / "calibration.npz", allow_pickle=False, **named)

@@ -45,7 +45,7 @@ LARGEST_LOSS = 0.3
 LEAST_AGREEMENT = 0.9
 """However it is quantised, an artifact may get at most the first share wrong of what Keras's probabilities differ by
 between the golden examples, in squares (a model that says the same about all of them: 1), or must give the second
-share of Keras's labels. One alone does not tell: int8 may squash probabilities and keep labels, or flip some of them."""
+share of Keras's labels. One alone does not tell: int8 may squash probabilities and keep labels, or flip some."""
 
 # Keras answers to red and blue alike, if their probabilities differ by less than this.
 _LEAST_COLOUR = 0.05
