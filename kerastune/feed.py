@@ -44,7 +44,7 @@ class Feed:
         if self.cut and cached and decision["got"] != "off":
             self._run_once(self.cut, decision["got"])
             inputs = tuple(tf.TensorSpec([None, *spec.shape], spec.dtype) for spec in self.cut.specs)
-        self.signature = (inputs, tf.TensorSpec([None, classes]), tf.TensorSpec([None]))
+        self.signature = (inputs, tf.TensorSpec([None, self._targets[0].shape[1]]), tf.TensorSpec([None]))
 
     def _inputs(self, split: Split, augment: Augment | None = None, view: int | None = None) -> Iterator[Any]:
         of = self.of

@@ -24,7 +24,7 @@ from kerastune.recipe import Phase, Recipe
 from kerastune.tasks import TASKS
 
 Decision = dict[str, Any]
-Step = Callable[..., None]
+Step = Callable[..., Any]
 _TIMED_STEPS = 5
 _SHORT = 5.0  # seconds: epochs that end sooner after a checkpoint are sooner trained again than written
 _WORTH_MEASURING = 30.0  # seconds of a phase below which compiling with XLA could not pay for itself
@@ -186,9 +186,13 @@ class Training:
         train_state = [variable.numpy() for metric in self.metrics for variable in metric.variables]
         try:
             self._reset_metrics()
-            for batch in feed.validation():
-                test(*batch)
-            return {metric.name: float(metric.result()) for metric in self.metrics}
+            said = []
+            whole = getattr(self.kind, "validated", None)
+            for x, y, weights in feed.validation():
+                outputs = test(x, y, weights)
+                said += [(y, outputs.numpy())] if whole else []
+            found = {metric.name: float(metric.result()) for metric in self.metrics}
+            return found | whole(self.recipe.data.target, *zip(*said, strict=True)) if whole else found
         finally:
             _assign([variable for metric in self.metrics for variable in metric.variables], train_state)
 
@@ -330,10 +334,11 @@ class Training:
             mean.update_state(loss, sample_weight=tf.shape(y)[0])
             metric.update_state(y, outputs)
 
-        def test(x: Any, y: tf.Tensor, weights: tf.Tensor) -> None:
+        def test(x: Any, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
             outputs = forward(x, False)
             mean.update_state(loss_function(y, outputs), sample_weight=tf.shape(y)[0])
             metric.update_state(y, outputs)
+            return outputs
 
         options = {"input_signature": feed.signature, "jit_compile": xla, "autograph": False}
         return tf.function(train, **options), tf.function(test, **options)

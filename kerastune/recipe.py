@@ -47,7 +47,7 @@ def _absolute_if_a_path(value: str) -> str:
 Text = Annotated[str, StringConstraints(min_length=1)]
 FilePath = Annotated[Text, AfterValidator(_absolute)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Target = Literal["label", "labels", "number"]
+Target = Literal["label", "labels", "number", "pairs", "groups", "scores"]
 Delimiter = Literal[",", ";", "\t", "|"]
 
 
@@ -72,7 +72,11 @@ class Data(_Settings):
 
     @property
     def target(self) -> Target:
-        """What an example is given: one label, any number of labels, or a number."""
+        """What an example is given: one label, any number of labels, or a number.
+
+        Of texts to embed: "pairs" of texts that belong together (or with a third that does not), "groups" of texts
+        with one label, or "scores" of how alike two texts are.
+        """
         return "label"
 
     @model_validator(mode="after")
@@ -164,21 +168,88 @@ class _Labelled(_Texts):
         return self
 
 
-class TableData(_Labelled):
-    """A CSV, JSON Lines or Parquet file with a column of texts and a column of labels."""
-
+class _Table(_Texts):
     source: Literal["csv", "jsonl", "parquet"]
     path: Annotated[Text, AfterValidator(_absolute_if_a_path)]
     """The file (UTF-8; CSV with a header line); or a folder, or a fetched asset, that holds train.csv (or .jsonl,
     .parquet) and, if wanted, validation.csv and test.csv."""
     delimiter: Delimiter = ","
     """What separates the cells of a CSV file."""
+    split_column: Text | None = None
+    """A column that says train, validation or test. Default: split by content hash."""
+
+
+class TableData(_Table, _Labelled):
+    """A CSV, JSON Lines or Parquet file with a column of texts and a column of labels."""
+
     text_column: Text = "text"
     pair_column: Text | None = None
     """A second text, for pairs of sentences."""
     label_column: Text = "label"
-    split_column: Text | None = None
-    """A column that says train, validation or test. Default: split by content hash."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys of the columns that hold an example's texts."""
+        return ("text_column", "pair_column") if self.pair_column else ("text_column",)
+
+    @property
+    def truth(self) -> str | None:
+        """The key of the column that says what an example is given."""
+        return "label_column"
+
+
+_LAYOUTS: dict[tuple[str, ...], Target] = {
+    ("anchor_column", "positive_column"): "pairs",
+    ("anchor_column", "positive_column", "negative_column"): "pairs",
+    ("text_column", "label_column"): "groups",
+    ("text_column", "pair_column", "score_column"): "scores",
+}
+
+
+class EmbeddingData(_Table):
+    """A CSV, JSON Lines or Parquet file of texts that belong together. The columns named say in which way:
+    `anchor_column` and `positive_column` (and `negative_column`); `text_column` and `label_column`, where texts of one
+    label belong together; or `text_column`, `pair_column` and `score_column`, which says how alike the two are."""
+
+    anchor_column: Text | None = None
+    """Texts that are searched with: questions, titles."""
+    positive_column: Text | None = None
+    """The text that belongs to each."""
+    negative_column: Text | None = None
+    """A text that does not, and is easily mistaken for one that does."""
+    text_column: Text | None = None
+    label_column: Text | None = None
+    pair_column: Text | None = None
+    score_column: Text | None = None
+    """Numbers on any scale; larger: more alike."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The keys of the columns that are named."""
+        known = dict.fromkeys(key for layout in _LAYOUTS for key in layout)
+        return tuple(key for key in known if getattr(self, key))
+
+    @property
+    def target(self) -> Target:
+        return next(target for layout, target in _LAYOUTS.items() if set(layout) == set(self.named))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys of the columns that hold an example's texts."""
+        return tuple(key for key in self.named if key not in ("label_column", "score_column"))
+
+    @property
+    def truth(self) -> str | None:
+        """The key of the column that says what an example is given; None: its texts say it."""
+        return next((key for key in ("label_column", "score_column") if getattr(self, key)), None)
+
+    @model_validator(mode="after")
+    def _is_one_layout(self) -> "EmbeddingData":
+        if set(self.named) not in map(set, _LAYOUTS):
+            there = "; ".join(" + ".join(layout) for layout in _LAYOUTS)
+            got = " + ".join(self.named) or "none"
+            raise ValueError(f"the columns named are {got}; name those of one kind of data: {there}")
+        return self
 
 
 class TfdsTextData(_Tfds, _Labelled):
@@ -487,8 +558,24 @@ class TextClassification(Recipe):
         return self
 
 
+class TextEmbedding(Recipe):
+    """Vectors of texts: those of texts that belong together point the same way."""
+
+    task: Literal["text_embedding"]
+    data: EmbeddingData
+
+    @model_validator(mode="after")
+    def _nothing_is_labelled(self) -> "TextEmbedding":
+        if self.train.class_weights != "none" or self.train.label_smoothing:
+            raise ValueError("train.class_weights and train.label_smoothing are for one label an example")
+        if self.train.cache_views:
+            raise ValueError("train.cache_views keeps augmented views of images, and texts have none")
+        return self
+
+
 RECIPES: dict[str, type[Recipe]] = {
-    get_args(recipe.model_fields["task"].annotation)[0]: recipe for recipe in (ImageClassification, TextClassification)
+    get_args(recipe.model_fields["task"].annotation)[0]: recipe
+    for recipe in (ImageClassification, TextClassification, TextEmbedding)
 }
 
 
@@ -683,12 +770,15 @@ def _locate(loc: tuple[int | str, ...], recipe: type[Recipe]) -> tuple[list[str]
             continue
         owner = current
         current = _SECTIONS.get(part, current)
+        if path == ["data"] and len(settings := set(_sources(recipe).values())) == 1:  # no union, and no tag
+            (current,) = settings
     return path, owner
 
 
 def _sources(recipe: type[Recipe]) -> dict[str, type[BaseModel]]:
     """The sources that a task reads, and their settings."""
-    settings = get_args(recipe.model_fields["data"].annotation)
+    annotation = recipe.model_fields["data"].annotation
+    settings: tuple[Any, ...] = get_args(annotation) or (annotation,)
     return {name: one for one in settings for name in get_args(one.model_fields["source"].annotation)}
 
 

@@ -49,7 +49,7 @@ def _counts(splits: Splits, split: Split) -> dict[str, int]:
     if split.labels.ndim == 1:
         found = np.bincount(split.labels, minlength=len(splits.labels))
     else:
-        found = np.array([len(split)]) if split.labels.shape[1] == 1 else split.labels.sum(0)
+        found = np.array([len(split)]) if len(splits.labels) == 1 else split.labels.sum(0)
     return {label: int(count) for label, count in zip(splits.labels, found, strict=True)}
 
 
@@ -194,6 +194,10 @@ def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
 def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch", force: bool) -> run.Run:
     """Trains what is left, and turns the work folder into a run."""
     recipe, progress, work = training.recipe, training.progress, training.work
+    before: dict[str, Any] = {}
+    if getattr(training.kind, "BEFORE", False):
+        before = {"before": _evaluate(recipe, made.task, made.splits, progress)[1]}
+        stopwatch.lap("evaluate before")
     try:
         interrupted = training.run()
     except VerificationError:
@@ -216,6 +220,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         **training.kind.describe(made.task, made.splits),
         "target": recipe.data.target,
         "metric": training.metric,
+        **before,
         "seed": recipe.seed,
         "backbone": type(made.task.backbone).__name__,
         "parameters": made.task.count_params(),
@@ -374,7 +379,8 @@ def _memory_mb(recipe: Recipe, task: keras.Model, splits: Splits) -> int:
     """An upper estimate of the model's memory in the largest phase, in MB: weights, gradients, two optimizer
     slots, and every tensor of a forward pass kept for the backward one. The libraries add about 1 GB."""
     example = TASKS[recipe.task].example(task, splits.train, 1)
-    specs = keras.tree.map_structure(lambda x: tf.TensorSpec([recipe.train.batch_size, *x.shape[1:]], x.dtype), example)
+    rows = recipe.train.batch_size * len(keras.tree.flatten(example)[0])  # of one example, several where it has sides
+    specs = keras.tree.map_structure(lambda x: tf.TensorSpec([rows, *x.shape[1:]], x.dtype), example)
     graph = tf.function(lambda x: task(x, training=False)).get_concrete_function(specs).graph
     activations: int = sum(
         out.dtype.size * (out.shape.num_elements() or 0)

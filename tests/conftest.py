@@ -141,6 +141,22 @@ def text_recipe(texts: Path, text_preset: Callable[[str], Path]) -> Callable[...
 
 
 @pytest.fixture(scope="session")
+def embedder_preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a tiny text embedder."""
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            import tiny
+
+            made[family] = tmp_path_factory.mktemp("embedder-presets") / family
+            tiny.text_embedder(family).save_to_preset(str(made[family]))
+        return made[family]
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, recipe: Callable[..., Any]) -> Callable[[str], Any]:
     """A run of a family on the pictures, trained once a session. Tests must not write into it."""
     made: dict[str, Any] = {}

@@ -136,6 +136,17 @@ def text_classifier(family: str, num_classes: int = 2) -> Any:
     return kind(backbone=backbone, num_classes=num_classes, preprocessor=preprocessor)
 
 
+def text_embedder(family: str) -> Any:
+    """A new text embedder that knows the same words."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(1)
+    kind = getattr(hub, f"{family}TextEmbedder")
+    tokenizer = kind.preprocessor_cls.tokenizer_cls(**_vocabulary(family))
+    size = {**TEXT, "vocabulary_size": tokenizer.vocabulary_size(), "num_heads": 2, "max_sequence_length": 24}
+    backbone = getattr(hub, f"{family}Backbone")(**size)
+    return kind(backbone=backbone, preprocessor=kind.preprocessor_cls(tokenizer, sequence_length=20))
+
+
 def _vocabulary(family: str) -> dict[str, Any]:
     """WordPiece for BERT's kin, bytes in pairs for RoBERTa's, SentencePiece for DeBERTa's."""
     if family in ("Bert", "DistilBert"):

@@ -21,7 +21,7 @@ from kerastune.data import csv, folder, images, table, tfds
 from kerastune.data.order import Order
 from kerastune.data.source import SPLITS, Label, Problem, Progress, Source, counted, some
 from kerastune.errors import DataError, printable
-from kerastune.recipe import CsvData, Data, FolderData, TableData, TfdsData, TfdsTextData
+from kerastune.recipe import CsvData, Data, EmbeddingData, FolderData, TableData, TfdsData, TfdsTextData
 
 __all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "few", "load", "spread"]
 
@@ -31,6 +31,7 @@ SOURCES: dict[type[Data], Callable[[Any, Progress], Source]] = {
     TfdsData: tfds.examples,
     TableData: table.examples,
     TfdsTextData: tfds.examples,
+    EmbeddingData: table.examples,
 }
 _LISTED = 50  # problems shown in one message
 _BLOCK = 512  # examples between two calls of `progress`
@@ -43,7 +44,8 @@ class Split:
 
     ids: tuple[str, ...]  # what a user recognises: a path inside the data folder, a line, or "train[123]"
     digests: tuple[str, ...]  # sha256 of the encoded bytes
-    labels: npt.NDArray[Any]  # int64 [n], index into Splits.labels; float32 [n, K] of 0 and 1; or float32 [n, 1]
+    labels: npt.NDArray[Any]  # int64 [n], index into Splits.labels; float32 [n, K] of 0 and 1; float32 [n, 1]; or of
+    # pairs int64 [n, sides], which of the split's texts each is
     read: Callable[[int], bytes]  # an encoded image, or a JSON list of texts; thread-safe
 
     def __len__(self) -> int:
@@ -61,7 +63,7 @@ class Split:
 class Splits:
     """Data to train on, to choose by and to test with; nothing is in two of them."""
 
-    labels: tuple[str, ...]  # where a number is learnt, its name
+    labels: tuple[str, ...]  # where a number is learnt, its name; of pairs "pairs"
     train: Split
     validation: Split
     test: Split
@@ -141,6 +143,10 @@ class _Draft:
     @property
     def unit(self) -> str:
         return self.settings.unit
+
+    @property
+    def numbers(self) -> bool:
+        return self.settings.target in ("number", "scores")
 
     @property
     def one(self) -> str:
@@ -240,7 +246,7 @@ def _refuse_two_labels_for_one_example(draft: _Draft) -> None:
     torn = [group for group in groups.values() if len({draft.label(i) for i in group}) > 1]
     if not torn:
         return
-    unit, what = draft.unit, "number" if draft.settings.target == "number" else "label"
+    unit, what = draft.unit, "number" if draft.numbers else "label"
     if not draft.source.mendable or what == "number":  # people who rate the same text differ
         ids = some([draft.id(group[0]) for group in torn])
         draft.notes.append(f"{counted(len(torn), unit)} under more than one {what} ({ids})")
@@ -266,8 +272,16 @@ def _assign(draft: _Draft, settings: Data) -> None:
     validation = 0.0 if draft.declares("validation") else settings.validation_fraction
     for i in draft.alive:
         if draft.source.examples[i].split in (None, "train"):
-            place = int(draft.digests[i][:16], 16) / 2**64
+            place = int(_decides(draft, i)[:16], 16) / 2**64
             draft.splits[i] = "test" if place < test else "validation" if place < test + validation else "train"
+
+
+def _decides(draft: _Draft, i: int) -> str:
+    """The hash that says which split an example goes to: of pairs that of the first text, so that all that belongs to
+    it stays together."""
+    if draft.settings.target != "pairs":
+        return draft.digests[i]
+    return hashlib.sha256(json.loads(draft.source.read(i))[0].encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _part_copies(draft: _Draft) -> None:
@@ -282,12 +296,18 @@ def _part_copies(draft: _Draft) -> None:
     for (split, other), count in sorted(moves.items()):
         draft.notes.append(f"{counted(count, draft.unit)} left out of {split}: exact copies of {other} {draft.unit}s")
     draft.drop(set(gone))
-    copies = len(draft.alive) - len({draft.digests[i] for i in draft.alive})
-    if copies:
+    first = {draft.digests[i]: i for i in reversed(draft.alive)}
+    copies = len(draft.alive) - len(first)
+    if copies and draft.settings.target in ("pairs", "groups"):  # a text that is there twice would find itself
+        draft.drop(set(draft.alive) - set(first.values()))
+        draft.notes.append(f"{counted(copies, 'exact copy', 'exact copies')} of another {draft.unit} left out")
+    elif copies:
         draft.notes.append(f"{counted(copies, 'exact copy', 'exact copies')} of another {draft.unit} in the same split")
 
 
 def _refuse_untrained(draft: _Draft) -> None:
+    if draft.settings.target == "groups":  # vectors are of labels that training has not seen, too
+        return
     trained = draft.labels_in("train")
     untrained = {label: members for label, members in draft.by_label().items() if label not in trained}
     for label, members in untrained.items():
@@ -300,18 +320,26 @@ def _refuse_untrained(draft: _Draft) -> None:
 
 
 def _require_enough(draft: _Draft, settings: Data) -> None:
-    labels, numbers = draft.by_label(), draft.settings.target == "number"
+    labels = draft.by_label()
     if not draft.alive:
         raise DataError(f"No usable {draft.unit} is left in {draft.source.where}.", _listed(draft.problems))
     _require_two_labels(draft, labels)
     for split in ("validation", "test"):
         members = [i for i in draft.alive if draft.splits[i] == split]
-        present = {draft.label(i) for i in members} if numbers else draft.labels_in(split)
+        present, what = draft.labels_in(split), "label"
+        if draft.numbers:
+            present, what = {str(draft.label(i)) for i in members}, "different number"
+        elif draft.settings.target == "pairs":
+            present, what = {draft.id(i) for i in members}, "pair"
         if len(present) < 2:
-            what = "different number" if numbers else "label"
             raise DataError(
                 f"The {split} split of {draft.source.where} holds {counted(len(members), draft.unit)} of "
                 f"{counted(len(present), what)}: too few to measure anything.",
+                _cure(draft, settings, split),
+            )
+        if draft.settings.target == "groups" and len(present) == len(members):
+            raise DataError(
+                f"The {split} split of {draft.source.where} holds no two texts of one label: there is nothing to find.",
                 _cure(draft, settings, split),
             )
         missing = [repr(printable(label)) for label in sorted(labels) if label not in present]
@@ -345,7 +373,8 @@ def _listed(problems: list[Problem]) -> str:
 def _build(draft: _Draft) -> Splits:
     present = set(draft.by_label())
     order = draft.source.labels or tuple(sorted(present))
-    labels = order if draft.settings.target == "number" else tuple(label for label in order if label in present)
+    is_named = draft.numbers or draft.settings.target == "pairs"
+    labels = order if is_named else tuple(label for label in order if label in present)
     if unused := len(order) - len(labels):
         draft.notes.append(f"{counted(unused, 'label')} without {draft.one} left out")
     train, validation, test = (_split(draft, split, labels) for split in SPLITS)
@@ -364,22 +393,31 @@ def _build(draft: _Draft) -> Splits:
 def _split(draft: _Draft, split: str, labels: tuple[str, ...]) -> Split:
     members = [i for i in draft.alive if draft.splits[i] == split]
     read = draft.source.read
+    target = draft.settings.target
     return Split(
         ids=tuple(draft.id(i) for i in members),
         digests=tuple(draft.digests[i] for i in members),
-        labels=_targets([draft.label(i) for i in members], draft.settings.target, labels),
+        labels=_numbered(read, members)
+        if target == "pairs"
+        else _targets([draft.label(i) for i in members], target, labels),
         read=lambda i: read(members[i]),
     )
 
 
 def _targets(given: list[Label], target: str, labels: tuple[str, ...]) -> npt.NDArray[Any]:
     """What examples are given, as `Split.labels` holds it."""
-    if target == "number":
+    if target in ("number", "scores"):
         return np.array(given, np.float32).reshape(-1, 1)
     number = {label: n for n, label in enumerate(labels)}
-    if target == "label":
+    if target in ("label", "groups"):
         return np.array([number[str(label)] for label in given], np.int64)
     found = np.zeros((len(given), len(labels)), np.float32)
     for row, names in zip(found, given, strict=True):
         row[[number[name] for name in names if name in number]] = 1  # type: ignore[union-attr]
     return found
+
+
+def _numbered(read: Callable[[int], bytes], members: list[int]) -> npt.NDArray[np.int64]:
+    """Which text each side of each pair is, counted from 0: equal texts have one number."""
+    known: dict[str, int] = {}
+    return np.array([[known.setdefault(text, len(known)) for text in json.loads(read(i))] for i in members], np.int64)

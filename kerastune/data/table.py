@@ -1,4 +1,4 @@
-"""Rows of a CSV, JSON Lines or Parquet file: texts and their labels, for the tasks that read texts."""
+"""Rows of a CSV, JSON Lines or Parquet file: texts, and their labels or scores, for the tasks that read texts."""
 
 import json
 import math
@@ -10,19 +10,21 @@ from typing import Any
 from kerastune.data.rows import EXAMPLES, files, rows
 from kerastune.data.source import SPLITS, Example, Label, Problem, Progress, Source, counted
 from kerastune.errors import DataError, printable
-from kerastune.recipe import TableData
+from kerastune.recipe import EmbeddingData, TableData
+
+Settings = TableData | EmbeddingData
 
 
 @dataclass
 class _Table:
-    settings: TableData
+    settings: Settings
     examples: list[Example] = field(default_factory=list)
     contents: list[bytes] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
 
-def examples(settings: TableData, progress: Progress) -> Source:
+def examples(settings: Settings, progress: Progress) -> Source:
     """Reads the rows of one file, or of one file a split.
 
     Raises:
@@ -40,21 +42,24 @@ def examples(settings: TableData, progress: Progress) -> Source:
         where=printable(settings.path),
         examples=table.examples,
         read=table.contents.__getitem__,
-        labels=(settings.label_column,) if settings.target == "number" else None,
+        labels=_name(settings),
         problems=tuple(table.problems),
         notes=tuple(f"{counted(count, 'row')}: {what}" for what, count in table.notes.items()),
     )
 
 
-def columns(settings: TableData) -> dict[str, str]:
+def columns(settings: Settings) -> dict[str, str]:
     """The columns that are read, by the key that names them."""
-    keys = {
-        "text_column": settings.text_column,
-        "pair_column": settings.pair_column,
-        "label_column": settings.label_column,
-        "split_column": settings.split_column,
-    }
-    return {key: column for key, column in keys.items() if column is not None}
+    keys = (*settings.columns, settings.truth, "split_column")
+    return {key: getattr(settings, key) for key in keys if key and getattr(settings, key)}
+
+
+def _name(settings: Settings) -> tuple[str, ...] | None:
+    """What counts examples that have no labels."""
+    if settings.target == "pairs":
+        return ("pairs",)
+    is_number = settings.target in ("number", "scores") and settings.truth
+    return (getattr(settings, settings.truth),) if is_number and settings.truth else None
 
 
 def _add(table: _Table, where: str, row: dict[str, Any] | str, split: str | None) -> None:
@@ -62,12 +67,17 @@ def _add(table: _Table, where: str, row: dict[str, Any] | str, split: str | None
     if isinstance(row, str):
         table.problems.append(Problem(where, row))
         return
-    wanted = [column for column in (settings.text_column, settings.pair_column) if column]
+    named = columns(settings)
+    wanted = [named[key] for key in settings.columns]
     texts = [cleaned(table.notes, row[column]) for column in wanted]
-    label = labelled(row[settings.label_column], settings.target, settings.label_separator)
+    label: Label | Problem = ()
+    if settings.truth:
+        separator = getattr(settings, "label_separator", None)
+        label = labelled(row[named[settings.truth]], settings.target, separator)
     said = row[settings.split_column] if settings.split_column else split
     problem = (
         next((f"has no text in column {c!r}" for c, text in zip(wanted, texts, strict=True) if not text), None)
+        or ("its positive is its negative, too" if settings.target == "pairs" and texts[1:2] == texts[2:] else None)
         or (label.text if isinstance(label, Problem) else None)
         or (f"the split is {printable(str(said))!r}, not one of {', '.join(SPLITS)}" if _is_foreign(said) else None)
     )
@@ -93,15 +103,15 @@ def cleaned(notes: Counter[str], value: Any) -> str:
 
 def labelled(value: Any, target: str, separator: str | None) -> Label | Problem:
     """A cell as the label, the labels or the number that it stands for."""
-    text = "" if value is None else str(value).strip()
+    text, what = "" if value is None else str(value).strip(), "score" if target == "scores" else "label"
     if target == "labels":
         return tuple(sorted({name.strip() for name in text.split(str(separator)) if name.strip()}))
     if not text:
-        return Problem("", "has no label")
-    if target == "label":
+        return Problem("", f"has no {what}")
+    if target in ("label", "groups"):
         return text
     try:
         number = float(text)
     except ValueError:
-        return Problem("", f"the label is {printable(text)!r}, which is no number")
-    return number if math.isfinite(number) else Problem("", f"the label is {text}, which is no finite number")
+        return Problem("", f"the {what} is {printable(text)!r}, which is no number")
+    return number if math.isfinite(number) else Problem("", f"the {what} is {text}, which is no finite number")

@@ -1,14 +1,16 @@
 """One module a task: build the model, feed it, score it, and say what its device sees.
 
 A task module has `build`, `prepare`, `describe`, `load`; `order`, `batches`, `example`, `mixing`, `preprocessing`,
-`FREE`; `targets`, `loss`, `metric`, `scores`.
+`FREE`; `targets`, `loss`, `metric`, `scores`; and, where a batch does not tell,
+`validated`, and where the preset is worth something before it is tuned, `BEFORE`.
 """
 
 from types import ModuleType
 
-from kerastune.tasks import image_classification, text_classification
+from kerastune.tasks import image_classification, text_classification, text_embedding
 
 TASKS: dict[str, ModuleType] = {
     "image_classification": image_classification,
     "text_classification": text_classification,
+    "text_embedding": text_embedding,
 }

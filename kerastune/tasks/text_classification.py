@@ -131,9 +131,9 @@ def device_function(target: str, task: Task) -> Callable[..., dict[str, tf.Tenso
     return device
 
 
-def text_function(target: str, task: Task) -> Callable[..., dict[str, tf.Tensor]]:
-    """Raw texts in, with tensorflow_text: string [B], one or two of them -> {"scores": float32 [B, K]}."""
-    device, names = device_function(target, task), input_names(task)
+def text_function(device: Callable[..., dict[str, tf.Tensor]], task: Task) -> Callable[..., dict[str, tf.Tensor]]:
+    """A function of token ids as one of raw texts, with tensorflow_text: string [B], one or two of them."""
+    names = input_names(task)
 
     def whole(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
         # With a target beside it: the preprocessor would take a bare pair for a text and its target.
@@ -160,9 +160,13 @@ def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
 
     "any_length" is `serving_default` for one text.
     """
-    target, names = recipe.data.target, input_names(task)
-    tokens, texts = device_function(target, task), text_function(target, task)
     sides = ("texts", "pairs") if getattr(recipe.data, "paired", False) else ("texts",)
+    return signed(device_function(recipe.data.target, task), task, sides)
+
+
+def signed(tokens: Callable[..., dict[str, tf.Tensor]], task: Task, sides: Sequence[str]) -> dict[str, Signature]:
+    """The signatures of a function of token ids; `sides` name the raw texts that it takes."""
+    names, texts = input_names(task), text_function(tokens, task)
 
     def specs(*shape: int | None) -> list[tf.TensorSpec]:
         return [tf.TensorSpec(shape, tf.int32, name=name) for name in names]
