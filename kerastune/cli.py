@@ -542,6 +542,7 @@ def _summary(made: Any) -> dict[str, Any]:
         "metric": made.metric,
         f"test_{made.metric}": record["metrics"]["test"][made.metric],
         f"validation_{made.metric}": record["metrics"]["validation"][made.metric],
+        **({f"untuned_test_{made.metric}": record["before"]["test"][made.metric]} if "before" in record else {}),
         "seconds": record["seconds"],
     }
 
@@ -578,6 +579,8 @@ def _print_run(document: dict[str, Any]) -> None:
     metric = document["metric"]
     scored = [f"{split} {metric} {document[f'{split}_{metric}']:.4f}" for split in ("test", "validation")]
     put(", ".join(scored))
+    if f"untuned_test_{metric}" in document:
+        put(f"(test {metric} before training: {document[f'untuned_test_{metric}']:.4f})")
     if document["artifacts"]:
         put()
         _print_artifacts(document["artifacts"])
@@ -661,6 +664,11 @@ def predict(folder: str, examples: tuple[str, ...], lines: Any, top: int, as_jso
     asked = [*examples, *(line.rstrip("\n") for line in lines or () if line.strip())]
     if not asked:
         raise click.UsageError("Name image files, or give texts.")
+    from kerastune import search as searching
+
+    if searching.embeds(folder):
+        _show_vectors(folder, asked, as_json)
+        return
     found = inference.predict(folder, asked, top)
 
     def show() -> None:
@@ -675,6 +683,51 @@ def predict(folder: str, examples: tuple[str, ...], lines: Any, top: int, as_jso
     ]
     emit(as_json, document, show)
     say("\nNext: the report.html of its run shows where this model is wrong")
+
+
+def _show_vectors(folder: str, texts: list[str], as_json: bool) -> None:
+    from kerastune import search as searching
+
+    vectors = searching.embed(folder, texts)
+
+    def show() -> None:
+        for text, vector in zip(texts, vectors, strict=True):
+            first = " ".join(f"{value:.4f}" for value in vector[:6])
+            put(f"{text}\n  {len(vector)} numbers of length {float((vector**2).sum()) ** 0.5:.4f}: {first} …")
+
+    document = [{"input": text, "embedding": vector.tolist()} for text, vector in zip(texts, vectors, strict=True)]
+    emit(as_json, document, show)
+    say(f"\nNext: kerastune search {folder} --index FILE QUERY; --json prints all numbers")
+
+
+@cli.command()
+@click.argument("folder", metavar="RUN_OR_ARTIFACT")
+@click.argument("query")
+@click.option(
+    "--index",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Texts: .csv, .jsonl, .parquet, .txt, or saved .npz.",
+)
+@click.option("--column", default="text", show_default=True, help="The column of texts in --index.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="How many to print.")
+@click.option("--save", type=click.Path(path_type=Path), help="Keep the vectors of --index in this new .npz file.")
+@_json
+def search(folder: str, query: str, index: Path, column: str, top: int, save: Path | None, as_json: bool) -> None:
+    """Find the texts of a file that are most like a query, by the cosine of their vectors.
+
+    \b
+    Example: kerastune search runs/questions --index faq.csv --column question "Who wrote Emma?"
+             kerastune search runs/questions --index faq.txt --save faq.npz "Who wrote Emma?"
+    """
+    from kerastune import search as searching
+
+    with progress() as told:
+        found = searching.search(folder, index, query, top=top, column=column, save=save, progress=told)
+    rows = [[f"{hit.similarity:.4f}", hit.text] for hit in found]
+    document = [{"text": hit.text, "similarity": hit.similarity} for hit in found]
+    emit(as_json, document, lambda: table(["cosine", "text"], rows))
+    say(f"\nNext: --index {save} is quicker" if save else "\nNext: --save INDEX.npz keeps the vectors")
 
 
 @cli.command("export")

@@ -37,8 +37,7 @@ def predict(
         KerastuneError: `of` is neither a run nor an artifact.
         ConverterError: the artifact's runtime failed.
     """
-    if isinstance(of, str | Path):
-        of = _open(run.absolute(of))
+    of = opened(of)
     examples = [examples] if isinstance(examples, str | Path) else examples
     if isinstance(of, Artifact):
         text = of.manifest.get("text")
@@ -60,7 +59,15 @@ def predict(
     ]
 
 
-def _open(folder: Path) -> Run | Artifact:
+def opened(of: Run | Artifact | str | Path) -> Run | Artifact:
+    """A run or an artifact from its folder.
+
+    Raises:
+        KerastuneError: the folder holds neither.
+    """
+    if not isinstance(of, str | Path):
+        return of
+    folder = run.absolute(of)
     if artifact.is_artifact(folder):
         return artifact.load(folder)
     if run.is_run(folder):

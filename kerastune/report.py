@@ -54,11 +54,39 @@ class Mistake:
     probability: float | None
 
 
+@dataclass(frozen=True)
+class Found:
+    """A test text, and what the model finds with it.
+
+    Attributes:
+        rank: of the nearest text that belongs to it, from 1; of two texts with a score None.
+        belongs: that text; or the score.
+        nearest: texts, their cosines, and whether they belong to it.
+    """
+
+    id: str
+    text: str
+    rank: int | None
+    belongs: str
+    nearest: list[tuple[str, float, bool]]
+
+
+_FIGURES = {
+    "scores": ("spearman", "pearson"),
+    **dict.fromkeys(("pairs", "groups"), ("recall_at_1", "recall_at_5", "recall_at_10", "mrr")),
+}
+"""What is shown of vectors, by target."""
+
+
 def write(of: Run, *, progress: Progress | None = None) -> Path:
     """Builds report.html from what the run folder holds. Works without exports, scores or data."""
     record, metrics, history = of.record, of.record.get("metrics"), of.history
-    wrong = _mistakes(of) if metrics else []
+    is_embedding = of.recipe.data.target in scoring.SIMILARITY
+    wrong = _mistakes(of) if metrics and not is_embedding else []
     shown, without = _shown(of, wrong[:SHOWN_MISTAKES], progress or Progress())
+    found: list[Found] = []
+    if metrics and is_embedding:
+        found, without = _found(of, progress or Progress())
     made = _artifacts(of)
     page = _template().render(
         of=of,
@@ -76,6 +104,8 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         shown=wrong[:SHOWN_MISTAKES],
         contents=shown,
         without=without,
+        found=found,
+        figures=_FIGURES.get(of.recipe.data.target, ()),
         artifacts=made,
         install={name: runtime.install for name, runtime in RUNTIMES.items()},
         refused=of.failures,
@@ -98,10 +128,10 @@ def _worth(of: Run, split: str, value: float) -> dict[str, Any]:
     """What a split's metric is, of how many examples; of a share of them with its 95 % Wilson interval."""
     _, truth, scores = of.predictions(split)
     found: dict[str, Any] = {"value": value, "count": len(truth), "low": None, "high": None}
-    if of.recipe.data.target != "number":
-        right = int(scoring.quality(of.recipe.data.target, truth, scores).sum())
-        interval = binomtest(right, len(truth)).proportion_ci(0.95, method="wilson")
-        found |= {"low": interval.low, "high": interval.high}
+    if of.recipe.data.target not in ("number", "scores"):
+        right = scoring.quality(of.recipe.data.target, truth, scores)
+        interval = binomtest(int(right.sum()), len(right)).proportion_ci(0.95, method="wilson")
+        found |= {"count": len(right), "low": interval.low, "high": interval.high}
     return found
 
 
@@ -143,6 +173,43 @@ def _mistakes(of: Run) -> list[Mistake]:
     said, probability = scores.argmax(-1), scores.max(-1)
     wrong = [int(i) for i in np.argsort(-probability, kind="stable") if said[i] != truth[i]]
     return [Mistake(ids[i], of.labels[truth[i]], of.labels[said[i]], float(probability[i])) for i in wrong]
+
+
+_NEAREST = 3
+
+
+def _found(of: Run, progress: Progress) -> tuple[list[Found], str | None]:
+    """The test texts with which what belongs to them is found last, and a few with which it is found first; or the
+    pairs whose cosines are out of place. Or why there is none."""
+    target = of.recipe.data.target
+    _, truth, vectors = of.predictions("test")
+    try:
+        test = of.splits(progress).test
+    except KerastuneError as error:
+        return [], error.message
+
+    def text(example: int, side: int = 0) -> str:
+        return printable(test.texts(example)[side])[:_EXCERPT]
+
+    if target == "scores":
+        near = scoring.cosines(vectors)
+        place, wanted = (np.argsort(np.argsort(values, kind="stable")) for values in (near, truth[:, 0]))
+        worst = [int(i) for i in np.argsort(-np.abs(place - wanted), kind="stable")[:SHOWN_MISTAKES]]
+        pairs = [(i, [(text(i, 1), float(near[i]), True)]) for i in worst]
+        return [Found(test.ids[i], text(i), None, f"{truth[i, 0]:.4g}", nearest) for i, nearest in pairs], None
+    ranked = sorted(scoring.neighbours(target, truth, vectors, _NEAREST), key=lambda one: -one.rank)
+    chosen = [*ranked[:SHOWN_MISTAKES], *ranked[SHOWN_MISTAKES:][-_NEAREST:]]
+    label = [of.labels[i] for i in truth] if target == "groups" else []
+    return [
+        Found(
+            test.ids[one.example],
+            text(one.example),
+            one.rank,
+            label[one.example] if label else text(one.example, 1),
+            [(text(*place), cosine, belongs) for place, cosine, belongs in one.nearest],
+        )
+        for one in chosen
+    ], None
 
 
 def _named(of: Run, chosen: npt.NDArray[np.bool_]) -> str:

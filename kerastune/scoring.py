@@ -208,10 +208,12 @@ def neighbours(target: str, truth: npt.NDArray[Any], vectors: Floats, count: int
     for some, near, belongs in search.blocks():
         order = np.argsort(-near, axis=-1, kind="stable")[:, :count]
         for row, i in enumerate(some):
+            places = search.candidates[order[row]]
+            cosines_, belong = near[row, order[row]], belongs[row, order[row]]
             near_ones = [
-                ((int(search.candidates[j, 0]), int(search.candidates[j, 1])), float(near[row, j]), bool(belongs[row, j]))
-                for j in order[row]
-                if np.isfinite(near[row, j])
+                ((int(example), int(side)), float(cosine), bool(is_its))
+                for (example, side), cosine, is_its in zip(places, cosines_, belong, strict=True)
+                if np.isfinite(cosine)
             ]
             found.append(Neighbours(int(i), int(rank[len(found)]), near_ones))
     return found

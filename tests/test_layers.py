@@ -51,6 +51,7 @@ ORDER = [
     "exporter",
     "rehearsal",
     "inference",
+    "search",
     "benchmark",
     "report",
     "doctor",

@@ -161,5 +161,6 @@ def _require(path: str, names: Iterable[str], wanted: dict[str, str], delimiter:
             near = difflib.get_close_matches(column, there, n=1, cutoff=0.5)
             guess = f" (did you mean {near[0]!r}?)" if near else ""
             odd = next((d for d in ",;\t|" if delimiter and len(there) == 1 and d in there[0]), None)
-            cure = f"; data.delimiter = {json.dumps(odd)} separates them" if odd else f"; set data.{key}"
+            set_it = f"; give {key}" if key.startswith("--") else f"; set data.{key}"
+            cure = f"; data.delimiter = {json.dumps(odd)} separates them" if odd else set_it
             raise DataError(f"{printable(path)}: there is no column {column!r}{guess}.", hint + cure)

@@ -368,7 +368,7 @@ def fingerprint(task: Task) -> str:
 
 
 def device_function(task: Task) -> Callable[..., dict[str, tf.Tensor]]:
-    """Token ids in, vectors out: int32 [B, L] an input, in the order of `input_names` -> {"embeddings": float32 [B, D]}."""
+    """Token ids in, vectors out: int32 [B, L] an input, in `input_names`' order -> {"embeddings": float32 [B, D]}."""
     names = input_names(task)
 
     def device(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
