@@ -221,8 +221,10 @@ def targets(
     return rows.astype(np.float32), np.ones(len(truth), np.float32)
 
 
-def loss(target: str) -> keras.losses.Loss:
-    return Cosent(name="loss") if target == "scores" else InBatchNegatives(name="loss")
+def loss(target: str) -> Callable[..., tf.Tensor]:
+    """(targets, vectors) -> the mean over a batch. Examples have no weights: they are all 1."""
+    each = cosent if target == "scores" else in_batch_negatives
+    return lambda y, outputs, sample_weight=None: tf.reduce_mean(each(y, outputs))
 
 
 def metric(target: str) -> keras.metrics.Metric:
@@ -247,34 +249,42 @@ def validated(target: str, y: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.
     return {name: float(scoring.similarity(target, known, vectors)[name])}
 
 
-class InBatchNegatives(keras.losses.Loss):
+def in_batch_negatives(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     """InfoNCE (van den Oord et al. 2018, arXiv:1807.03748) with the batch's other texts as negatives (Henderson et al.
-    2017, arXiv:1705.00652): cross-entropy of finding each first side's second one, by cosine, among all second (and
+    2017, arXiv:1705.00652): the cross-entropy of finding each first side's second one, by cosine, among all second (and
     third) sides.
 
-    A second or third side that is no negative is left out: the same text, or label, as the first side or what belongs
-    to it, or what belongs to the same text elsewhere in the batch.
+    A second or third side that is no negative is left out: the same text, or label, as the first side or as what
+    belongs to it, or what belongs to the same text elsewhere in the batch.
+
+    Args:
+        y: which text each side is, or which label, float32 [B, sides].
+        outputs: vectors [sides * B, D].
+
+    Returns:
+        float32 [B].
     """
-
-    def call(self, y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        """Which text each side is, or which label, float32 [B, sides]; vectors [sides * B, D] -> float32 [B]."""
-        logits, own = _logits(y, outputs)
-        return tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_sum(tf.where(own, logits, 0.0), axis=-1)
+    logits, own = _logits(y, outputs)
+    return tf.reduce_logsumexp(logits, axis=-1) - tf.reduce_sum(tf.where(own, logits, 0.0), axis=-1)
 
 
-class Cosent(keras.losses.Loss):
+def cosent(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     """CoSENT (Su 2022, https://kexue.fm/archives/8847): where one pair's score is higher than another's, so should its
-    cosine be. log(1 + sum of exp((lower pair's cosine - higher pair's) / temperature)), of a batch. Only the order of
-    scores counts, so that they may be on any scale.
-    """
+    cosine be. log(1 + sum of exp((lower pair's cosine - higher pair's) / temperature)). Only the order of scores
+    counts, so that they may be on any scale.
 
-    def call(self, y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-        """Scores float32 [B, 1]; vectors [2 * B, D] -> the batch's loss, for each example: float32 [B]."""
-        cosines = _cosines(y, outputs) / TEMPERATURE
-        apart = cosines[None] - cosines[:, None]  # [i, j]: how much nearer the texts of j are than those of i
-        terms = tf.where(y > y[:, 0], apart, _NEVER)  # i is scored higher than j
-        whole = tf.reduce_logsumexp(tf.concat([tf.zeros([1]), tf.reshape(terms, [-1])], 0))
-        return tf.fill([tf.shape(y)[0]], whole)
+    Args:
+        y: scores, float32 [B, 1].
+        outputs: vectors [2 * B, D].
+
+    Returns:
+        The batch's loss, for each example: float32 [B].
+    """
+    cosines = _cosines(y, outputs) / TEMPERATURE
+    apart = cosines[None] - cosines[:, None]  # [i, j]: how much nearer the texts of j are than those of i
+    terms = tf.where(y > y[:, 0], apart, _NEVER)  # i is scored higher than j
+    whole = tf.reduce_logsumexp(tf.concat([tf.zeros([1]), tf.reshape(terms, [-1])], 0))
+    return tf.fill([tf.shape(y)[0]], whole)
 
 
 _NEVER = -1e9  # the logit of what is left out
