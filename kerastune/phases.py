@@ -243,11 +243,39 @@ def _unfreeze(task: keras.Model, phase: Phase, found: list[Unit], stage: Stage) 
         # Small batches would wreck the pretrained statistics.
         for norm in _norms(task.backbone):
             norm.trainable = False
+    unused = _unused(task)
+    for layer in unused:
+        layer.trainable = False  # no gradient would reach it
     if phase.lora is None:
         lora.refuse_others(task, [], None, 0)
         return None
-    layers = [inner for unit in stage.units for layer in unit.layers for inner in layer._flatten_layers()]
+    used = [layer for unit in stage.units for layer in unit.layers if layer not in unused]
+    layers = [inner for layer in used for inner in layer._flatten_layers()]
     return lora.adapt(task, layers, phase.lora)
+
+
+def _unused(task: keras.Model) -> list[keras.layers.Layer]:
+    """The backbone's layers that the model's outputs do not depend on: BERT's pooler where an embedder pools itself."""
+    backbone = task.backbone
+    reached, outputs = _behind(task.outputs, backbone)
+    inside, _ = _behind([backbone.outputs[i] for i in outputs], None)
+    layers = [layer for layer in backbone.layers if layer.weights]
+    unused = [layer for layer in layers if layer not in reached | inside]
+    return unused if len(unused) < len(layers) else []  # a model that does not tell how it calls its backbone
+
+
+def _behind(symbols: Iterable[Any], stop: keras.Model | None) -> tuple[set[Any], set[int]]:
+    """The operations that symbols were made by, and the outputs of `stop`, where the way back ends, among them."""
+    waiting, operations, seen, outputs = list(symbols), set(), set(), set()
+    while waiting:
+        made_by = waiting.pop()._keras_history
+        if made_by.operation is stop:
+            outputs.add(made_by.tensor_index)
+        elif (call := (made_by.operation, made_by.node_index)) not in seen:
+            seen.add(call)
+            operations.add(made_by.operation)
+            waiting += made_by.operation._inbound_nodes[made_by.node_index].input_tensors
+    return operations, outputs
 
 
 def _norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
