@@ -32,9 +32,9 @@ class Feed:
         self._next = -1  # the step that `_batches` goes on with
         settings, classes, target = of.recipe.train, len(of.splits.labels), of.recipe.data.target
         balanced = settings.class_weights == "balanced"
-        truth = of.splits.train.labels
-        self._targets = of.kind.targets(target, classes, truth, settings.label_smoothing, balanced)
-        self._validation_targets = of.kind.targets(target, classes, of.splits.validation.labels)
+        train, validation = (of.kind.truth(of.task, split) for split in (of.splits.train, of.splits.validation))
+        self._targets = of.kind.targets(target, classes, train, settings.label_smoothing, balanced)
+        self._validation_targets = of.kind.targets(target, classes, validation)
         self._example = of.kind.example(of.task, of.splits.validation, settings.batch_size)
         decision = of.decision("train.cache") or {}
         # The plan has proved that the two parts are the whole, or else there is no cut.
@@ -44,7 +44,9 @@ class Feed:
         if self.cut and cached and decision["got"] != "off":
             self._run_once(self.cut, decision["got"])
             inputs = tuple(tf.TensorSpec([None, *spec.shape], spec.dtype) for spec in self.cut.specs)
-        self.signature = (inputs, tf.TensorSpec([None, self._targets[0].shape[1]]), tf.TensorSpec([None]))
+        widths = {found[0].shape[1] for found in (self._targets, self._validation_targets)}
+        width = widths.pop() if len(widths) == 1 else None
+        self.signature = (inputs, tf.TensorSpec([None, width]), tf.TensorSpec([None]))
 
     def _inputs(self, split: Split, augment: Augment | None = None, view: int | None = None) -> Iterator[Any]:
         of = self.of

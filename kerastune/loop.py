@@ -46,6 +46,7 @@ class Position:
     best: dict[str, float] | None = None
     best_file: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
+    said: dict[str, list[str]] = field(default_factory=dict)  # by "phase.epoch", where the task generates
     ran: list[dict[str, Any]] = field(default_factory=list)  # one record a phase
     decisions: list[Decision] = field(default_factory=list)
     frozen: dict[str, str] = field(default_factory=dict)  # hashes from before the stage that is running
@@ -179,6 +180,8 @@ class Training:
         with optimizers.averaged(self.optimizer, self.task):
             row |= {f"val_{name}": value for name, value in self._validate(feed, test).items()}
             weights = self._weights()
+            if self.kind.GENERATES:
+                self.at.said[f"{at.phase}.{at.epoch}"] = self.kind.samples(self.recipe, self.task, self.splits)
         rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
         return row | {"learning_rate": rate, "seconds": round(time.perf_counter() - started, 2)}, weights
 
@@ -322,7 +325,7 @@ class Training:
         """The training and the validation step, as functions of (inputs, targets, weights)."""
         task, optimizer, loss_function = self.task, self.optimizer, self.kind.loss(self.recipe.data.target)
         mean, metric = self.metrics
-        forward = feed.forward
+        forward, count = feed.forward, self.kind.count
         trained = task.trainable_variables
 
         def train(x: Any, y: tf.Tensor, weights: tf.Tensor) -> None:
@@ -331,12 +334,12 @@ class Training:
                 loss = loss_function(y, outputs, sample_weight=weights) + sum(task.losses)
                 scaled = optimizer.scale_loss(loss)
             optimizer.apply(tape.gradient(scaled, trained), trained)
-            mean.update_state(loss, sample_weight=tf.shape(y)[0])
+            mean.update_state(loss, sample_weight=count(y))
             metric.update_state(y, outputs)
 
         def test(x: Any, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
             outputs = forward(x, False)
-            mean.update_state(loss_function(y, outputs), sample_weight=tf.shape(y)[0])
+            mean.update_state(loss_function(y, outputs), sample_weight=count(y))
             metric.update_state(y, outputs)
             return outputs
 

@@ -287,7 +287,9 @@ def _trains(unit: Unit) -> int:
 
 
 def _heads(task: keras.Model) -> list[keras.layers.Layer]:
-    return [layer for layer in task.layers if layer is not task.backbone]
+    # A language model calls its backbone's token embedding once more, in reverse: that is no head.
+    inside = {id(layer) for layer in task.backbone._flatten_layers()}
+    return [layer for layer in task.layers if id(layer) not in inside]
 
 
 def _count(weights: list[keras.Variable]) -> int:

@@ -25,6 +25,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -44,10 +45,17 @@ def _absolute_if_a_path(value: str) -> str:
     return _absolute(value) if is_path and not is_name else value
 
 
+def _shipped_or_a_path(value: str) -> str:
+    shipped = files("kerastune.recipes").joinpath(value)
+    if value.endswith(".jsonl") and os.path.basename(value) == value and not os.path.exists(value):
+        return str(shipped) if shipped.is_file() else value
+    return _absolute_if_a_path(value)
+
+
 Text = Annotated[str, StringConstraints(min_length=1)]
 FilePath = Annotated[Text, AfterValidator(_absolute)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Target = Literal["label", "labels", "number", "pairs", "groups", "scores"]
+Target = Literal["label", "labels", "number", "pairs", "groups", "scores", "text"]
 Delimiter = Literal[",", ";", "\t", "|"]
 
 
@@ -72,7 +80,7 @@ class Data(_Settings):
 
     @property
     def target(self) -> Target:
-        """What an example is given: one label, any number of labels, or a number.
+        """What an example is given: one label, any number of labels, a number, or a text to say.
 
         Of texts to embed: "pairs" of texts that belong together (or with a third that does not), "groups" of texts
         with one label, or "scores" of how alike two texts are.
@@ -260,6 +268,46 @@ class TfdsTextData(_Tfds, _Labelled):
     """A second text, for pairs of sentences."""
 
 
+class ChatData(_Texts):
+    """A CSV, JSON Lines or Parquet file with a prompt and a response, or a list of messages, in each row."""
+
+    source: Literal["csv", "jsonl", "parquet"]
+    path: Annotated[Text, AfterValidator(_shipped_or_a_path)]
+    """The file (UTF-8; CSV with a header line), your own or one that comes with a shipped recipe ("tone.jsonl"); or a
+    folder, or a fetched asset, that holds train.csv (or .jsonl, .parquet) and, if wanted, validation.csv and
+    test.csv."""
+    delimiter: Delimiter = ","
+    """What separates the cells of a CSV file."""
+    prompt_column: Text = "prompt"
+    response_column: Text = "response"
+    messages_column: Text | None = None
+    """Instead of the two: a list of {"role", "content"}, where role is system, user or assistant. Every turn of the
+    assistant is learnt. Not in CSV files."""
+    system: Text | None = None
+    """What is said first, as the system, in every conversation that does not say it itself."""
+    split_column: Text | None = None
+    """A column that says train, validation or test. Default: split by content hash."""
+
+    @property
+    def target(self) -> Target:
+        return "text"
+
+    @model_validator(mode="after")
+    def _cells_hold_no_lists(self) -> "ChatData":
+        if self.messages_column and self.source == "csv":
+            raise ValueError("a CSV file has no lists of messages; use prompt_column and response_column, or jsonl")
+        return self
+
+
+class Samples(_Settings):
+    """What the model says to some prompts of the validation split: before training, and after each epoch."""
+
+    count: Annotated[int, Field(ge=0, le=100)] = 4
+    """How many prompts; 0: none."""
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 48
+    """Where a text is cut off that does not end."""
+
+
 class Augment(_Settings):
     """Random changes to training images, made by Keras layers in the input pipeline; never to validation images."""
 
@@ -401,6 +449,34 @@ class Phase(_Settings):
             )
         if self.lora and self.batch_norm != "frozen":
             raise ValueError(f'lora trains adapters only, so batch_norm = "{self.batch_norm}" has nothing to do')
+        return self
+
+
+class ChatPhase(Phase):
+    """A phase of a language model: without `lora` it has adapters of rank 8, and `lora = false` trains the weights."""
+
+    unfreeze: Text = "all"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adapters_unless_refused(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        default = None if values.get("unfreeze") in ("none", "head", "gradual") else {"rank": 8}
+        given = values.get("lora", default)
+        return {**values, "lora": None if given is False else given}
+
+    @model_serializer(mode="wrap")
+    def _say_that_there_are_no_adapters(self, handler: Any) -> dict[str, Any]:
+        return {**handler(self), **({} if self.lora else {"lora": False})}
+
+    @model_validator(mode="after")
+    def _there_is_no_head(self) -> "ChatPhase":
+        if self.unfreeze in ("head", "gradual"):
+            raise ValueError(
+                f'unfreeze = "{self.unfreeze}" starts with a new head, and a language model has none; '
+                'use "all", "top:N" or "match:REGEX"'
+            )
         return self
 
 
@@ -573,9 +649,31 @@ class TextEmbedding(Recipe):
         return self
 
 
+class CausalLM(Recipe):
+    """A language model that learns to answer."""
+
+    task: Literal["causal_lm"]
+    data: ChatData
+    samples: Samples = Samples()
+    phases: Annotated[tuple[ChatPhase, ...], Field(strict=False)]
+
+    @model_validator(mode="after")
+    def _tokens_have_no_classes(self) -> "CausalLM":
+        if self.train.cache_views:
+            raise ValueError("train.cache_views keeps augmented views of images, and texts have none")
+        if self.train.class_weights != "none" or self.train.label_smoothing:
+            raise ValueError("train.class_weights and train.label_smoothing are for labels, and a text has none")
+        if self.exports:
+            raise ValueError(
+                "language models cannot be exported yet; leave out [[exports]]. The run folder is a KerasHub preset, "
+                "which keras_hub.models.CausalLM.from_preset loads"
+            )
+        return self
+
+
 RECIPES: dict[str, type[Recipe]] = {
     get_args(recipe.model_fields["task"].annotation)[0]: recipe
-    for recipe in (ImageClassification, TextClassification, TextEmbedding)
+    for recipe in (ImageClassification, TextClassification, TextEmbedding, CausalLM)
 }
 
 
@@ -769,21 +867,21 @@ def _locate(loc: tuple[int | str, ...], recipe: type[Recipe]) -> tuple[list[str]
         if isinstance(part, int):
             continue
         owner = current
-        current = _SECTIONS.get(part, current)
-        if path == ["data"] and len(settings := set(_sources(recipe).values())) == 1:  # no union, and no tag
-            (current,) = settings
+        only = set(_sources(recipe).values())
+        current = only.pop() if path == ["data"] and len(only) == 1 else _SECTIONS.get(part, current)
     return path, owner
 
 
 def _sources(recipe: type[Recipe]) -> dict[str, type[BaseModel]]:
     """The sources that a task reads, and their settings."""
-    annotation = recipe.model_fields["data"].annotation
-    settings: tuple[Any, ...] = get_args(annotation) or (annotation,)
+    annotation: Any = recipe.model_fields["data"].annotation
+    settings = get_args(annotation) or (annotation,)
     return {name: one for one in settings for name in get_args(one.model_fields["source"].annotation)}
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
     "augment": Augment,
+    "samples": Samples,
     "train": Train,
     "phases": Phase,
     "lora": Lora,

@@ -26,6 +26,8 @@ def quality(target: str, truth: npt.NDArray[Any], scores: Floats) -> npt.NDArray
         found = ranks(target, truth, scores) == 1
     elif target == "scores":
         raise ValueError("a rank correlation is not the mean of anything")
+    elif target == "text":  # an example with more tokens counts more
+        found = scores[:, 1].astype(np.float64) / max(float(scores[:, 2].mean(dtype=np.float64)), 1e-12)
     elif target == "number":
         error = (scores.astype(np.float64) - truth)[:, 0] ** 2
         found = 1 - error / max(float(np.var(truth.astype(np.float64))), 1e-12)
@@ -40,10 +42,20 @@ def metrics(target: str, labels: tuple[str, ...], truth: npt.NDArray[Any], score
     Returns:
         Of labels: accuracy, cross-entropy `loss`, macro F1 and per-class precision, recall, F1 and support; of one
         label the confusion matrix (rows: truth), of several micro F1. Of a number: `r2`, mean squared error `loss`,
-        `mae` and Spearman's rank correlation. Of vectors as `similarity` says.
+        `mae` and Spearman's rank correlation. Of vectors as `similarity` says. Of texts, over all scored tokens:
+        `token_accuracy`, cross-entropy `loss` in nats and `perplexity`, its exponential.
     """
     if target in SIMILARITY:
         return similarity(target, truth, scores)
+    if target == "text":
+        surprise, hits, tokens = (float(total) for total in scores.astype(np.float64).sum(0))
+        loss = surprise / max(tokens, 1)
+        return {
+            "token_accuracy": hits / max(tokens, 1),
+            "loss": loss,
+            "perplexity": float(np.exp(min(loss, 700.0))),
+            "tokens": int(tokens),
+        }
     right = float(quality(target, truth, scores).mean())
     if target == "number":
         error = scores.astype(np.float64) - truth

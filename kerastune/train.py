@@ -132,6 +132,7 @@ def fine_tune(
     made = plan(recipe, progress)
     stopwatch.lap("prepare")
     facts = {**_facts(recipe, made), "started": started.isoformat(timespec="seconds"), "job": job, "resumed": []}
+    facts["before"] = _before(recipe, made, progress)
     with run.work_folder(folder, recipe) as work:
         training = Training(recipe, made.splits, made.task, made.decisions, made.moving, work, facts, progress)
         return _train(training, made, folder, stopwatch, force)
@@ -224,6 +225,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         "seed": recipe.seed,
         "backbone": type(made.task.backbone).__name__,
         "parameters": made.task.count_params(),
+        **_said(recipe, made, facts["before"], training.at.said),
         "data": {
             "fingerprint": made.splits.fingerprint,
             "counts": made.counts,
@@ -307,6 +309,8 @@ def _save(recipe: Recipe, made: Plan, folder: Path) -> tuple[Any, list[str]]:
     kind, task = TASKS[recipe.task], made.task
     precision = task.backbone.dtype_policy.name
     example = kind.example(task, made.splits.validation, recipe.train.batch_size)
+    if kind.GENERATES:
+        kind.write_beside(task, folder)
     loaded, notes = saving.save(task, folder, lambda path: kind.load(str(path), precision), example)
     return (loaded if precision == "float32" else kind.load(str(folder), "float32")), notes
 
@@ -331,6 +335,27 @@ def _evaluate(
         predictions |= {f"{name}_{key}": value for key, value in {**stored, "scores": scores}.items()}
         metrics[name] = scoring.metrics(recipe.data.target, splits.labels, split.labels, scores)
     return predictions, metrics
+
+
+def _before(recipe: Recipe, made: Plan, progress: Progress) -> dict[str, Any]:
+    """What a model that generates is worth, and says, before it is trained."""
+    kind = TASKS[recipe.task]
+    if not kind.GENERATES:
+        return {}
+    _, metrics = _evaluate(recipe, made.task, made.splits, progress)
+    return {"metrics": metrics, "texts": kind.samples(recipe, made.task, made.splits)}
+
+
+def _said(
+    recipe: Recipe, made: Plan, before: dict[str, Any], epochs: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+    """What run.json says of a model that generates: its metrics before training, and what it said to some prompts."""
+    kind = TASKS[recipe.task]
+    if not kind.GENERATES:
+        return {}
+    asked = kind.sampled(recipe, made.splits)
+    said = {"conversations": asked, "before": before["texts"], "epochs": dict(epochs)}
+    return {"metrics_before": before["metrics"], "generations": said}
 
 
 def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[str, Any]]:

@@ -199,3 +199,72 @@ def copied(tmp_path: Path) -> Iterator[Callable[[Any], Any]]:
     from kerastune import artifact
 
     yield lambda of: artifact.load(shutil.copytree(of.folder, tmp_path / of.folder.name))
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chat_preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A folder with a tiny language model, and a chat template if one is given."""
+    made: dict[tuple[str, str | None], Path] = {}
+
+    def make(family: str = "Qwen3", template: str | None = CHATML) -> Path:
+        if (family, template) not in made:
+            import tiny
+
+            folder = made[family, template] = tmp_path_factory.mktemp("chat-presets") / family
+            tiny.causal_lm(family).save_to_preset(str(folder))
+            if family == "Llama3":  # KerasHub 0.32 does not save this one setting
+                from kerastune import saving
+
+                task = tiny.causal_lm(family)
+                for part in saving._parts(task):
+                    saving._write_in(part, folder)
+            if template is not None:
+                (folder / "chat_template.jinja").write_text(template, "utf-8")
+        return made[family, template]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A jsonl file of 16 prompts and responses to train on, and 4 each to choose by and to test with."""
+    import json
+
+    words = ["sun", "sea", "fog", "gull", "rope", "salt", "tide", "wind"]
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [
+        {
+            "prompt": f"{words[i % 8]} {i // 8}?",
+            "response": f"{words[(i * 3 + i // 8) % 8]}!",
+            "split": "train" if i < 16 else "validation" if i < 20 else "test",
+        }
+        for i in range(24)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def chat_recipe(pairs: Path, chat_preset: Callable[..., Path]) -> Callable[..., Any]:
+    """A recipe on the pairs; keyword arguments replace its top-level keys, `data` only the keys it has."""
+    from kerastune.recipe import parse
+
+    def make(family: str = "Qwen3", template: str | None = CHATML, data: Any = None, **changes: Any) -> Any:
+        values = {
+            "name": family.lower(),
+            "task": "causal_lm",
+            "preset": str(chat_preset(family, template)),
+            "data": {"source": "jsonl", "path": str(pairs), "split_column": "split", **(data or {})},
+            "samples": {"count": 2, "max_tokens": 8},
+            "train": {"batch_size": 8},
+            "phases": [{"epochs": 2, "learning_rate": 1e-2}],
+        }
+        return parse({**values, **changes}, "test")
+
+    return make

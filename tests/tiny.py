@@ -179,3 +179,27 @@ def _vocabulary(family: str) -> dict[str, Any]:
         user_defined_symbols="[MASK]",
     )
     return {"proto": made.getvalue()}
+
+
+def causal_lm(family: str) -> Any:
+    """A new language model whose tokens are letters."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(1)
+    from tokenizers import pre_tokenizers
+
+    kind = getattr(hub, f"{family}CausalLM")
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
+    special += ["<|start_header_id|>", "<|end_header_id|>"]
+    tokens = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), "Ġs", "'s"]
+    more = {"unsplittable_tokens": special} if family != "Llama3" else {}
+    tokenizer = kind.preprocessor_cls.tokenizer_cls(
+        vocabulary={token: i for i, token in enumerate(tokens)}, merges=["Ġ s", "' s"], **more
+    )
+    size = {"vocabulary_size": len(tokens), "num_layers": 2, "hidden_dim": 32, "intermediate_dim": 64}
+    if family == "GPT2":
+        size |= {"num_heads": 2, "max_sequence_length": 128, "dropout": 0.0}
+    else:
+        size |= {"num_query_heads": 2, "num_key_value_heads": 1, "tie_word_embeddings": True}
+        size |= {"head_dim": 16} if family == "Qwen3" else {}
+    backbone = getattr(hub, f"{family}Backbone")(**size)
+    return kind(backbone=backbone, preprocessor=kind.preprocessor_cls(tokenizer, sequence_length=96))

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kerastune.data import csv, folder, images, table, tfds
+from kerastune.data import chat, csv, folder, images, table, tfds
 from kerastune.data.order import Order
 from kerastune.data.source import SPLITS, Label, Problem, Progress, Source, counted, some
 from kerastune.errors import DataError, printable
-from kerastune.recipe import CsvData, Data, EmbeddingData, FolderData, TableData, TfdsData, TfdsTextData
+from kerastune.recipe import ChatData, CsvData, Data, EmbeddingData, FolderData, TableData, TfdsData, TfdsTextData
 
 __all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "few", "load", "spread"]
 
@@ -32,6 +32,7 @@ SOURCES: dict[type[Data], Callable[[Any, Progress], Source]] = {
     TableData: table.examples,
     TfdsTextData: tfds.examples,
     EmbeddingData: table.examples,
+    ChatData: chat.examples,
 }
 _LISTED = 50  # problems shown in one message
 _BLOCK = 512  # examples between two calls of `progress`
@@ -46,7 +47,7 @@ class Split:
     digests: tuple[str, ...]  # sha256 of the encoded bytes
     labels: npt.NDArray[Any]  # int64 [n], index into Splits.labels; float32 [n, K] of 0 and 1; float32 [n, 1]; or of
     # pairs int64 [n, sides], which of the split's texts each is
-    read: Callable[[int], bytes]  # an encoded image, or a JSON list of texts; thread-safe
+    read: Callable[[int], bytes]  # an encoded image, or a JSON list of texts or messages; thread-safe
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -58,12 +59,17 @@ class Split:
         found: list[str] = json.loads(self.read(i))
         return found
 
+    def messages(self, i: int) -> list[dict[str, str]]:
+        """A conversation's turns: {"role", "content"} each."""
+        found: list[dict[str, str]] = json.loads(self.read(i))
+        return found
+
 
 @dataclass(frozen=True)
 class Splits:
     """Data to train on, to choose by and to test with; nothing is in two of them."""
 
-    labels: tuple[str, ...]  # where a number is learnt, its name; of pairs "pairs"
+    labels: tuple[str, ...]  # where a number or a text is learnt, its name; of pairs "pairs"
     train: Split
     validation: Split
     test: Split
@@ -324,6 +330,9 @@ def _require_enough(draft: _Draft, settings: Data) -> None:
     if not draft.alive:
         raise DataError(f"No usable {draft.unit} is left in {draft.source.where}.", _listed(draft.problems))
     _require_two_labels(draft, labels)
+    if draft.settings.target == "text":
+        _require_texts(draft, settings)
+        return
     for split in ("validation", "test"):
         members = [i for i in draft.alive if draft.splits[i] == split]
         present, what = draft.labels_in(split), "label"
@@ -347,9 +356,17 @@ def _require_enough(draft: _Draft, settings: Data) -> None:
             draft.notes.append(f"{counted(len(missing), 'label')} without {draft.one} in {split}: {some(missing)}")
 
 
+def _require_texts(draft: _Draft, settings: Data) -> None:
+    for split in SPLITS:
+        if not any(draft.splits[i] == split for i in draft.alive):
+            cure = f"Add {draft.unit}s." if split == "train" else _cure(draft, settings, split)
+            raise DataError(f"The {split} split of {draft.source.where} holds no {draft.unit}.", cure)
+
+
 def _cure(draft: _Draft, settings: Data, split: str) -> str:
     if draft.declares(split):
-        return f"Add {draft.unit}s of other labels to {split}, or name a larger slice of the data."
+        of = "" if draft.settings.target == "text" else " of other labels"
+        return f"Add {draft.unit}s{of} to {split}, or name a larger slice of the data."
     share = getattr(settings, f"{split}_fraction")
     return f"Add {draft.unit}s, or raise data.{split}_fraction = {share:g}."
 
@@ -373,7 +390,7 @@ def _listed(problems: list[Problem]) -> str:
 def _build(draft: _Draft) -> Splits:
     present = set(draft.by_label())
     order = draft.source.labels or tuple(sorted(present))
-    is_named = draft.numbers or draft.settings.target == "pairs"
+    is_named = draft.numbers or draft.settings.target in ("pairs", "text")
     labels = order if is_named else tuple(label for label in order if label in present)
     if unused := len(order) - len(labels):
         draft.notes.append(f"{counted(unused, 'label')} without {draft.one} left out")
@@ -409,6 +426,8 @@ def _targets(given: list[Label], target: str, labels: tuple[str, ...]) -> npt.ND
     if target in ("number", "scores"):
         return np.array(given, np.float32).reshape(-1, 1)
     number = {label: n for n, label in enumerate(labels)}
+    if target == "text":
+        return np.zeros((len(given), 1), np.float32)  # what is said is in the example itself
     if target in ("label", "groups"):
         return np.array([number[str(label)] for label in given], np.int64)
     found = np.zeros((len(given), len(labels)), np.float32)

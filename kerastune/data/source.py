@@ -9,7 +9,7 @@ from kerastune.errors import printable
 SPLITS = ("train", "validation", "test")
 Progress = Callable[[str, int, int], None]  # stage, done, total (0: not known)
 Label = str | tuple[str, ...] | float
-"""What an example is given: a label, any number of labels, or a number."""
+"""What an example is given: a label, any number of labels, or a number; () where it is a text to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Source:
 
     where: str  # names the source in messages
     examples: Sequence[Example]
-    read: Callable[[int], bytes]  # an encoded image, or a JSON list of texts; thread-safe
+    read: Callable[[int], bytes]  # an encoded image, or a JSON list of texts or messages; thread-safe
     labels: tuple[str, ...] | None = None  # the order of the labels; None: by name
     mendable: bool = True  # False: curated data that a user cannot change
     problems: tuple[Problem, ...] = ()

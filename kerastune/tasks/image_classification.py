@@ -19,10 +19,12 @@ from kerastune import assets
 from kerastune.data import Order, Split, Splits
 from kerastune.errors import RecipeError
 from kerastune.recipe import Augment, Recipe
+from kerastune.tasks.labels import count as count
 from kerastune.tasks.labels import loss as loss
 from kerastune.tasks.labels import metric as metric
 from kerastune.tasks.labels import scatter as scatter
 from kerastune.tasks.labels import targets as targets
+from kerastune.tasks.labels import truth as truth
 
 Task: TypeAlias = Any  # a keras_hub.models.ImageClassifier; KerasHub has no types
 Scores = npt.NDArray[np.float32]
@@ -130,6 +132,7 @@ def describe(task: Task, splits: Splits) -> dict[str, Any]:
 
 FREE = False
 """All batches have the same shape but for their first axis."""
+GENERATES = False
 
 
 def order(

@@ -11,7 +11,19 @@ import numpy.typing as npt
 import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
+from kerastune.data import Split
+
 Floats = npt.NDArray[np.float32]
+
+
+def truth(task: Any, split: Split) -> npt.NDArray[Any]:
+    """What is known of a split's examples: `Split.labels`."""
+    return split.labels
+
+
+def count(y: tf.Tensor) -> tf.Tensor:
+    """What a batch's loss is the mean over: its examples."""
+    return tf.shape(y)[0]
 
 
 def targets(

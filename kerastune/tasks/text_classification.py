@@ -14,10 +14,12 @@ from kerastune.data import Split, Splits
 from kerastune.errors import RecipeError
 from kerastune.recipe import Recipe
 from kerastune.tasks.labels import activated
+from kerastune.tasks.labels import count as count
 from kerastune.tasks.labels import loss as loss
 from kerastune.tasks.labels import metric as metric
 from kerastune.tasks.labels import scatter as scatter
 from kerastune.tasks.labels import targets as targets
+from kerastune.tasks.labels import truth as truth
 from kerastune.tasks.texts import Ints, batches, order, tokenised, tokens
 from kerastune.tasks.texts import example as example
 from kerastune.tasks.texts import mixing as mixing
@@ -30,6 +32,7 @@ Signature: TypeAlias = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.Tensor
 
 FREE = True
 """Batches differ in length: all axes but the first."""
+GENERATES = False
 
 
 def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task:

@@ -21,6 +21,8 @@ from kerastune.data import Order, Split, Splits
 from kerastune.errors import RecipeError
 from kerastune.recipe import Augment, Recipe
 from kerastune.tasks import text_classification
+from kerastune.tasks.labels import count as count
+from kerastune.tasks.labels import truth as truth
 from kerastune.tasks.text_classification import SERVING as SERVING
 from kerastune.tasks.text_classification import Signature, input_names, set_length, signed
 from kerastune.tasks.texts import Ints, Tokens, tokenised
@@ -29,6 +31,8 @@ from kerastune.tasks.texts import preprocessing as preprocessing
 
 Task: TypeAlias = Any  # a keras_hub.models.TextEmbedder; KerasHub has no types
 Vectors = npt.NDArray[np.float32]
+
+GENERATES = False
 
 FREE = True
 """Batches differ in length: all axes but the first."""
@@ -393,9 +397,9 @@ def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
     return signed(device_function(task), task, ("texts",))
 
 
-def inputs(task: Task, examples: Sequence[Sequence[str]], length: int | None = None) -> list[dict[str, Ints]]:
+def inputs(task: Task, examples: Sequence[Sequence[str]]) -> list[dict[str, Ints]]:
     """The first text of each example as an exported model takes it: int32 [L] by name."""
-    return text_classification.inputs(task, [example[:1] for example in examples], length)
+    return text_classification.inputs(task, [example[:1] for example in examples])
 
 
 def reference(recipe: Recipe, task: Task, examples: Sequence[Sequence[str]]) -> Vectors:

@@ -131,23 +131,30 @@ def batches(
 
     The other arguments are those of tasks that change their examples; texts are never changed.
     """
-    found = tokens(task, split)
+    return cut(tokens(task, split), order)
 
-    def cut() -> Any:
+
+def cut(found: Tokens, order: Order) -> tf.data.Dataset:
+    """The batches of an order, each as long as the bucket of its longest text."""
+
+    def rows() -> Any:
         for indices in order:
             longest = found.buckets[np.searchsorted(found.buckets, found.lengths[indices].max())]
             yield {name: row[indices, :longest] for name, row in found.rows.items()}, indices
 
     inputs = {name: tf.TensorSpec([None, None], tf.int32) for name in found.rows}
-    made = tf.data.Dataset.from_generator(cut, output_signature=(inputs, tf.TensorSpec([None], tf.int64)))
+    made = tf.data.Dataset.from_generator(rows, output_signature=(inputs, tf.TensorSpec([None], tf.int64)))
     return made.prefetch(tf.data.AUTOTUNE)
 
 
 def example(task: Any, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
     """Model inputs of the longest texts: the largest batch there is."""
-    found = tokens(task, split)
-    longest = np.argsort(-found.lengths, kind="stable")[:batch_size]
-    return {name: tf.constant(row[longest]) for name, row in found.rows.items()}
+    return longest(tokens(task, split), batch_size)
+
+
+def longest(found: Tokens, batch_size: int) -> dict[str, tf.Tensor]:
+    indices = np.argsort(-found.lengths, kind="stable")[:batch_size]
+    return {name: tf.constant(row[indices]) for name, row in found.rows.items()}
 
 
 def preprocessing(task: Any, augment: Augment | None = None) -> str:

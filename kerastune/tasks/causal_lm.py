@@ -1,0 +1,314 @@
+"""Causal language models: prompts and responses, with the loss on the responses only, on any KerasHub CausalLM."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import keras
+import keras_hub
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from kerastune import assets, run
+from kerastune.data import Order, Split, Splits, spread
+from kerastune.errors import DataError, KerastuneError, RecipeError
+from kerastune.recipe import Augment, Recipe
+from kerastune.tasks import texts
+from kerastune.tasks.chats import TEMPLATE, Chat, Message, chat_of
+from kerastune.tasks.text_classification import set_length
+from kerastune.tasks.texts import mixing as mixing
+
+Task: TypeAlias = Any  # a keras_hub.models.CausalLM; KerasHub has no types
+Floats = npt.NDArray[np.float32]
+
+FREE = True
+"""Batches differ in length: all axes but the first."""
+GENERATES = True
+"""The model is asked before training and after each epoch."""
+
+_INPUTS = {"token_ids", "padding_mask"}
+_UNSCORED = -1.0
+
+
+def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task:
+    """The preset's language model, as it is.
+
+    Args:
+        preset: what `recipe.preset` resolves to.
+        num_outputs: not used: the outputs are the vocabulary.
+        precision: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
+
+    Raises:
+        AssetError: the preset cannot be found or reached.
+        RecipeError: the preset holds no language model that takes text alone, or its chat template cannot be used.
+    """
+    keras.config.set_dtype_policy(precision)
+    try:
+        with assets.reaching(preset):
+            task = keras_hub.models.CausalLM.from_preset(preset, dtype=precision)
+    except ValueError as error:
+        raise RecipeError(
+            f"preset = {recipe.preset!r} cannot be built as a language model: {error}",
+            "Use a preset of a decoder (GPT-2, Llama, Qwen, Gemma, …).",
+        ) from error
+    if (names := {one.name for one in task.inputs}) != _INPUTS:
+        raise RecipeError(
+            f"preset = {recipe.preset!r} takes {', '.join(sorted(names))}, not a text alone.",
+            "Use a preset of a decoder (GPT-2, Llama, Qwen, Gemma, …).",
+        )
+    set_length(recipe, task)
+    task.chat = chat_of(preset, task.preprocessor, getattr(recipe.data, "system", None))
+    return task
+
+
+def load(folder: str, precision: str = "float32") -> Task:
+    """A tuned model from a run folder.
+
+    Raises:
+        ValueError: KerasHub's own, when the preset cannot be loaded.
+    """
+    keras.config.set_dtype_policy(precision)
+    task = keras_hub.models.CausalLM.from_preset(folder, dtype=precision)
+    task.chat = chat_of(folder, task.preprocessor, getattr(run.recipe_of(Path(folder)).data, "system", None))
+    return task
+
+
+def write_beside(task: Task, folder: Path) -> None:
+    """Writes what KerasHub's preset does not hold: the chat template."""
+    (folder / TEMPLATE).write_text(task.chat.source, "utf-8")
+
+
+def prepare(recipe: Recipe, task: Task, splits: Splits) -> None:
+    """Nothing starts from the data."""
+
+
+def describe(task: Task, splits: Splits) -> dict[str, Any]:
+    """What run.json says of the inputs: the template, lengths in tokens, and what is learnt and cut off."""
+    parts = {name: spoken(task, getattr(splits, name)) for name in ("train", "validation", "test")}
+    return {
+        "chat_template": task.chat.origin,
+        "sequence_length": task.preprocessor.sequence_length,
+        "buckets": list(parts["train"].tokens.buckets),
+        "truncated": {name: part.tokens.truncated for name, part in parts.items()},
+        "tokens": {name: int(part.tokens.lengths.sum()) for name, part in parts.items()},
+        "response_tokens": {name: int((part.targets >= 0).sum()) for name, part in parts.items()},
+    }
+
+
+# --- conversations as batches ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """A split's conversations: what the model sees, and what it is to say next.
+
+    Attributes:
+        targets: the next token's id where it is the assistant's, else -1; float32 [n, longest] (exact up to 2^24).
+    """
+
+    tokens: texts.Tokens
+    targets: Floats
+
+
+_known: "WeakKeyDictionary[Split, dict[str, Lessons]]" = WeakKeyDictionary()
+
+
+def spoken(task: Task, split: Split) -> Lessons:
+    """The split's conversations as tokens; tokenised when they are first asked for.
+
+    Raises:
+        DataError: a text holds the template's marks, or nothing of an answer is left of it.
+    """
+    known, key = _known.setdefault(split, {}), preprocessing(task)
+    if key not in known:
+        known[key] = _lessons(task, split)
+    return known[key]
+
+
+def _lessons(task: Task, split: Split) -> Lessons:
+    chat, most = task.chat, task.preprocessor.sequence_length
+    conversations = [split.messages(i) for i in range(len(split))]
+    chat.refuse_special(split.ids, conversations)
+    found = chat.spoken(conversations)
+    lengths = np.array([min(len(one.ids) - 1, most) for one in found], np.int64)  # the last token has no next one
+    longest = int(lengths.max(initial=1))
+    ids = np.full((len(found), longest), task.preprocessor.tokenizer.pad_token_id or 0, np.int32)
+    targets = np.full((len(found), longest), _UNSCORED, np.float32)
+    for row, target, one, n in zip(ids, targets, found, lengths, strict=True):
+        row[:n] = one.ids[:n]
+        target[:n] = np.where(one.scored[1 : n + 1], one.ids[1 : n + 1], _UNSCORED)
+    if len(unanswered := np.flatnonzero((targets < 0).all(1))):
+        listed = ", ".join(split.ids[i] for i in unanswered[:5])
+        raise DataError(
+            f"{len(unanswered)} conversations are cut off at {most} tokens, before their answer: {listed}.",
+            "Raise data.max_length, or shorten their prompts.",
+        )
+    mask = (np.arange(longest) < lengths[:, None]).astype(np.int32)
+    truncated = sum(len(one.ids) - 1 > most for one in found)
+    rows = {"token_ids": ids, "padding_mask": mask}
+    return Lessons(texts.Tokens(rows, lengths, truncated, texts.buckets(lengths)), targets)
+
+
+def order(
+    task: Task, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
+) -> Order:
+    """The batches of a split, each of conversations of about one length."""
+    return Order(len(split), batch_size, epochs, seed, start, spoken(task, split).tokens.groups)
+
+
+def batches(
+    task: Task, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
+) -> tf.data.Dataset:
+    """As `texts.batches`."""
+    return texts.cut(spoken(task, split).tokens, order)
+
+
+def example(task: Task, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
+    """Model inputs of the longest conversations: the largest batch there is."""
+    return texts.longest(spoken(task, split).tokens, batch_size)
+
+
+def preprocessing(task: Task, augment: Augment | None = None) -> str:
+    """sha256 of everything that decides which inputs the same conversations make."""
+    return hashlib.sha256(f"{texts.preprocessing(task)}\n{task.chat.source}\n{task.chat.system}".encode()).hexdigest()
+
+
+# --- loss and scores ---------------------------------------------------------------------------------------
+
+
+def truth(task: Task, split: Split) -> Floats:
+    """What the outputs are compared with: the next token's id where it is scored, else -1; float32 [n, longest]."""
+    return spoken(task, split).targets
+
+
+def targets(
+    target: str, num_classes: int, truth: Floats, smoothing: float = 0.0, balanced: bool = False
+) -> tuple[Floats, Floats]:
+    """The truth, and each conversation's weight in the loss, float32 [n]: tokens count, so all are 1."""
+    return truth, np.ones(len(truth), np.float32)
+
+
+def count(y: tf.Tensor) -> tf.Tensor:
+    """What a batch's loss is the mean over: its scored tokens."""
+    return tf.reduce_sum(tf.cast(y >= 0, tf.float32))
+
+
+def loss(target: str) -> Callable[..., tf.Tensor]:
+    """Cross-entropy in nats, the mean over the batch's scored tokens."""
+
+    def mean(y: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
+        surprise, _, scored = _by_token(y, logits)
+        return tf.reduce_sum(surprise) / tf.maximum(tf.reduce_sum(scored), 1)
+
+    return mean
+
+
+class TokenAccuracy(keras.metrics.Mean):  # type: ignore[misc]
+    """The share of scored tokens that the model finds most likely, given all before them."""
+
+    def update_state(self, y: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
+        _, right, scored = _by_token(y, logits)
+        super().update_state(right, sample_weight=scored)
+
+
+def metric(target: str) -> keras.metrics.Metric:
+    """The metric that chooses the best epoch; higher is better, 1 is perfect."""
+    return TokenAccuracy(name="token_accuracy")
+
+
+def _by_token(y: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Of each token, float32 [B, L]: cross-entropy in nats, whether it is right, whether it is scored (0 where not)."""
+    y = y[:, : tf.shape(logits)[1]]
+    logits = tf.cast(logits, tf.float32)
+    scored = tf.cast(y >= 0, tf.float32)
+    ids = tf.cast(tf.maximum(y, 0), tf.int32)
+    surprise = tf.nn.sparse_softmax_cross_entropy_with_logits(ids, logits) * scored
+    right = tf.cast(tf.argmax(logits, axis=-1, output_type=tf.int32) == ids, tf.float32) * scored
+    return surprise, right, scored
+
+
+def scores(
+    target: str, task: Task, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
+) -> Floats:
+    """Of each conversation: cross-entropy in nats, tokens that are right, and scored tokens; float32 [n, 3] of sums.
+
+    `each(n)` is called as the first n conversations are done.
+    """
+
+    def sums(x: dict[str, tf.Tensor], y: tf.Tensor) -> tf.Tensor:
+        return tf.stack([tf.reduce_sum(part, axis=1) for part in _by_token(y, task(x, training=False))], axis=1)
+
+    specs = {name: tf.TensorSpec([None, None], tf.int32) for name in sorted(_INPUTS)}
+    forward = tf.function(sums, input_signature=[specs, tf.TensorSpec([None, None])])
+    known = truth(task, split)
+    found = np.empty((len(split), 3), np.float32)
+    done = 0
+    for x, i in batches(task, split, order(task, split, batch_size)):
+        found[i.numpy()] = forward(x, tf.constant(known[i.numpy()])).numpy()
+        each(done := done + len(i))
+    return found
+
+
+# --- generation --------------------------------------------------------------------------------------------
+
+
+def sampled(recipe: Recipe, splits: Splits) -> list[list[Message]]:
+    """The conversations of the validation split that the recipe's samples answer anew."""
+    wanted = getattr(recipe, "samples").count  # noqa: B009  of a CausalLM recipe only
+    return [splits.validation.messages(i) for i in sorted(spread(splits.validation, wanted))]
+
+
+def samples(recipe: Recipe, task: Task, splits: Splits) -> list[str]:
+    """What the model says, greedily, in place of the last turn of each sampled conversation."""
+    prompts = [turns[:-1] for turns in sampled(recipe, splits)]
+    return answers(task, prompts, getattr(recipe, "samples").max_tokens) if prompts else []  # noqa: B009
+
+
+def answers(
+    task: Task, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
+) -> list[str]:
+    """What the model says next in each conversation, without the prompt.
+
+    KerasHub's `generate` tokenises in another way than training does, and ends before its first token where the
+    token that ends a text also pads; so the tokens are made and padded here.
+
+    Args:
+        max_tokens: where an answer is cut off that does not end.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn (1: as likely as the model says).
+        seed: of the draws.
+
+    Raises:
+        KerastuneError: a prompt leaves the model no room to answer.
+    """
+    chat: Chat = task.chat
+    chat.refuse_special([f"prompt {i}" for i in range(1, len(conversations) + 1)], conversations)
+    prompts = [chat.prompt(turns) for turns in conversations]
+    longest = max(map(len, prompts))
+    most = getattr(task.backbone, "max_sequence_length", None) or math.inf
+    if longest >= most:
+        raise KerastuneError(f"A prompt has {longest} tokens, and the model takes {most}, answer included.")
+    width = int(min(longest + max_tokens, most))
+    stops = sorted({chat.stop, int(task.preprocessor.tokenizer.end_token_id)})
+    filler = next(i for i in range(len(stops) + 1) if i not in stops)
+    ids = np.full((len(prompts), width), filler, np.int32)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    mask = np.arange(width) < np.array([[len(prompt)] for prompt in prompts])
+    samplers = keras_hub.samplers
+    drawn = samplers.RandomSampler(temperature=temperature, seed=seed) if temperature else None
+    task.sampler = drawn or samplers.GreedySampler()
+    step = tf.function(task.generate_step)  # traced anew: adapters come and go
+    said = step({"token_ids": ids, "padding_mask": mask}, stop_token_ids=stops)["token_ids"].numpy()
+    return [
+        chat.decode(_until(row[len(prompt) : len(prompt) + max_tokens].tolist(), stops))
+        for row, prompt in zip(said, prompts, strict=True)
+    ]
+
+
+def _until(ids: list[int], stops: Sequence[int]) -> list[int]:
+    return ids[: next((i for i, one in enumerate(ids) if one in stops), len(ids))]

@@ -1,0 +1,239 @@
+"""Language models: conversations become tokens, only answers are learnt, and what is said is said as it was trained."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerastune import fine_tune, lora, train
+from kerastune.data import load
+from kerastune.errors import DataError, RecipeError
+from kerastune.recipe import parse
+from kerastune.tasks import causal_lm
+
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content }}"
+    "{{ '<|eot_id|>' }}{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n"
+    "{% endif %}"
+)
+FAMILIES = [("Qwen3", ...), ("GPT2", None), ("Llama3", LLAMA3)]
+FULL = [{"epochs": 60, "learning_rate": 1e-2, "lora": False}]
+
+
+def made(recipe: Any) -> tuple[Any, Any]:
+    """A task and its data."""
+    return causal_lm.build(recipe, recipe.preset, 1, "float32"), load(recipe.data)
+
+
+def recipe_of(make: Callable[..., Any], family: str, template: Any, **changes: Any) -> Any:
+    return make(family, **({} if template is ... else {"template": template}), **changes)
+
+
+# --- what is learnt ----------------------------------------------------------------------------------------
+
+
+def test_a_conversation_is_the_template_and_the_answer_with_its_end_is_scored(chat_recipe: Callable[..., Any]):
+    task, splits = made(chat_recipe())
+    (found,) = task.chat.spoken([splits.train.messages(0)])
+    words = task.preprocessor.tokenizer.detokenize([i for i, on in zip(found.ids, found.scored, strict=True) if on])
+    assert task.preprocessor.tokenizer.detokenize(found.ids).startswith("<|im_start|>user\nsun 0?<|im_end|>\n")
+    assert words == "sun!<|im_end|>"
+
+
+@pytest.mark.parametrize(("family", "template"), FAMILIES)
+def test_the_loss_is_that_of_the_response_alone(family: str, template: Any, chat_recipe: Callable[..., Any]) -> None:
+    """Against a sum over tokens in numpy; to 1e-5."""
+    task, splits = made(recipe_of(chat_recipe, family, template))
+    x = causal_lm.example(task, splits.train, 4)
+    order = np.argsort(-causal_lm.spoken(task, splits.train).tokens.lengths, kind="stable")[:4]
+    y = causal_lm.truth(task, splits.train)[order]
+    logits = np.asarray(task(x), np.float64)
+    surprise = []
+    for row, i in enumerate(order):
+        (said,) = task.chat.spoken([splits.train.messages(int(i))])
+        answer = splits.train.messages(int(i))[1]["content"]
+        scored = len(answer) + (2 if template is None else 1)  # what ends it, and the plain template's space
+        assert sum(said.scored) == scored
+        for at in range(len(said.ids) - scored, len(said.ids)):
+            p = logits[row, at - 1]
+            surprise.append(np.log(np.exp(p - p.max()).sum()) + p.max() - p[said.ids[at]])
+    assert float(causal_lm.loss("text")(y, tf.constant(logits))) == pytest.approx(np.mean(surprise), abs=1e-5)
+
+
+def test_only_the_response_moves_the_loss(chat_recipe: Callable[..., Any]) -> None:
+    task, splits = made(chat_recipe())
+    y, logits = causal_lm.truth(task, splits.train)[:1], np.random.default_rng(0).normal(size=(1, 40, 266))
+    before = float(causal_lm.loss("text")(y, logits[:, : y.shape[1]]))
+    places = {}
+    for at in (5, int(np.flatnonzero(y[0] >= 0)[0])):
+        changed = logits.copy()
+        changed[0, at] += np.linspace(0, 1, 266)
+        places[at] = float(causal_lm.loss("text")(y, changed[:, : y.shape[1]]))
+    unscored, scored = places.values()
+    assert unscored == before and abs(scored - before) > 1e-3
+
+
+def test_every_turn_of_the_assistant_is_learnt(chat_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
+    task, _ = made(chat_recipe())
+    (found,) = task.chat.spoken([turns])
+    said = [i for i, on in zip(found.ids, found.scored, strict=True) if on]
+    assert task.preprocessor.tokenizer.detokenize(said) == "b<|im_end|>d<|im_end|>"
+
+
+def test_messages_and_pairs_are_the_same_data(pairs: Path, chat_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in pairs.read_text("utf-8").splitlines()]
+    turns = [[("user", row["prompt"]), ("assistant", row["response"])] for row in rows]
+    lines = [
+        {"talk": [{"role": a, "content": b} for a, b in one], "split": row["split"]}
+        for one, row in zip(turns, rows, strict=True)
+    ]
+    (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    one = load(chat_recipe().data)
+    other = load(chat_recipe(data={"path": str(tmp_path / "talks.jsonl"), "messages_column": "talk"}).data)
+    assert one.fingerprint == other.fingerprint and one.train.messages(3) == other.train.messages(3)
+
+
+def test_bad_conversations_are_listed_with_their_lines(chat_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    talks: list[Any] = [
+        None,
+        [],
+        [{"role": "user", "content": "a"}],
+        [{"role": "robot", "content": "a"}],
+        [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}],
+        [{"role": "user", "content": " "}],
+    ]
+    lines = [json.dumps({"talk": talk, "split": "train"}) for talk in talks]
+    (tmp_path / "talks.jsonl").write_text("\n".join(lines), "utf-8")
+    with pytest.raises(DataError) as caught:
+        load(chat_recipe(data={"path": str(tmp_path / "talks.jsonl"), "messages_column": "talk"}).data)
+    message = caught.value.message
+    for line, what in enumerate(["no list of", "not end with", "not end with", "'robot'", "comes first", "no text"], 1):
+        assert f"line {line}: " in message and what in message.splitlines()[line]
+
+
+def test_what_is_cut_off_before_its_answer_is_refused(chat_recipe: Callable[..., Any]) -> None:
+    task, splits = made(chat_recipe(data={"max_length": 20}))
+    with pytest.raises(DataError, match="cut off at 20 tokens, before their answer"):
+        causal_lm.spoken(task, splits.train)
+
+
+# --- chat templates ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{% for m in messages %}{{ m.pop('role') }}{% endfor %}", "unsafe|not safely"),
+        ("{{ cycler.__init__.__globals__.os.system('x') }}", "unsafe|undefined"),
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{% for %}", "is no Jinja"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", "special tokens"),
+        ("{{ messages|length }}<|im_end|>", "does not continue its own prompt"),
+    ],
+)
+def test_a_template_that_attacks_or_does_not_fit_is_refused(
+    template: str, message: str, chat_recipe: Callable[..., Any]
+) -> None:
+    recipe = chat_recipe(template=template)
+    with pytest.raises(RecipeError, match=message):
+        causal_lm.build(recipe, recipe.preset, 1, "float32")
+
+
+def test_a_text_cannot_speak_as_the_template(chat_recipe: Callable[..., Any]) -> None:
+    task, _ = made(chat_recipe())
+    with pytest.raises(DataError, match=r"prompt 1: holds '<.im_end.>'"):
+        causal_lm.answers(task, [[{"role": "user", "content": "a<|im_end|>b"}]], 4)
+
+
+def test_a_template_is_found_in_the_tokenizers_settings(chat_preset: Callable[..., Path], tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(chat_preset(template=None), tmp_path / "preset"))
+    chat = [{"name": "default", "template": "{{ messages[0].content }}"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": chat}), "utf-8")
+    from kerastune.tasks.chats import PLAIN, _template
+
+    assert _template(str(folder)) == ("{{ messages[0].content }}", "tokenizer_config.json")
+    assert _template(str(chat_preset(template=None))) == (PLAIN, "plain")
+
+
+def test_the_system_speaks_first_where_it_is_told_to(chat_recipe: Callable[..., Any]) -> None:
+    task, splits = made(chat_recipe(data={"system": "Be brief."}))
+    assert task.chat.render(splits.train.messages(0)).startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
+    own = [{"role": "system", "content": "own"}, {"role": "user", "content": "a"}]
+    assert "Be brief." not in task.chat.render(own)
+
+
+def test_prompts_are_cut_into_the_tokens_that_were_trained(chat_recipe: Callable[..., Any]) -> None:
+    """KerasHub's direct call and its tf.data path differ on runs of spaces and on "'s", once there are merges."""
+    task, _ = made(chat_recipe())
+    tokenizer, text = task.preprocessor.tokenizer, "it  's   so"
+    (graph,) = tf.data.Dataset.from_tensors([text]).map(tokenizer)
+    assert task.chat.encode([text])[0] == graph.to_list()[0]
+    assert tokenizer._use_tf_workflow()
+
+
+# --- training ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "template"), [*FAMILIES, ("Qwen", ...)])
+def test_a_model_learns_its_pairs_by_heart_and_says_them(
+    family: str, template: Any, chat_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Qwen's tokenizer pads with the token that ends a text, where KerasHub's `generate` says nothing."""
+    run = fine_tune(recipe_of(chat_recipe, family, template, phases=FULL), tmp_path / "run")
+    task, splits = causal_lm.load(str(run.folder)), run.splits(None)  # type: ignore[arg-type]
+    talks = [splits.train.messages(i) for i in range(16)]
+    said = causal_lm.answers(task, [turns[:1] for turns in talks], 12)
+    assert sum(text == turns[1]["content"] for text, turns in zip(said, talks, strict=True)) >= 15
+    assert run.record["metrics_before"]["test"]["perplexity"] > 50
+    generations = run.record["generations"]
+    assert len(generations["before"]) == 2 and len(generations["epochs"]) == 60
+
+
+def test_perplexity_is_the_exponential_of_the_loss_of_all_tokens(chat_recipe: Callable[..., Any], tmp_path: Path):
+    run = fine_tune(chat_recipe(), tmp_path / "run")
+    found = run.record["metrics"]["validation"]
+    kept = max(run.history, key=lambda row: (row["val_token_accuracy"], -row["val_loss"]))
+    assert found["loss"] == pytest.approx(kept["val_loss"], abs=1e-5)
+    assert found["token_accuracy"] == pytest.approx(kept["val_token_accuracy"], abs=1e-6)
+    assert found["perplexity"] == pytest.approx(np.exp(found["loss"]))
+    assert train.evaluate(run)["validation"] == found
+
+
+def test_adapters_train_by_default_and_leave_the_base_as_it_was(chat_recipe: Callable[..., Any], tmp_path: Path):
+    recipe = chat_recipe(phases=[{"epochs": 1, "learning_rate": 1e-2}])
+    assert recipe.phases[0].lora.rank == 8
+    run = fine_tune(recipe, tmp_path / "run")
+    base, tuned = (causal_lm.build(recipe, folder, 1, "float32") for folder in (recipe.preset, str(run.folder)))
+    before, after = lora.hashes(base), lora.hashes(tuned)
+    moved = {name.partition(":")[2] for name in lora.weights(base) if before[lora.key(name)] != after[lora.key(name)]}
+    assert moved and all("query" in name or "value" in name for name in moved)
+    assert run.record["phases"][0]["units"][-1] == {
+        "name": "head",
+        "parameters": 0,
+        "trainable_parameters": 0,
+        "learning_rate": None,
+    }
+
+
+def test_a_recipe_says_when_there_are_no_adapters_and_reads_itself_back(chat_recipe: Callable[..., Any]) -> None:
+    import tomllib
+
+    recipe = chat_recipe(phases=[{"lora": False}, {"unfreeze": "top:1"}, {"unfreeze": "none", "epochs": 0}])
+    assert [bool(phase.lora) for phase in recipe.phases] == [False, True, False]
+    assert parse(tomllib.loads(recipe.to_toml()), "again") == recipe
+    with pytest.raises(RecipeError, match="a language model has none"):
+        chat_recipe(phases=[{"unfreeze": "head"}])
+
+
+def test_a_folder_of_images_is_no_language_model(chat_recipe: Callable[..., Any], preset: Callable[[str], Path]):
+    recipe = chat_recipe().model_copy(update={"preset": str(preset("efficientnet"))})
+    with pytest.raises(RecipeError, match="cannot be built as a language model"):
+        causal_lm.build(recipe, recipe.preset, 1, "float32")
