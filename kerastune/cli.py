@@ -527,7 +527,9 @@ def _show_run(made: Any, failure: KerastuneError | None, as_json: bool) -> None:
     emit(as_json, document, lambda: _print_run(document))
     if failure:
         raise failure
-    if made.record["job"] == "train":
+    if made.recipe.data.target == "text":
+        say(f'\nNext: kerastune predict {shown(made.folder)} "PROMPT", or open {shown(made.report)} in a browser')
+    elif made.record["job"] == "train":
         say(f"\nNext: kerastune export {shown(made.folder)} --target linux")
     else:
         first = next((a["folder"] for a in document["artifacts"]), shown(made.folder))
@@ -543,7 +545,18 @@ def _summary(made: Any) -> dict[str, Any]:
         f"test_{made.metric}": record["metrics"]["test"][made.metric],
         f"validation_{made.metric}": record["metrics"]["validation"][made.metric],
         **({f"untuned_test_{made.metric}": record["before"]["test"][made.metric]} if "before" in record else {}),
+        **_perplexities(record),
         "seconds": record["seconds"],
+    }
+
+
+def _perplexities(record: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Of a language model, on each split: before training and after."""
+    before = record.get("metrics_before", {})
+    return {
+        f"{split}_perplexity": {"before": before[split]["perplexity"], "after": record["metrics"][split]["perplexity"]}
+        for split in ("test", "validation")
+        if before
     }
 
 
@@ -581,6 +594,9 @@ def _print_run(document: dict[str, Any]) -> None:
     put(", ".join(scored))
     if f"untuned_test_{metric}" in document:
         put(f"(test {metric} before training: {document[f'untuned_test_{metric}']:.4f})")
+    for split in ("test", "validation"):
+        if found := document.get(f"{split}_perplexity"):
+            put(f"{split} perplexity {found['before']:.2f} before training, {found['after']:.2f} after")
     if document["artifacts"]:
         put()
         _print_artifacts(document["artifacts"])
@@ -649,21 +665,47 @@ def evaluate(run_folder: str, as_json: bool) -> None:
 @click.argument("examples", nargs=-1, metavar="FILE_OR_TEXT...")
 @click.option("--file", "lines", type=click.File(encoding="utf-8"), help="A file with one text a line; - for stdin.")
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="Labels for each.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Of a language model's answer; default: 64.")
+@click.option(
+    "--temperature", type=click.FloatRange(0), help="0: the likeliest answer; above, it is drawn; default: 0."
+)
+@click.option("--seed", type=click.IntRange(0), help="Of what is drawn; default: 0.")
 @_json
-def predict(folder: str, examples: tuple[str, ...], lines: Any, top: int, as_json: bool) -> None:
-    """Label image files or texts, with a run's model or with an artifact in its own runtime.
+def predict(
+    folder: str,
+    examples: tuple[str, ...],
+    lines: Any,
+    top: int,
+    max_tokens: int | None,
+    temperature: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Label image files or texts, with a run's model or an artifact in its own runtime; or ask a run's language model.
 
     A model of pairs takes two texts for each.
 
     \b
     Example: kerastune predict runs/first/exports/onnxruntime photo.jpg --top 1
              kerastune predict runs/questions "Where is the Louvre?"
+             kerastune predict runs/tone "How do I boil an egg?" --temperature 0.7
     """
     from kerastune import inference
+    from kerastune import run as runs
 
     asked = [*examples, *(line.rstrip("\n") for line in lines or () if line.strip())]
     if not asked:
         raise click.UsageError("Name image files, or give texts.")
+    where = runs.absolute(folder)
+    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if runs.is_run(where) and runs.load(where).recipe.data.target == "text":
+        said = inference.generate(where, asked, **given)  # type: ignore[arg-type]
+        answers = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(asked, said, strict=True)]
+        emit(as_json, answers, lambda: [put(f"{a['prompt']}\n  {a['answer']}") for a in answers])
+        return
+    if given:
+        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} is for runs of language models.")
     from kerastune import search as searching
 
     if searching.embeds(folder):

@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from kerastune import artifact, assets, child, microcontroller, run, runtimes, serving, support, target
 from kerastune.artifact import Artifact
 from kerastune.data import Split, spread
-from kerastune.errors import ConverterError, KerastuneError, VerificationError
+from kerastune.errors import ConverterError, KerastuneError, RecipeError, VerificationError
 from kerastune.formats import FORMATS, About, Conversion
 from kerastune.progress import Progress
 from kerastune.recipe import Export, export_name
@@ -60,6 +60,11 @@ def export(
     """
     progress = progress or Progress()
     of = of if isinstance(of, Run) else run.load(of)
+    if wanted and of.recipe.data.target == "text":
+        raise RecipeError(
+            "Language models cannot be exported yet.",
+            f"{of.folder} is a KerasHub preset: CausalLM.from_preset loads it, and kerastune predict asks it.",
+        )
     jobs = [_resolve(of, one, out) for one in ([wanted] if isinstance(wanted, Export) else wanted or of.recipe.exports)]
     if out and len(jobs) > 1:
         raise ValueError(f"out names one folder, and {len(jobs)} artifacts are wanted")

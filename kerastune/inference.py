@@ -59,6 +59,33 @@ def predict(
     ]
 
 
+def generate(
+    of: Run | str | Path, prompts: Sequence[str], max_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+) -> list[str]:
+    """What a run's language model answers to each prompt, asked by the chat template that it was trained with.
+
+    Args:
+        max_tokens: where an answer is cut off that does not end.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn (1: as likely as the model says).
+        seed: of the draws.
+
+    Raises:
+        KerastuneError: the run's model answers no prompts, or a prompt is too long for it.
+        DataError: a prompt holds marks of the chat template.
+    """
+    from kerastune.tasks import TASKS
+
+    of = of if isinstance(of, Run) else run.load(of)
+    kind = TASKS[of.recipe.task]
+    if not kind.GENERATES:
+        raise KerastuneError(f"The model of {of.folder} answers no prompts: its task is {of.recipe.task}.")
+    if empty := [i for i, prompt in enumerate(prompts, start=1) if not prompt.strip()]:
+        raise DataError(f"Prompt {empty[0]} is empty.")
+    asked = [[{"role": "user", "content": prompt.strip()}] for prompt in prompts]
+    said: list[str] = kind.answers(kind.load(str(of.folder)), asked, max_tokens, temperature, seed)
+    return said
+
+
 def opened(of: Run | Artifact | str | Path) -> Run | Artifact:
     """A run or an artifact from its folder.
 

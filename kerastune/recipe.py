@@ -453,9 +453,13 @@ class Phase(_Settings):
 
 
 class ChatPhase(Phase):
-    """A phase of a language model: without `lora` it has adapters of rank 8, and `lora = false` trains the weights."""
+    """A phase of a language model, which trains adapters unless it says `lora = false`."""
 
     unfreeze: Text = "all"
+    lora: Annotated[Lora | None, Field(json_schema_extra={"anyOf": [{"$ref": "#/$defs/Lora"}, {"const": False}]})] = (
+        None
+    )
+    """Low-rank adapters, which train instead of the unfrozen units' weights. Default: of rank 8; `false`: none."""
 
     @model_validator(mode="before")
     @classmethod

@@ -109,6 +109,7 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         artifacts=made,
         install={name: runtime.install for name, runtime in RUNTIMES.items()},
         refused=of.failures,
+        said=_said(of, history),
         missing=sorted(
             {export_name(e) for e in of.recipe.exports}
             - {a.folder.name for a in made}
@@ -160,6 +161,8 @@ def _confused(labels: Sequence[str], matrix: list[list[int]] | None) -> list[tup
 
 def _mistakes(of: Run) -> list[Mistake]:
     """The test examples that are wrong, the most confident first; of numbers all, the largest errors first."""
+    if of.recipe.data.target == "text":
+        return []  # how good an answer is, nobody counts
     ids, truth, scores = of.predictions("test")
     if of.recipe.data.target == "number":
         error = np.abs(scores - truth)[:, 0]
@@ -210,6 +213,25 @@ def _found(of: Run, progress: Progress) -> tuple[list[Found], str | None]:
         )
         for one in chosen
     ], None
+
+
+def _said(of: Run, history: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """What a language model said to each sampled prompt: before training, after each epoch, and after the kept one."""
+    found = of.record.get("generations")
+    if not found:
+        return []
+    kept = history[_kept(history, of.metric) - 1] if history else None
+    key = f"{kept['phase']:.0f}.{kept['epoch']:.0f}" if kept else None
+    return [
+        {
+            "prompt": "\n".join(turn["content"] for turn in turns[:-1])[-_EXCERPT:],
+            "expected": turns[-1]["content"][:_EXCERPT],
+            "before": found["before"][i],
+            "after": found["epochs"][key][i] if key in found["epochs"] else None,
+            "epochs": [(name, texts[i]) for name, texts in found["epochs"].items()],
+        }
+        for i, turns in enumerate(found["conversations"])
+    ]
 
 
 def _named(of: Run, chosen: npt.NDArray[np.bool_]) -> str:
@@ -315,7 +337,7 @@ def _template() -> Any:
 
 
 def _figure(value: float, metric: str) -> str:
-    return f"{100 * value:.2f}\u202f%" if metric == "accuracy" else f"{value:.4f}"
+    return f"{100 * value:.2f}\u202f%" if metric.endswith("accuracy") else f"{value:.4f}"
 
 
 def _name(text: str) -> Markup:

@@ -21,7 +21,7 @@ LLAMA3 = (
     "{% endif %}"
 )
 FAMILIES = [("Qwen3", ...), ("GPT2", None), ("Llama3", LLAMA3)]
-FULL = [{"epochs": 60, "learning_rate": 1e-2, "lora": False}]
+FULL = [{"epochs": 1, "learning_rate": 1e-2, "lora": False, "schedule": "cosine"}]
 
 
 def made(recipe: Any) -> tuple[Any, Any]:
@@ -184,17 +184,20 @@ def test_prompts_are_cut_into_the_tokens_that_were_trained(chat_recipe: Callable
 
 @pytest.mark.parametrize(("family", "template"), [*FAMILIES, ("Qwen", ...)])
 def test_a_model_learns_its_pairs_by_heart_and_says_them(
-    family: str, template: Any, chat_recipe: Callable[..., Any], tmp_path: Path
+    family: str, template: Any, pairs: Path, chat_recipe: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """Qwen's tokenizer pads with the token that ends a text, where KerasHub's `generate` says nothing."""
-    run = fine_tune(recipe_of(chat_recipe, family, template, phases=FULL), tmp_path / "run")
+    """16 pairs, 100 times each in one epoch: of several, the one that knows the others best would be kept. Qwen's tokenizer pads with the token that ends a text, where
+    KerasHub's `generate` says nothing."""
+    lines = pairs.read_text("utf-8").splitlines()
+    (tmp_path / "many.jsonl").write_text("\n".join([*lines[:16] * 100, *lines[16:]]), "utf-8")
+    data = {"path": str(tmp_path / "many.jsonl")}
+    recipe = recipe_of(chat_recipe, family, template, data=data, phases=FULL, samples={"count": 0})
+    run = fine_tune(recipe, tmp_path / "run")
     task, splits = causal_lm.load(str(run.folder)), run.splits(None)  # type: ignore[arg-type]
     talks = [splits.train.messages(i) for i in range(16)]
     said = causal_lm.answers(task, [turns[:1] for turns in talks], 12)
     assert sum(text == turns[1]["content"] for text, turns in zip(said, talks, strict=True)) >= 15
     assert run.record["metrics_before"]["test"]["perplexity"] > 50
-    generations = run.record["generations"]
-    assert len(generations["before"]) == 2 and len(generations["epochs"]) == 60
 
 
 def test_perplexity_is_the_exponential_of_the_loss_of_all_tokens(chat_recipe: Callable[..., Any], tmp_path: Path):
@@ -205,12 +208,15 @@ def test_perplexity_is_the_exponential_of_the_loss_of_all_tokens(chat_recipe: Ca
     assert found["token_accuracy"] == pytest.approx(kept["val_token_accuracy"], abs=1e-6)
     assert found["perplexity"] == pytest.approx(np.exp(found["loss"]))
     assert train.evaluate(run)["validation"] == found
+    said = run.record["generations"]
+    assert len(said["before"]) == 2 and list(said["epochs"]) == ["1.1", "1.2"]
 
 
 def test_adapters_train_by_default_and_leave_the_base_as_it_was(chat_recipe: Callable[..., Any], tmp_path: Path):
     recipe = chat_recipe(phases=[{"epochs": 1, "learning_rate": 1e-2}])
     assert recipe.phases[0].lora.rank == 8
     run = fine_tune(recipe, tmp_path / "run")
+    assert run.record["phases"][0]["lora"]["rank"] == 8
     base, tuned = (causal_lm.build(recipe, folder, 1, "float32") for folder in (recipe.preset, str(run.folder)))
     before, after = lora.hashes(base), lora.hashes(tuned)
     moved = {name.partition(":")[2] for name in lora.weights(base) if before[lora.key(name)] != after[lora.key(name)]}
@@ -237,3 +243,77 @@ def test_a_folder_of_images_is_no_language_model(chat_recipe: Callable[..., Any]
     recipe = chat_recipe().model_copy(update={"preset": str(preset("efficientnet"))})
     with pytest.raises(RecipeError, match="cannot be built as a language model"):
         causal_lm.build(recipe, recipe.preset, 1, "float32")
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bits_and_words(
+    chat_recipe: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kerastune import loop, resume
+
+    whole = fine_tune(chat_recipe(), tmp_path / "whole")
+    ended = loop.Training._end_epoch
+
+    def stop(self: Any, *args: Any) -> None:
+        ended(self, *args)
+        if self.at.epoch == 2:
+            self.save()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.Training, "_end_epoch", stop)
+    assert fine_tune(chat_recipe(), tmp_path / "run").record["status"] == "interrupted"
+    monkeypatch.undo()
+    resumed = resume(tmp_path / "run")
+    for key in ("generations", "metrics", "metrics_before"):
+        assert resumed.record[key] == whole.record[key]
+    assert resumed.record["phases"][0]["frozen_sha256"] == whole.record["phases"][0]["frozen_sha256"]
+
+
+def test_the_report_shows_what_was_said_and_shows_markup_as_text(chat_recipe: Callable[..., Any], tmp_path: Path):
+    from kerastune import report, run
+
+    made_run = fine_tune(chat_recipe(), tmp_path / "run")
+    said = made_run.record["generations"]
+    said["before"][0] = "<script>alert(1)</script>"
+    run.write_json(made_run.folder / "run.json", {**made_run.record, "generations": said})
+    page = report.write(run.load(made_run.folder)).read_text("utf-8")
+    assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
+    assert "Perplexity before" in page and "What it says" in page
+
+
+def test_a_run_is_asked_on_the_command_line(chat_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from kerastune.cli import cli
+
+    run = fine_tune(chat_recipe(phases=[{"unfreeze": "none", "epochs": 0}]), tmp_path / "run")
+    ask = ["predict", str(run.folder), "sun 0?", "--max-tokens", "6", "--json"]
+    drawn = [CliRunner().invoke(cli, [*ask, "--temperature", "2", "--seed", seed]).stdout for seed in "112"]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert json.loads(drawn[0])[0]["prompt"] == "sun 0?"
+    refused = CliRunner().invoke(cli, ["export", str(run.folder), "--target", "linux"])
+    assert refused.exit_code == 1 and "cannot be exported yet" in refused.output
+
+
+def test_a_recipe_for_language_models_explains_its_mistakes(pairs: Path, chat_recipe: Callable[..., Any]) -> None:
+    for data, message in (
+        ({"promt_column": "p"}, "data.promt_column: unknown key (did you mean 'prompt_column'?)"),
+        ({"source": "tfds"}, "data.source: 'tfds' is not one of 'csv', 'jsonl' or 'parquet'"),
+        ({"source": "csv", "messages_column": "m"}, "a CSV file has no lists of messages"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            chat_recipe(data=data)
+        assert message in caught.value.message
+    with pytest.raises(RecipeError, match=r"samples\.coumt: unknown key \(did you mean 'count'"):
+        chat_recipe(samples={"coumt": 1})
+    with pytest.raises(RecipeError, match="cannot be exported yet"):
+        chat_recipe(exports=[{"target": "linux"}])
+
+
+def test_a_shipped_recipes_data_come_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kerastune import read_recipe
+
+    monkeypatch.chdir(tmp_path)
+    splits = load(read_recipe("tone").data)
+    assert len(splits.train) + len(splits.validation) + len(splits.test) == 158
+    (tmp_path / "tone.jsonl").write_text("{}", "utf-8")
+    assert read_recipe("tone").data.path == "tone.jsonl"  # one's own goes before it
