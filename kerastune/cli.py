@@ -702,7 +702,7 @@ def predict(
     if runs.is_run(where) and runs.load(where).recipe.data.target == "text":
         said = inference.generate(where, asked, **given)  # type: ignore[arg-type]
         answers = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(asked, said, strict=True)]
-        emit(as_json, answers, lambda: [put(f"{a['prompt']}\n  {a['answer']}") for a in answers])
+        emit(as_json, answers, lambda: put("\n".join(f"{a['prompt']}\n  {a['answer']}" for a in answers)))
         return
     if given:
         raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} is for runs of language models.")
