@@ -552,11 +552,11 @@ def _summary(made: Any) -> dict[str, Any]:
 
 def _perplexities(record: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Of a language model, on each split: before training and after."""
-    before = record.get("metrics_before", {})
+    before = record.get("before", {})
     return {
         f"{split}_perplexity": {"before": before[split]["perplexity"], "after": record["metrics"][split]["perplexity"]}
         for split in ("test", "validation")
-        if before
+        if "perplexity" in before.get(split, {})
     }
 
 

@@ -60,10 +60,10 @@ def export(
     """
     progress = progress or Progress()
     of = of if isinstance(of, Run) else run.load(of)
-    if wanted and of.recipe.data.target == "text":
+    if wanted and of.recipe.task in ("text_embedding", "causal_lm"):
         raise RecipeError(
-            "Language models cannot be exported yet.",
-            f"{of.folder} is a KerasHub preset: CausalLM.from_preset loads it, and kerastune predict asks it.",
+            f"Models of the task {of.recipe.task} cannot be exported yet.",
+            f"{of.folder} is a KerasHub preset: from_preset loads it, and kerastune predict asks it.",
         )
     jobs = [_resolve(of, one, out) for one in ([wanted] if isinstance(wanted, Export) else wanted or of.recipe.exports)]
     if out and len(jobs) > 1:

@@ -452,13 +452,15 @@ class Phase(_Settings):
         return self
 
 
+def _or_false(schema: dict[str, Any]) -> None:
+    schema["anyOf"].append({"const": False})
+
+
 class ChatPhase(Phase):
     """A phase of a language model, which trains adapters unless it says `lora = false`."""
 
     unfreeze: Text = "all"
-    lora: Annotated[Lora | None, Field(json_schema_extra={"anyOf": [{"$ref": "#/$defs/Lora"}, {"const": False}]})] = (
-        None
-    )
+    lora: Annotated[Lora | None, Field(json_schema_extra=_or_false)] = None
     """Low-rank adapters, which train instead of the unfrozen units' weights. Default: of rank 8; `false`: none."""
 
     @model_validator(mode="before")
@@ -650,6 +652,11 @@ class TextEmbedding(Recipe):
             raise ValueError("train.class_weights and train.label_smoothing are for one label an example")
         if self.train.cache_views:
             raise ValueError("train.cache_views keeps augmented views of images, and texts have none")
+        if self.exports:
+            raise ValueError(
+                "text embedders cannot be exported yet; leave out [[exports]]. The run folder is a KerasHub preset, "
+                "which keras_hub.models.TextEmbedder.from_preset loads"
+            )
         return self
 
 
@@ -877,10 +884,11 @@ def _locate(loc: tuple[int | str, ...], recipe: type[Recipe]) -> tuple[list[str]
 
 
 def _sources(recipe: type[Recipe]) -> dict[str, type[BaseModel]]:
-    """The sources that a task reads, and their settings."""
+    """The sources that a task reads, and their settings; none where the task is not known."""
     annotation: Any = recipe.model_fields["data"].annotation
     settings = get_args(annotation) or (annotation,)
-    return {name: one for one in settings for name in get_args(one.model_fields["source"].annotation)}
+    read = [one for one in settings if "source" in one.model_fields]
+    return {name: one for one in read for name in get_args(one.model_fields["source"].annotation)}
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

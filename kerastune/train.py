@@ -130,9 +130,9 @@ def fine_tune(
     run.refuse_unfinished(folder, force)
     stopwatch = _Stopwatch()
     made = plan(recipe, progress)
-    stopwatch.lap("prepare")
     facts = {**_facts(recipe, made), "started": started.isoformat(timespec="seconds"), "job": job, "resumed": []}
     facts["before"] = _before(recipe, made, progress)
+    stopwatch.lap("prepare")
     with run.work_folder(folder, recipe) as work:
         training = Training(recipe, made.splits, made.task, made.decisions, made.moving, work, facts, progress)
         return _train(training, made, folder, stopwatch, force)
@@ -195,10 +195,6 @@ def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
 def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch", force: bool) -> run.Run:
     """Trains what is left, and turns the work folder into a run."""
     recipe, progress, work = training.recipe, training.progress, training.work
-    before: dict[str, Any] = {}
-    if getattr(training.kind, "BEFORE", False):
-        before = {"before": _evaluate(recipe, made.task, made.splits, progress)[1]}
-        stopwatch.lap("evaluate before")
     try:
         interrupted = training.run()
     except VerificationError:
@@ -221,7 +217,6 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         **training.kind.describe(made.task, made.splits),
         "target": recipe.data.target,
         "metric": training.metric,
-        **before,
         "seed": recipe.seed,
         "backbone": type(made.task.backbone).__name__,
         "parameters": made.task.count_params(),
@@ -338,24 +333,25 @@ def _evaluate(
 
 
 def _before(recipe: Recipe, made: Plan, progress: Progress) -> dict[str, Any]:
-    """What a model that generates is worth, and says, before it is trained."""
+    """What a preset is worth, and says, before it is trained, where it can do its task already."""
     kind = TASKS[recipe.task]
-    if not kind.GENERATES:
+    if not kind.BEFORE:
         return {}
     _, metrics = _evaluate(recipe, made.task, made.splits, progress)
-    return {"metrics": metrics, "texts": kind.samples(recipe, made.task, made.splits)}
+    texts = {"texts": kind.samples(recipe, made.task, made.splits)} if kind.GENERATES else {}
+    return {"metrics": metrics, **texts}
 
 
 def _said(
     recipe: Recipe, made: Plan, before: dict[str, Any], epochs: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
-    """What run.json says of a model that generates: its metrics before training, and what it said to some prompts."""
+    """What run.json says of the time before training, and of what a model that generates said to some prompts."""
     kind = TASKS[recipe.task]
-    if not kind.GENERATES:
-        return {}
-    asked = kind.sampled(recipe, made.splits)
-    said = {"conversations": asked, "before": before["texts"], "epochs": dict(epochs)}
-    return {"metrics_before": before["metrics"], "generations": said}
+    found = {"before": before["metrics"]} if before else {}
+    if kind.GENERATES:
+        asked = kind.sampled(recipe, made.splits)
+        found["generations"] = {"conversations": asked, "before": before["texts"], "epochs": dict(epochs)}
+    return found
 
 
 def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[str, Any]]:

@@ -34,12 +34,13 @@ OTHER_KERNELS = {
     "none": FLOAT_TOLERANCE,
     "float16": 2e-3,
     "int16x8": 2e-3,
-    "dynamic": 8 / 256,
-    "int4": 8 / 256,
-    "int8": 8 / 256,
+    "dynamic": 16 / 256,
+    "int4": 16 / 256,
+    "int8": 16 / 256,
 }
 """Largest difference of a probability between two runtimes of one file: rounding, by quantisation. For int8 that is
-eight output steps (six were measured between LiteRT's XNNPACK and reference kernels, on EfficientNet-Lite0)."""
+sixteen output steps (between LiteRT's XNNPACK and reference kernels six were measured on photos, with
+EfficientNet-Lite0, and eleven on tinted ones, with a tiny EfficientNet)."""
 
 LARGEST_LOSS = 0.3
 LEAST_AGREEMENT = 0.9

@@ -10,7 +10,6 @@ import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,16 +53,9 @@ def scale_and_offset(task: Any) -> None:
 
 
 def red_and_blue(task: Any) -> None:
-    """The image converter reads BGR. Done on the pixels as they come in."""
-    import tensorflow as tf
-
-    converter = task.preprocessor.image_converter
-
-    def swapped(images: Any) -> Any:
-        return converter(tf.stack(tf.unstack(images, axis=-1)[::-1], axis=-1))
-
-    swapped.image_size = converter.image_size  # type: ignore[attr-defined]
-    task.preprocessor = SimpleNamespace(image_converter=swapped)
+    """The model reads BGR: its first convolution takes the channels the other way round, scaled alike as they are."""
+    stem = next(weight for weight in task.backbone.weights if len(weight.shape) == 4 and weight.shape[2] == 3)
+    stem.assign(np.array(stem)[:, :, ::-1])
 
 
 def score_order(task: Any) -> None:
@@ -91,7 +83,7 @@ def tracing(of: run.Run, job: Any, fault: str, work: Path) -> Path:
     task = kind.load(str(of.folder))
     if fault:
         FAULTS[fault](task)
-    signatures = kind.signatures(task)
+    signatures = kind.signatures(of.recipe, task)
     if job.target.format == "onnx":
         trace.frozen(name, signatures[name], folder)
     else:
@@ -114,7 +106,7 @@ def artifact_of(of: run.Run, job: Any, work: Path, folder: Path) -> Artifact:
     FORMATS[job.target.format].write(work, path, conversion)
     with np.load(work / f"{kind}.npz") as stored:
         images = [stored[name] for name in stored.files]
-    manifest, reference = exporter._manifest(of, job, conversion, work), np.load(work / f"{kind}.npy")
+    manifest, reference = exporter._manifest(of, job, conversion, work, 1.0), np.load(work / f"{kind}.npy")
     made, found = artifact.write(folder, manifest, images, reference), None
     if job.quantize != "none":
         found = runtimes.ask(made, job.target.runtimes[0], images).scores

@@ -218,7 +218,7 @@ def test_a_run_knows_its_pairs_by_heart(pairs: Path, chat_recipe: Callable[..., 
     turns = [json.loads(line) for line in lines[:16]]
     said = inference.generate(run, [turn["prompt"] for turn in turns], max_tokens=12)
     assert sum(text == turn["response"] for text, turn in zip(said, turns, strict=True)) >= 15
-    assert run.record["metrics_before"]["test"]["perplexity"] > 50
+    assert run.record["before"]["test"]["perplexity"] > 50
 
 
 def test_perplexity_is_the_exponential_of_the_loss_of_all_tokens(chat_recipe: Callable[..., Any], tmp_path: Path):
@@ -284,7 +284,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits_and_words(
     assert fine_tune(chat_recipe(), tmp_path / "run").record["status"] == "interrupted"
     monkeypatch.undo()
     resumed = resume(tmp_path / "run")
-    for key in ("generations", "metrics", "metrics_before"):
+    for key in ("generations", "metrics", "before"):
         assert resumed.record[key] == whole.record[key]
     assert resumed.record["phases"][0]["frozen_sha256"] == whole.record["phases"][0]["frozen_sha256"]
 

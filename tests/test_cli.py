@@ -67,7 +67,7 @@ def test_the_commands_are_these() -> None:
     groups = "recipes list, recipes show, recipes copy, recipes schema, assets list, assets fetch, targets list"
     groups += ", cache ls, cache clear"
     jobs = "targets show, validate, run, train, resume, lr-find, evaluate, predict, export, verify"
-    jobs += ", serve, benchmark, report, doctor"
+    jobs += ", search, serve, benchmark, report, doctor"
     assert set(COMMANDS) == set(f"{groups}, {jobs}".split(", "))
 
 

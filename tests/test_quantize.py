@@ -199,10 +199,10 @@ def test_the_verdict_needs_enough_data():
     truth = np.arange(1000) % 2
     right, wrong = np.eye(2, dtype=np.float32)[truth], np.eye(2, dtype=np.float32)[1 - truth]
     some = np.where(np.arange(1000)[:, None] < 100, wrong, right)
-    assert paired(right, right, truth, 0.0)["verdict"] == "same"
-    assert paired(some, right, truth, 0.01)["verdict"] == "worse"
-    assert paired(some, right, truth, 0.15)["verdict"] == "same"
-    assert paired(some[99:105], right[99:105], truth[99:105], 0.01)["verdict"] == "not enough data"
+    assert paired("label", right, right, truth, 0.0)["verdict"] == "same"
+    assert paired("label", some, right, truth, 0.01)["verdict"] == "worse"
+    assert paired("label", some, right, truth, 0.15)["verdict"] == "same"
+    assert paired("label", some[99:105], right[99:105], truth[99:105], 0.01)["verdict"] == "not enough data"
     assert paired("label", some, right, truth, 0.01)["p_value"] < 1e-20
 
 

@@ -175,7 +175,8 @@ def test_the_client_in_the_artifact_replays_the_proof_and_labels_a_file(server, 
 
 @pytest.mark.parametrize("signature", ["serve_bytes", "serving_default"])
 def test_the_client_sends_batches_of_pixels_or_of_files(server, golden, monkeypatch, signature):
-    monkeypatch.syspath_prepend(ROOT / "export" / "tf-serving")
+    for folder in ("export", "export/tf-serving"):
+        monkeypatch.syspath_prepend(ROOT / folder)
     import reader
 
     image, expected = golden[0][0], golden[1][0]

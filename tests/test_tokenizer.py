@@ -164,7 +164,7 @@ def endless(file: dict[str, Any], settings: dict[str, Any]) -> None:
         ("Bert", swapped, "the cat is old"),
         ("Bert", cased, "The car is old"),
         ("Roberta", unmerged, "see the car"),
-        ("Roberta", endless, "a car"),
+        ("Bert", endless, "a car"),
     ],
 )
 def test_a_file_that_is_not_what_was_written_is_caught(
@@ -186,21 +186,19 @@ def test_what_cannot_be_expressed_is_reported_text_by_text(written: Callable[...
     assert [difference["text"] for difference in found] == [["a ĴA b"]]
 
 
-@pytest.mark.parametrize(
-    ("settings", "texts"),
-    [
-        ({"model_type": "bpe", "normalization_rule_name": "identity", "byte_fallback": True}, []),
-        ({}, ["stacked", "你好"]),  # marks on marks, and half-width kana with a mark
-    ],
-    ids=["bpe", "unigram"],
-)
-def test_sentencepiece_differs_on_rare_marks_only(settings: dict[str, Any], texts: list[str], tmp_path: Path) -> None:
-    tokenizer = hub.DebertaV3Tokenizer(sentence_piece(**settings))
-    preprocessor = hub.DebertaV3TextClassifierPreprocessor(tokenizer, sequence_length=256)
-    found = differences(preprocessor, tmp_path, write(preprocessor, tmp_path), one_each(NASTY))
-    assert sorted({difference["text"][0][:7] for difference in found}) == sorted(
-        {text[:7] for text in NASTY if text.startswith(tuple(texts))}
-    )
+def test_sentencepiece_of_pairs_meets_texts_of_any_kind(tmp_path: Path) -> None:
+    proto = sentence_piece(model_type="bpe", normalization_rule_name="identity", byte_fallback=True)
+    preprocessor = hub.DebertaV3TextClassifierPreprocessor(hub.DebertaV3Tokenizer(proto), sequence_length=256)
+    assert differences(preprocessor, tmp_path, write(preprocessor, tmp_path), one_each(NASTY)) == []
+
+
+def test_a_unigram_model_differs_on_rare_marks(tmp_path: Path) -> None:
+    """The package looks up whole graphemes: marks on marks in no order, and half-width kana with a mark, are lost."""
+    preprocessor = hub.DebertaV3TextClassifierPreprocessor(hub.DebertaV3Tokenizer(sentence_piece()), sequence_length=64)
+    marked = [text for text in NASTY if text[:4] != unicodedata.normalize("NFC", text)[:4]]  # written decomposed
+    lost = ["a\u0323\u0307 e\u0301\u0323\u0308", "ｶﾞ"]
+    found = differences(preprocessor, tmp_path, write(preprocessor, tmp_path), one_each([*marked, "ﬁne", *lost]))
+    assert len(marked) >= 2 and [difference["text"][0] for difference in found] == lost
 
 
 def test_a_model_that_sees_its_padding_gets_the_full_length(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 
 FREE = True
 """Batches differ in length: all axes but the first."""
-GENERATES = True
+BEFORE = GENERATES = True
 """The model is asked before training and after each epoch."""
 
 _INPUTS = {"token_ids", "padding_mask"}

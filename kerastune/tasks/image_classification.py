@@ -132,7 +132,7 @@ def describe(task: Task, splits: Splits) -> dict[str, Any]:
 
 FREE = False
 """All batches have the same shape but for their first axis."""
-GENERATES = False
+BEFORE = GENERATES = False
 
 
 def order(

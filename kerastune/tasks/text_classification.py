@@ -32,7 +32,7 @@ Signature: TypeAlias = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.Tensor
 
 FREE = True
 """Batches differ in length: all axes but the first."""
-GENERATES = False
+BEFORE = GENERATES = False
 
 
 def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task:
