@@ -117,7 +117,7 @@ def test_a_wrong_type_or_value_is_named_with_what_was_received(pets: str, mistak
     [
         (
             "task=image_clasification",
-            "'image_clasification' is not one of 'image_classification' or 'text_classification' (did you mean",
+            "(did you mean 'image_classification'?)",
         ),
         ("data.source=foldr", "data.source: 'foldr' is not a source (did you mean 'folder'?)"),
         ("exports.0.target=linx", "exports.0.target: there is no target 'linx' (did you mean 'linux'?)"),
