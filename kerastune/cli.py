@@ -934,7 +934,7 @@ def _print_runtimes(found: dict[str, dict[str, Any]]) -> None:
             [
                 f"{name} {said['version']}",
                 f"{said['golden']['max_error']:.1e}",
-                f"{scored['label_agreement']:.2%} of {scored['images']}" if scored else "–",
+                f"{scored['label_agreement']:.2%} of {scored['examples']}" if scored else "–",
                 f"{scored['accuracy_drop']:.4f}" if scored else "–",
                 "{:.4f} to {:.4f}".format(*scored["accuracy_drop_interval"]) if scored else "–",
                 f"{said['latency_ms']['median']:.1f}",
