@@ -39,7 +39,7 @@ def rows(one, whole):
     for name, said in one.report["runtimes"].items():
         cells = [one.manifest["name"], f"{one.size_bytes / 1e6:.2f}", f"{one.size_bytes / whole:.2f}", name]
         if found := said.get("validation"):
-            cells += [f"{said['latency_ms']['median']:.1f}", f"{found['accuracy']:.4f} of {found['images']}"]
+            cells += [f"{said['latency_ms']['median']:.1f}", f"{found['accuracy']:.4f} of {found['examples']}"]
             cells += [f"{found['accuracy_drop']:.4f}", f"{found['max_error']:.1e}"]
         else:
             cells += ["–", said["problems"][0].partition(":")[0], "–", "–"]
