@@ -200,13 +200,13 @@ def _in_runtime(
     found = np.split(said.scores, np.cumsum([len(part.expected) for part in parts])[:-1])
     problems = [problem for part, its in zip(parts, found, strict=True) for problem in _compare(part, its)]
     problems += _unlike_keras(unit, images, found[0], expected)
-    rounding = OTHER_KERNELS[of.manifest["quantize"]] * tolerance["scale"]
+    rounding = OTHER_KERNELS[of.manifest["quantize"]] * tolerance.get("scale", 1.0)
     if own is not None and not (apart := _max_error(found[0], own)) <= rounding:
         problems.append(f"golden {unit}s: {apart:.3g} from what {of.manifest['runtime']} said when it was exported")
     validation = None
     if source:
         truth, allowed = unseen.labels[chosen], tolerance["accuracy_drop"] or 0.0
-        validation = paired(of.manifest["target_kind"], found[-1], keras_scores, truth, allowed)
+        validation = paired(of.manifest.get("target_kind", "label"), found[-1], keras_scores, truth, allowed)
     return {
         "passed": not problems,
         "problems": problems,

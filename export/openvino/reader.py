@@ -14,7 +14,11 @@ def load(folder, manifest, options):
     # Left to itself, OpenVINO computes float32 models in bfloat16 where the processor can: errors of 1e-2.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": options.threads or 0}
     compiled = openvino.compile_model(model, "CPU", settings)
-    takes = {one["name"]: compiled.input(one["name"]) for one in manifest["inputs"]}
+    # A SavedModel's inputs have longer names there, and a .tflite file's may have.
+    takes = {
+        one["name"]: next(port for port in compiled.inputs if any(one["name"] in name for name in port.names))
+        for one in manifest["inputs"]
+    }
     one_by_one = any(tensor.partial_shape[0] == 1 for tensor in takes.values())
 
     def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
