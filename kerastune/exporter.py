@@ -147,7 +147,7 @@ def _save_images(path: Path, split: Split, indices: list[int]) -> None:
         image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
         return np.asarray(image)
 
-    np.savez(path, allow_pickle=False, **{f"image_{n:03}": shrunk(i) for n, i in enumerate(indices)})
+    np.savez(path, allow_pickle=False, **{f"{n:03}/images": shrunk(i) for n, i in enumerate(indices)})
 
 
 def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Artifact:

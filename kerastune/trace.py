@@ -83,6 +83,8 @@ def frozen(name: str, signature: Signature, work: Path) -> None:
     """Writes a signature's graph with its weights as constants: NAME.pb, and NAME.json with the names of its ends."""
     function, specs = signature
     graph, outputs = freeze(function, *specs)
+    if shared := {spec.name for spec in specs} & set(outputs):
+        raise ValueError(f"ONNX wants another name for the output {', '.join(sorted(shared))}: an input has it")
     ends = {
         "inputs": {tensor.name: spec.name for tensor, spec in zip(graph.inputs, specs, strict=True)},
         "outputs": {tensor.name: key for tensor, key in zip(graph.outputs, sorted(outputs), strict=True)},

@@ -99,7 +99,7 @@ def traced(work, *layers):
     trace.saved_model({"toy": signature}, work / "toy")
     trace.frozen("toy", signature, work)
     images = np.random.default_rng(0).uniform(0, 1, (8, 4, 4, 3)).astype("float32")
-    np.savez(work / "calibration.npz", **{f"image_{i}": image for i, image in enumerate(images)})
+    np.savez(work / "calibration.npz", **{f"{i:03}/images": image for i, image in enumerate(images)})
     return model
 
 

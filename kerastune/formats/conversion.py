@@ -17,7 +17,8 @@ class Conversion:
         signature: the signature it is made from; a SavedModel is made from "serving".
         quantize: one of `kerastune.recipe.QUANTIZATIONS` of the format.
         io: dtype of the inputs and outputs of an "int8" TFLite file.
-        calibration: WORK/<calibration>.npz holds the inputs that int8 ranges are measured on.
+        calibration: WORK/<calibration>.npz holds the inputs that int8 ranges are measured on: "000/token_ids" is
+            what the first example has for the input `token_ids`, without the batch.
         keep_float: names of the layers (`tflite.layer_errors`) that "int8" leaves in float32.
     """
 
@@ -29,8 +30,8 @@ class Conversion:
 
 
 def calibration(work: Path, conversion: Conversion) -> Iterator[dict[str, Any]]:
-    """The inputs that ranges are measured on, one after the other, as the signature takes them: by name, [1, …]."""
-    ((name, dtype),) = json.loads((work / f"{conversion.signature}.dtypes.json").read_text("utf-8")).items()
+    """The examples that ranges are measured on, one after the other, as the signature takes them: by name, [1, …]."""
+    dtypes = json.loads((work / f"{conversion.signature}.dtypes.json").read_text("utf-8"))
     with np.load(work / f"{conversion.calibration}.npz", allow_pickle=False) as stored:
-        for key in stored.files:
-            yield {name: stored[key][None].astype(dtype)}
+        for example in sorted({key.partition("/")[0] for key in stored.files}):
+            yield {name: stored[f"{example}/{name}"][None].astype(dtype) for name, dtype in dtypes.items()}

@@ -1,6 +1,7 @@
 """TFLite / LiteRT with builtin operators only, in float32, float16, int8, int16 or int4."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,17 @@ def _without_copies(content: bytes) -> bytes:
 def _debugger(converter: Any, work: Path, conversion: Conversion, options: Any) -> Any:
     import tensorflow as tf
 
-    return tf.lite.experimental.QuantizationDebugger(
-        converter=converter,
-        debug_dataset=lambda: (list(inputs.values()) for inputs in calibration(work, conversion)),
-        debug_options=options,
+    def examples() -> Iterator[list[Any]]:
+        # The debugger wants lists, and the model's inputs are in no order of ours.
+        order = [one["name"] for one in debugger._quant_interpreter.get_input_details()]
+        for inputs in calibration(work, conversion):
+            named = {f"{conversion.signature}_{name}:0": value for name, value in inputs.items()}
+            yield [named[name] for name in order]
+
+    debugger = tf.lite.experimental.QuantizationDebugger(
+        converter=converter, debug_dataset=examples, debug_options=options
     )
+    return debugger
 
 
 def layer_errors(work: Path, conversion: Conversion) -> list[dict[str, Any]]:
@@ -140,19 +147,15 @@ def _refuse_overflow(path: Path, work: Path, conversion: Conversion) -> None:
 
     # XNNPACK would keep activations to itself.
     kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    runner = Interpreter(str(path), experimental_op_resolver_type=kernels, experimental_preserve_all_tensors=True)
-    (image,) = runner.get_input_details()
+    interpreter = Interpreter(str(path), experimental_op_resolver_type=kernels, experimental_preserve_all_tensors=True)
+    run = interpreter.get_signature_runner()
     largest: dict[str, float] = {}
     for inputs in calibration(work, conversion):
-        (value,) = inputs.values()
-        runner.resize_tensor_input(image["index"], value.shape)
-        runner.allocate_tensors()
-        runner.set_tensor(image["index"], value)
-        runner.invoke()
-        for tensor in runner.get_tensor_details():
+        run(**inputs)
+        for tensor in interpreter.get_tensor_details():
             if tensor["dtype"] == np.float32 and tensor["name"]:
                 try:
-                    reached = float(np.abs(runner.get_tensor(tensor["index"])).max(initial=0))
+                    reached = float(np.abs(interpreter.get_tensor(tensor["index"])).max(initial=0))
                 except ValueError:
                     continue  # it has no data of its own
                 largest[tensor["name"]] = max(reached, largest.get(tensor["name"], 0.0))
