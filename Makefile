@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-slow lint bench clean
+.PHONY: quickstart test test-slow lint bench matrix clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
@@ -25,6 +25,9 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
 	$(BIN)/python bench/bench.py
+
+matrix: $(VENV)/installed-dev
+	$(BIN)/python tests/matrix.py
 
 # uv installs in seconds what takes pip minutes; pip knows the mirrors of closed networks (pip.conf).
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -e
