@@ -161,7 +161,7 @@ def _cell(row: dict[str, Any], key: str, notes: list[str]) -> str:
 
 def _in_short(why: str) -> str:
     if operators := sorted(set(re.findall(r"'(tf\.\w+)' op", why))):
-        return f"LiteRT's builtins lack {', '.join(operators)} as it is where this is open"
+        return f"left open, it needs {', '.join(operators)}, which LiteRT's builtins lack"
     return " ".join(why.split())[:200].replace("|", "/")
 
 
