@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-slow verify-arm64 verify-browser lint bench faults ladder clean
+.PHONY: quickstart test test-slow verify-arm64 verify-browser lint bench matrix faults ladder clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
@@ -47,6 +47,9 @@ faults: $(VENV)/installed-dev
 
 ladder: $(VENV)/installed-dev
 	$(BIN)/python bench/ladder.py $(RUN)
+
+matrix: $(VENV)/installed-dev
+	$(BIN)/python tests/matrix.py
 
 # uv installs in seconds what takes pip minutes; pip knows the mirrors of closed networks (pip.conf).
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -e

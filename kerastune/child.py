@@ -77,4 +77,5 @@ def exit_reason(code: int) -> str:
 
 
 def last_lines(text: str, count: int = 3) -> str:
-    return " | ".join(line.strip() for line in text.splitlines()[-count:] if line.strip()) or "it said nothing"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " | ".join(lines[-count:]) or "it said nothing"

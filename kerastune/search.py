@@ -169,7 +169,8 @@ def _write_index(path: Path, texts: Sequence[str], vectors: Vectors, model: str)
 
 def _read_index(path: Path) -> tuple[list[str], Vectors, str]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # NumPy leaves a file open that it opened and cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             texts, vectors, model = json.loads(stored["texts"].tobytes()), stored["vectors"], str(stored["model"])
         if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(texts):
             raise ValueError(f"{len(texts)} texts and vectors {vectors.dtype} {vectors.shape}")
