@@ -50,6 +50,9 @@ def main(load, *arguments):
     if options.check and not check(predict, take, options.artifact, manifest):
         sys.exit(3)
     for name, example in named(options.examples, manifest):
+        if "chat" in manifest:
+            print(f"{name}\n  {predict.words(predict(example)[0])}")
+            continue
         scores = predict(take(example))[0]
         print(name)
         for i in np.argsort(-scores, kind="stable")[: options.top]:
@@ -58,6 +61,9 @@ def main(load, *arguments):
 
 def named(arguments, manifest):
     """What was asked about: its name, and the example itself."""
+    if "chat" in manifest:
+        yield from ((prompt, np.array([["user", prompt.strip()]])) for prompt in arguments)
+        return
     if "text" in manifest:
         sides = 2 if manifest["text"]["pairs"] else 1
         if len(arguments) % sides:
@@ -76,8 +82,10 @@ def taking(predict, folder, manifest):
     """What makes of an example, or of a batch of them, what `predict` takes.
 
     A text, a pair or a batch of them (an array of str [1 or 2], or [B, 1 or 2]) -> int32 [B, L] by name; an image
-    uint8 [H, W, 3] -> [1, h, w, 3]; a batch of images and an encoded file stay as they are.
+    uint8 [H, W, 3] -> [1, h, w, 3]; a batch of images, an encoded file and a conversation stay as they are.
     """
+    if "chat" in manifest:
+        return lambda turns: turns
     if "text" not in manifest:
         return lambda example: fit(example, manifest)[None] if example.ndim == 3 else example
     if getattr(predict, "raw", False):
@@ -91,6 +99,13 @@ def taking(predict, folder, manifest):
 def tensors(batch):
     """A batch by the names of the model's inputs."""
     return batch if isinstance(batch, dict) else {"images": batch}
+
+
+def answering(parser):
+    """How a language model answers."""
+    parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="of an answer")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="of an answer; 0: the likeliest")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of an answer with a temperature")
 
 
 def threads(parser):
@@ -125,6 +140,10 @@ def same(path, file):
 
 def check(predict, take, folder, manifest):
     """Replays the golden inputs and compares with what Keras said about them."""
+    if "chat" in manifest:
+        from chats import check
+
+        return check(predict, folder, manifest)
     with np.load(folder / "golden.npz", allow_pickle=False) as golden:
         expected, kind = golden["scores"], "text" if "text" in manifest else "image"
         examples = [golden[f"{kind}_{i}"] for i in range(len(expected))]
@@ -143,7 +162,8 @@ def check(predict, take, folder, manifest):
 def stream(predict, take, out, load_seconds):
     """Scores and seconds for each array on stdin: 8 bytes that say how long its .npy is, then the .npy itself.
 
-    An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], or texts as `taking` has them.
+    An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], texts as `taking` has them, or a
+    conversation, turns of role and content, str [T, 2].
     """
     scores, seconds = [], []
     while size := sys.stdin.buffer.read(8):

@@ -27,7 +27,8 @@ REPORT = "report.json"
 
 Image = npt.NDArray[np.uint8]
 Example = npt.NDArray[Any]
-"""An image, uint8 [H, W, 3]; or a text or a pair of texts, str [1 or 2]."""
+"""An image, uint8 [H, W, 3]; a text or a pair of texts, str [1 or 2]; or a conversation, turns of role and content, str
+[T, 2]."""
 Scores = npt.NDArray[np.float32]
 
 
@@ -64,11 +65,21 @@ class Artifact:
         """What an example is: "image" or "text"."""
         return "text" if "text" in self.manifest else "image"
 
+    @property
+    def target_kind(self) -> str:
+        """What its scores are, as in `kerastune.scoring`."""
+        return str(self.manifest.get("target_kind", "label"))
+
     def golden(self) -> tuple[list[Example], Scores]:
         """Real validation examples, and Keras's scores on them, float32 [n, K]."""
         with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
             scores = stored["scores"]
             return [stored[f"{self.unit}_{i}"] for i in range(len(scores))], scores
+
+    def golden_answers(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Of a language model, the answers and margins of `causal_lm.golden_answers`."""
+        with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
+            return stored["answers"], stored["margins"]
 
     def own_scores(self) -> Scores | None:
         """What a quantised artifact's own runtime said about the golden images, float32 [n, K]."""
@@ -113,15 +124,21 @@ def load(folder: str | Path) -> Artifact:
 
 
 def write(
-    folder: Path, manifest: dict[str, Any], examples: Sequence[Example], scores: Scores, found: Scores | None = None
+    folder: Path,
+    manifest: dict[str, Any],
+    examples: Sequence[Example],
+    scores: Scores,
+    found: Scores | None = None,
+    more: dict[str, npt.NDArray[Any]] | None = None,
 ) -> Artifact:
     """Completes a folder that already holds the model: golden.npz, and the manifest with every file's hash.
 
     Args:
         found: what a quantised model's own runtime says; other runtimes must say nearly the same.
+        more: what Keras says besides scores, by name.
     """
     unit = "text" if "text" in manifest else "image"
-    named: dict[str, npt.NDArray[Any]] = {f"{unit}_{i}": example for i, example in enumerate(examples)}
+    named: dict[str, npt.NDArray[Any]] = {f"{unit}_{i}": example for i, example in enumerate(examples)} | (more or {})
     if found is not None:
         named["found"] = found
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, scores=scores, labels=manifest["labels"], **named)

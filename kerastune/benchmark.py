@@ -5,12 +5,15 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kerastune import runtimes
 from kerastune.artifact import Artifact
 from kerastune.errors import ConverterError, KerastuneError
 from kerastune.progress import Progress
 
 _WARM_UP, _RUNS, _RUNS_OF_SLOW = 5, 100, 10
+_ANSWER = 16  # tokens that a language model says each time
 
 
 def benchmark(
@@ -20,15 +23,15 @@ def benchmark(
     in_runtimes: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs each artifact's first golden image again and again, in every runtime that is installed.
+    """Runs each artifact's first golden example again and again, in every runtime that is installed.
 
     Args:
         threads: of one inference; default: the runtime's own choice. TensorFlow Lite Micro and MediaPipe take none.
         in_runtimes: names in `kerastune.runtimes.RUNTIMES`. Default: all that are installed and can run the artifact.
 
     Returns:
-        One row an artifact and runtime: `latency_ms` {"median", "p95"} of 100 images (10 in interpreters without fast
-        kernels), warm-up excluded; `load_ms` and `peak_mb` of the process, Python included; `size_bytes`;
+        One row an artifact and runtime: `latency_ms` {"median", "p95"} of 100 examples (10 in interpreters without fast
+        kernels) or, of a language model, of a token in each of 10 answers, warm-up excluded; `load_ms` and `peak_mb` of the process, Python included; `size_bytes`;
         `accuracy` on the validation split, from the last verification (None where there was none).
 
     Raises:
@@ -40,18 +43,22 @@ def benchmark(
     rows = []
     for of in artifacts:
         of.check_files()
-        image = of.golden()[0][0]
+        example, chat = of.golden()[0][0], "chat" in of.manifest
+        if chat:
+            example = example[:-1]  # the last turn is what is asked for
         for name in runtimes.choose(of.manifest, asked):
             runtime = runtimes.RUNTIMES[name]
             progress.say(f"Timing {of.manifest['name']} in {name}")
-            runs = _RUNS_OF_SLOW if runtime.slow else _RUNS
+            runs = _RUNS_OF_SLOW if runtime.slow or chat else _RUNS
             options = ("--threads", str(threads)) if threads and runtime.threads else ()
+            length = ("--max-tokens", str(_ANSWER)) if chat else ()
             try:
-                said = runtimes.ask(of, name, repeat(image, _WARM_UP + runs), options)
+                said = runtimes.ask(of, name, repeat(example, _WARM_UP + runs), (*options, *length))
             except ConverterError:
                 if asked:
                     raise
                 continue  # `verify` reports what a runtime cannot run
+            tokens = np.maximum((said.scores >= 0).sum(-1), 1) if chat else np.ones(_WARM_UP + runs)
             rows.append(
                 {
                     "artifact": of.manifest["name"],
@@ -62,7 +69,7 @@ def benchmark(
                     "threads": threads if options else None,
                     "size_bytes": of.size_bytes,
                     "load_ms": said.load_ms,
-                    "latency_ms": runtimes.latency_ms(said.seconds[_WARM_UP:]),
+                    "latency_ms": runtimes.latency_ms((said.seconds / tokens)[_WARM_UP:]),
                     "peak_mb": said.peak_mb,
                     "accuracy": ((of.report or {}).get("validation") or {}).get("accuracy"),
                 }
@@ -92,7 +99,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             # A label is not a formula: dollar signs are its own.
             axes.annotate(row["artifact"].replace("$", r"\$"), at, fontsize=8, ha="center", va="center")
     axes.set_xscale("log")
-    axes.set_xlabel("latency of one image, ms (median)")
+    axes.set_xlabel("latency of one example, ms (median)")
     axes.set_ylabel("validation accuracy")
     axes.legend(markerscale=0.3, title=f"runtime (largest model: {largest / 1e6:.1f} MB)")
     axes.grid(alpha=0.3)

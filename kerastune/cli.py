@@ -699,13 +699,13 @@ def predict(
     where = runs.absolute(folder)
     settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     given = {name: value for name, value in settings.items() if value is not None}
-    if runs.is_run(where) and runs.load(where).recipe.data.target == "text":
+    if inference.generates(inference.opened(where)):
         said = inference.generate(where, asked, **given)  # type: ignore[arg-type]
         answers = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(asked, said, strict=True)]
         emit(as_json, answers, lambda: put("\n".join(f"{a['prompt']}\n  {a['answer']}" for a in answers)))
         return
     if given:
-        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} is for runs of language models.")
+        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} is for language models.")
     from kerastune import search as searching
 
     if searching.embeds(folder):

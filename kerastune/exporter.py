@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from kerastune import artifact, assets, child, microcontroller, run, runtimes, serving, support, target
+from kerastune import artifact, assets, child, microcontroller, run, runtimes, scoring, serving, support, target
 from kerastune.artifact import Artifact
 from kerastune.data import Split, spread
 from kerastune.errors import ConverterError, KerastuneError, RecipeError, VerificationError
@@ -26,6 +26,7 @@ from kerastune.target import Target
 from kerastune.verifier import FLOAT_TOLERANCE, OTHER_KERNELS, refuse_failed, replay
 
 GOLDEN_EXAMPLES = 16
+GOLDEN_ANSWERS = 20
 _TINTED_IMAGES = 8
 CALIBRATION_EXAMPLES = 128
 _WARM_UP_IMAGES = 4
@@ -60,7 +61,7 @@ def export(
     """
     progress = progress or Progress()
     of = of if isinstance(of, Run) else run.load(of)
-    if wanted and of.recipe.task in ("text_embedding", "causal_lm"):
+    if wanted and of.recipe.task == "text_embedding":
         raise RecipeError(
             f"Models of the task {of.recipe.task} cannot be exported yet.",
             f"{of.folder} is a KerasHub preset: from_preset loads it, and kerastune predict asks it.",
@@ -98,6 +99,7 @@ class _Job:
     wanted: Export
 
     unit: str = "image"
+    chat: bool = False
 
     @property
     def fixed(self) -> bool:
@@ -108,6 +110,8 @@ class _Job:
     def signature(self) -> str:
         if self.target.format == "saved_model":
             return "serving"
+        if self.chat and self.target.format == "tflite":
+            return "prefill+decode"
         if self.unit == "text":
             return "any_length" if self.target.format == "tflite" else "serving_default"
         if not self.fixed:
@@ -129,7 +133,7 @@ def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
     fitting = tuple(name for name in where.runtimes if format in runtimes.RUNTIMES[name].formats)
     where = replace(where, format=format, runtimes=fitting)
     folder = run.absolute(out) if out else of.exports / export_name(wanted)
-    return _Job(where, quantize, folder, wanted, of.recipe.data.unit)
+    return _Job(where, quantize, folder, wanted, of.recipe.data.unit, of.recipe.data.target == "text")
 
 
 def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
@@ -147,6 +151,8 @@ def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
         work, splits = Path(scratch), of.splits(progress)
         unit = of.recipe.data.unit
         golden = [_example(splits.validation, i, unit) for i in spread(splits.validation, GOLDEN_EXAMPLES)]
+        if of.recipe.data.target == "text":  # answers are proved on as many, however few there are to validate
+            golden += [_example(splits.train, i, unit) for i in spread(splits.train, GOLDEN_ANSWERS - len(golden))]
         if unit == "image":
             golden += [one for image in golden[:_TINTED_IMAGES] for one in _tinted(image)]
         calibration = spread(splits.train, CALIBRATION_EXAMPLES)
@@ -183,7 +189,7 @@ def _licence(of: Run) -> str:
 
 def _example(split: Split, i: int, unit: str) -> artifact.Example:
     if unit == "text":
-        return np.array(split.texts(i))
+        return split.example(i, unit)
     image = PillowImage.fromarray(split.image(i))
     image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
     return np.asarray(image)
@@ -285,29 +291,30 @@ def _attempt(
     options = [job.target.format, str(work), str(path), json.dumps(asdict(conversion))]
     peak_mb = child.run(f"The {job.target.format} converter", ["-m", "kerastune.formats", *options])
     with as_file(files("kerastune.targets")) as targets:
-        for shared in ("classify.py", "texts.py") if job.unit == "text" else ("classify.py",):
+        for shared in ("classify.py", *(("chats.py",) if job.chat else ("texts.py",) if job.unit == "text" else ())):
             shutil.copy(targets / shared, folder)
         for source in sorted((targets / job.target.name).iterdir()):
             if source.suffix in (".py", ".html", ".js"):
                 shutil.copy(source, folder)
     if job.unit == "text":
         shutil.copytree(work / "tokenizer", folder, dirs_exist_ok=True)
-        if job.target.format == "saved_model":
+        if job.target.format == "saved_model" and not job.chat:
             shutil.copytree(work / f"{conversion.signature}_text", folder / RAW_TEXT, dirs_exist_ok=True)
     kind = "golden_fixed" if job.fixed else "golden"
     with np.load(work / f"{kind}.npz", allow_pickle=False) as stored:
         images = [stored[name] for name in stored.files]
-    reference = np.load(work / f"{kind}.npy")
-    manifest = _manifest(of, job, conversion, work, max(1.0, float(np.abs(reference).max())))
+    reference, more = np.load(work / f"{kind}.npy"), _answers(work) if job.chat else {}
+    largest = float(np.abs(scoring.comparable(of.recipe.data.target, reference)).max())
+    manifest = _manifest(of, job, conversion, work, max(1.0, largest))
     if job.target.name == "tf-serving":
         _prepare_serving(job.folder.name, folder, path, images if job.unit == "image" else [], reference)
     if job.target.name == "microcontroller":
         for file, text in microcontroller.c_source(job.folder.name, path.read_bytes()).items():
             (folder / file).write_text(text, "utf-8")
-    made = artifact.write(folder, manifest, images, reference)
+    made = artifact.write(folder, manifest, images, reference, more=more)
     report, found = replay(made, of, progress, runtimes.choose(manifest, _installed(job.target, manifest)))
     report["converter_peak_mb"] = peak_mb
-    report["problems"] += _over_limits(job.wanted, report)
+    report["problems"] += _over_limits(job, report)
     report["passed"] = not report["problems"]
     if conversion.quantize != "none":
         # Other kernels may round a few output steps further than the ones measured here, not more.
@@ -316,8 +323,13 @@ def _attempt(
         )
         if job.target.name == "microcontroller":
             manifest["arena_bytes"] = _arena(made, progress)
-        made = artifact.write(folder, manifest, images, reference, found)
+        made = artifact.write(folder, manifest, images, reference, found, more)
     return made, report
+
+
+def _answers(work: Path) -> dict[str, Any]:
+    with np.load(work / "answers.npz", allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def _prepare_serving(
@@ -352,13 +364,14 @@ def _installed(of: Target, manifest: dict[str, Any]) -> list[str]:
     return [own, *(name for name in fit if runtimes.RUNTIMES[name].version)]
 
 
-def _over_limits(wanted: Export, report: dict[str, Any]) -> list[str]:
-    size, latency = report["size_bytes"] / 1e6, report["latency_ms"]["median"]
+def _over_limits(job: _Job, report: dict[str, Any]) -> list[str]:
+    size, latency, wanted = report["size_bytes"] / 1e6, report["latency_ms"]["median"], job.wanted
+    one = "a token" if job.chat else "a text" if job.unit == "text" else "an image"
     problems = []
     if wanted.max_size_mb is not None and size > wanted.max_size_mb:
         problems.append(f"it has {size:.2f} MB, and max_size_mb is {wanted.max_size_mb:g}")
     if wanted.max_latency_ms is not None and latency > wanted.max_latency_ms:
-        problems.append(f"an image takes {latency:.1f} ms here, and max_latency_ms is {wanted.max_latency_ms:g}")
+        problems.append(f"{one} takes {latency:.1f} ms here, and max_latency_ms is {wanted.max_latency_ms:g}")
     return problems
 
 
@@ -366,7 +379,10 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
     """The contract; `scale` is the largest score, which is 1 or less but for numbers."""
     quantize = conversion.quantize
     batch = None if conversion.signature in ("serving", "serving_default") else 1
-    contract = _of_texts(job, work, batch) if job.unit == "text" else _of_images(job, conversion, work, batch)
+    if job.chat:
+        contract = _of_chats(job, work)
+    else:
+        contract = _of_texts(job, work, batch) if job.unit == "text" else _of_images(job, conversion, work, batch)
     return {
         "name": job.folder.name,
         "format": job.target.format,
@@ -377,15 +393,15 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
         "model": FORMATS[job.target.format].model,
         "task": of.recipe.task,
         "target_kind": of.recipe.data.target,
-        **contract,
         "outputs": [
             {
                 "name": "scores",
                 "shape": [batch, len(of.labels)],
                 "dtype": conversion.io if quantize == "int8" else "float32",
-                **_MEANINGS[of.recipe.data.target],
+                **_MEANINGS.get(of.recipe.data.target, {}),
             }
         ],
+        **contract,
         "labels": list(of.labels),
         "metric": of.metric,
         "tolerance": {
@@ -478,6 +494,45 @@ def _of_texts(job: _Job, work: Path, batch: int | None) -> dict[str, Any]:
             "outside": ["tokenise with tokenizer.json", "pack as `text` says"],
         },
     }
+
+
+def _of_chats(job: _Job, work: Path) -> dict[str, Any]:
+    """What a manifest says of a language model."""
+    chat, text = (json.loads((work / f"{name}.json").read_text("utf-8")) for name in ("chat", "text"))
+    cache = {"shape": chat["cache"], "dtype": "float32", "range": None}
+    return {
+        "signatures": ["prefill", "decode"] if job.target.format == "tflite" else ["serving_default"],
+        "text": {"pairs": False, "checked": text["checked"]},
+        "chat": chat,
+        "inputs": [
+            {"name": "tokens", "shape": [1, None], "dtype": "int32", "range": None, "meaning": _TOKENS},
+            {
+                "name": "position",
+                "shape": [1],
+                "dtype": "int32",
+                "range": None,
+                "meaning": "of the first of the tokens",
+            },
+            {"name": "kv_cache", **cache, "meaning": "keys and values of all tokens before; zeros in the beginning"},
+        ],
+        "outputs": [
+            {
+                "name": "logits",
+                "shape": [1, None, chat["vocabulary"]],
+                "dtype": "float32",
+                "range": None,
+                "meaning": "of what may follow each of the tokens",
+            },
+            {"name": "kv_cache_next", **cache, "meaning": "the next kv_cache"},
+        ],
+        "preprocessing": {
+            "inside": [],
+            "outside": ["render chat_template.jinja", "tokenise with tokenizer.json", "choose each next token"],
+        },
+    }
+
+
+_TOKENS = "as tokenizer.json numbers them: `chat.prefill` of a prompt at a time, then one by one"
 
 
 def _joined(failures: list[KerastuneError]) -> KerastuneError:

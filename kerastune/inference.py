@@ -11,6 +11,7 @@ from kerastune.artifact import Artifact, Example
 from kerastune.data import images
 from kerastune.errors import DataError, KerastuneError
 from kerastune.run import Run
+from kerastune.targets import chats
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,13 @@ def predict(
 
 
 def generate(
-    of: Run | str | Path, prompts: Sequence[str], max_tokens: int = 64, temperature: float = 0.0, seed: int = 0
+    of: Run | Artifact | str | Path,
+    prompts: Sequence[str],
+    max_tokens: int = 64,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
-    """What a run's language model answers to each prompt, asked by the chat template that it was trained with.
+    """What a language model answers to each prompt, asked by the chat template that it was trained with.
 
     Args:
         max_tokens: where an answer is cut off that does not end.
@@ -70,20 +75,49 @@ def generate(
         seed: of the draws.
 
     Raises:
-        KerastuneError: the run's model answers no prompts, or a prompt is too long for it.
+        KerastuneError: the model answers no prompts, or a prompt is too long for it.
         DataError: a prompt holds marks of the chat template.
+        ConverterError: the artifact's runtime failed.
     """
-    from kerastune.tasks import TASKS
-
-    of = of if isinstance(of, Run) else run.load(of)
-    kind = TASKS[of.recipe.task]
-    if not kind.GENERATES:
-        raise KerastuneError(f"The model of {of.folder} answers no prompts: its task is {of.recipe.task}.")
+    of = opened(of)
+    if not generates(of):
+        raise KerastuneError(f"The model of {of.folder} answers no prompts.", "A run of the task causal_lm has one.")
     if empty := [i for i, prompt in enumerate(prompts, start=1) if not prompt.strip()]:
         raise DataError(f"Prompt {empty[0]} is empty.")
+    if isinstance(of, Artifact):
+        return _answers(of, [prompt.strip() for prompt in prompts], max_tokens, temperature, seed)
+    from kerastune.tasks import TASKS
+
+    kind = TASKS[of.recipe.task]
     asked = [[{"role": "user", "content": prompt.strip()}] for prompt in prompts]
     said: list[str] = kind.answers(kind.load(str(of.folder)), asked, max_tokens, temperature, seed)
     return said
+
+
+def generates(of: Run | Artifact) -> bool:
+    """Whether it is a language model's."""
+    return "chat" in of.manifest if isinstance(of, Artifact) else of.recipe.data.target == "text"
+
+
+def _answers(of: Artifact, prompts: Sequence[str], max_tokens: int, temperature: float, seed: int) -> list[str]:
+    """As its own runtime says them."""
+    settings = of.manifest["chat"]
+    chat = chats.load(of.folder, settings)
+    for number, prompt in enumerate(prompts, start=1):
+        if marks := [token for token in settings["special"] if token in prompt]:
+            raise DataError(
+                f"Prompt {number} holds {marks[0]!r}, a mark of the chat template.",
+                "Whoever writes it could speak as somebody else; take it out.",
+            )
+        if (length := len(chat.prompt([{"role": "user", "content": prompt}]))) >= settings["length"]:
+            raise KerastuneError(
+                f"Prompt {number} has {length} tokens, and the model takes {settings['length']}, answer included."
+            )
+    of.check_files()
+    options = ["--max-tokens", str(max_tokens), "--temperature", str(temperature), "--seed", str(seed)]
+    asked = [np.array([["user", prompt]]) for prompt in prompts]
+    said = runtimes.ask(of, of.manifest["runtime"], asked, options).scores
+    return [chat.decode([int(i) for i in ids if i >= 0]) for ids in said]
 
 
 def opened(of: Run | Artifact | str | Path) -> Run | Artifact:

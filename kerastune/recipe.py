@@ -674,11 +674,6 @@ class CausalLM(Recipe):
             raise ValueError("train.cache_views keeps augmented views of images, and texts have none")
         if self.train.class_weights != "none" or self.train.label_smoothing:
             raise ValueError("train.class_weights and train.label_smoothing are for labels, and a text has none")
-        if self.exports:
-            raise ValueError(
-                "language models cannot be exported yet; leave out [[exports]]. The run folder is a KerasHub preset, "
-                "which keras_hub.models.CausalLM.from_preset loads"
-            )
         return self
 
 

@@ -106,6 +106,14 @@ RUNTIMES = {
 }
 
 
+_NO_CHATS = {
+    "litert-reference": "its plain kernels take seconds for a token of a language model",
+    "arm64": "an emulated processor takes minutes for an answer",
+    "arm64-onnxruntime": "an emulated processor takes minutes for an answer",
+    "saved-model-text": "a language model has no SavedModel that takes raw texts",
+}
+
+
 def refusal(name: str, manifest: dict[str, Any]) -> str | None:
     """Why a runtime cannot run an artifact, whatever is installed; None where it can."""
     runtime, fixed = RUNTIMES[name], "image" in manifest and manifest["image"]["resize"] == "outside"
@@ -113,6 +121,8 @@ def refusal(name: str, manifest: dict[str, Any]) -> str | None:
         return "it takes raw texts, and this takes images"
     if name in ("tflm", "mediapipe", "browser") and "text" in manifest:
         return "it takes images, and this takes texts"
+    if name in _NO_CHATS and "chat" in manifest:
+        return _NO_CHATS[name]
     if manifest["format"] not in runtime.formats:
         return f"it runs {' and '.join(runtime.formats)}, and this is {manifest['format']}"
     if name in ("tflm", "mediapipe", "browser") and not fixed:
@@ -121,6 +131,8 @@ def refusal(name: str, manifest: dict[str, Any]) -> str | None:
         return f'it has no kernels for quantize = "{manifest["quantize"]}"'
     if name == "mediapipe" and manifest["inputs"][0]["dtype"] == "int8":
         return "it takes float32 or uint8 images, not int8"
+    if name == "openvino" and "chat" in manifest and manifest["format"] == "tflite":
+        return "it reads one signature of a .tflite file, and a language model has two"
     if name == "openvino" and manifest["outputs"][0]["dtype"] != "float32":
         return "it does not say what the steps of quantised scores are"
     if name == "browser" and manifest["outputs"][0]["dtype"] != "float32":

@@ -97,6 +97,11 @@ def metrics(target: str, labels: tuple[str, ...], truth: npt.NDArray[Any], score
     }
 
 
+def comparable(target: str, scores: Floats) -> Floats:
+    """Scores as two runtimes' are compared: of texts nats a token, float32 [n, 1]; else as they are."""
+    return np.asarray(scores[:, :1] / np.maximum(scores[:, 2:], 1), np.float32) if target == "text" else scores
+
+
 # --- vectors -----------------------------------------------------------------------------------------------
 
 SIMILARITY = {"pairs": "recall_at_1", "groups": "recall_at_1", "scores": "spearman"}

@@ -43,10 +43,10 @@ def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> s
         format, quantize: as in `kerastune.recipe.Export`.
         unit: "text" for models whose texts are padded.
     """
-    if unit == "text" and quantize in _INT8:
-        return f"texts cannot be exported with quantize = {quantize!r}: {_PADDING}"
     family = (backbone if isinstance(backbone, str) else type(backbone).__name__).removesuffix("Backbone")
     for families, applies, why in _REFUSED:
         if family in families and applies(format, quantize):
             return f"{family} cannot be exported as {format} with quantize = {quantize!r}: {why}"
+    if unit == "text" and quantize in _INT8:
+        return f"texts cannot be exported with quantize = {quantize!r}: {_PADDING}"
     return None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from kerastune.errors import KerastuneError
 from kerastune.targets import texts as reader
@@ -270,6 +270,7 @@ def _byte_pair(tokenizer: Any) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
+    made.decoder = decoders.ByteLevel()
     made.add_special_tokens([AddedToken(token, normalized=True) for token in tokenizer.unsplittable_tokens])
     return made
 
@@ -295,6 +296,8 @@ def _sentence_piece(tokenizer: Any) -> Tokenizer:
         raise _inexpressible(tokenizer, why)
     made = expressed[trainer.model_type](tokenizer, proto)
     made.normalizer = normalizers.Sequence(_spaced(spec))
+    start = [decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else []
+    made.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *start])
     return made
 
 

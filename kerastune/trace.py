@@ -8,8 +8,9 @@ every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every sig
     WORK/calibration.npz                       out: of texts, their tokens
     WORK/golden.npy, WORK/golden_fixed.npy     out: what Keras itself says about them
     WORK/image.json | WORK/text.json           out: how the model resizes, or how tokens become its inputs
+    WORK/chat.json, WORK/answers.npz           out: of a language model, how it is asked, and what Keras answers
     WORK/tokenizer/                            out: the files that tokenise texts on devices
-    WORK/SIGNATURE/                            out, for tflite: a SavedModel with that signature alone
+    WORK/SIGNATURE/                            out, for tflite: a SavedModel with that signature, or with "ONE+OTHER"
     WORK/serving/                              out, for saved_model: a SavedModel with what TF Serving answers to
     WORK/SIGNATURE.pb, WORK/SIGNATURE.json     out, for onnx: frozen GraphDef; tensor names -> the names users see
     WORK/SIGNATURE.dtypes.json                 out: names of the inputs -> their dtypes
@@ -45,6 +46,12 @@ def main(run_folder: str, work_folder: str, *wanted: str) -> None:
     task = kind.load(str(of.folder))
     if of.recipe.data.unit == "text":
         _tokenise(work, of, kind, task)
+        if kind.GENERATES:
+            run.write_json(work / "chat.json", kind.contract(task))
+            kind.write_beside(task, work / "tokenizer")
+            np.savez(
+                work / "answers.npz", allow_pickle=False, **kind.golden_answers(task, _stored(work / "golden.npz"))
+            )
     else:
         settings = kind.resizing(task)
         run.write_json(work / "image.json", settings)
@@ -56,11 +63,12 @@ def main(run_folder: str, work_folder: str, *wanted: str) -> None:
     for format, name in (one.split("/") for one in wanted):
         if format == "saved_model":
             saved_model({key: signatures[key] for key in kind.SERVING}, work / name)
-            if of.recipe.data.unit == "text":
+            if "serve_texts" in signatures:
                 saved_model({"serving_default": signatures["serve_texts"]}, work / f"{name}_text")
         elif format == "tflite":
-            saved_model({name: signatures[name]}, work / name)
-            _write_dtypes(name, signatures[name], work)
+            several = {one: signatures[one] for one in name.split("+")}
+            saved_model(several, work / name)
+            _write_dtypes(name, next(iter(several.values())), work)
         else:
             frozen(name, signatures[name], work)
 
@@ -75,14 +83,18 @@ def _tokenise(work: Path, of: Any, kind: Any, task: Any) -> None:
     (work / "tokenizer").mkdir()
     packing, pairs = tokenizer.write(task.preprocessor, work / "tokenizer"), getattr(of.recipe.data, "paired", False)
     splits = of.splits(Progress())
-    parts = [(split.texts(i)) for split in (splits.train, splits.validation, splits.test) for i in range(len(split))]
+    every = [(split, i) for split in (splits.train, splits.validation, splits.test) for i in range(len(split))]
+    if kind.GENERATES:
+        parts = [[turn["content"]] for split, i in every for turn in split.messages(i)]
+    else:
+        parts = [split.texts(i) for split, i in every]
     parts += [[text] * (1 + pairs) for text in tokenizer.NASTY]
     blocks = [parts[at : at + _BLOCK] for at in range(0, len(parts), _BLOCK)]
     differences = partial(tokenizer.differences, task.preprocessor, work / "tokenizer", packing)
     apart = [one for block in blocks for one in differences(block)]
     checked = {"texts": len(parts), "differ": len(apart), "examples": [one["text"] for one in apart[:_SHOWN]]}
     run.write_json(work / "text.json", {**packing, "pairs": pairs, "checked": checked})
-    rows = kind.inputs(task, [list(map(str, text)) for text in _stored(work / "calibration.npz")])
+    rows = kind.inputs(task, [text.tolist() for text in _stored(work / "calibration.npz")])
     named = {f"{i:03}/{key}": row for i, one in enumerate(rows) for key, row in one.items()}
     np.savez(work / "calibration.npz", allow_pickle=False, **named)
 

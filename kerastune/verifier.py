@@ -26,6 +26,7 @@ from kerastune.formats import FORMATS
 from kerastune.progress import Progress
 from kerastune.run import Run
 from kerastune.runtimes import RUNTIMES, SUBSET, Answer
+from kerastune.targets import chats
 
 FLOAT_TOLERANCE = 1e-4
 """Largest difference of a probability between float32 artifacts and Keras."""
@@ -126,7 +127,8 @@ def replay(
     """
     of.check_files()
     images, expected = of.golden()
-    if not (spread := float(np.ptp(expected, axis=0).max())) >= _LEAST_SPREAD:  # NaN is refused too
+    varied = scoring.comparable(of.target_kind, expected)
+    if not (spread := float(np.ptp(varied, axis=0).max())) >= _LEAST_SPREAD:  # NaN is refused too
         raise VerificationError(
             f"The golden outputs hardly vary (by {spread:.2g}), so they would agree with any model.",
             "Train longer, or look at the data: the model says the same about every image.",
@@ -172,7 +174,7 @@ def _unlike(golden: dict[str, Scores]) -> list[str]:
     """Where two runtimes with the same kernels differ: TensorFlow Lite Micro's are LiteRT's reference kernels."""
     if not {"tflm", "litert-reference"} <= golden.keys():
         return []
-    apart = _max_error(golden["tflm"], golden["litert-reference"])
+    apart = _max_error("label", golden["tflm"], golden["litert-reference"])
     return [] if apart <= 1e-6 else [f"tflm differs by {apart:.3g} from litert-reference, whose kernels it has"]
 
 
@@ -197,23 +199,32 @@ def _in_runtime(
         arrays = _examples(unseen, unit, chosen, f"verifying {of.manifest['name']} in {name}", progress)
         parts.append(_Part(f"validation {unit}s", arrays, keras_scores, tolerance["validation_error"]))
     said = runtimes.ask(of, name, chain.from_iterable(part.arrays for part in parts))
+    kind = of.target_kind
     found = np.split(said.scores, np.cumsum([len(part.expected) for part in parts])[:-1])
-    problems = [problem for part, its in zip(parts, found, strict=True) for problem in _compare(part, its)]
-    problems += _unlike_keras(unit, images, found[0], expected)
+    problems = [problem for part, its in zip(parts, found, strict=True) for problem in _compare(kind, part, its)]
+    problems += _unlike_keras(kind, unit, images, found[0], expected)
     rounding = OTHER_KERNELS[of.manifest["quantize"]] * tolerance.get("scale", 1.0)
-    if own is not None and not (apart := _max_error(found[0], own)) <= rounding:
+    if own is not None and not (apart := _max_error(kind, found[0], own)) <= rounding:
         problems.append(f"golden {unit}s: {apart:.3g} from what {of.manifest['runtime']} said when it was exported")
     validation = None
     if source:
         truth, allowed = unseen.labels[chosen], tolerance["accuracy_drop"] or 0.0
-        validation = paired(of.manifest.get("target_kind", "label"), found[-1], keras_scores, truth, allowed)
+        validation = paired(kind, found[-1], keras_scores, truth, allowed)
+    generation = None
+    if "chat" in of.manifest:
+        generation, latency = _generation(of, name)
+        if of.manifest["quantize"] == "none" and generation["equal"] < generation["prompts"]:
+            problems.append(f"{generation['prompts'] - generation['equal']} golden answers are not Keras's")
+    else:
+        latency = _latency(said, len(found[-1]) if source else len(images))
     return {
         "passed": not problems,
         "problems": problems,
         "version": RUNTIMES[name].version,
-        "golden": {"examples": len(images), **_agreement(found[0], expected)},
+        "golden": {"examples": len(images), **_agreement(kind, found[0], expected)},
         "validation": validation,
-        "latency_ms": _latency(said, len(found[-1]) if source else len(images)),
+        "generation": generation,
+        "latency_ms": latency,
         "load_ms": said.load_ms,
         "peak_mb": said.peak_mb,
     }, found[0]
@@ -222,7 +233,18 @@ def _in_runtime(
 def _examples(split: Split, unit: str, chosen: list[int], stage: str, progress: Progress) -> Iterator[Example]:
     for n, i in enumerate(chosen):
         progress.advance(stage, n + 1, len(chosen))
-        yield split.image(i) if unit == "image" else np.array(split.texts(i))
+        yield split.example(i, unit)
+
+
+def _generation(of: Artifact, name: str) -> tuple[dict[str, Any], dict[str, float]]:
+    """How many of the golden answers are Keras's, token for token; and milliseconds a token, reading included."""
+    examples, _ = of.golden()
+    answers, margins = of.golden_answers()
+    said = runtimes.ask(of, name, (turns[:-1] for turns in examples))
+    equal = int(chats.same_answers(said.scores, answers, margins).sum())
+    spoken = (said.scores >= 0).sum(-1)
+    latency = runtimes.latency_ms(said.seconds / np.maximum(spoken, 1))
+    return {"prompts": len(answers), "equal": equal, "tokens": int(spoken.sum())}, latency
 
 
 # --- comparing ---------------------------------------------------------------------------------------------
@@ -239,28 +261,30 @@ class _Part:
     is_varied: bool = True  # a batch of same-sized images may hold one label alone
 
 
-def _compare(part: _Part, found: Scores) -> list[str]:
+def _compare(kind: str, part: _Part, found: Scores) -> list[str]:
     what, expected, tolerance = part.what, part.expected, part.tolerance
     if found.shape != expected.shape:
         return [f"{what}: {found.shape} scores instead of {expected.shape}"]
     if bad := int((~np.isfinite(found)).any(axis=-1).sum()):
         return [f"{what}: NaN or infinite scores on {bad} of {len(found)}"]
     problems = []
-    if tolerance is not None and not (error := _max_error(found, expected)) <= tolerance:
+    if tolerance is not None and not (error := _max_error(kind, found, expected)) <= tolerance:
         problems.append(f"{what}: largest error {error:.3g}, and {tolerance:.3g} is allowed")
-    if part.is_varied and float(np.ptp(found, axis=0).max()) < _LEAST_SPREAD:
+    if part.is_varied and float(np.ptp(scoring.comparable(kind, found), axis=0).max()) < _LEAST_SPREAD:
         problems.append(f"{what}: the artifact says the same about all of them")
     return problems
 
 
-def _max_error(found: Scores, expected: Scores) -> float:
+def _max_error(kind: str, found: Scores, expected: Scores) -> float:
+    found, expected = scoring.comparable(kind, found), scoring.comparable(kind, expected)
     return float(np.abs(found.astype(np.float64) - expected).max())
 
 
-def _unlike_keras(unit: str, examples: list[Example], found: Scores, expected: Scores) -> list[str]:
+def _unlike_keras(kind: str, unit: str, examples: list[Example], found: Scores, expected: Scores) -> list[str]:
     """What is wrong with scores on the golden examples whose errors have no limit, because the model is quantised."""
     if found.shape != expected.shape:
         return []
+    found, expected = scoring.comparable(kind, found), scoring.comparable(kind, expected)
     lost, problems = _loss(found, expected), []
     agree = (found.argmax(-1) == expected.argmax(-1)).mean() if expected.shape[1] > 1 else 0.0
     if not lost <= LARGEST_LOSS and agree < LEAST_AGREEMENT:
@@ -291,8 +315,9 @@ def _mirrored(one: Image, other: Image) -> bool:
     return np.array_equal(one, other[..., ::-1]) and not np.array_equal(one, other)
 
 
-def _agreement(found: Scores, expected: Scores) -> dict[str, float | None]:
-    error = _max_error(found, expected)
+def _agreement(kind: str, found: Scores, expected: Scores) -> dict[str, float | None]:
+    error = _max_error(kind, found, expected)
+    found, expected = scoring.comparable(kind, found), scoring.comparable(kind, expected)
     return {
         "max_error": error if math.isfinite(error) else None,
         "label_agreement": float((found.argmax(-1) == expected.argmax(-1)).mean()),
@@ -316,10 +341,11 @@ def paired(target: str, found: Scores, expected: Scores, truth: npt.NDArray[Any]
     """
     ours, theirs = scoring.quality(target, truth, found), scoring.quality(target, truth, expected)
     n, drop = len(truth), theirs - ours
-    if target == "number":
+    if target in ("number", "text"):
         half = float(1.959964 * drop.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
         middle = float(drop.mean())
-        p_value = float(ttest_rel(theirs, ours).pvalue) if drop.any() else 1.0
+        # Where all differ by the same, there is nothing to divide by.
+        p_value = float(ttest_rel(theirs, ours).pvalue) if np.ptp(drop) > 1e-9 else float(not drop.any())
     else:
         lost, won = int((drop > 0).sum()), int((drop < 0).sum())
         p_lost, p_won = (lost + 1) / (n + 2), (won + 1) / (n + 2)
@@ -327,7 +353,9 @@ def paired(target: str, found: Scores, expected: Scores, truth: npt.NDArray[Any]
         half = 1.959964 * math.sqrt((p_lost + p_won - middle**2) / (n + 2))
         p_value = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
     low, high = max(middle - half, -1.0), min(middle + half, 1.0)
-    identical = not drop.any() and (target == "number" or bool((found.argmax(-1) == expected.argmax(-1)).all()))
+    identical = not drop.any() and (
+        target in ("number", "text") or bool((found.argmax(-1) == expected.argmax(-1)).all())
+    )
     return {
         "examples": n,
         "accuracy": float(ours.mean()),
@@ -336,8 +364,16 @@ def paired(target: str, found: Scores, expected: Scores, truth: npt.NDArray[Any]
         "accuracy_drop_interval": [low, high],
         "p_value": p_value,
         "verdict": "same" if identical or high <= allowed else "worse" if low > allowed else "not enough data",
-        **_agreement(found, expected),
+        **_agreement(target, found, expected),
+        **_perplexities(target, found, expected, truth),
     }
+
+
+def _perplexities(target: str, found: Scores, expected: Scores, truth: npt.NDArray[Any]) -> dict[str, float]:
+    if target != "text":
+        return {}
+    named = {"perplexity": found, "keras_perplexity": expected}
+    return {name: scoring.metrics(target, (), truth, scores)["perplexity"] for name, scores in named.items()}
 
 
 def _latency(said: Answer, count: int) -> dict[str, float]:

@@ -38,7 +38,7 @@ def recipe_of(make: Callable[..., Any], family: str, template: Any, **changes: A
 
 def test_a_conversation_is_the_template_and_the_answer_with_its_end_is_scored(chat_recipe: Callable[..., Any]):
     task, splits = made(chat_recipe())
-    (found,) = task.chat.spoken([splits.train.messages(0)])
+    (found,) = task.chat.conversations([splits.train.messages(0)])
     words = task.preprocessor.tokenizer.detokenize([i for i, on in zip(found.ids, found.scored, strict=True) if on])
     assert task.preprocessor.tokenizer.detokenize(found.ids).startswith("<|im_start|>user\nsun 0?<|im_end|>\n")
     assert words == "sun!<|im_end|>"
@@ -54,7 +54,7 @@ def test_the_loss_is_that_of_the_response_alone(family: str, template: Any, chat
     logits = np.asarray(task(x), np.float64)
     surprise = []
     for row, i in enumerate(order):
-        (said,) = task.chat.spoken([splits.train.messages(int(i))])
+        (said,) = task.chat.conversations([splits.train.messages(int(i))])
         answer = splits.train.messages(int(i))[1]["content"]
         scored = len(answer) + (2 if template is None else 1)  # what ends it, and the plain template's space
         assert sum(said.scored) == scored
@@ -80,7 +80,7 @@ def test_only_the_response_moves_the_loss(chat_recipe: Callable[..., Any]) -> No
 def test_every_turn_of_the_assistant_is_learnt(chat_recipe: Callable[..., Any], tmp_path: Path) -> None:
     turns = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
     task, _ = made(chat_recipe())
-    (found,) = task.chat.spoken([turns])
+    (found,) = task.chat.conversations([turns])
     said = [i for i, on in zip(found.ids, found.scored, strict=True) if on]
     assert task.preprocessor.tokenizer.detokenize(said) == "b<|im_end|>d<|im_end|>"
 
@@ -311,8 +311,6 @@ def test_a_run_is_asked_on_the_command_line(chat_recipe: Callable[..., Any], tmp
     drawn = [CliRunner().invoke(cli, [*ask, "--temperature", "2", "--seed", seed]).stdout for seed in "112"]
     assert drawn[0] == drawn[1] != drawn[2]
     assert json.loads(drawn[0])[0]["prompt"] == "sun 0?"
-    refused = CliRunner().invoke(cli, ["export", str(run.folder), "--target", "linux"])
-    assert refused.exit_code == 1 and "cannot be exported yet" in refused.output
 
 
 def test_a_recipe_for_language_models_explains_its_mistakes(pairs: Path, chat_recipe: Callable[..., Any]) -> None:
@@ -326,8 +324,6 @@ def test_a_recipe_for_language_models_explains_its_mistakes(pairs: Path, chat_re
         assert message in caught.value.message
     with pytest.raises(RecipeError, match=r"samples\.coumt: unknown key \(did you mean 'count'"):
         chat_recipe(samples={"coumt": 1})
-    with pytest.raises(RecipeError, match="cannot be exported yet"):
-        chat_recipe(exports=[{"target": "linux"}])
 
 
 def test_a_shipped_recipes_data_come_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,10 @@ def load(folder, manifest, options):
     interpreter = Interpreter(
         str(folder / manifest["model"]), num_threads=options.threads, experimental_op_resolver_type=kernels
     )
+    if "chat" in manifest:
+        from chats import speaker
+
+        return speaker(stepping(interpreter), folder, manifest, options)
     interpreter.allocate_tensors()
     signature = interpreter.get_signature_runner()
     takes, (scores,) = signature.get_input_details(), signature.get_output_details().values()
@@ -38,12 +42,23 @@ def load(folder, manifest, options):
     return predict
 
 
+def stepping(interpreter):
+    """A language model's two signatures as one function."""
+    prefill, decode = (interpreter.get_signature_runner(name) for name in ("prefill", "decode"))
+
+    def step(tokens, position, kv_cache):
+        said = (decode if tokens.shape[1] == 1 else prefill)(tokens=tokens, position=position, kv_cache=kv_cache)
+        return said["logits"], said["kv_cache_next"]
+
+    return step
+
+
 def arguments(parser):
     parser.add_argument("--kernels", choices=("default", "reference"), default="default", help="plain C++ or optimised")
 
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import main, threads
+    from classify import answering, main, threads
 
-    main(load, threads, arguments)
+    main(load, threads, arguments, answering)

@@ -14,6 +14,14 @@ def load(folder, manifest, options):
     session = onnxruntime.InferenceSession(
         str(folder / manifest["model"]), settings, providers=["CPUExecutionProvider"]
     )
+    if "chat" in manifest:
+        from chats import speaker
+
+        def step(tokens, position, kv_cache):
+            takes = {"tokens": tokens, "position": position, "kv_cache": kv_cache}
+            return session.run(["logits", "kv_cache_next"], takes)
+
+        return speaker(step, folder, manifest, options)
 
     dtypes = {one["name"]: one["dtype"] for one in manifest["inputs"]}
 
@@ -25,6 +33,6 @@ def load(folder, manifest, options):
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import main, threads
+    from classify import answering, main, threads
 
-    main(load, threads)
+    main(load, threads, answering)

@@ -19,6 +19,20 @@ def load(folder, manifest, options):
         one["name"]: next(port for port in compiled.inputs if any(one["name"] in name for name in port.names))
         for one in manifest["inputs"]
     }
+    if "chat" in manifest:
+        from chats import speaker
+
+        gives = [
+            next(port for port in compiled.outputs if any(name in one for one in port.names))
+            for name in ("logits", "kv_cache_next")
+        ]
+
+        def step(tokens, position, kv_cache):
+            said = compiled({takes["tokens"]: tokens, takes["position"]: position, takes["kv_cache"]: kv_cache})
+            return [said[port] for port in gives]
+
+        return speaker(step, folder, manifest, options)
+
     one_by_one = any(tensor.partial_shape[0] == 1 for tensor in takes.values())
 
     def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
@@ -33,6 +47,6 @@ def load(folder, manifest, options):
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import main, threads
+    from classify import answering, main, threads
 
-    main(load, threads)
+    main(load, threads, answering)

@@ -16,6 +16,18 @@ def load(folder, manifest, options):
 
     model = tf.saved_model.load(str(folder / (manifest["text"]["raw"] if options.raw else manifest["model"])))
     signatures = model.signatures
+    if "chat" in manifest and not options.raw:
+        from chats import speaker
+
+        def step(tokens, position, kv_cache):
+            said = signatures["serving_default"](
+                tokens=tf.constant(tokens), position=tf.constant(position), kv_cache=tf.constant(kv_cache)
+            )
+            return said["logits"].numpy(), said["kv_cache_next"].numpy()
+
+        speak = speaker(step, folder, manifest, options)
+        speak.model = model  # its signatures do not keep it alive
+        return speak
 
     def predict(batch):  # as the model takes it, or one encoded file's bytes uint8 [n] -> float32 [B, num_classes]
         if options.raw:  # texts, a list of one or two each
@@ -37,6 +49,6 @@ def arguments(parser):
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import main
+    from classify import answering, main
 
-    main(load, arguments)
+    main(load, arguments, answering)

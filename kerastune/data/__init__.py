@@ -64,6 +64,13 @@ class Split:
         found: list[dict[str, str]] = json.loads(self.read(i))
         return found
 
+    def example(self, i: int, unit: str) -> npt.NDArray[Any]:
+        """What a model is asked about: an image, uint8 [H, W, 3]; texts, str [1 or 2]; or turns, str [T, 2]."""
+        if unit == "image":
+            return self.image(i)
+        found = json.loads(self.read(i))
+        return np.array([[one["role"], one["content"]] if isinstance(one, dict) else one for one in found])
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -14,7 +14,8 @@ class Conversion:
     """How one signature of a traced model becomes a file.
 
     Attributes:
-        signature: the signature it is made from; a SavedModel is made from "serving".
+        signature: the signature it is made from; a SavedModel is made from "serving", a TFLite file with two signatures
+            from "ONE+OTHER".
         quantize: one of `kerastune.recipe.QUANTIZATIONS` of the format.
         io: dtype of the inputs and outputs of an "int8" TFLite file.
         calibration: WORK/<calibration>.npz holds the inputs that int8 ranges are measured on: "000/token_ids" is

@@ -1,6 +1,7 @@
 """ONNX, opset 17, from the frozen graph of one signature: float32, int8 weights, or int8 with QDQ nodes."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ def write(work: Path, path: Path, conversion: Conversion) -> None:
 
 
 def _convert(work: Path, signature: str) -> Any:
+    import onnx
     import tensorflow as tf
     import tf2onnx
+    from tf2onnx import utils
     from tf2onnx.handler import tf_op
 
     @tf_op("Erfc")
@@ -40,6 +43,44 @@ def _convert(work: Path, signature: str) -> Any:
             one = ctx.make_const(f"{node.name}_one", np.array(1, np.float32))
             node.type = "Sub"
             ctx.replace_inputs(node, [one.output[0], erf.output[0]])
+
+    @tf_op("XlaDynamicUpdateSlice")
+    class XlaDynamicUpdateSlice:
+        """Writes into a language model's cache, where tf2onnx 1.17 knows no way: each number at its place in the row of
+        all numbers, so that any axis may have any start. Sizes of the cache are known, those of what is written not.
+        """
+
+        @classmethod
+        def version_11(cls, ctx: Any, node: Any, **kwargs: Any) -> None:
+            def made(op: str, *inputs: str, **attributes: Any) -> str:
+                return str(ctx.make_node(op, list(inputs), attr=attributes).output[0])
+
+            def constant(value: Any) -> str:
+                return str(ctx.make_const(utils.make_name(node.name), np.array(value, np.int64)).output[0])
+
+            operand, update, start = node.input
+            sizes, row = ctx.get_shape(operand), constant([-1])
+            starts, lengths = made("Cast", start, to=onnx.TensorProto.INT64), made("Shape", update)
+            places = constant(0)
+            for axis in range(len(sizes)):
+                at = constant(axis)
+                along = made("Range", constant(0), made("Gather", lengths, at), constant(1))  # [length of the axis]
+                along = made("Add", along, made("Gather", starts, at))
+                along = made("Mul", along, constant(math.prod(sizes[axis + 1 :])))
+                shape = constant([-1 if other == axis else 1 for other in range(len(sizes))])
+                places = made("Add", places, made("Reshape", along, shape))
+            numbers = [made("Reshape", tensor, row) for tensor in (operand, places, update)]
+            written = made("ScatterElements", *numbers, axis=0)
+            dtype = ctx.get_dtype(node.output[0])
+            ctx.remove_node(node.name)
+            ctx.make_node(
+                "Reshape",
+                [written, constant(sizes)],
+                outputs=node.output,
+                name=node.name,
+                shapes=[sizes],
+                dtypes=[dtype],
+            )
 
     graph = tf.compat.v1.GraphDef.FromString((work / f"{signature}.pb").read_bytes())
     ends = json.loads((work / f"{signature}.json").read_text())

@@ -41,7 +41,7 @@ def _converter(work: Path, conversion: Conversion) -> Any:
 
     # Only from_saved_model: from_concrete_functions leaves Keras 3's weights out and reports success.
     converter = tf.lite.TFLiteConverter.from_saved_model(
-        str(work / conversion.signature), signature_keys=[conversion.signature]
+        str(work / conversion.signature), signature_keys=conversion.signature.split("+")
     )
     # SELECT_TF_OPS stays off: with it, operators that no device runtime has become part of the file.
     sets, quantize = tf.lite.OpsSet, conversion.quantize
@@ -158,12 +158,13 @@ def _refuse_overflow(path: Path, work: Path, conversion: Conversion) -> None:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     # What nobody reads may hold anything: kernels' own buffers, and results of a loop.
+    first = conversion.signature.partition("+")[0]
     graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0)).subgraphs[0]
     read = {int(index) for used in (graph.outputs, *(op.inputs for op in graph.operators)) for index in used}
     # XNNPACK would keep activations to itself.
     kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(str(path), experimental_op_resolver_type=kernels, experimental_preserve_all_tensors=True)
-    run = interpreter.get_signature_runner()
+    run = interpreter.get_signature_runner(first)
     largest: dict[str, float] = {}
     for inputs in calibration(work, conversion):
         run(**inputs)

@@ -18,9 +18,11 @@ from kerastune import assets, run
 from kerastune.data import Order, Split, Splits, spread
 from kerastune.errors import DataError, KerastuneError, RecipeError
 from kerastune.recipe import Augment, Recipe
+from kerastune.targets import chats as reader
 from kerastune.tasks import texts
-from kerastune.tasks.chats import TEMPLATE, Chat, Message, chat_of
-from kerastune.tasks.text_classification import set_length
+from kerastune.tasks.chats import Chat, Message, chat_of
+from kerastune.tasks.text_classification import SERVING as SERVING
+from kerastune.tasks.text_classification import Signature, set_length
 from kerastune.tasks.texts import mixing as mixing
 
 Task: TypeAlias = Any  # a keras_hub.models.CausalLM; KerasHub has no types
@@ -80,7 +82,7 @@ def load(folder: str, precision: str = "float32") -> Task:
 
 def write_beside(task: Task, folder: Path) -> None:
     """Writes what KerasHub's preset does not hold: the chat template."""
-    (folder / TEMPLATE).write_text(task.chat.source, "utf-8")
+    (folder / reader.TEMPLATE).write_text(task.chat.source, "utf-8")
 
 
 def prepare(recipe: Recipe, task: Task, splits: Splits) -> None:
@@ -126,15 +128,14 @@ def spoken(task: Task, split: Split) -> Lessons:
     """
     known, key = _known.setdefault(split, {}), preprocessing(task)
     if key not in known:
-        known[key] = _lessons(task, split)
+        known[key] = _lessons(task, split.ids, [split.messages(i) for i in range(len(split))])
     return known[key]
 
 
-def _lessons(task: Task, split: Split) -> Lessons:
+def _lessons(task: Task, names: Sequence[str], conversations: Sequence[Sequence[Message]]) -> Lessons:
     chat, most = task.chat, task.preprocessor.sequence_length
-    conversations = [split.messages(i) for i in range(len(split))]
-    chat.refuse_special(split.ids, conversations)
-    found = chat.spoken(conversations)
+    chat.refuse_special(names, conversations)
+    found = chat.conversations(conversations)
     lengths = np.array([min(len(one.ids) - 1, most) for one in found], np.int64)  # the last token has no next one
     longest = int(lengths.max(initial=1))
     ids = np.full((len(found), longest), task.preprocessor.tokenizer.pad_token_id or 0, np.int32)
@@ -143,7 +144,7 @@ def _lessons(task: Task, split: Split) -> Lessons:
         row[:n] = one.ids[:n]
         target[:n] = np.where(one.scored[1 : n + 1], one.ids[1 : n + 1], _UNSCORED)
     if len(unanswered := np.flatnonzero((targets < 0).all(1))):
-        listed = ", ".join(split.ids[i] for i in unanswered[:5])
+        listed = ", ".join(names[i] for i in unanswered[:5])
         raise DataError(
             f"{len(unanswered)} conversations are cut off at {most} tokens, before their answer: {listed}.",
             "Raise data.max_length, or shorten their prompts.",
@@ -241,7 +242,7 @@ def scores(
     """
 
     def sums(x: dict[str, tf.Tensor], y: tf.Tensor) -> tf.Tensor:
-        return tf.stack([tf.reduce_sum(part, axis=1) for part in _by_token(y, task(x, training=False))], axis=1)
+        return _sums(y, task(x, training=False))
 
     specs = {name: tf.TensorSpec([None, None], tf.int32) for name in sorted(_INPUTS)}
     forward = tf.function(sums, input_signature=[specs, tf.TensorSpec([None, None])])
@@ -252,6 +253,11 @@ def scores(
         found[i.numpy()] = forward(x, tf.constant(known[i.numpy()])).numpy()
         each(done := done + len(i))
     return found
+
+
+def _sums(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Of each conversation, as in `scores`: float32 [B, 3]."""
+    return tf.stack([tf.reduce_sum(part, axis=1) for part in _by_token(y, logits)], axis=1)
 
 
 # --- generation --------------------------------------------------------------------------------------------
@@ -287,13 +293,21 @@ def answers(
     """
     chat: Chat = task.chat
     chat.refuse_special([f"prompt {i}" for i in range(1, len(conversations) + 1)], conversations)
+    return [chat.decode(ids) for ids in _answers(task, conversations, max_tokens, temperature, seed)]
+
+
+def _answers(
+    task: Task, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
+) -> list[list[int]]:
+    """The ids of what the model says next, without what ends it."""
+    chat: Chat = task.chat
     prompts = [chat.prompt(turns) for turns in conversations]
     longest = max(map(len, prompts))
     most = getattr(task.backbone, "max_sequence_length", None) or math.inf
     if longest >= most:
         raise KerastuneError(f"A prompt has {longest} tokens, and the model takes {most}, answer included.")
     width = int(min(longest + max_tokens, most))
-    stops = sorted({chat.stop, int(task.preprocessor.tokenizer.end_token_id)})
+    stops = _stops(task)
     filler = next(i for i in range(len(stops) + 1) if i not in stops)
     ids = np.full((len(prompts), width), filler, np.int32)
     for row, prompt in zip(ids, prompts, strict=True):
@@ -305,10 +319,120 @@ def answers(
     step = tf.function(task.generate_step)  # traced anew: adapters come and go
     said = step({"token_ids": ids, "padding_mask": mask}, stop_token_ids=stops)["token_ids"].numpy()
     return [
-        chat.decode(_until(row[len(prompt) : len(prompt) + max_tokens].tolist(), stops))
+        _until(row[len(prompt) : len(prompt) + max_tokens].tolist(), stops)
         for row, prompt in zip(said, prompts, strict=True)
     ]
 
 
+def _stops(task: Task) -> list[int]:
+    """Ids that end an answer."""
+    return sorted({task.chat.stop, int(task.preprocessor.tokenizer.end_token_id)})
+
+
 def _until(ids: list[int], stops: Sequence[int]) -> list[int]:
     return ids[: next((i for i, one in enumerate(ids) if one in stops), len(ids))]
+
+
+# --- what the device sees ----------------------------------------------------------------------------------
+
+ANSWER = 48
+"""Tokens of a golden answer, at most."""
+_PREFILL = 64  # tokens of a prompt that are read at a time
+_LENGTH = 512  # tokens that an exported model's cache holds, or as many as it was trained with
+
+
+def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
+    """What an exported model may answer to: name -> (function, its inputs).
+
+    All are one function of some tokens and a cache of keys and values, which says what comes next and the next cache
+    (KerasHub's `call_with_cache`): "prefill" of many tokens, "decode" of one, "serving_default" of any number.
+    """
+    settings = contract(task)
+
+    def step(tokens: tf.Tensor, position: tf.Tensor, kv_cache: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits, _, following = task.call_with_cache(tokens, kv_cache, position[0])
+        return {"logits": tf.cast(logits, tf.float32), "kv_cache_next": following}  # [1, N, vocabulary], as kv_cache
+
+    def taking(count: int | None) -> Signature:
+        return step, [
+            tf.TensorSpec([1, count], tf.int32, name="tokens"),
+            tf.TensorSpec([1], tf.int32, name="position"),
+            tf.TensorSpec(settings["cache"], tf.float32, name="kv_cache"),
+        ]
+
+    return {"prefill": taking(settings["prefill"]), "decode": taking(1), "serving_default": taking(None)}
+
+
+def contract(task: Task) -> dict[str, Any]:
+    """What a device needs to know to converse, as export/chats.py describes it.
+
+    Raises:
+        KerastuneError: the model keeps what it has read in another way.
+    """
+    most = getattr(task.backbone, "max_sequence_length", None) or math.inf
+    length = int(min(max(_LENGTH, task.preprocessor.sequence_length), most))
+    try:
+        traced = tf.function(task._build_cache).get_concrete_function(tf.TensorSpec([1, length], tf.int32))
+        cache = traced.structured_outputs[1].shape.as_list()
+    except (TypeError, AttributeError) as error:
+        raise KerastuneError(
+            f"A {type(task).__name__} cannot be exported: its cache of keys and values is not one tensor.",
+            "The run folder is a KerasHub preset: from_preset loads it, and kerastune predict asks it.",
+        ) from error
+    return {
+        **task.chat.settings,
+        "stops": _stops(task),
+        # A part that reached beyond the cache would be moved, and written over others.
+        "prefill": max(count for count in range(1, _PREFILL + 1) if length % count == 0),
+        "cache": cache,
+        "length": length,
+        "vocabulary": int(task.output_shape[-1]),
+        "scored": task.preprocessor.sequence_length,
+        "max_tokens": ANSWER,
+    }
+
+
+def inputs(task: Task, examples: Sequence[Any]) -> list[dict[str, npt.NDArray[Any]]]:
+    """The beginning of each conversation as "prefill" takes it, without the leading 1."""
+    settings = contract(task)
+    rows = [task.chat.prompt(_messages(turns))[: settings["prefill"]] for turns in examples]
+    padded = [np.pad(row, (0, settings["prefill"] - len(row))).astype(np.int32) for row in rows]
+    cache = np.zeros(settings["cache"][1:], np.float32)
+    return [{"tokens": row, "position": np.zeros([], np.int32), "kv_cache": cache} for row in padded]
+
+
+def reference(recipe: Recipe, task: Task, examples: Sequence[Any]) -> Floats:
+    """What the Keras model itself says, outside any graph and without a cache, of one conversation after the other:
+    as `scores`, float32 [n, 3]."""
+    found = _lessons(task, [f"example {i}" for i in range(len(examples))], [_messages(turns) for turns in examples])
+    said = []
+    for i, n in enumerate(found.tokens.lengths):
+        x = {name: row[i : i + 1, :n] for name, row in found.tokens.rows.items()}
+        said.append(_sums(tf.constant(found.targets[i : i + 1, :n]), task(x, training=False)).numpy())
+    return np.concatenate(said)
+
+
+def golden_answers(task: Task, examples: Sequence[Any]) -> dict[str, npt.NDArray[Any]]:
+    """What Keras says greedily in place of the last turn of each conversation.
+
+    Returns:
+        "answers", int32 [n, ANSWER], -1 behind the end; and "margins", float32 [n, ANSWER + 1]: by how much each token,
+        and the one that ended it, was likelier than the next likeliest, in nats. Where that is 0, both are right.
+    """
+    conversations = [_messages(turns)[:-1] for turns in examples]
+    said = _answers(task, conversations, ANSWER)
+    answers = np.full((len(said), ANSWER), -1, np.int32)
+    margins = np.full((len(said), ANSWER + 1), np.inf, np.float32)
+    for i, (turns, ids) in enumerate(zip(conversations, said, strict=True)):
+        prompt = task.chat.prompt(turns)
+        whole = np.array([prompt + ids], np.int32)
+        logits = task({"token_ids": whole, "padding_mask": np.ones_like(whole)}, training=False).numpy()[0]
+        best = np.sort(logits[len(prompt) - 1 :], axis=-1)[:, -2:]
+        answers[i, : len(ids)] = ids
+        margins[i, : len(best)] = best[:, 1] - best[:, 0]
+    return {"answers": answers, "margins": margins}
+
+
+def _messages(turns: Any) -> list[Message]:
+    """Turns, str [T, 2], as messages."""
+    return [{"role": str(role), "content": str(content)} for role, content in turns]

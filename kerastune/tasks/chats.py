@@ -1,28 +1,22 @@
-"""Conversations as tokens, by the preset's own chat template, and which of the tokens are the assistant's.
-
-Templates come with foreign presets, so they run in Jinja's sandbox: they see the messages, and nothing of Python.
-"""
+"""Conversations as KerasHub's tokens, by the preset's own chat template; export/chats.py does the same on devices."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from keras_hub.src.utils.preset_utils import get_file
 
 from kerastune import assets
 from kerastune.errors import DataError, RecipeError, printable
+from kerastune.targets import chats as reader
 
 Tokenizer: TypeAlias = Any  # a keras_hub.models.Tokenizer; KerasHub has no types
 Message = dict[str, str]
 
-TEMPLATE = "chat_template.jinja"  # Hugging Face's name for it
 PLAIN = """\
 {% for message in messages %}{{ message.role|capitalize }}: {{ message.content }}\
 {{ eos_token if message.role == "assistant" }}
@@ -43,7 +37,7 @@ class Spoken:
     scored: list[bool]
 
 
-class Chat:
+class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
     """A chat template and the tokenizer that it belongs to.
 
     Args:
@@ -57,19 +51,25 @@ class Chat:
     """
 
     def __init__(self, source: str, origin: str, tokenizer: Tokenizer, starts: bool, system: str | None) -> None:
-        self.source, self.origin, self.tokenizer, self.system = source, origin, tokenizer, system
+        self.origin, self.tokenizer = origin, tokenizer
         # KerasHub 0.32 splits words as GPT-2 does in a tf.data pipeline, and as Llama 3 does when it is called
         # directly: a model would be asked in other tokens than it was trained in. This way both are the first.
         tokenizer._allow_python_workflow = False
-        self._start = tokenizer.start_token_id if starts else None
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
-        environment.globals["raise_exception"] = _refuse
+        start = tokenizer.start_token_id
+        known = [*tokenizer.special_tokens, *(getattr(tokenizer, "unsplittable_tokens", None) or ())]
+        self.settings: dict[str, Any] = {
+            "names": {f"{a}_token": getattr(tokenizer, f"{b}_token", None) or "" for a, b in _NAMES},
+            # Tokens that are written as they are and stand for no words; SentencePiece would cut them into letters.
+            "special": {str(token): int(tokenizer.token_to_id(token)) for token in known},
+            "start": int(start) if starts and start is not None else None,
+            "system": system,
+        }
         try:
-            self._template = environment.from_string(source)
+            super().__init__(source, self.settings, self._tokens, self._words)
         except TemplateError as error:
             raise RecipeError(f"The chat template ({origin}) is no Jinja: {error}.") from error
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        (probe,) = self.spoken([turns])
+        (probe,) = self.conversations([turns])
         self.stop = [i for i, on in zip(probe.ids, probe.scored, strict=True) if on][-1]
 
     def render(self, messages: Sequence[Message], answering: bool = False) -> str:
@@ -78,91 +78,35 @@ class Chat:
         Raises:
             RecipeError: the template refuses it, or tries to do what the sandbox does not allow.
         """
-        if self.system and not (messages and messages[0]["role"] == "system"):
-            messages = [{"role": "system", "content": self.system}, *messages]
-        names = {f"{a}_token": getattr(self.tokenizer, f"{b}_token", None) or "" for a, b in _NAMES}
         try:
-            return self._template.render(messages=messages, add_generation_prompt=answering, **names)
+            return str(super().render(messages, answering))
         except Exception as error:  # a template may fail in any way that Python knows
             raise RecipeError(
                 f"The chat template ({self.origin}) fails: {printable(str(error))}.",
-                f"Mend the preset's {TEMPLATE}, or use another preset.",
+                f"Mend the preset's {reader.TEMPLATE}, or use another preset.",
             ) from error
 
-    def spoken(self, conversations: Sequence[Sequence[Message]]) -> list[Spoken]:
-        """Conversations as tokens. Whose they are is seen by rendering each with and without each answer.
+    def conversations(self, conversations: Sequence[Sequence[Message]]) -> list[Spoken]:
+        """Conversations as tokens.
 
         Raises:
             RecipeError: the template does not continue its own prompts, or no special token ends an answer.
         """
-        ends = [[k for k, turn in enumerate(one) if turn["role"] == "assistant"] for one in conversations]
-        texts = [
-            text
-            for one, answers in zip(conversations, ends, strict=True)
-            for k in answers
-            for text in (self.render(one[:k], answering=True), self.render(one[: k + 1]))
-        ]
-        encoded = iter(self.encode(texts))
-        found = []
-        for answers in ends:
-            spans, whole = [], list[int]()
-            for _ in answers:
-                before, after = next(encoded), next(encoded)
-                if before[: len(whole)] != whole or after[: len(before)] != before:
-                    raise RecipeError(
-                        f"The chat template ({self.origin}) does not continue its own prompt, so it cannot be told "
-                        "which tokens are the assistant's.",
-                        "Use a preset whose template leaves earlier turns as they are.",
-                    )
-                spans.append((len(before), self._end(after, len(before))))
-                whole = after
-            scored = [any(a <= i < b for a, b in spans) for i in range(len(whole))]
-            found.append(Spoken(whole[: spans[-1][1]], scored[: spans[-1][1]]))
-        return found
-
-    def _end(self, ids: list[int], start: int) -> int:
-        """Where an answer ends: after its last special token."""
-        special = set(self.special.values())
-        end = next((i for i in range(len(ids) - 1, start - 1, -1) if ids[i] in special), None)
-        if end is None:
+        try:
+            return [Spoken(*one) for one in self.spoken(conversations)]
+        except ValueError as error:
             raise RecipeError(
-                f"The chat template ({self.origin}) ends an answer with none of the tokenizer's special tokens, so the "
-                "model could not learn to stop.",
-                f"Let it end with eos_token, in the preset's {TEMPLATE}.",
-            )
-        return end + 1
-
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """The tokens that an answer is to go on from."""
-        return self.encode([self.render(messages, answering=True)])[0]
-
-    @cached_property
-    def special(self) -> dict[str, int]:
-        """Tokens that are written as they are and stand for no words, and their ids."""
-        known = [*self.tokenizer.special_tokens, *(getattr(self.tokenizer, "unsplittable_tokens", None) or ())]
-        return {str(token): int(self.tokenizer.token_to_id(token)) for token in known}
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Texts as ids, special tokens among them; SentencePiece would cut those into letters."""
-        pattern = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)")
-        cut = [_cut(pattern, text) for text in texts]
-        plain = sorted({part for parts in cut for part in parts if part not in self.special})
-        known = {token: [number] for token, number in self.special.items()}
-        known |= {part: [int(i) for i in ids] for part, ids in zip(plain, self._tokens(plain), strict=True)}
-        start = [] if self._start is None else [int(self._start)]
-        whole = [[i for part in parts for i in known[part]] for parts in cut]
-        return [ids if ids[:1] == start else start + ids for ids in whole]
+                f"The chat template ({self.origin}) {error}.",
+                f"Mend the preset's {reader.TEMPLATE}, or use another preset.",
+            ) from error
 
     def _tokens(self, texts: list[str]) -> Sequence[Sequence[int]]:
-        found: Any = self.tokenizer(texts) if texts else []
+        found: Any = self.tokenizer(texts)
         rows: Sequence[Sequence[int]] = found.to_list() if hasattr(found, "to_list") else found
         return rows
 
-    def decode(self, ids: Sequence[int]) -> str:
-        special = set(self.special.values())
-        words = [i for i in ids if i not in special]
-        found = self.tokenizer.detokenize(np.array([words], np.int32)) if words else [""]
-        return str(found[0]).strip()
+    def _words(self, ids: list[int]) -> str:
+        return str(self.tokenizer.detokenize(np.array([ids], np.int32))[0])
 
     def refuse_special(self, ids: Sequence[str], conversations: Sequence[Sequence[Message]]) -> None:
         """Raises DataError for conversations whose words would be read as the template's own marks."""
@@ -182,19 +126,6 @@ class Chat:
 _NAMES = (("bos", "start"), ("eos", "end"), ("pad", "pad"), ("unk", "unk"))
 
 
-def _refuse(message: str) -> None:
-    raise TemplateError(message)
-
-
-def _cut(pattern: re.Pattern[str], text: str) -> list[str]:
-    """A text in parts: special tokens, and what is between them."""
-    parts, at = [], 0
-    for match in pattern.finditer(text):
-        parts += [text[at : match.start()], match.group()]
-        at = match.end()
-    return [part for part in [*parts, text[at:]] if part]
-
-
 def chat_of(preset: str, preprocessor: Any, system: str | None) -> Chat:
     """The chat template of a preset: its chat_template.jinja, or that in its tokenizer_config.json, or PLAIN."""
     source, origin = _template(preset)
@@ -203,8 +134,8 @@ def chat_of(preset: str, preprocessor: Any, system: str | None) -> Chat:
 
 
 def _template(preset: str) -> tuple[str, str]:
-    if (path := _file(preset, TEMPLATE)) is not None:
-        return path.read_text("utf-8"), TEMPLATE
+    if (path := _file(preset, reader.TEMPLATE)) is not None:
+        return path.read_text("utf-8"), reader.TEMPLATE
     if (path := _file(preset, "tokenizer_config.json")) is not None:
         given = json.loads(path.read_text("utf-8")).get("chat_template")
         if isinstance(given, list):  # several, by name

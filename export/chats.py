@@ -1,0 +1,255 @@
+"""Conversations with an exported language model, without kerastune: numpy, the tokenizers package and Jinja.
+
+A model is a function of some tokens, and of all it has read before:
+
+    step(tokens int32 [1, N], position int32 [1], kv_cache) -> logits float32 [1, N, vocabulary], the next kv_cache
+
+`position` is that of the first token. A prompt is read `prefill` tokens at a time, and an answer is said token by
+token. What else is needed stands in manifest.json, under "chat":
+
+    names, special   what the template calls the special tokens; their ids
+    start            the id that texts begin with, or null
+    system           what the system says where a conversation does not say it itself, or null
+    stops            ids that end an answer
+    prefill          tokens that are read at a time
+    cache            shape of kv_cache [1, …], zeros in the beginning
+    length           tokens that kv_cache holds: prompt and answer
+    vocabulary       numbers that the logits have
+    scored           tokens of a conversation that are scored, as in training
+    max_tokens       of the golden answers
+
+Templates come with foreign models, so they run in Jinja's sandbox: they see the messages, and nothing of Python.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+TEMPLATE = "chat_template.jinja"  # Hugging Face's name for it
+
+
+class Chat:
+    """A chat template, and the tokenizer that it belongs to.
+
+    Args:
+        source: the template, in Jinja.
+        settings: `names`, `special`, `start` and `system`, as in a manifest.
+        tokens: texts without special tokens -> a list of ids of each.
+        words: a list of ids -> the text.
+    """
+
+    def __init__(self, source, settings, tokens, words):
+        self.source, self.tokens, self.words = source, tokens, words
+        self.names, self.special = settings["names"], settings["special"]
+        self.start, self.system = settings["start"], settings["system"]
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
+        environment.globals["raise_exception"] = _refuse
+        self._template = environment.from_string(source)
+
+    def render(self, messages, answering=False):
+        """The conversation as a text; `answering` adds what an answer of the assistant begins with."""
+        if self.system and not (messages and messages[0]["role"] == "system"):
+            messages = [{"role": "system", "content": self.system}, *messages]
+        return self._template.render(messages=messages, add_generation_prompt=answering, **self.names)
+
+    def spoken(self, conversations):
+        """Of each conversation: its ids, and whether each is the assistant's: its words, and what ends them.
+
+        Whose they are is seen by rendering it with and without each answer.
+
+        Raises:
+            ValueError: the template does not continue its own prompts, or no special token ends an answer.
+        """
+        ends = [[k for k, turn in enumerate(one) if turn["role"] == "assistant"] for one in conversations]
+        texts = [
+            text
+            for one, answers in zip(conversations, ends, strict=True)
+            for k in answers
+            for text in (self.render(one[:k], answering=True), self.render(one[: k + 1]))
+        ]
+        encoded = iter(self.encode(texts))
+        found = []
+        for answers in ends:
+            spans, whole = [], []
+            for _ in answers:
+                before, after = next(encoded), next(encoded)
+                if before[: len(whole)] != whole or after[: len(before)] != before:
+                    raise ValueError(
+                        "does not continue its own prompt, so it cannot be told which tokens are the assistant's"
+                    )
+                spans.append((len(before), self._end(after, len(before))))
+                whole = after
+            scored = [any(a <= i < b for a, b in spans) for i in range(len(whole))]
+            found.append((whole[: spans[-1][1]], scored[: spans[-1][1]]))
+        return found
+
+    def _end(self, ids, start):
+        """Where an answer ends: after its last special token."""
+        special = set(self.special.values())
+        end = next((i for i in range(len(ids) - 1, start - 1, -1) if ids[i] in special), None)
+        if end is None:
+            raise ValueError(
+                "ends an answer with none of the tokenizer's special tokens, so the model could not learn to stop; let "
+                "it end with eos_token"
+            )
+        return end + 1
+
+    def prompt(self, messages):
+        """The ids that an answer is to go on from."""
+        return self.encode([self.render(messages, answering=True)])[0]
+
+    def encode(self, texts):
+        """Texts as ids, special tokens among them."""
+        pattern = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)")
+        parts = [_cut(pattern, text) for text in texts]
+        plain = sorted({part for some in parts for part in some if part not in self.special})
+        known = {token: [number] for token, number in self.special.items()}
+        known |= dict(zip(plain, self.tokens(plain) if plain else [], strict=True))
+        start = [] if self.start is None else [self.start]
+        whole = [[int(i) for part in some for i in known[part]] for some in parts]
+        return [ids if ids[:1] == start else start + ids for ids in whole]
+
+    def decode(self, ids):
+        """The words among ids, without special tokens."""
+        special = set(self.special.values())
+        said = [i for i in ids if i not in special]
+        return self.words(said).strip() if said else ""
+
+
+def _refuse(message):
+    raise TemplateError(message)
+
+
+def _cut(pattern, text):
+    """A text in parts: special tokens, and what is between them."""
+    parts, at = [], 0
+    for match in pattern.finditer(text):
+        parts += [text[at : match.start()], match.group()]
+        at = match.end()
+    return [part for part in [*parts, text[at:]] if part]
+
+
+# --- an exported model -------------------------------------------------------------------------------------
+
+
+def load(folder, settings):
+    """The `Chat` of an artifact's folder."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
+
+    def tokens(texts):
+        return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+    source = Path(folder, TEMPLATE).read_text("utf-8")
+    return Chat(source, settings, tokens, lambda ids: tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def speaker(step, folder, manifest, options):
+    """`predict` of a reader: what a conversation is worth, or what is said next in it.
+
+    It takes turns, str [T, 2] of role and content. Where the last is the assistant's: cross-entropy in nats, tokens
+    that are right, and scored tokens, float32 [1, 3] of sums; else an answer's ids, int64 [1, most], -1 behind its end.
+    """
+    settings = manifest["chat"]
+    chat = load(folder, settings)
+    asked = options.max_tokens or settings["max_tokens"]
+
+    def predict(turns, most=asked):
+        messages = [{"role": str(role), "content": str(content)} for role, content in turns]
+        if messages[-1]["role"] == "assistant":
+            return score(step, chat, settings, messages)[None]
+        ids = generate(step, chat, settings, messages, most, options.temperature, options.seed)
+        return np.array([ids + [-1] * (most - len(ids))])
+
+    predict.words = lambda ids: chat.decode([int(i) for i in ids if i >= 0])
+    return predict
+
+
+def score(step, chat, settings, messages):
+    """Cross-entropy in nats, tokens that are right, and scored tokens: float32 [3]."""
+    ((ids, scored),) = chat.spoken([messages])
+    count = min(len(ids) - 1, settings["scored"])  # the last token has no next one
+    logits, _ = read(step, settings, ids[:count])
+    logits = logits[scored[1 : count + 1]].astype(np.float64)
+    targets = np.array(ids[1 : count + 1])[scored[1 : count + 1]]
+    largest = logits.max(-1)
+    surprise = largest + np.log(np.exp(logits - largest[:, None]).sum(-1)) - logits[np.arange(len(targets)), targets]
+    return np.array([surprise.sum(), (logits.argmax(-1) == targets).sum(), len(targets)], np.float32)
+
+
+def generate(step, chat, settings, messages, max_tokens, temperature=0.0, seed=0):
+    """The ids of an answer, without what ends it.
+
+    Args:
+        max_tokens: where it is cut off, if it does not end.
+        temperature: 0 takes the likeliest token each time; above, tokens are drawn (1: as likely as the model says).
+
+    Raises:
+        ValueError: the prompt leaves no room for an answer.
+    """
+    ids, random, said = chat.prompt(messages), np.random.default_rng(seed), []
+    if len(ids) >= settings["length"]:
+        raise ValueError(f"the prompt has {len(ids)} tokens, and the model takes {settings['length']}, answer included")
+    logits, cache = read(step, settings, ids)
+    while True:
+        token = draw(logits[-1], temperature, random)
+        if token in settings["stops"]:
+            return said
+        said.append(token)
+        position = len(ids) + len(said) - 1
+        if len(said) == max_tokens or position == settings["length"]:
+            return said
+        logits, cache = step(np.array([[token]], np.int32), np.array([position], np.int32), cache)
+        logits = logits[0]
+
+
+def read(step, settings, ids):
+    """Logits of every token, float32 [len(ids), vocabulary], and the kv_cache behind them."""
+    cache, size, found = np.zeros(settings["cache"], np.float32), settings["prefill"], []
+    for at in range(0, len(ids), size):
+        part = np.zeros((1, size), np.int32)  # what is behind the end is written over later, and not seen before
+        part[0, : len(ids) - at] = ids[at : at + size]
+        logits, cache = step(part, np.array([at], np.int32), cache)
+        found.append(logits[0])
+    return np.concatenate(found)[: len(ids)], cache
+
+
+def draw(logits, temperature, random):
+    """The likeliest token, or one that is drawn."""
+    if not temperature:
+        return int(logits.argmax())
+    scaled = logits.astype(np.float64) / temperature
+    likely = np.exp(scaled - scaled.max())
+    return int(random.choice(len(likely), p=likely / likely.sum()))
+
+
+TIE = 1e-3  # nats; where two tokens are so close, runtimes that round differently may say either
+
+
+def check(predict, folder, manifest):
+    """Replays the golden conversations, and answers them anew: do both come out as in Keras?"""
+    with np.load(Path(folder, "golden.npz"), allow_pickle=False) as golden:
+        expected, answers, margins = golden["scores"], golden["answers"], golden["margins"]
+        conversations = [golden[f"text_{i}"] for i in range(len(expected))]
+    found = np.concatenate([predict(turns) for turns in conversations])
+    error = np.abs(found[:, 0] / found[:, 2] - expected[:, 0] / expected[:, 2]).max()
+    allowed = manifest["tolerance"]["golden_error"]
+    said = np.concatenate([predict(turns[:-1], answers.shape[1]) for turns in conversations])
+    equal = int(same_answers(said, answers, margins).sum())
+    passed = bool(error <= allowed) and (equal == len(answers) or manifest["quantize"] != "none")
+    print(
+        f"{'ok' if passed else 'FAILED'}: {len(expected)} golden conversations, largest error {error:.3g} nats a token "
+        f"({allowed:.3g} allowed), {equal} answers are Keras's"
+    )
+    return passed
+
+
+def same_answers(found, expected, margins):
+    """Whether each answer is the expected one, or parts from it where two tokens are equally likely: bool [n]."""
+    differ = found != expected
+    first = differ.argmax(-1)
+    return ~differ.any(-1) | (margins[np.arange(len(found)), first] < TIE)

@@ -1,0 +1,131 @@
+"""Language models leave as TFLite, ONNX and SavedModel with a cache, and answer as in Keras, token for token."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kerastune import artifact, export, fine_tune, inference, runtimes, verify
+from kerastune.errors import KerastuneError, VerificationError
+from kerastune.recipe import Export
+
+LONG = [{"unfreeze": "all", "epochs": 6, "learning_rate": 1e-2, "lora": False}]
+WANTED = [
+    Export(target="linux"),
+    Export(target="linux", quantize="int4", max_accuracy_drop=0.5),
+    Export(target="onnxruntime"),
+    Export(target="tf-serving"),
+]
+
+
+@pytest.fixture(scope="module")
+def made(chat_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The run, and its artifacts by name."""
+    run = fine_tune(chat_recipe(phases=LONG), tmp_path_factory.mktemp("runs") / "run")
+    return {"run": run, **{a.manifest["name"]: a for a in export(run, WANTED)}}
+
+
+@pytest.mark.parametrize("name", ["linux", "onnxruntime", "tf-serving"])
+def test_a_float_file_answers_as_keras_does_token_for_token(made: dict[str, Any], name: str) -> None:
+    """Twenty prompts through prefill and decode, against KerasHub's generate; and within 1e-4 nats a token."""
+    for report in made[name].report["runtimes"].values():
+        assert report["passed"], report
+        assert report["generation"]["equal"] == report["generation"]["prompts"] == 20
+        assert report["generation"]["tokens"] > 40
+        assert report["golden"]["max_error"] <= 1e-4 and report["validation"]["max_error"] <= 1e-4
+        assert report["validation"]["perplexity"] == pytest.approx(report["validation"]["keras_perplexity"], rel=1e-4)
+
+
+def test_a_float_file_is_proved_in_more_than_one_runtime(made: dict[str, Any]) -> None:
+    assert set(made["onnxruntime"].report["runtimes"]) == {"onnxruntime", "openvino"}
+
+
+def test_what_a_quantisation_costs_in_perplexity_is_reported(made: dict[str, Any]) -> None:
+    found = made["linux-int4"].report["validation"]
+    assert found["perplexity"] != found["keras_perplexity"] and found["perplexity"] < 2 * found["keras_perplexity"]
+    assert made["linux-int4"].size_bytes < made["linux"].size_bytes
+
+
+def test_the_manifest_says_how_a_conversation_is_held(made: dict[str, Any]) -> None:
+    manifest = made["linux"].manifest
+    assert manifest["signatures"] == ["prefill", "decode"]
+    assert [one["name"] for one in manifest["inputs"]] == ["tokens", "position", "kv_cache"]
+    assert manifest["chat"]["length"] % manifest["chat"]["prefill"] == 0
+    assert manifest["text"]["checked"]["differ"] == 0 and manifest["text"]["checked"]["texts"] > 90
+
+
+@pytest.mark.parametrize("name", ["linux", "onnxruntime", "tf-serving"])
+def test_the_reader_converses_alone(made: dict[str, Any], name: str) -> None:
+    reader = "saved_model.py" if name == "tf-serving" else "reader.py"
+    command = [sys.executable, reader, ".", "sun 0?", "--check", "--max-tokens", "6"]
+    done = subprocess.run(command, cwd=made[name].folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "20 answers are Keras's" in done.stdout and "sun 0?\n  " in done.stdout
+
+
+def test_a_file_answers_a_prompt_as_its_run_does(made: dict[str, Any]) -> None:
+    said = inference.generate(made["run"], ["sun 0?", "tide 1?"], 8)
+    assert all(inference.generate(made[name], ["sun 0?", "tide 1?"], 8) == said for name in ("linux", "onnxruntime"))
+
+
+def test_answers_with_a_temperature_are_drawn_from_the_seed(made: dict[str, Any]) -> None:
+    first, again, other = (inference.generate(made["linux"], ["sun 0?"], 8, 2.0, seed) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_prompt_longer_than_the_cache_is_refused(made: dict[str, Any]) -> None:
+    with pytest.raises(KerastuneError, match="the model takes 512, answer included"):
+        inference.generate(made["linux"], ["sun " * 300])
+
+
+def test_a_long_prompt_is_read_in_parts_as_a_whole(made: dict[str, Any]) -> None:
+    """Over 64 tokens, so that the cache is filled twice before the answer."""
+    prompt = "sun sea fog " * 12
+    assert inference.generate(made["linux"], [prompt], 8) == inference.generate(made["run"], [prompt], 8)
+
+
+@pytest.mark.parametrize("name", ["linux", "onnxruntime"])
+def test_a_changed_weight_is_caught(made: dict[str, Any], name: str, copied: Callable[[Any], Any]) -> None:
+    of = copied(made[name])
+    path = of.folder / of.manifest["model"]
+    content = np.frombuffer(path.read_bytes()[: path.stat().st_size // 4 * 4], np.float32).copy()
+    is_weight = (np.abs(content) > 1e-3) & (np.abs(content) < 3)
+    runs = np.convolve(is_weight, np.ones(64), "valid") == 64  # flatbuffers and names look otherwise
+    content[int(np.flatnonzero(runs)[-1]) :][:64] += 0.5
+    path.write_bytes(content.tobytes())
+    with pytest.raises(VerificationError, match="largest error"):
+        verify(rehashed(of), made["run"].folder, in_runtimes=[of.manifest["runtime"]])
+
+
+def test_another_template_is_caught(made: dict[str, Any], copied: Callable[[Any], Any]) -> None:
+    of = copied(made["linux"])
+    path = of.folder / "chat_template.jinja"
+    path.write_text(path.read_text("utf-8").replace("<|im_end|>\n", "<|im_end|>"), "utf-8")
+    with pytest.raises(VerificationError, match="largest error"):
+        verify(rehashed(of), made["run"].folder)
+
+
+def test_an_answer_that_parts_where_two_tokens_tie_is_the_same() -> None:
+    from kerastune.targets.chats import same_answers
+
+    said, margins = np.array([[1, 2, -1]] * 3), np.full((3, 4), 1.0)
+    margins[1, 1] = 1e-5
+    found = np.array([[1, 2, -1], [1, 3, -1], [1, 3, -1]])
+    assert same_answers(found, said, margins).tolist() == [True, True, False]
+
+
+def test_what_cannot_hold_a_language_model_says_so(made: dict[str, Any]) -> None:
+    with pytest.raises(KerastuneError, match="target android is for images"):
+        export(made["run"], Export(target="android"))
+    with pytest.raises(KerastuneError, match="language models lose their accuracy in full int8"):
+        export(made["run"], Export(target="linux", quantize="int8"))
+    assert "two" in str(runtimes.refusal("openvino", made["linux"].manifest))
+
+
+def rehashed(of: Any) -> Any:
+    """Its hashes written anew, so that they are not what notices a change."""
+    answers, margins = of.golden_answers()
+    return artifact.write(of.folder, of.manifest, *of.golden(), more={"answers": answers, "margins": margins})
