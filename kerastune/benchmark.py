@@ -31,8 +31,9 @@ def benchmark(
 
     Returns:
         One row an artifact and runtime: `latency_ms` {"median", "p95"} of 100 examples (10 in interpreters without fast
-        kernels) or, of a language model, of a token in each of 10 answers, warm-up excluded; `load_ms` and `peak_mb` of the process, Python included; `size_bytes`;
-        `accuracy` on the validation split, from the last verification (None where there was none).
+        kernels) or, of a language model, of a token in each of 10 answers, warm-up excluded; `load_ms` and `peak_mb` of
+        the process, Python included; `size_bytes`; `accuracy` on the validation split, from the last verification (None
+        where there was none).
 
     Raises:
         VerificationError: a file of an artifact has changed.
