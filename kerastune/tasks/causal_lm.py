@@ -1,5 +1,6 @@
 """Causal language models: prompts and responses, with the loss on the responses only, on any KerasHub CausalLM."""
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -363,6 +364,7 @@ def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
     return {"prefill": taking(settings["prefill"]), "decode": taking(1), "serving_default": taking(None)}
 
 
+@functools.cache  # to trace a large model takes half a minute
 def contract(task: Task) -> dict[str, Any]:
     """What a device needs to know to converse, as export/chats.py describes it.
 
