@@ -376,7 +376,8 @@ def untrained(recipe: Recipe, made: Plan, folder: Path, progress: Progress) -> r
 
     Its last layer is drawn anew so that scores vary, and it scores only a few validation and test images.
     """
-    few = [data.few(split, _FEW) for split in (made.splits.validation, made.splits.test)]
+    together = scoring.together(recipe.data.target)
+    few = [data.few(split, _FEW, together) for split in (made.splits.validation, made.splits.test)]
     splits = replace(made.splits, validation=few[0], test=few[1])
     kind = TASKS[recipe.task]
     kind.scatter(made.task, kind.example(made.task, splits.validation, len(splits.validation)))
