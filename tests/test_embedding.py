@@ -17,7 +17,7 @@ from kerastune import artifact, export, fine_tune, inference, report, scoring, v
 from kerastune import search as searching
 from kerastune.cli import cli
 from kerastune.data import load
-from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
+from kerastune.errors import ConverterError, DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.exporter import RAW_TEXT
 from kerastune.recipe import EmbeddingData, Export, parse
 from kerastune.tasks import text_embedding as embedding
@@ -420,7 +420,10 @@ def test_a_weight_that_is_off_is_caught(made: dict[str, Any], tuned: Any, copied
     files = [one for one in of.folder.rglob("*") if one.is_file() and RAW_TEXT not in str(one)]
     (path,) = [one for one in files if old in one.read_bytes()]
     path.write_bytes(path.read_bytes().replace(old, row.tobytes()))
-    with pytest.raises(VerificationError, match="golden texts: largest error"):
+    # TensorFlow itself keeps sums of its variables.
+    with pytest.raises(
+        (VerificationError, ConverterError), match=r"golden texts: largest error|Checksum does not match"
+    ):
         verify(artifact.write(of.folder, of.manifest, *of.golden()), tuned.folder, in_runtimes=[of.manifest["runtime"]])
 
 
