@@ -869,7 +869,7 @@ def verify_command(artifact_folder: str, run_folder: str | None, names: tuple[st
         report = verifier.verify(of, run_folder, in_runtimes=names, progress=told)
     _show_artifact(of, report, as_json)
     if report["validation"] is None:
-        say("Only the golden images were replayed; --run RUN also scores that run's validation split.")
+        say(f"Only the golden {of.unit}s were replayed; --run RUN also scores that run's validation split.")
     say(f"\nNext: kerastune predict {shown(of.folder)} {_one_of(of)}")
 
 

@@ -195,6 +195,8 @@ def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
 def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch", force: bool) -> run.Run:
     """Trains what is left, and turns the work folder into a run."""
     recipe, progress, work = training.recipe, training.progress, training.work
+    # First, which tokenises all texts: TensorFlow drops a SentencePiece model when training sets its seed.
+    described = training.kind.describe(made.task, made.splits)
     try:
         interrupted = training.run()
     except VerificationError:
@@ -214,7 +216,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         "preset_sha256": facts["preset_sha256"],
         "recipe_sha256": recipe.sha256(),
         "labels": list(made.splits.labels),
-        **training.kind.describe(made.task, made.splits),
+        **described,
         "target": recipe.data.target,
         "metric": training.metric,
         "seed": recipe.seed,

@@ -131,7 +131,7 @@ def replay(
     if not (spread := float(np.ptp(expected, axis=0).max())) >= _LEAST_SPREAD:  # NaN is refused too
         raise VerificationError(
             f"The golden outputs hardly vary (by {spread:.2g}), so they would agree with any model.",
-            "Train longer, or look at the data: the model says the same about every image.",
+            f"Train longer, or look at the data: the model says the same about every {of.unit}.",
         )
     try:
         problems, takes = FORMATS[of.manifest["format"]].inspect(of.folder / of.manifest["model"])
@@ -158,7 +158,8 @@ def replay(
     first, allowed = reports[names[0]], of.manifest["tolerance"]["accuracy_drop"]
     # Judged in the first runtime; the others must say nearly the same, whatever that does to a few labels.
     if first["validation"] and allowed is not None and not (drop := first["validation"]["accuracy_drop"]) <= allowed:
-        problems.append(f"it loses {drop:.4f} of validation accuracy, and max_accuracy_drop is {allowed:g}")
+        metric = of.manifest["metric"].replace("_", " ")
+        problems.append(f"it loses {drop:.4f} of validation {metric}, and max_accuracy_drop is {allowed:g}")
     report = {
         **first,
         "passed": not problems,
