@@ -4,7 +4,7 @@ Each target's reader.py brings `load(folder) -> predict`; this file is what they
 artifact, so that the folder runs by itself wherever it is taken.
 
     python reader.py ARTIFACT photo.jpg …       labels and probabilities of images
-    python reader.py ARTIFACT "a text" …        the same of texts; of pairs, two texts each
+    python reader.py ARTIFACT "a text" …        the same of texts; of pairs, two texts each; or their vectors
     python reader.py ARTIFACT --check           replays golden.npz: does this device compute what was trained?
 """
 
@@ -49,14 +49,27 @@ def main(load, *arguments):
         stream(predict, take, options.stream, time.perf_counter() - started)
     if options.check and not check(predict, take, options.artifact, manifest):
         sys.exit(3)
-    for name, example in named(options.examples, manifest):
+    said = ((name, predict(take(example))[0]) for name, example in named(options.examples, manifest))
+    if manifest["task"] == "text_embedding":
+        show_vectors(list(said))
+        return
+    for name, scores in said:
         if "chat" in manifest:
-            print(f"{name}\n  {predict.words(predict(example)[0])}")
+            print(f"{name}\n  {predict.words(scores)}")
             continue
-        scores = predict(take(example))[0]
         print(name)
         for i in np.argsort(-scores, kind="stable")[: options.top]:
             print(f"  {scores[i]:.4f}  {manifest['labels'][i]}")
+
+
+def show_vectors(said):
+    """How texts' vectors begin; of several texts, how alike they are."""
+    for text, vector in said:
+        print(f"{text}\n  {len(vector)} numbers: {' '.join(f'{number:.4f}' for number in vector[:6])} …")
+    for i, (text, vector) in enumerate(said):
+        for other, its in said[i + 1 :]:
+            cosine = vector @ its / (np.linalg.norm(vector) * np.linalg.norm(its))
+            print(f"  {cosine:.4f}  {text} | {other}")
 
 
 def named(arguments, manifest):
@@ -151,10 +164,10 @@ def check(predict, take, folder, manifest):
     error = np.abs(found - expected).max()
     allowed = manifest["tolerance"]["golden_error"]
     passed = bool(error <= allowed)  # NaN compares false with everything, so it fails
-    agree = int((found.argmax(-1) == expected.argmax(-1)).sum())
+    agree = f", {(found.argmax(-1) == expected.argmax(-1)).sum()} labels agree" if manifest["labels"] else ""
     print(
         f"{'ok' if passed else 'FAILED'}: {len(expected)} golden {kind}s, largest error {error:.3g} "
-        f"({allowed:.3g} allowed), {agree} labels agree"
+        f"({allowed:.3g} allowed){agree}"
     )
     return passed
 

@@ -9,6 +9,7 @@ tokenizer.json makes ids of a text; how ids are packed into rows is a part of ma
     mask_by_length   whether padding_mask marks whatever was packed, or every id that is not `pad`
     truncate         which of two texts is cut off when both are too long together: round_robin or waterfall
     sequence_length  the longest row, in ids
+    length           of a model that takes rows of one length: that length
 """
 
 from pathlib import Path
@@ -25,9 +26,12 @@ def load(folder, settings):
         """Rows by the name of the input, int32 [B, L], of B lists of one or two texts each.
 
         Args:
-            length: L. By default the longest row's; the full length for a model that is not told what is padding.
+            length: L. By default the longest row's; of a model that takes one length, or is not told what is padding,
+                that length.
         """
         rows = [pack([e.ids for e in tokenizer.encode_batch(parts, add_special_tokens=False)]) for parts in texts]
+        if length is None:
+            length = settings.get("length")
         if length is None and "padding_mask" not in settings["inputs"]:
             length = settings["sequence_length"]
         shape = len(rows), max((len(ids) for ids, _ in rows), default=0) if length is None else length

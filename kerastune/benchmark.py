@@ -101,7 +101,7 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
             axes.annotate(row["artifact"].replace("$", r"\$"), at, fontsize=8, ha="center", va="center")
     axes.set_xscale("log")
     axes.set_xlabel("latency of one example, ms (median)")
-    axes.set_ylabel("validation accuracy")
+    axes.set_ylabel("validation accuracy, or its like")
     axes.legend(markerscale=0.3, title=f"runtime (largest model: {largest / 1e6:.1f} MB)")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

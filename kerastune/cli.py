@@ -533,7 +533,17 @@ def _show_run(made: Any, failure: KerastuneError | None, as_json: bool) -> None:
         say(f"\nNext: kerastune export {shown(made.folder)} --target linux")
     else:
         first = next((a["folder"] for a in document["artifacts"]), shown(made.folder))
-        say(f"\nNext: kerastune predict {first} PHOTO.jpg, or open {shown(made.report)} in a browser")
+        one = _one(made.recipe.data.unit, getattr(made.recipe.data, "paired", False))
+        say(f"\nNext: kerastune predict {first} {one}, or open {shown(made.report)} in a browser")
+
+
+def _one(unit: str, is_paired: bool) -> str:
+    """What `predict` is asked about, as its user types it."""
+    return "PHOTO.jpg" if unit == "image" else '"A TEXT" "ANOTHER"' if is_paired else '"A TEXT"'
+
+
+def _one_of(of: Any) -> str:
+    return _one(of.unit, of.manifest.get("text", {}).get("pairs", False))
 
 
 def _summary(made: Any) -> dict[str, Any]:
@@ -574,11 +584,13 @@ def _artifact(of: Any, report: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": of.manifest["name"],
         "folder": shown(of.folder),
+        "unit": of.unit,
         "format": of.manifest["format"],
         "quantize": of.manifest["quantize"],
         "size_bytes": report["size_bytes"],
         "latency_ms": report["latency_ms"]["median"],
         "max_error": scored.get("max_error", report["golden"]["max_error"]),
+        "metric": of.manifest["metric"],
         "accuracy": scored.get("accuracy"),
         "accuracy_drop": scored.get("accuracy_drop"),
         "accuracy_drop_interval": scored.get("accuracy_drop_interval"),
@@ -606,8 +618,9 @@ def _print_artifacts(found: list[dict[str, Any]]) -> None:
     def accuracy(a: dict[str, Any]) -> str:
         return "–" if a["accuracy"] is None else f"{a['accuracy']:.4f}"
 
+    metric, unit = found[0]["metric"].replace("_", " "), found[0]["unit"]
     table(
-        ["artifact", "format", "quantize", "size MB", "latency ms", "max error", "accuracy", "verified by"],
+        ["artifact", "format", "quantize", "size MB", "latency ms", "max error", metric, "verified by"],
         [
             [
                 a["name"],
@@ -622,7 +635,7 @@ def _print_artifacts(found: list[dict[str, Any]]) -> None:
             for a in found
         ],
     )
-    put("(accuracy on the validation split, in the runtime named; latency is the median for one image)")
+    put(f"({metric} on the validation split, in the runtime named; latency is the median for one {unit})")
 
 
 # --- runs and artifacts ------------------------------------------------------------------------------------
@@ -683,7 +696,7 @@ def predict(
 ) -> None:
     """Label image files or texts, with a run's model or an artifact in its own runtime; or ask a run's language model.
 
-    A model of pairs takes two texts for each.
+    A model of pairs takes two texts for each. Text embedders print vectors.
 
     \b
     Example: kerastune predict runs/first/exports/onnxruntime photo.jpg --top 1
@@ -706,9 +719,7 @@ def predict(
         return
     if given:
         raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} is for language models.")
-    from kerastune import search as searching
-
-    if searching.embeds(folder):
+    if inference.embeds(inference.opened(folder)):
         _show_vectors(folder, asked, as_json)
         return
     found = inference.predict(folder, asked, top)
@@ -826,7 +837,7 @@ def export_command(
             raise
         report.write(of, progress=told)
     _show_artifact(made, made.report or {}, as_json)
-    say(f"\nNext: kerastune predict {shown(made.folder)} PHOTO.jpg")
+    say(f"\nNext: kerastune predict {shown(made.folder)} {_one_of(made)}")
     say(f"How to deploy it: kerastune targets show {made.manifest['target']}")
 
 
@@ -858,8 +869,8 @@ def verify_command(artifact_folder: str, run_folder: str | None, names: tuple[st
         report = verifier.verify(of, run_folder, in_runtimes=names, progress=told)
     _show_artifact(of, report, as_json)
     if report["validation"] is None:
-        say("Only the golden images were replayed; --run RUN also scores that run's validation split.")
-    say(f"\nNext: kerastune predict {shown(of.folder)} PHOTO.jpg")
+        say(f"Only the golden {of.unit}s were replayed; --run RUN also scores that run's validation split.")
+    say(f"\nNext: kerastune predict {shown(of.folder)} {_one_of(of)}")
 
 
 @cli.command()
@@ -879,8 +890,11 @@ def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_por
     from kerastune import serving
 
     def ready(where: dict[str, Any]) -> None:
-        photo = """echo '{"signature_name": "serve_bytes", "instances": [{"b64": "'$(base64 -w0 photo.jpg)'"}]}'"""
-        curl = f"{photo} | curl -d @- {where['rest']}:predict"
+        asked = """echo '{"signature_name": "serve_bytes", "instances": [{"b64": "'$(base64 -w0 photo.jpg)'"}]}'"""
+        if where["texts"]:
+            row = dict.fromkeys(where["texts"], "a text") if len(where["texts"]) > 1 else "a text"
+            asked = f"echo '{json.dumps({'instances': [row]})}'"
+        curl = f"{asked} | curl -d @- {where['rest']}:predict"
 
         def show() -> None:
             put(f"REST: {where['rest']}\ngRPC: {where['grpc']}, model {where['name']}, version {where['version']}")
@@ -903,7 +917,7 @@ def _show_artifact(of: Any, report: dict[str, Any], as_json: bool) -> None:
         _print_artifacts([row])
         _print_ladder(report["ladder"])
         put()
-        _print_runtimes(report["runtimes"])
+        _print_runtimes(report["runtimes"], row["metric"], bool(of.labels))
 
     emit(as_json, {**row, "report": report}, show)
 
@@ -922,8 +936,9 @@ def _print_ladder(rungs: list[dict[str, Any]]) -> None:
     table(["tried", "size MB", "latency ms", "accuracy", ""], rows)
 
 
-def _print_runtimes(found: dict[str, dict[str, Any]]) -> None:
-    """What each runtime said, beside Keras on the same images."""
+def _print_runtimes(found: dict[str, dict[str, Any]], metric: str, labels: bool) -> None:
+    """What each runtime said, beside Keras on the same examples."""
+    metric = metric.replace("_", " ")
     rows = []
     for name, said in found.items():
         if said["passed"] is None:
@@ -944,11 +959,11 @@ def _print_runtimes(found: dict[str, dict[str, Any]]) -> None:
     header = [
         "runtime",
         "max error",
-        "labels as in Keras",
-        "accuracy drop",
+        "labels as in Keras" if labels else "nearest as in Keras",
+        f"{metric} drop",
         "95 % interval",
         "latency ms",
-        "accuracy is",
+        f"{metric} is",
     ]
     table(header, rows)
 

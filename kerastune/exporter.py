@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from kerastune import artifact, assets, child, microcontroller, run, runtimes, scoring, serving, support, target
 from kerastune.artifact import Artifact
 from kerastune.data import Split, spread
-from kerastune.errors import ConverterError, KerastuneError, RecipeError, VerificationError
+from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.formats import FORMATS, About, Conversion
 from kerastune.progress import Progress
 from kerastune.recipe import Export, export_name
@@ -61,11 +61,6 @@ def export(
     """
     progress = progress or Progress()
     of = of if isinstance(of, Run) else run.load(of)
-    if wanted and of.recipe.task == "text_embedding":
-        raise RecipeError(
-            f"Models of the task {of.recipe.task} cannot be exported yet.",
-            f"{of.folder} is a KerasHub preset: from_preset loads it, and kerastune predict asks it.",
-        )
     jobs = [_resolve(of, one, out) for one in ([wanted] if isinstance(wanted, Export) else wanted or of.recipe.exports)]
     if out and len(jobs) > 1:
         raise ValueError(f"out names one folder, and {len(jobs)} artifacts are wanted")
@@ -100,11 +95,22 @@ class _Job:
 
     unit: str = "image"
     chat: bool = False
+    backbone: str = ""
 
     @property
     def fixed(self) -> bool:
-        """Whether it takes examples of one size; texts have any length."""
+        """Whether it takes images of one size."""
         return self.unit == "image" and self.target.images == "fixed"
+
+    @property
+    def padded(self) -> bool:
+        """Whether it takes texts of one length."""
+        return (
+            self.unit == "text"
+            and not self.chat
+            and self.target.format == "tflite"
+            and support.fixed_length(self.backbone)
+        )
 
     @property
     def signature(self) -> str:
@@ -113,7 +119,8 @@ class _Job:
         if self.chat and self.target.format == "tflite":
             return "prefill+decode"
         if self.unit == "text":
-            return "any_length" if self.target.format == "tflite" else "serving_default"
+            one = "fixed_length" if self.padded else "any_length"
+            return one if self.target.format == "tflite" else "serving_default"
         if not self.fixed:
             return "any_size" if self.target.format == "tflite" else "serving_default"
         # The converter itself makes integer inputs of an int8 model; else a cast does.
@@ -122,9 +129,8 @@ class _Job:
 
     def conversion(self, quantize: str, keep_float: tuple[str, ...] = ()) -> Conversion:
         io = self.target.io if self.fixed and quantize == "int8" else "float32"
-        return Conversion(
-            self.signature, quantize, io, "calibration_fixed" if self.fixed else "calibration", keep_float
-        )
+        calibration = "calibration_fixed" if self.fixed or self.padded else "calibration"
+        return Conversion(self.signature, quantize, io, calibration, keep_float)
 
 
 def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
@@ -133,7 +139,8 @@ def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
     fitting = tuple(name for name in where.runtimes if format in runtimes.RUNTIMES[name].formats)
     where = replace(where, format=format, runtimes=fitting)
     folder = run.absolute(out) if out else of.exports / export_name(wanted)
-    return _Job(where, quantize, folder, wanted, of.recipe.data.unit, of.recipe.data.target == "text")
+    data = of.recipe.data
+    return _Job(where, quantize, folder, wanted, data.unit, data.target == "text", of.record.get("backbone", ""))
 
 
 def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
@@ -150,14 +157,14 @@ def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         work, splits = Path(scratch), of.splits(progress)
         unit = of.recipe.data.unit
-        golden = [_example(splits.validation, i, unit) for i in spread(splits.validation, GOLDEN_EXAMPLES)]
+        golden = [_example(of, splits.validation, i) for i in spread(splits.validation, GOLDEN_EXAMPLES)]
         if of.recipe.data.target == "text":  # answers are proved on as many, however few there are to validate
-            golden += [_example(splits.train, i, unit) for i in spread(splits.train, GOLDEN_ANSWERS - len(golden))]
+            golden += [_example(of, splits.train, i) for i in spread(splits.train, GOLDEN_ANSWERS - len(golden))]
         if unit == "image":
             golden += [one for image in golden[:_TINTED_IMAGES] for one in _tinted(image)]
         calibration = spread(splits.train, CALIBRATION_EXAMPLES)
         _save_examples(work / "golden.npz", golden, unit)
-        _save_examples(work / "calibration.npz", [_example(splits.train, i, unit) for i in calibration], unit)
+        _save_examples(work / "calibration.npz", [_example(of, splits.train, i) for i in calibration], unit)
         digests = "".join(splits.train.digests[i] for i in calibration)
         record = {"examples": len(calibration), "sha256": hashlib.sha256(digests.encode()).hexdigest()}
         run.write_json(work / "calibration.json", record)
@@ -178,8 +185,13 @@ def _about(of: Run) -> About:
         f"{of.recipe.task.replace('_', ' ').capitalize()}, fine-tuned from {of.recipe.preset} with kerastune",
         of.folder.name,
         _licence(of),
-        list(of.labels),
+        [] if _embeds(of) else list(of.labels),
+        of.recipe.data.unit,
     )
+
+
+def _embeds(of: Run) -> bool:
+    return of.recipe.data.target in scoring.SIMILARITY
 
 
 def _licence(of: Run) -> str:
@@ -187,9 +199,10 @@ def _licence(of: Run) -> str:
     return known.licence if known else "that of the preset: see its model card"
 
 
-def _example(split: Split, i: int, unit: str) -> artifact.Example:
-    if unit == "text":
-        return split.example(i, unit)
+def _example(of: Run, split: Split, i: int) -> artifact.Example:
+    if (unit := of.recipe.data.unit) == "text":
+        found = split.example(i, unit)
+        return found[:1] if _embeds(of) else found  # an embedder takes one text at a time
     image = PillowImage.fromarray(split.image(i))
     image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
     return np.asarray(image)
@@ -211,6 +224,11 @@ def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Ar
         for conversion in _rungs(job, work, progress):
             blamed = f", {len(conversion.keep_float)} layers left in float" if conversion.keep_float else ""
             progress.say(f"Converting {job.folder.name} ({job.target.format}, quantize {conversion.quantize}{blamed})")
+            if job.padded:
+                progress.say(
+                    f"{job.folder.name} takes texts of one length, padded to the longest there may be: a "
+                    f"{job.backbone.removesuffix('Backbone')} of any length needs operators that LiteRT lacks"
+                )
             try:
                 made, report = _attempt(of, job, conversion, partial, work, progress)
             except (ConverterError, VerificationError) as error:
@@ -305,7 +323,8 @@ def _attempt(
         images = [stored[name] for name in stored.files]
     reference, more = np.load(work / f"{kind}.npy"), _answers(work) if job.chat else {}
     largest = float(np.abs(scoring.comparable(of.recipe.data.target, reference)).max())
-    manifest = _manifest(of, job, conversion, work, max(1.0, largest))
+    # Numbers of a vector are far below 1, and what is allowed with them.
+    manifest = _manifest(of, job, conversion, work, max(0.0 if _embeds(of) else 1.0, largest))
     if job.target.name == "tf-serving":
         _prepare_serving(job.folder.name, folder, path, images if job.unit == "image" else [], reference)
     if job.target.name == "microcontroller":
@@ -376,13 +395,15 @@ def _over_limits(job: _Job, report: dict[str, Any]) -> list[str]:
 
 
 def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: float) -> dict[str, Any]:
-    """The contract; `scale` is the largest score, which is 1 or less but for numbers."""
+    """The contract; `scale` is the largest score, which is 1 or less but for numbers and vectors."""
     quantize = conversion.quantize
     batch = None if conversion.signature in ("serving", "serving_default") else 1
     if job.chat:
         contract = _of_chats(job, work)
+    elif job.unit == "text":
+        contract = _of_texts(of, job, work, batch)
     else:
-        contract = _of_texts(job, work, batch) if job.unit == "text" else _of_images(job, conversion, work, batch)
+        contract = _of_images(job, conversion, work, batch)
     return {
         "name": job.folder.name,
         "format": job.target.format,
@@ -395,14 +416,14 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
         "target_kind": of.recipe.data.target,
         "outputs": [
             {
-                "name": "scores",
-                "shape": [batch, len(of.labels)],
+                "name": "embeddings" if _embeds(of) else "scores",
+                "shape": [batch, np.load(work / "golden.npy").shape[-1]],
                 "dtype": conversion.io if quantize == "int8" else "float32",
-                **_MEANINGS.get(of.recipe.data.target, {}),
+                **(_VECTORS if _embeds(of) else _MEANINGS.get(of.recipe.data.target, {})),
             }
         ],
         **contract,
-        "labels": list(of.labels),
+        "labels": [] if _embeds(of) else list(of.labels),
         "metric": of.metric,
         "tolerance": {
             "scale": scale,
@@ -437,6 +458,8 @@ _MEANINGS: dict[str, dict[str, Any]] = {
     "labels": {"range": [0, 1], "meaning": "probability of each label for itself, in the order of `labels`"},
     "number": {"range": None, "meaning": "the number itself"},
 }
+
+_VECTORS = {"range": None, "meaning": "the text's vector, pooled and scaled as the preset says; cosines compare them"}
 
 
 def _of_images(job: _Job, conversion: Conversion, work: Path, batch: int | None) -> dict[str, Any]:
@@ -478,19 +501,27 @@ _ROWS = {
 }
 
 
-def _of_texts(job: _Job, work: Path, batch: int | None) -> dict[str, Any]:
+def _of_texts(of: Run, job: _Job, work: Path, batch: int | None) -> dict[str, Any]:
     """What a manifest says of a text model's inputs."""
     packing = json.loads((work / "text.json").read_text("utf-8"))
-    raw = {"raw": RAW_TEXT, "raw_needs": "tensorflow_text"} if job.target.format == "saved_model" else {}
+    more: dict[str, Any] = {"raw": RAW_TEXT, "raw_needs": "tensorflow_text"}
+    if job.target.format != "saved_model":
+        more = {"length": packing["sequence_length"]} if job.padded else {}
     return {
-        "signatures": ["serving_default"] if batch is None else ["any_length"],
-        "text": {**packing, **raw},
+        "signatures": [job.signature if batch else "serving_default"],
+        "text": {**packing, **more},
         "inputs": [
-            {"name": name, "shape": [batch, None], "dtype": "int32", "range": None, "meaning": _ROWS[name]}
+            {
+                "name": name,
+                "shape": [batch, more.get("length")],
+                "dtype": "int32",
+                "range": None,
+                "meaning": _ROWS[name],
+            }
             for name in sorted(packing["inputs"])
         ],
         "preprocessing": {
-            "inside": ["softmax or sigmoid of labels"],
+            "inside": ["pooling"] if _embeds(of) else ["softmax or sigmoid of labels"],
             "outside": ["tokenise with tokenizer.json", "pack as `text` says"],
         },
     }

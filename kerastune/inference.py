@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastune import artifact, run, runtimes
+from kerastune import artifact, run, runtimes, scoring
 from kerastune.artifact import Artifact, Example
 from kerastune.data import images
 from kerastune.errors import DataError, KerastuneError
@@ -35,10 +35,12 @@ def predict(
 
     Raises:
         DataError: files that cannot be read, all of them at once; or a text without the other of its pair.
-        KerastuneError: `of` is neither a run nor an artifact.
+        KerastuneError: `of` is neither a run nor an artifact, or makes vectors.
         ConverterError: the artifact's runtime failed.
     """
     of = opened(of)
+    if embeds(of):
+        raise KerastuneError(f"{of.folder} makes vectors, and labels nothing.", "kerastune.search.embed makes them.")
     examples = [examples] if isinstance(examples, str | Path) else examples
     if isinstance(of, Artifact):
         text = of.manifest.get("text")
@@ -58,6 +60,12 @@ def predict(
         Prediction(name, tuple((of.labels[i], float(row[i])) for i in order))
         for name, row, order in zip(names, scores, ranked, strict=True)
     ]
+
+
+def embeds(of: Run | Artifact) -> bool:
+    """Whether a run or an artifact makes vectors of texts."""
+    target = of.recipe.data.target if isinstance(of, Run) else of.manifest.get("target_kind")
+    return target in scoring.SIMILARITY
 
 
 def generate(

@@ -652,11 +652,6 @@ class TextEmbedding(Recipe):
             raise ValueError("train.class_weights and train.label_smoothing are for one label an example")
         if self.train.cache_views:
             raise ValueError("train.cache_views keeps augmented views of images, and texts have none")
-        if self.exports:
-            raise ValueError(
-                "text embedders cannot be exported yet; leave out [[exports]]. The run folder is a KerasHub preset, "
-                "which keras_hub.models.TextEmbedder.from_preset loads"
-            )
         return self
 
 

@@ -122,13 +122,33 @@ def similarity(target: str, truth: npt.NDArray[Any], vectors: Floats) -> dict[st
         near = cosines(vectors)
         vary = np.ptp(near) > 0 and np.ptp(truth) > 0
         return {
-            "spearman": float(spearmanr(near, truth[:, 0]).statistic) if vary else 0.0,
+            "spearman": rank_correlation(near, truth[:, 0]),
             "pearson": float(np.corrcoef(near, truth[:, 0])[0, 1]) if vary else 0.0,
         }
     found = ranks(target, truth, vectors)
     shares = {f"recall_at_{k}": float((found <= k).mean()) for k in (1, 5, 10)}
     texts = len(_search(target, truth, vectors).candidates)
     return {**shares, "mrr": float((1 / found).mean()), "queries": len(found), "texts": texts}
+
+
+def rank_correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    """Spearman's; 0 where one of the two does not vary."""
+    return float(spearmanr(one, other).statistic) if np.ptp(one) > 0 and np.ptp(other) > 0 else 0.0
+
+
+def together(target: str) -> int:
+    """How many examples of one label it takes to judge any of them."""
+    return 2 if target == "groups" else 1
+
+
+def nearest(vectors: Floats) -> npt.NDArray[np.int64]:
+    """Which other one is most like each vector, by cosine: [n, D] -> int64 [n]."""
+    known, found = unit(vectors), [np.zeros(0, np.int64)]
+    for at in range(0, len(known), _BLOCK):
+        near = known[at : at + _BLOCK] @ known.T
+        near[np.arange(len(near)), np.arange(at, at + len(near))] = -np.inf  # itself
+        found.append(near.argmax(-1))
+    return np.concatenate(found)
 
 
 def unit(vectors: npt.NDArray[Any]) -> Floats:

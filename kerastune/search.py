@@ -14,7 +14,7 @@ from kerastune import run, runtimes, scoring
 from kerastune.artifact import Artifact
 from kerastune.data.rows import rows
 from kerastune.errors import DataError, KerastuneError, printable
-from kerastune.inference import opened
+from kerastune.inference import embeds, opened
 from kerastune.progress import Progress
 from kerastune.run import Run
 
@@ -30,13 +30,6 @@ class Hit:
 
     text: str
     similarity: float
-
-
-def embeds(of: Model) -> bool:
-    """Whether a run or an artifact makes vectors."""
-    of = opened(of)
-    target = of.recipe.data.target if isinstance(of, Run) else of.manifest.get("target_kind")
-    return target in scoring.SIMILARITY
 
 
 def embed(of: Model, texts: str | Sequence[str]) -> Vectors:

@@ -4,6 +4,9 @@ Answers and errors are those of tensorflow_model_server (g3doc/api_rest.md, util
 servables/tensorflow/predict_util.cc in github.com/tensorflow/serving), but for three that would hide a mistake:
 integers out of the input's range, which it wraps around, inputs of no name in the columnar format, which it drops, and
 requests above `MAX_REQUEST_BYTES` are refused.
+
+A model of tokens answers to raw texts, too: the signature `RAW` tokenises as the artifact's reader does (TF Serving
+answers from the artifact's second SavedModel). A REST request that names no signature and holds texts means it.
 """
 
 import base64
@@ -47,6 +50,8 @@ from tensorflow_serving.apis import (
 from kerastune import warmup
 from kerastune.errors import KerastuneError
 
+RAW = "serve_texts"
+
 MAX_REQUEST_BYTES = 64 * 2**20
 """Of a REST body or a gRPC message. gRPC's own default is 4 MiB; TF Serving takes up to 2 GiB."""
 
@@ -82,13 +87,32 @@ class Refused(Exception):
         self.reason, self.code = reason, code
 
 
+@dataclass(frozen=True)
+class Raw:
+    """How raw texts become a model's inputs.
+
+    Attributes:
+        names: of the inputs that hold them: one, or two of a model of pairs.
+        tokenised: makes int32 [B, L] by name of B lists of texts.
+    """
+
+    names: tuple[str, ...] = ()
+    tokenised: Callable[[list[list[str]]], Tensors] = field(default=lambda texts: {})
+
+
 def run(
-    model: Path, name: str, host: str, port: int, grpc_port: int, ready: Callable[[dict[str, Any]], None]
+    model: Path,
+    name: str,
+    host: str,
+    port: int,
+    grpc_port: int,
+    ready: Callable[[dict[str, Any]], None],
+    raw: Raw,
 ) -> dict[str, int]:
     """Serves until SIGINT or SIGTERM: see `kerastune.serving.serve`."""
     listening = _listen(host, port)
     with listening, _signalled() as stop:
-        served = Servable(model, name)
+        served = Servable(model, name, raw)
         rpc, rpc_address = _grpc_server(served, host, grpc_port)
         config = uvicorn.Config(
             _rest(served), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=GRACE_SECONDS
@@ -98,6 +122,7 @@ def run(
         rest.start()
         rpc.start()
         where = {"name": name, "version": served.version, "grpc": rpc_address, "max_request_bytes": MAX_REQUEST_BYTES}
+        where["texts"] = list(raw.names)
         try:
             while not http.started and rest.is_alive():
                 time.sleep(0.01)
@@ -182,11 +207,13 @@ class _Job:
 class Servable:
     """A SavedModel, and the thread that runs it on batches of what was asked."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.name, self.version = name, int(folder.name)
+    def __init__(self, folder: Path, name: str, raw: Raw) -> None:
+        self.name, self.version, self._raw = name, int(folder.name), raw
         self.counts, self._lock = Counts(), threading.Lock()
         graph = SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs[0]
         self.signatures = dict(graph.signature_def)
+        if raw.names:
+            self.signatures[RAW] = _of_texts(raw.names, self.signatures["serving_default"])
         self._loaded = tf.saved_model.load(str(folder))
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         for request in warmup.requests(folder):
@@ -264,6 +291,8 @@ class Servable:
             job.answer.set_result({name: output[end - (job.rows or 0) : end] for name, output in outputs.items()})
 
     def _execute(self, signature: str, inputs: Tensors) -> Tensors:
+        if signature == RAW:
+            signature, inputs = "serving_default", self._raw.tokenised(_rows(self._raw.names, inputs))
         dtypes = {name: tf.as_dtype(info.dtype) for name, info in self.signatures[signature].inputs.items()}
         with self._lock:
             self.counts.executions += 1
@@ -273,6 +302,27 @@ class Servable:
             code = next(c for c in grpc.StatusCode if c.value[0] == error.error_code)
             raise Refused(_reason(error.message), code) from error
         return {name: tensor.numpy() for name, tensor in found.items()}
+
+
+def _of_texts(names: Sequence[str], of_tokens: Any) -> Any:
+    """The signature of raw texts, string [B] by name, beside that of tokens."""
+    made = type(of_tokens)()
+    made.CopyFrom(of_tokens)
+    made.ClearField("inputs")
+    for name in names:
+        made.inputs[name].name, made.inputs[name].dtype = f"{RAW}_{name}:0", tf.string.as_datatype_enum
+        made.inputs[name].tensor_shape.dim.add(size=-1)
+    return made
+
+
+def _rows(names: Sequence[str], inputs: Tensors) -> list[list[str]]:
+    try:
+        columns = [[text.decode() for text in inputs[name]] for name in names]
+    except UnicodeDecodeError as error:
+        raise Refused(f"a text is not UTF-8: {error}") from error
+    if len(set(map(len, columns))) > 1:
+        raise Refused(f"inputs {' and '.join(names)} differ in how many texts they have")
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _bytes_of(jobs: list[_Job]) -> int:
@@ -524,12 +574,15 @@ def _predict_json(served: Servable, body: bytes) -> Response:
     name = document.get("signature_name", "")
     if not isinstance(name, str):
         raise Refused("'signature_name' key must be a string value.")
-    signature = _signature(served.signatures, name, grpc.StatusCode.INVALID_ARGUMENT)
-    infos = served.signatures[signature].inputs
     if ("instances" in document) == ("inputs" in document):
         raise Refused("There must be either an 'instances' or an 'inputs' key.")
     in_rows = "instances" in document
-    columns = _columns(document["instances"], infos) if in_rows else _named(document["inputs"], infos)
+    asked = document["instances" if in_rows else "inputs"]
+    if not name and RAW in served.signatures and _holds_texts(asked, served.signatures[RAW].inputs):
+        name = RAW
+    signature = _signature(served.signatures, name, grpc.StatusCode.INVALID_ARGUMENT)
+    infos = served.signatures[signature].inputs
+    columns = _columns(asked, infos) if in_rows else _named(asked, infos)
     inputs = {key: _from_json(key, columns[key], info) for key, info in infos.items()}
     outputs = {key: _to_json(key, array) for key, array in served.predict(signature, inputs).items()}
     if len(outputs) == 1:
@@ -539,6 +592,12 @@ def _predict_json(served: Servable, body: bytes) -> Response:
     else:
         answer = outputs
     return _json({"predictions" if in_rows else "outputs": answer})
+
+
+def _holds_texts(asked: Any, infos: Any) -> bool:
+    """Whether what is asked, in either format, is meant for the signature of raw texts."""
+    first = asked[0] if isinstance(asked, list) and asked else asked
+    return bool(set(first) & set(infos)) if _is_object(first) else isinstance(first, str | dict)
 
 
 def _columns(rows: Any, infos: Any) -> dict[str, Any]:

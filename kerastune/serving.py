@@ -14,6 +14,7 @@ import numpy.typing as npt
 from kerastune import artifact, child
 from kerastune.artifact import Artifact, Image
 from kerastune.errors import KerastuneError
+from kerastune.targets import texts
 
 _PACKAGES = ("grpcio", "starlette", "tensorflow-serving-api", "uvicorn")
 _MODULES = ("grpc", "starlette", "tensorflow_serving", "uvicorn")
@@ -30,13 +31,14 @@ def serve(
 ) -> dict[str, int]:
     """Answers TF Serving's REST and gRPC requests until SIGINT or SIGTERM; then those it has accepted, and returns.
 
-    A stand-in to develop against: one model in this process, by `tf.saved_model.load` alone. Call it in the main
-    thread, where signals arrive.
+    A stand-in to develop against: one model in this process, by `tf.saved_model.load` alone; of texts, with the
+    tokenizer of the artifact's reader. Call it in the main thread, where signals arrive.
 
     Args:
         name: of the model in addresses; default: the artifact's.
         port, grpc_port: 0 takes a free one.
-        ready: told the addresses once requests are answered: `name`, `version`, `rest`, `grpc`, `max_request_bytes`.
+        ready: told the addresses once requests are answered: `name`, `version`, `rest`, `grpc`, `max_request_bytes`,
+            and `texts`, the names of inputs that take raw texts.
 
     Returns:
         What it did: `requests`, `failed`, `executions` (of the graph), `in_flight` (given up after 30 s).
@@ -62,7 +64,10 @@ def serve(
         if (error.name or "").partition(".")[0] not in _MODULES:
             raise
         raise KerastuneError(f"kerastune serve needs {error.name}.", f"pip install {' '.join(_PACKAGES)}") from error
-    return server.run(of.folder / of.manifest["model"], name, host, port, grpc_port, ready)
+    raw = server.Raw()
+    if packing := of.manifest.get("text"):
+        raw = server.Raw(("texts", "pairs")[: 1 + packing["pairs"]], texts.load(of.folder, packing))
+    return server.run(of.folder / of.manifest["model"], name, host, port, grpc_port, ready, raw)
 
 
 def serving_files(name: str) -> dict[str, str]:

@@ -34,6 +34,13 @@ _REFUSED: list[tuple[tuple[str, ...], Callable[[str, str], bool], str]] = [
     (_TOKENS, lambda format, quantize: quantize == "int16x8", _INTEGERS),
 ]
 
+_OPEN_LENGTH_FAILS = ("DebertaV3", *(one for one in _DECODERS if one != "GPT2"), "T5", "Moonshine")
+
+
+def fixed_length(backbone: Any) -> bool:
+    """Whether a TFLite file of texts must have one length: with any length, it needs operators that LiteRT lacks."""
+    return _family(backbone) in _OPEN_LENGTH_FAILS
+
 
 def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> str | None:
     """Why a backbone cannot be exported so; None where it can, or where nobody has measured.
@@ -43,10 +50,14 @@ def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> s
         format, quantize: as in `kerastune.recipe.Export`.
         unit: "text" for models whose texts are padded.
     """
-    family = (backbone if isinstance(backbone, str) else type(backbone).__name__).removesuffix("Backbone")
+    family = _family(backbone)
     for families, applies, why in _REFUSED:
         if family in families and applies(format, quantize):
             return f"{family} cannot be exported as {format} with quantize = {quantize!r}: {why}"
     if unit == "text" and quantize in _INT8:
         return f"texts cannot be exported with quantize = {quantize!r}: {_PADDING}"
     return None
+
+
+def _family(backbone: Any) -> str:
+    return (backbone if isinstance(backbone, str) else type(backbone).__name__).removesuffix("Backbone")

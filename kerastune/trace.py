@@ -5,7 +5,7 @@ every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every sig
 
     WORK/golden.npz, WORK/calibration.npz      in: images or texts to prove and to calibrate with
     WORK/golden_fixed.npz, …_fixed.npz         out: images at the size that the model sees, resized as devices do
-    WORK/calibration.npz                       out: of texts, their tokens
+    WORK/calibration.npz, …_fixed.npz          out: of texts, their tokens, and these padded to the longest there may be
     WORK/golden.npy, WORK/golden_fixed.npy     out: what Keras itself says about them
     WORK/image.json | WORK/text.json           out: how the model resizes, or how tokens become its inputs
     WORK/chat.json, WORK/answers.npz           out: of a language model, how it is asked, and what Keras answers
@@ -88,6 +88,8 @@ def _tokenise(work: Path, of: Any, kind: Any, task: Any) -> None:
         parts = [[turn["content"]] for split, i in every for turn in split.messages(i)]
     else:
         parts = [split.texts(i) for split, i in every]
+    if not (pairs or kind.GENERATES):  # an embedder's examples have several texts, which it takes one by one
+        parts = [[text] for texts in parts for text in texts]
     parts += [[text] * (1 + pairs) for text in tokenizer.NASTY]
     blocks = [parts[at : at + _BLOCK] for at in range(0, len(parts), _BLOCK)]
     differences = partial(tokenizer.differences, task.preprocessor, work / "tokenizer", packing)
@@ -97,6 +99,14 @@ def _tokenise(work: Path, of: Any, kind: Any, task: Any) -> None:
     rows = kind.inputs(task, [text.tolist() for text in _stored(work / "calibration.npz")])
     named = {f"{i:03}/{key}": row for i, one in enumerate(rows) for key, row in one.items()}
     np.savez(work / "calibration.npz", allow_pickle=False, **named)
+    if not kind.GENERATES:
+        padded = {key: _padded(row, packing, key.endswith("token_ids")) for key, row in named.items()}
+        np.savez(work / "calibration_fixed.npz", allow_pickle=False, **padded)
+
+
+def _padded(row: Any, packing: dict[str, Any], is_tokens: bool) -> Any:
+    room = packing["sequence_length"] - len(row)
+    return np.pad(row, (0, room), constant_values=packing["pad"] if is_tokens else 0)
 
 
 def _resize(work: Path, settings: dict[str, Any]) -> None:

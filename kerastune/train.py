@@ -195,6 +195,8 @@ def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
 def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch", force: bool) -> run.Run:
     """Trains what is left, and turns the work folder into a run."""
     recipe, progress, work = training.recipe, training.progress, training.work
+    # First, which tokenises all texts: TensorFlow drops a SentencePiece model when training sets its seed.
+    described = training.kind.describe(made.task, made.splits)
     try:
         interrupted = training.run()
     except VerificationError:
@@ -214,7 +216,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         "preset_sha256": facts["preset_sha256"],
         "recipe_sha256": recipe.sha256(),
         "labels": list(made.splits.labels),
-        **training.kind.describe(made.task, made.splits),
+        **described,
         "target": recipe.data.target,
         "metric": training.metric,
         "seed": recipe.seed,
@@ -376,7 +378,8 @@ def untrained(recipe: Recipe, made: Plan, folder: Path, progress: Progress) -> r
 
     Its last layer is drawn anew so that scores vary, and it scores only a few validation and test images.
     """
-    few = [data.few(split, _FEW) for split in (made.splits.validation, made.splits.test)]
+    together = scoring.together(recipe.data.target)
+    few = [data.few(split, _FEW, together) for split in (made.splits.validation, made.splits.test)]
     splits = replace(made.splits, validation=few[0], test=few[1])
     kind = TASKS[recipe.task]
     kind.scatter(made.task, kind.example(made.task, splits.validation, len(splits.validation)))

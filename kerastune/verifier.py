@@ -1,5 +1,7 @@
 """Replays an artifact in the runtimes it is for, without Keras, and compares with what Keras said.
 
+Of an embedder each text is an example, and what is compared are vectors.
+
 Two proofs: the golden images inside the artifact, and the run's validation split, scored image by image. Both run
 in the readers of export/, in child processes that import neither kerastune nor Keras.
 """
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
-from scipy.stats import binomtest, ttest_rel
+from scipy.stats import binomtest, bootstrap, ttest_rel
 
 from kerastune import artifact, run, runtimes, scoring
 from kerastune.artifact import Artifact, Example, Image, Scores
@@ -131,7 +133,7 @@ def replay(
     if not (spread := float(np.ptp(varied, axis=0).max())) >= _LEAST_SPREAD:  # NaN is refused too
         raise VerificationError(
             f"The golden outputs hardly vary (by {spread:.2g}), so they would agree with any model.",
-            "Train longer, or look at the data: the model says the same about every image.",
+            f"Train longer, or look at the data: the model says the same about every {of.unit}.",
         )
     try:
         problems, takes = FORMATS[of.manifest["format"]].inspect(of.folder / of.manifest["model"])
@@ -140,7 +142,8 @@ def replay(
     promised = [one["name"] for one in of.manifest["inputs"]]
     if sorted(takes) != sorted(promised):
         problems.append(f"it takes {', '.join(takes)} instead of {', '.join(promised)}")
-    if source and of.labels != source.labels:
+    is_labelled = of.manifest.get("target_kind") not in scoring.SIMILARITY
+    if source and of.labels != (source.labels if is_labelled else ()):
         problems.append(f"its labels are not those of {source.folder.name}, or in another order")
     reports: dict[str, dict[str, Any]] = {}
     golden: dict[str, Scores] = {}
@@ -157,7 +160,8 @@ def replay(
     first, allowed = reports[names[0]], of.manifest["tolerance"]["accuracy_drop"]
     # Judged in the first runtime; the others must say nearly the same, whatever that does to a few labels.
     if first["validation"] and allowed is not None and not (drop := first["validation"]["accuracy_drop"]) <= allowed:
-        problems.append(f"it loses {drop:.4f} of validation accuracy, and max_accuracy_drop is {allowed:g}")
+        metric = of.manifest["metric"].replace("_", " ")
+        problems.append(f"it loses {drop:.4f} of validation {metric}, and max_accuracy_drop is {allowed:g}")
     report = {
         **first,
         "passed": not problems,
@@ -182,7 +186,7 @@ def _in_runtime(
     of: Artifact, name: str, images: list[Example], expected: Scores, source: Run | None, progress: Progress
 ) -> tuple[dict[str, Any], Scores]:
     tolerance, own = of.manifest["tolerance"], of.own_scores()
-    unit = of.unit
+    unit, target = of.unit, of.target_kind
     parts = [_Part(f"golden {unit}s", images, expected, tolerance["golden_error"])]
     batch = _same_size(images)
     if of.manifest["inputs"][0]["shape"][0] is None and len(batch) > 1:
@@ -193,23 +197,26 @@ def _in_runtime(
         encoded = [_png(image) for image in images]
         parts.append(_Part("golden images as PNG files", encoded, expected, tolerance["golden_error"]))
     if source:
-        unseen = source.splits(progress).validation
-        chosen = spread(unseen, SUBSET) if RUNTIMES[name].slow else list(range(len(unseen)))
+        unseen, together = source.splits(progress).validation, scoring.together(target)
+        chosen = spread(unseen, SUBSET, together) if RUNTIMES[name].slow else list(range(len(unseen)))
         keras_scores = source.scores("validation", [unseen.digests[i] for i in chosen])
-        arrays = _examples(unseen, unit, chosen, f"verifying {of.manifest['name']} in {name}", progress)
-        parts.append(_Part(f"validation {unit}s", arrays, keras_scores, tolerance["validation_error"]))
+        asked, said_by_keras, place = _examples(unseen, unit, chosen), keras_scores, np.arange(len(chosen))
+        if target in scoring.SIMILARITY:
+            asked, said_by_keras, place = _texts(unseen, chosen, keras_scores)
+        stage = f"verifying {of.manifest['name']} in {name}"
+        arrays = _counted(asked, len(said_by_keras), stage, progress)
+        parts.append(_Part(f"validation {unit}s", arrays, said_by_keras, tolerance["validation_error"]))
     said = runtimes.ask(of, name, chain.from_iterable(part.arrays for part in parts))
-    kind = of.target_kind
     found = np.split(said.scores, np.cumsum([len(part.expected) for part in parts])[:-1])
-    problems = [problem for part, its in zip(parts, found, strict=True) for problem in _compare(kind, part, its)]
-    problems += _unlike_keras(kind, unit, images, found[0], expected)
+    problems = [problem for part, its in zip(parts, found, strict=True) for problem in _compare(target, part, its)]
+    problems += _unlike_keras(unit, target, images, found[0], expected)
     rounding = OTHER_KERNELS[of.manifest["quantize"]] * tolerance.get("scale", 1.0)
-    if own is not None and not (apart := _max_error(kind, found[0], own)) <= rounding:
+    if own is not None and not (apart := _max_error(target, found[0], own)) <= rounding:
         problems.append(f"golden {unit}s: {apart:.3g} from what {of.manifest['runtime']} said when it was exported")
     validation = None
     if source:
         truth, allowed = unseen.labels[chosen], tolerance["accuracy_drop"] or 0.0
-        validation = paired(kind, found[-1], keras_scores, truth, allowed)
+        validation = paired(target, found[-1][place], keras_scores, truth, allowed)
     generation = None
     if "chat" in of.manifest:
         generation, latency = _generation(of, name)
@@ -221,19 +228,13 @@ def _in_runtime(
         "passed": not problems,
         "problems": problems,
         "version": RUNTIMES[name].version,
-        "golden": {"examples": len(images), **_agreement(kind, found[0], expected)},
+        "golden": {"examples": len(images), **_agreement(target, found[0], expected)},
         "validation": validation,
         "generation": generation,
         "latency_ms": latency,
         "load_ms": said.load_ms,
         "peak_mb": said.peak_mb,
     }, found[0]
-
-
-def _examples(split: Split, unit: str, chosen: list[int], stage: str, progress: Progress) -> Iterator[Example]:
-    for n, i in enumerate(chosen):
-        progress.advance(stage, n + 1, len(chosen))
-        yield split.example(i, unit)
 
 
 def _generation(of: Artifact, name: str) -> tuple[dict[str, Any], dict[str, float]]:
@@ -245,6 +246,26 @@ def _generation(of: Artifact, name: str) -> tuple[dict[str, Any], dict[str, floa
     spoken = (said.scores >= 0).sum(-1)
     latency = runtimes.latency_ms(said.seconds / np.maximum(spoken, 1))
     return {"prompts": len(answers), "equal": equal, "tokens": int(spoken.sum())}, latency
+
+
+def _examples(split: Split, unit: str, chosen: list[int]) -> Iterator[Example]:
+    for i in chosen:
+        yield split.example(i, unit)
+
+
+def _texts(split: Split, chosen: list[int], vectors: Scores) -> tuple[Iterator[Example], Scores, npt.NDArray[Any]]:
+    """The distinct texts of examples whose sides have `vectors`, float32 [n, sides, D]; the vector of each; and which
+    of the texts each side is, int64 [n, sides]."""
+    number: dict[str, int] = {}
+    place = np.array([[number.setdefault(text, len(number)) for text in split.texts(i)] for i in chosen])
+    _, first = np.unique(place, return_index=True)
+    return (np.array([text]) for text in number), vectors.reshape(-1, vectors.shape[-1])[first], place
+
+
+def _counted(examples: Iterable[Example], total: int, stage: str, progress: Progress) -> Iterator[Example]:
+    for n, example in enumerate(examples, start=1):
+        progress.advance(stage, n, total)
+        yield example
 
 
 # --- comparing ---------------------------------------------------------------------------------------------
@@ -261,35 +282,36 @@ class _Part:
     is_varied: bool = True  # a batch of same-sized images may hold one label alone
 
 
-def _compare(kind: str, part: _Part, found: Scores) -> list[str]:
+def _compare(target: str, part: _Part, found: Scores) -> list[str]:
     what, expected, tolerance = part.what, part.expected, part.tolerance
     if found.shape != expected.shape:
         return [f"{what}: {found.shape} scores instead of {expected.shape}"]
     if bad := int((~np.isfinite(found)).any(axis=-1).sum()):
         return [f"{what}: NaN or infinite scores on {bad} of {len(found)}"]
     problems = []
-    if tolerance is not None and not (error := _max_error(kind, found, expected)) <= tolerance:
+    if tolerance is not None and not (error := _max_error(target, found, expected)) <= tolerance:
         problems.append(f"{what}: largest error {error:.3g}, and {tolerance:.3g} is allowed")
-    if part.is_varied and float(np.ptp(scoring.comparable(kind, found), axis=0).max()) < _LEAST_SPREAD:
+    if part.is_varied and float(np.ptp(scoring.comparable(target, found), axis=0).max()) < _LEAST_SPREAD:
         problems.append(f"{what}: the artifact says the same about all of them")
     return problems
 
 
-def _max_error(kind: str, found: Scores, expected: Scores) -> float:
-    found, expected = scoring.comparable(kind, found), scoring.comparable(kind, expected)
+def _max_error(target: str, found: Scores, expected: Scores) -> float:
+    found, expected = scoring.comparable(target, found), scoring.comparable(target, expected)
     return float(np.abs(found.astype(np.float64) - expected).max())
 
 
-def _unlike_keras(kind: str, unit: str, examples: list[Example], found: Scores, expected: Scores) -> list[str]:
+def _unlike_keras(unit: str, target: str, examples: list[Example], found: Scores, expected: Scores) -> list[str]:
     """What is wrong with scores on the golden examples whose errors have no limit, because the model is quantised."""
     if found.shape != expected.shape:
         return []
-    found, expected = scoring.comparable(kind, found), scoring.comparable(kind, expected)
+    found, expected = scoring.comparable(target, found), scoring.comparable(target, expected)
     lost, problems = _loss(found, expected), []
-    agree = (found.argmax(-1) == expected.argmax(-1)).mean() if expected.shape[1] > 1 else 0.0
+    agree = _alike(target, found, expected).mean() if expected.shape[1] > 1 else 0.0
     if not lost <= LARGEST_LOSS and agree < LEAST_AGREEMENT:
+        what = "nearest texts" if target in scoring.SIMILARITY else "labels"
         problems.append(
-            f"golden {unit}s: {lost:.0%} of what tells them apart is lost and {1 - agree:.0%} of the labels differ, "
+            f"golden {unit}s: {lost:.0%} of what tells them apart is lost and {1 - agree:.0%} of the {what} differ, "
             f"and {LARGEST_LOSS:.0%} and {1 - LEAST_AGREEMENT:.0%} are allowed"
         )
     if unit == "image" and _swaps_colours(examples, found, expected):
@@ -315,12 +337,21 @@ def _mirrored(one: Image, other: Image) -> bool:
     return np.array_equal(one, other[..., ::-1]) and not np.array_equal(one, other)
 
 
-def _agreement(kind: str, found: Scores, expected: Scores) -> dict[str, float | None]:
-    error = _max_error(kind, found, expected)
-    found, expected = scoring.comparable(kind, found), scoring.comparable(kind, expected)
+def _alike(target: str, found: Scores, expected: Scores) -> npt.NDArray[np.bool_]:
+    """Of each example, whether both give it the same label; of vectors, whether the same other text is the nearest."""
+    if target in scoring.SIMILARITY:
+        flat = (vectors.reshape(-1, vectors.shape[-1]) for vectors in (found, expected))
+        ours, theirs = map(scoring.nearest, flat)
+        return np.asarray(ours == theirs)
+    return np.asarray(found.argmax(-1) == expected.argmax(-1))
+
+
+def _agreement(target: str, found: Scores, expected: Scores) -> dict[str, float | None]:
+    error = _max_error(target, found, expected)
+    found, expected = scoring.comparable(target, found), scoring.comparable(target, expected)
     return {
         "max_error": error if math.isfinite(error) else None,
-        "label_agreement": float((found.argmax(-1) == expected.argmax(-1)).mean()),
+        "label_agreement": float(_alike(target, found, expected).mean()),
     }
 
 
@@ -329,18 +360,23 @@ def paired(target: str, found: Scores, expected: Scores, truth: npt.NDArray[Any]
 
     Where an example is right or wrong: the adjusted Wald interval for paired proportions of Bonett & Price 2012 (J.
     Educ. Behav. Stat. 37, 479-488), which stays honest where the two hardly ever differ, and the p value of McNemar's
-    exact test. Elsewhere: the interval and the p value of the paired t test.
+    exact test. Of numbers: the interval and the p value of the paired t test. Of a rank correlation, which is no mean:
+    those of a bootstrap over the pairs of texts.
 
     Args:
         target: as in `kerastune.scoring`.
         allowed: the drop of the metric that counts as none.
 
     Returns:
-        `accuracy` is the mean of `scoring.quality`. `verdict` is "same" where the whole interval is at or below
-        `allowed`, "worse" where it is above it, else "not enough data".
+        `accuracy` is the mean of `scoring.quality`, or the rank correlation; `examples` are those that have a quality.
+        `verdict` is "same" where the whole interval is at or below `allowed`, "worse" where it is above it, else "not
+        enough data".
     """
+    agreement = _agreement(target, found, expected)
+    if target == "scores":
+        return {"examples": len(truth), **_correlated(truth[:, 0], found, expected, allowed), **agreement}
     ours, theirs = scoring.quality(target, truth, found), scoring.quality(target, truth, expected)
-    n, drop = len(truth), theirs - ours
+    n, drop = len(ours), theirs - ours
     if target in ("number", "text"):
         half = float(1.959964 * drop.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
         middle = float(drop.mean())
@@ -353,9 +389,7 @@ def paired(target: str, found: Scores, expected: Scores, truth: npt.NDArray[Any]
         half = 1.959964 * math.sqrt((p_lost + p_won - middle**2) / (n + 2))
         p_value = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
     low, high = max(middle - half, -1.0), min(middle + half, 1.0)
-    identical = not drop.any() and (
-        target in ("number", "text") or bool((found.argmax(-1) == expected.argmax(-1)).all())
-    )
+    identical = not drop.any() and (target in ("number", "text") or agreement["label_agreement"] == 1)
     return {
         "examples": n,
         "accuracy": float(ours.mean()),
@@ -363,9 +397,34 @@ def paired(target: str, found: Scores, expected: Scores, truth: npt.NDArray[Any]
         "accuracy_drop": float(drop.mean()),
         "accuracy_drop_interval": [low, high],
         "p_value": p_value,
-        "verdict": "same" if identical or high <= allowed else "worse" if low > allowed else "not enough data",
-        **_agreement(target, found, expected),
+        "verdict": "same" if identical else _verdict(low, high, allowed),
+        **agreement,
         **_perplexities(target, found, expected, truth),
+    }
+
+
+def _verdict(low: float, high: float, allowed: float) -> str:
+    return "same" if high <= allowed else "worse" if low > allowed else "not enough data"
+
+
+def _correlated(truth: npt.NDArray[Any], found: Scores, expected: Scores, allowed: float) -> dict[str, Any]:
+    """What `paired` says of a rank correlation, which is no mean of anything."""
+
+    def drop(ours: npt.NDArray[Any], theirs: npt.NDArray[Any], known: npt.NDArray[Any]) -> float:
+        return scoring.rank_correlation(theirs, known) - scoring.rank_correlation(ours, known)
+
+    near = scoring.cosines(found), scoring.cosines(expected)
+    drawn = bootstrap((*near, truth), drop, paired=True, vectorized=False, n_resamples=999, method="percentile", rng=0)
+    low, high = map(float, drawn.confidence_interval)
+    worse = float((drawn.bootstrap_distribution >= 0).mean()), float((drawn.bootstrap_distribution <= 0).mean())
+    ours, theirs = (scoring.rank_correlation(one, truth) for one in near)
+    return {
+        "accuracy": ours,
+        "keras_accuracy": theirs,
+        "accuracy_drop": theirs - ours,
+        "accuracy_drop_interval": [low, high],
+        "p_value": min(2 * min(worse), 1.0),
+        "verdict": _verdict(low, high, allowed),
     }
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -11,12 +13,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kerastune import fine_tune, report, scoring
+from kerastune import artifact, export, fine_tune, inference, report, scoring, verifier, verify
 from kerastune import search as searching
 from kerastune.cli import cli
 from kerastune.data import load
-from kerastune.errors import DataError, KerastuneError, RecipeError
-from kerastune.recipe import EmbeddingData, parse
+from kerastune.errors import ConverterError, DataError, KerastuneError, RecipeError, VerificationError
+from kerastune.exporter import RAW_TEXT
+from kerastune.recipe import EmbeddingData, Export, parse
 from kerastune.tasks import text_embedding as embedding
 
 PAIRED = {"anchor_column": "question", "positive_column": "answer"}
@@ -341,3 +344,112 @@ def test_the_command_line_searches_and_prints_vectors(tuned: Any, tmp_path: Path
     vectors = np.array([row["embedding"] for row in json.loads(said.stdout)])
     assert vectors.shape == (2, 8)
     assert float(vectors[0] @ vectors[1]) < 0.999 and np.linalg.norm(vectors, axis=1) == pytest.approx([1, 1], abs=1e-5)
+
+
+# --- exports -------------------------------------------------------------------------------------------------
+
+WANTED = [
+    Export(target="linux"),
+    Export(target="linux", quantize="dynamic", max_accuracy_drop=0.1),
+    Export(target="linux", quantize="float16"),
+    Export(target="onnxruntime"),
+    Export(target="tf-serving"),
+]
+TOLERANCE = 1e-4
+FLOAT = ["linux", "onnxruntime", "tf-serving"]
+
+
+@pytest.fixture(scope="module")
+def made(tuned: Any) -> dict[str, Any]:
+    """The artifacts of the run on pairs, by name."""
+    return {of.manifest["name"]: of for of in export(tuned, WANTED)}
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_a_float_file_says_keras_s_vectors_of_every_text(made: dict[str, Any], tuned: Any, name: str) -> None:
+    """Every side of every validation pair, each distinct text once; within 1e-4 of the largest number."""
+    said, allowed = made[name].report, TOLERANCE * made[name].manifest["tolerance"]["scale"]
+    assert said["passed"] and allowed < TOLERANCE
+    for runtime in said["runtimes"].values():
+        assert runtime["golden"]["max_error"] <= allowed and runtime["validation"]["max_error"] <= allowed
+    assert said["validation"]["examples"] == tuned.record["metrics"]["validation"]["queries"]
+    assert said["validation"]["accuracy"] == tuned.record["metrics"]["validation"]["recall_at_1"]
+
+
+def test_a_quantised_file_is_judged_by_what_it_finds(made: dict[str, Any], tuned: Any) -> None:
+    for name in ("linux-dynamic", "linux-float16"):
+        judged = made[name].report["validation"]
+        assert judged["keras_accuracy"] == tuned.record["metrics"]["validation"]["recall_at_1"]
+        assert 0 < judged["max_error"] < 0.1 and judged["accuracy_drop"] <= 0.1
+
+
+def test_the_manifest_and_the_reader_know_vectors(made: dict[str, Any]) -> None:
+    manifest = made["linux"].manifest
+    assert manifest["labels"] == [] and manifest["metric"] == "recall_at_1"
+    assert manifest["outputs"][0]["name"] == "embeddings" and manifest["outputs"][0]["shape"] == [1, 8]
+    texts = ["the cat is big", "the cat is big", "a bike"]
+    command = [sys.executable, "reader.py", ".", *texts, "--check"]
+    done = subprocess.run(command, cwd=made["linux"].folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "ok: 16 golden texts" in done.stdout and "8 numbers: " in done.stdout and "labels" not in done.stdout
+    assert "  1.0000  the cat is big | the cat is big" in done.stdout and "the cat is big | a bike" in done.stdout
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_search_finds_in_a_file_what_it_finds_in_keras(made: dict[str, Any], tuned: Any, tmp_path: Path, name: str):
+    texts = index(tmp_path) / "texts.csv"
+    theirs, ours = (searching.search(of, texts, "a red bus") for of in (tuned, made[name]))
+    assert [hit.text for hit in ours] == [hit.text for hit in theirs]
+    np.testing.assert_allclose([h.similarity for h in ours], [h.similarity for h in theirs], atol=TOLERANCE)
+
+
+def test_a_model_of_vectors_labels_nothing(made: dict[str, Any], tuned: Any) -> None:
+    for of in (tuned, made["linux"]):
+        assert "labels nothing" in refused(lambda of=of: inference.predict(of, "a cat"))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", FLOAT)
+def test_a_weight_that_is_off_is_caught(made: dict[str, Any], tuned: Any, copied: Any, name: str) -> None:
+    """One number of the token table, found by its bytes in the model; the hash is written anew."""
+    task = embedding.load(str(tuned.folder))
+    table = task.backbone.token_embedding.embeddings.numpy()
+    word = int(np.asarray(task.preprocessor.tokenizer.tokenize("big"))[0])
+    of = copied(made[name])
+    old, row = table[word].tobytes(), table[word].copy()
+    row[0] += 0.05
+    files = [one for one in of.folder.rglob("*") if one.is_file() and RAW_TEXT not in str(one)]
+    (path,) = [one for one in files if old in one.read_bytes()]
+    path.write_bytes(path.read_bytes().replace(old, row.tobytes()))
+    # TensorFlow itself keeps sums of its variables.
+    with pytest.raises(
+        (VerificationError, ConverterError), match=r"golden texts: largest error|Checksum does not match"
+    ):
+        verify(artifact.write(of.folder, of.manifest, *of.golden()), tuned.folder, in_runtimes=[of.manifest["runtime"]])
+
+
+@pytest.mark.parametrize("layout", ["groups", "scores"])
+def test_groups_and_scores_leave_too(layout: str, recipe: Callable[..., Any], tmp_path: Path) -> None:
+    """The plain runtime asks a part of the split, in which each text still has one of its label to find."""
+    phases = [{"unfreeze": "all", "epochs": 2, "learning_rate": 1e-2}]
+    run = fine_tune(recipe(layout, phases=phases), tmp_path / "run")
+    (of,) = export(run, Export(target="linux"))
+    assert of.report["passed"] and set(of.report["runtimes"]) >= {"litert", "litert-reference"}
+    judged = of.report["validation"]
+    assert judged["accuracy"] == pytest.approx(run.record["metrics"]["validation"][run.metric], abs=1e-6)
+    assert judged["verdict"] == "same" and judged["accuracy_drop"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_rank_correlation_that_drops_is_told_from_one_that_does_not() -> None:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(400, 2, 8)).astype(np.float32)
+    truth = (scoring.cosines(vectors) + random.normal(scale=0.1, size=400))[:, None].astype(np.float32)
+    near, far = (vectors + random.normal(scale=s, size=vectors.shape).astype(np.float32) for s in (0.001, 1))
+    same, worse = (verifier.paired("scores", one, vectors, truth, 0.02) for one in (near, far))
+    assert same["verdict"] == "same" and same["examples"] == 400
+    assert worse["verdict"] == "worse" and worse["p_value"] < 0.01 and worse["accuracy"] < same["accuracy"] - 0.1
+
+
+def test_the_nearest_is_another_text() -> None:
+    vectors = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
+    near = scoring.unit(vectors) @ scoring.unit(vectors).T - 2 * np.eye(600)
+    assert (scoring.nearest(vectors) == near.argmax(-1)).all()

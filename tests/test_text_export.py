@@ -12,6 +12,7 @@ import pytest
 
 from kerastune import export, fine_tune, inference, verify
 from kerastune.errors import KerastuneError, VerificationError
+from kerastune.progress import Progress
 from kerastune.recipe import Export
 
 LONG = [{"unfreeze": "all", "epochs": 8, "learning_rate": 2e-2}]
@@ -86,6 +87,41 @@ def test_another_tokenizer_is_caught(made: dict[str, Any], copied: Callable[[Any
 
     with pytest.raises(VerificationError, match="largest error"):
         verify(artifact.write(of.folder, of.manifest, *of.golden()), made["run"].folder)
+
+
+class Told(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.slow
+def test_a_backbone_that_lacks_operators_at_any_length_leaves_with_one_length(
+    text_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """DeBERTa in TFLite: texts shorter than the file's 20 tokens say what Keras says, within 1e-4."""
+    phases = [{"unfreeze": "all", "epochs": 20, "learning_rate": 5e-3}]
+    train = {"batch_size": 8, "xla": False}
+    told, run = Told(), fine_tune(text_recipe("DebertaV3", phases=phases, train=train), tmp_path / "run")
+    wanted = [Export(target="linux"), Export(target="linux", quantize="float16"), Export(target="onnxruntime")]
+    linux, half, onnx = export(run, wanted, progress=told)
+    for of in (linux, half):
+        assert of.manifest["text"]["length"] == 20 and of.manifest["inputs"][0]["shape"] == [1, 20]
+    assert linux.report["passed"] and linux.report["validation"]["max_error"] <= 1e-4
+    assert any("linux takes texts of one length" in line for line in told.lines)
+    assert "length" not in onnx.manifest["text"] and onnx.manifest["inputs"][0]["shape"] == [None, None]
+    asked = [sys.executable, "reader.py", ".", "the cat is old", "--top", "1", "--check"]
+    done = subprocess.run(asked, cwd=linux.folder, capture_output=True, text=True)
+    assert done.returncode == 0 and "animal" in done.stdout, done.stderr
+
+
+def test_metadata_of_texts_name_no_pixels(made: dict[str, Any]) -> None:
+    content = (made["linux"].folder / "model.tflite").read_bytes()
+    assert b"Text classification, fine-tuned from" in content and b"RGB pixels" not in content
 
 
 def test_what_texts_cannot_leave_as_is_refused(made: dict[str, Any]) -> None:

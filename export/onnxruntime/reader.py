@@ -25,8 +25,8 @@ def load(folder, manifest, options):
 
     dtypes = {one["name"]: one["dtype"] for one in manifest["inputs"]}
 
-    def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
-        return session.run(["scores"], {name: value.astype(dtypes[name]) for name, value in tensors(batch).items()})[0]
+    def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes], or vectors
+        return session.run(None, {name: value.astype(dtypes[name]) for name, value in tensors(batch).items()})[0]
 
     return predict
 

@@ -87,7 +87,8 @@ def over_grpc(address, name, signature):
         for key, value in asked.items():
             request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
         try:
-            return tf.make_ndarray(service.Predict(request, timeout=60).outputs["scores"])
+            (found,) = service.Predict(request, timeout=60).outputs.values()
+            return tf.make_ndarray(found)
         except grpc.RpcError as error:
             sys.exit(f"{address} answered {error.code().name}: {error.details()!a}")
 

@@ -29,14 +29,16 @@ def load(folder, manifest, options):
         speak.model = model  # its signatures do not keep it alive
         return speak
 
+    def said(signature, inputs):  # its only output
+        (found,) = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()}).values()
+        return found.numpy()
+
     def predict(batch):  # as the model takes it, or one encoded file's bytes uint8 [n] -> float32 [B, num_classes]
         if options.raw:  # texts, a list of one or two each
-            sides = zip(("texts", "pairs"), zip(*batch, strict=True), strict=False)
-            return signatures["serving_default"](**{k: tf.constant(v) for k, v in sides})["scores"].numpy()
+            return said("serving_default", dict(zip(("texts", "pairs"), zip(*batch, strict=True), strict=False)))
         if not isinstance(batch, dict) and batch.ndim == 1:
-            return signatures["serve_bytes"](image_bytes=tf.constant([batch.tobytes()]))["scores"].numpy()
-        named = {name: tf.constant(value) for name, value in tensors(batch).items()}
-        return signatures["serving_default"](**named)["scores"].numpy()
+            return said("serve_bytes", {"image_bytes": [batch.tobytes()]})
+        return said("serving_default", tensors(batch))
 
     predict.model = model  # its signatures do not keep it alive
     predict.raw = options.raw

@@ -85,10 +85,10 @@ class Splits:
     skipped: tuple[dict[str, str], ...]  # {"id", "problem"} of what skip_bad left out
 
 
-def spread(split: Split, count: int) -> list[int]:
-    """Indices of up to `count` examples, taken from each class in turn, in a fixed order.
+def spread(split: Split, count: int, together: int = 1) -> list[int]:
+    """Indices of up to `count` examples, `together` at a time taken from each class in turn, in a fixed order.
 
-    A class is a label, a set of labels, or a tenth of the numbers.
+    A class is a label, a set of labels, or a tenth of the numbers. Classes with fewer than `together` come last.
     """
     labels = split.labels
     if labels.ndim > 1 and labels.shape[1] == 1:
@@ -98,12 +98,13 @@ def spread(split: Split, count: int) -> list[int]:
     for label in range(classes.max(initial=-1) + 1):
         of_label = np.flatnonzero(classes == label)
         rank[of_label] = np.arange(len(of_label))
-    return [int(i) for i in np.lexsort((classes, rank))[:count]]
+    is_small = np.bincount(classes)[classes] < together
+    return [int(i) for i in np.lexsort((classes, rank // together, is_small))[:count]]
 
 
-def few(split: Split, count: int) -> Split:
-    """Up to `count` examples of a split, spread over the labels."""
-    chosen = spread(split, count)
+def few(split: Split, count: int, together: int = 1) -> Split:
+    """Up to `count` examples of a split, spread over the labels as `spread` does."""
+    chosen = spread(split, count, together)
     ids, digests = ([of[i] for i in chosen] for of in (split.ids, split.digests))
     return Split(tuple(ids), tuple(digests), split.labels[chosen], lambda i: split.read(chosen[i]))
 

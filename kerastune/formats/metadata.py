@@ -24,13 +24,14 @@ _RGB, _AXIS_LABELS = 1, 2
 
 @dataclass(frozen=True)
 class About:
-    """What is said about a classifier. Its labels are in the order of the scores."""
+    """What is said about a model. Labels are in the order of its scores; there are none of vectors."""
 
     name: str
     description: str
     version: str
     licence: str
     labels: list[str]
+    unit: str = "image"
 
 
 def read(work: Path) -> About | None:
@@ -95,7 +96,8 @@ def _metadata(about: About) -> bytes:
     images = table(7, {0: text("images"), 1: text("RGB pixels of an upright image"), 3: content, 4: tables([unit])})
     labels = table(5, {0: text(LABELS), 1: text("the label of each score")}, {2: _AXIS_LABELS})
     scores = table(7, {0: text("scores"), 1: text("probability of each label"), 6: tables([labels])})
-    graph = table(10, {2: tables([images]), 3: tables([scores])})
+    # Of tokens, MediaPipe's metadata knows the inputs of its own models alone.
+    graph = table(10, {2: tables([images]), 3: tables([scores])} if about.unit == "image" else {})
     said = {0: about.name, 1: about.description, 2: about.version, 5: about.licence, 7: _PARSER}
     builder.Finish(table(8, {3: tables([graph]), **{n: text(value) for n, value in said.items()}}), b"M001")
     return bytes(builder.Output())

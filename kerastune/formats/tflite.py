@@ -31,7 +31,7 @@ def write(work: Path, path: Path, conversion: Conversion) -> None:
     content = _packed(content, about)
     if conversion.quantize == "int4":
         content = _int4(content)
-    path.write_bytes(metadata.with_labels(content, about) if about else content)
+    path.write_bytes(metadata.with_labels(content, about) if about and about.labels else content)
     if conversion.quantize == "float16":
         _refuse_overflow(path, work, conversion)
 

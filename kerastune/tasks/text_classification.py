@@ -161,7 +161,7 @@ SERVING = ("serving_default",)
 def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
     """What an exported model may answer to: name -> (function, its inputs).
 
-    "any_length" is `serving_default` for one text.
+    "any_length" is `serving_default` for one text, "fixed_length" for one that is padded to the longest there may be.
     """
     sides = ("texts", "pairs") if getattr(recipe.data, "paired", False) else ("texts",)
     return signed(device_function(recipe.data.target, task), task, sides)
@@ -178,6 +178,7 @@ def signed(tokens: Callable[..., dict[str, tf.Tensor]], task: Task, sides: Seque
         "serving_default": (tokens, specs(None, None)),
         "serve_texts": (texts, [tf.TensorSpec([None], tf.string, name=name) for name in sides]),
         "any_length": (tokens, specs(1, None)),
+        "fixed_length": (tokens, specs(1, task.preprocessor.sequence_length)),
     }
 
 
