@@ -89,15 +89,17 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Raw:
-    """How raw texts become a model's inputs.
+    """How raw texts are answered.
 
     Attributes:
         names: of the inputs that hold them: one, or two of a model of pairs.
-        tokenised: makes int32 [B, L] by name of B lists of texts.
+        respond: given B lists of texts, and what runs `serving_default` on tensors, the outputs by name.
+        answers: whether these are texts themselves, string [B] "answers", instead of the model's own.
     """
 
     names: tuple[str, ...] = ()
-    tokenised: Callable[[list[list[str]]], Tensors] = field(default=lambda texts: {})
+    respond: Callable[[list[list[str]], Callable[[Tensors], Tensors]], Tensors] = field(default=lambda texts, run: {})
+    answers: bool = False
 
 
 def run(
@@ -213,7 +215,7 @@ class Servable:
         graph = SavedModel.FromString((folder / "saved_model.pb").read_bytes()).meta_graphs[0]
         self.signatures = dict(graph.signature_def)
         if raw.names:
-            self.signatures[RAW] = _of_texts(raw.names, self.signatures["serving_default"])
+            self.signatures[RAW] = _of_texts(raw, self.signatures["serving_default"])
         self._loaded = tf.saved_model.load(str(folder))
         self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         for request in warmup.requests(folder):
@@ -292,7 +294,8 @@ class Servable:
 
     def _execute(self, signature: str, inputs: Tensors) -> Tensors:
         if signature == RAW:
-            signature, inputs = "serving_default", self._raw.tokenised(_rows(self._raw.names, inputs))
+            rows = _rows(self._raw.names, inputs)
+            return self._raw.respond(rows, lambda tensors: self._execute("serving_default", tensors))
         dtypes = {name: tf.as_dtype(info.dtype) for name, info in self.signatures[signature].inputs.items()}
         with self._lock:
             self.counts.executions += 1
@@ -304,14 +307,18 @@ class Servable:
         return {name: tensor.numpy() for name, tensor in found.items()}
 
 
-def _of_texts(names: Sequence[str], of_tokens: Any) -> Any:
+def _of_texts(raw: Raw, of_tokens: Any) -> Any:
     """The signature of raw texts, string [B] by name, beside that of tokens."""
     made = type(of_tokens)()
     made.CopyFrom(of_tokens)
     made.ClearField("inputs")
-    for name in names:
-        made.inputs[name].name, made.inputs[name].dtype = f"{RAW}_{name}:0", tf.string.as_datatype_enum
-        made.inputs[name].tensor_shape.dim.add(size=-1)
+    strings = [made.inputs[name] for name in raw.names]
+    if raw.answers:
+        made.ClearField("outputs")
+        strings.append(made.outputs["answers"])
+    for one, name in zip(strings, (*raw.names, "answers"), strict=False):
+        one.name, one.dtype = f"{RAW}_{name}:0", tf.string.as_datatype_enum
+        one.tensor_shape.dim.add(size=-1)
     return made
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from kerastune import artifact, child
 from kerastune.artifact import Artifact, Image
 from kerastune.errors import KerastuneError
-from kerastune.targets import texts
+from kerastune.targets import chats, texts
 
 _PACKAGES = ("grpcio", "starlette", "tensorflow-serving-api", "uvicorn")
 _MODULES = ("grpc", "starlette", "tensorflow_serving", "uvicorn")
@@ -65,9 +65,36 @@ def serve(
             raise
         raise KerastuneError(f"kerastune serve needs {error.name}.", f"pip install {' '.join(_PACKAGES)}") from error
     raw = server.Raw()
-    if packing := of.manifest.get("text"):
-        raw = server.Raw(("texts", "pairs")[: 1 + packing["pairs"]], texts.load(of.folder, packing))
+    if "chat" in of.manifest:
+        raw = server.Raw(("prompts",), _conversing(of, server.Refused), answers=True)
+    elif packing := of.manifest.get("text"):
+        tokenised = texts.load(of.folder, packing)
+        raw = server.Raw(("texts", "pairs")[: 1 + packing["pairs"]], lambda rows, execute: execute(tokenised(rows)))
     return server.run(of.folder / of.manifest["model"], name, host, port, grpc_port, ready, raw)
+
+
+def _conversing(of: Artifact, refused: type[Exception]) -> Callable[..., dict[str, Any]]:
+    """How a language model's prompts are answered: greedily, and as long as the golden answers."""
+    settings = of.manifest["chat"]
+    chat = chats.load(of.folder, settings)
+
+    def respond(rows: list[list[str]], execute: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        def step(tokens: Any, position: Any, kv_cache: Any) -> tuple[Any, Any]:
+            said = execute({"tokens": tokens, "position": position, "kv_cache": kv_cache})
+            return said["logits"], said["kv_cache_next"]
+
+        answers = []
+        for (prompt,) in rows:
+            if marks := [token for token in settings["special"] if token in prompt]:
+                raise refused(f"a prompt holds {marks[0]!r}, a mark of the chat template")
+            asked = [{"role": "user", "content": prompt.strip()}]
+            try:
+                answers.append(chat.decode(chats.generate(step, chat, settings, asked, settings["max_tokens"])))
+            except ValueError as error:
+                raise refused(str(error)) from error
+        return {"answers": np.array([answer.encode() for answer in answers], object)}
+
+    return respond
 
 
 def serving_files(name: str) -> dict[str, str]:

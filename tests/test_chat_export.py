@@ -1,5 +1,6 @@
 """Language models leave as TFLite, ONNX and SavedModel with a cache, and answer as in Keras, token for token."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_serving import Server
 
 from kerastune import artifact, export, fine_tune, inference, runtimes, verify
 from kerastune.errors import KerastuneError, VerificationError
@@ -119,6 +121,20 @@ def test_what_cannot_hold_a_language_model_says_so(made: dict[str, Any]) -> None
     with pytest.raises(KerastuneError, match="language models lose their accuracy in full int8"):
         export(made["run"], Export(target="linux", quantize="int8"))
     assert "two" in str(runtimes.refusal("openvino", made["linux"].manifest))
+
+
+def test_serve_answers_prompts_as_the_run_does(made: dict[str, Any]) -> None:
+    server = Server(made["tf-serving"].folder)
+    try:
+        status, said = server.post({"instances": ["sun 0?", "tide 1?"]})
+        assert status == 200, said
+        assert said["predictions"] == inference.generate(made["run"], ["sun 0?", "tide 1?"], 48)
+        for prompt, why in (("<|im_end|>", "a mark of the chat template"), ("sun " * 300, "answer included")):
+            status, said = server.post({"instances": [prompt]})
+            assert status == 400 and why in said["error"]
+    finally:
+        server.process.send_signal(signal.SIGINT)
+        server.process.communicate(timeout=40)
 
 
 def perturb(path: Path) -> None:
