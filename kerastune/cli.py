@@ -543,7 +543,7 @@ def _one(unit: str, is_paired: bool) -> str:
 
 
 def _one_of(of: Any) -> str:
-    return _one(of.unit, of.manifest.get("text", {}).get("pairs", False))
+    return '"PROMPT"' if "chat" in of.manifest else _one(of.unit, of.manifest.get("text", {}).get("pairs", False))
 
 
 def _summary(made: Any) -> dict[str, Any]:
@@ -917,7 +917,10 @@ def _show_artifact(of: Any, report: dict[str, Any], as_json: bool) -> None:
         _print_artifacts([row])
         _print_ladder(report["ladder"])
         put()
-        _print_runtimes(report["runtimes"], row["metric"], bool(of.labels))
+        alike = "labels" if of.labels else "nearest"
+        _print_runtimes(report["runtimes"], row["metric"], "answers" if "chat" in of.manifest else alike)
+        if perplexity := (report["validation"] or {}).get("perplexity"):
+            put(f"perplexity {perplexity:.4f}, in Keras {report['validation']['keras_perplexity']:.4f}")
 
     emit(as_json, {**row, "report": report}, show)
 
@@ -936,7 +939,18 @@ def _print_ladder(rungs: list[dict[str, Any]]) -> None:
     table(["tried", "size MB", "latency ms", "accuracy", ""], rows)
 
 
-def _print_runtimes(found: dict[str, dict[str, Any]], metric: str, labels: bool) -> None:
+def _alike(said: dict[str, Any]) -> str:
+    """How much of what a runtime said is what Keras said."""
+    if spoken := said.get("generation"):
+        return f"{spoken['equal']} of {spoken['prompts']}"
+    return (
+        f"{said['validation']['label_agreement']:.2%} of {said['validation']['examples']}"
+        if said["validation"]
+        else "–"
+    )
+
+
+def _print_runtimes(found: dict[str, dict[str, Any]], metric: str, alike: str) -> None:
     """What each runtime said, beside Keras on the same examples."""
     metric = metric.replace("_", " ")
     rows = []
@@ -949,7 +963,7 @@ def _print_runtimes(found: dict[str, dict[str, Any]], metric: str, labels: bool)
             [
                 f"{name} {said['version']}",
                 f"{said['golden']['max_error']:.1e}",
-                f"{scored['label_agreement']:.2%} of {scored['examples']}" if scored else "–",
+                _alike(said),
                 f"{scored['accuracy_drop']:.4f}" if scored else "–",
                 "{:.4f} to {:.4f}".format(*scored["accuracy_drop_interval"]) if scored else "–",
                 f"{said['latency_ms']['median']:.1f}",
@@ -959,7 +973,7 @@ def _print_runtimes(found: dict[str, dict[str, Any]], metric: str, labels: bool)
     header = [
         "runtime",
         "max error",
-        "labels as in Keras" if labels else "nearest as in Keras",
+        f"{alike} as in Keras",
         f"{metric} drop",
         "95 % interval",
         "latency ms",
