@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-slow verify-arm64 verify-browser lint bench matrix faults ladder clean
+.PHONY: quickstart test test-slow verify-arm64 verify-browser lint bench matrix tokenizers faults ladder clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
@@ -40,6 +40,9 @@ lint: $(VENV)/installed-dev
 bench: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
 	$(BIN)/python bench/bench.py
+
+tokenizers: $(VENV)/installed-dev
+	$(BIN)/python tests/tokenizers_table.py > docs/tokenizers.md
 
 # RUN is a run folder, as in: make faults RUN=runs/quickstart-20261124-133253
 faults: $(VENV)/installed-dev
