@@ -38,7 +38,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/installed
-	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
+	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist all-minilm-l6-v2-en trec-questions
 	$(BIN)/python bench/bench.py
 
 tokenizers: $(VENV)/installed-dev
