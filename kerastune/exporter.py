@@ -549,7 +549,7 @@ def _of_folder(chat: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
                 "meaning": "of what may follow each of the tokens",
             }
         ],
-        "preprocessing": {"inside": [], "outside": ["AutoTokenizer.apply_chat_template", "generate"]},
+        "preprocessing": {"inside": [], "outside": ["PreTrainedTokenizerFast.apply_chat_template", "generate"]},
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kerastune.errors import KerastuneError
 from kerastune.targets.chats import TEMPLATE
 from kerastune.tokenizer import FILE
 
@@ -21,10 +22,15 @@ def write(task: Any, chat: Mapping[str, Any], tokenizer: Path, folder: Path) -> 
         task: a CausalLM of a family that `kerastune.support` names.
         chat: `causal_lm.contract` of it.
         tokenizer: holds its tokenizer.json and chat_template.jinja.
-        folder: made, with what `transformers.AutoModelForCausalLM` and `AutoTokenizer` load.
+        folder: made, with what transformers loads, and KerasHub.
+
+    Raises:
+        KerastuneError: KerasHub writes the model as another.
     """
     from keras_hub.src.utils.transformers.export import hf_exporter
 
+    if getattr(task.backbone, "use_post_ffw_norm", False):
+        raise KerastuneError("KerasHub 0.32 writes a Gemma 2 as a Gemma, which is another model (logits off by 2 of 3).")
     tied = task.backbone.token_embedding.tie_weights
     # Of tied embeddings KerasHub would write two copies.
     hf_exporter.export_backbone(task.backbone, str(folder), include_lm_head=not tied)
@@ -34,6 +40,8 @@ def write(task: Any, chat: Mapping[str, Any], tokenizer: Path, folder: Path) -> 
     _write(folder / "config.json", {**config, **_mended(task.backbone), **ends, "dtype": "float32"})
     # KerasHub's names no greedy answers and one end of an answer at most.
     _write(folder / "generation_config.json", {**ends, "eos_token_id": chat["stops"], "do_sample": False})
+    if proto := getattr(preprocessor, "proto", None):  # KerasHub reads SentencePiece from nothing else
+        (folder / "tokenizer.model").write_bytes(proto)
     _write(folder / FILE, with_special(json.loads((tokenizer / FILE).read_text("utf-8")), chat["special"]))
     names = {name: token for name, token in chat["names"].items() if token}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
@@ -48,16 +56,25 @@ def _write(path: Path, document: Any) -> None:
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
+_ARCHITECTURES = {"GemmaBackbone": "GemmaForCausalLM", "GPT2Backbone": "GPT2LMHeadModel"}
+_ARCHITECTURES |= {"QwenBackbone": "Qwen2ForCausalLM"}
+
+
 def _mended(backbone: Any) -> dict[str, Any]:
     """Settings that KerasHub 0.32 leaves out of config.json, or has wrong."""
-    if type(backbone).__name__ == "QwenBackbone":  # KerasHub itself cannot read the folder back without these
+    family, found = type(backbone).__name__, {}
+    if family in _ARCHITECTURES:  # KerasHub itself cannot read the folder back without it
+        found["architectures"] = [_ARCHITECTURES[family]]
+    if family == "QwenBackbone":  # nor without these
         slides = backbone.use_sliding_window_attention
-        return {
-            "use_sliding_window": slides,
-            "sliding_window": backbone.sliding_window_size,
-            "max_window_layers": 0 if slides else backbone.num_layers,
-        }
-    return {}
+        found["use_sliding_window"] = slides
+        found["sliding_window"] = backbone.sliding_window_size
+        found["max_window_layers"] = 0 if slides else backbone.num_layers
+    if family == "MistralBackbone" and backbone.head_dim:  # written as if it were hidden_dim / heads
+        found["head_dim"] = backbone.head_dim
+    if family == "GemmaBackbone":
+        found["rms_norm_eps"] = backbone.layer_norm_epsilon
+    return found
 
 
 def with_special(document: dict[str, Any], special: Mapping[str, int]) -> dict[str, Any]:

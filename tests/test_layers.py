@@ -67,7 +67,7 @@ KNOWS = {
     "child": {"errors"},
     "support": set(),
     "tokenizer": {"errors", "targets", "tasks"},
-    "hugging_face": {"targets", "tokenizer"},
+    "hugging_face": {"errors", "targets", "tokenizer"},
     "trace": {"hugging_face", "run", "progress", "tasks", "targets", "tokenizer"},
     "runtimes": {"artifact", "assets", "child", "errors", "targets"},
     "progress": set(),

@@ -9,11 +9,12 @@ def load(folder, manifest, options):
     os.environ["HF_HUB_OFFLINE"] = "1"  # a folder is read, and no hub asked
     import torch
     from chats import Chat, speaking
-    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # AutoTokenizer of transformers 5 cuts words as Qwen 2 does wherever the model is a Qwen 2, whatever tokenizer.json says.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
 
     class Theirs(Chat):
