@@ -152,7 +152,9 @@ def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
     if problems := list(filter(None, refused)):
         raise KerastuneError("\n".join(problems) + ".", "Choose another quantize, or another target.")
     own = {job.target.runtimes[0] for job in jobs}
-    if missing := [f"{name} ({runtimes.RUNTIMES[name].install})" for name in sorted(own) if not runtimes.RUNTIMES[name].version]:
+    if missing := [
+        f"{name} ({runtimes.RUNTIMES[name].install})" for name in sorted(own) if not runtimes.RUNTIMES[name].version
+    ]:
         raise KerastuneError(f"An artifact is verified as it is made, and not installed are: {', '.join(missing)}.")
 
 

@@ -1,8 +1,8 @@
 """A language model as a Hugging Face folder: KerasHub's exporter, and what it leaves out or has wrong.
 
-KerasHub 0.32 writes config.json and model.safetensors. Of the tokenizer it writes, for some classes, the vocabulary only:
-transformers would cut words otherwise than they were cut in training. So tokenizer.json is ours, which is proved text by
-text, with the special tokens of the chat template in it.
+KerasHub 0.32 writes config.json and model.safetensors. Of the tokenizer it writes, for some classes, the vocabulary
+only: transformers would cut words otherwise than they were cut in training. So tokenizer.json is ours, which is proved
+text by text, with the special tokens of the chat template in it.
 """
 
 import json
@@ -30,7 +30,9 @@ def write(task: Any, chat: Mapping[str, Any], tokenizer: Path, folder: Path) -> 
     from keras_hub.src.utils.transformers.export import hf_exporter
 
     if getattr(task.backbone, "use_post_ffw_norm", False):
-        raise KerastuneError("KerasHub 0.32 writes a Gemma 2 as a Gemma, which is another model (logits off by 2 of 3).")
+        raise KerastuneError(
+            "KerasHub 0.32 writes a Gemma 2 as a Gemma, which is another model (logits off by 2 of 3)."
+        )
     tied = task.backbone.token_embedding.tie_weights
     # Of tied embeddings KerasHub would write two copies.
     hf_exporter.export_backbone(task.backbone, str(folder), include_lm_head=not tied)
@@ -62,7 +64,8 @@ _ARCHITECTURES |= {"QwenBackbone": "Qwen2ForCausalLM"}
 
 def _mended(backbone: Any) -> dict[str, Any]:
     """Settings that KerasHub 0.32 leaves out of config.json, or has wrong."""
-    family, found = type(backbone).__name__, {}
+    family = type(backbone).__name__
+    found: dict[str, Any] = {}
     if family in _ARCHITECTURES:  # KerasHub itself cannot read the folder back without it
         found["architectures"] = [_ARCHITECTURES[family]]
     if family == "QwenBackbone":  # nor without these

@@ -35,7 +35,7 @@ _REFUSED: list[tuple[tuple[str, ...], Callable[[str, str], bool], str]] = [
 ]
 
 TRANSFORMERS = ("Gemma", "GPT2", "Llama3", "Mistral", "Qwen")
-"""Language models that leave as Hugging Face folders: KerasHub writes these, and what it writes was seen to be equal."""
+"""Language models that leave as Hugging Face folders: KerasHub writes these, and transformers was seen to agree."""
 
 _OPEN_LENGTH_FAILS = ("DebertaV3", *(one for one in _DECODERS if one != "GPT2"), "T5", "Moonshine")
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from kerastune import artifact, export, fine_tune, hugging_face, inference, runtimes, support, tokenizer, verify
-from kerastune.errors import KerastuneError, RecipeError, VerificationError
-from kerastune.recipe import Export
+from kerastune.errors import RecipeError, VerificationError
+from kerastune.recipe import Export, parse
 
 HERE = runtimes.RUNTIMES["transformers"]
 needs_transformers = pytest.mark.skipif(not HERE.version, reason=HERE.install)
@@ -136,10 +136,116 @@ def test_a_folder_that_was_written_is_a_preset_again(family: str, tmp_path: Path
     """Equal logits, tokens and chat template, through KerasHub's reader of Hugging Face folders."""
     from kerastune.tasks import causal_lm
 
-    task, said = written(family, tmp_path)
+    _, said = written(family, tmp_path)
     recipe = chat_recipe(preset=str(tmp_path / family))
     again = causal_lm.build(recipe, recipe.preset, 0, "float32")
     assert again.chat.origin == "chat_template.jinja"
     for text, ids, expected in zip(TALKS, said["ids"], said["logits"], strict=True):
         assert again.chat.prompt([{"role": "user", "content": text}]) == ids
         np.testing.assert_allclose(logits(again, ids), expected, atol=1e-5)
+
+
+FOLDERS = Path(__file__).with_name("hugging_face")
+"""Tiny models as transformers saves them, and what it says: tests/make_hugging_face_folders.py."""
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
+def test_a_folder_of_transformers_says_in_keras_what_it_said_there(family: str, chat_recipe: Any) -> None:
+    """Equal tokens, logits within 1e-4, and the folder's own chat template."""
+    from kerastune.tasks import causal_lm
+
+    recipe = chat_recipe(preset=str(FOLDERS / family))
+    task = causal_lm.build(recipe, recipe.preset, 0, "float32")
+    assert task.chat.source == (FOLDERS / family / "chat_template.jinja").read_text("utf-8")
+    with np.load(FOLDERS / family / "said.npz") as said:
+        for i, text in enumerate(said["texts"].tolist()):
+            assert task.chat.encode([text])[0][-len(said[f"ids_{i}"]) :] == said[f"ids_{i}"].tolist()
+            np.testing.assert_allclose(logits(task, said[f"ids_{i}"].tolist())[-1], said[f"found_{i}"], atol=1e-4)
+
+
+def test_an_encoder_of_transformers_says_in_keras_what_it_said_there(texts: Path) -> None:
+    """Equal tokens, and the last hidden state within 1e-4."""
+    from kerastune.tasks import text_classification
+
+    values = {
+        "name": "bert",
+        "task": "text_classification",
+        "preset": str(FOLDERS / "bert"),
+        "phases": [{"unfreeze": "all", "epochs": 1, "learning_rate": 1e-3}],
+    }
+    recipe = parse({**values, "data": {"source": "csv", "path": str(texts)}}, "test")
+    task = text_classification.build(recipe, recipe.preset, 2, "float32")
+    with np.load(FOLDERS / "bert" / "said.npz") as said:
+        for i, text in enumerate(said["texts"].tolist()):
+            ids = said[f"ids_{i}"].astype(np.int32)[None]
+            rows = {"token_ids": ids, "padding_mask": np.ones_like(ids), "segment_ids": np.zeros_like(ids)}
+            assert np.asarray(task.preprocessor(text)["token_ids"])[: ids.shape[1]].tolist() == ids[0].tolist()
+            found = np.asarray(task.backbone(rows)["sequence_output"])[0, -1]
+            np.testing.assert_allclose(found, said[f"found_{i}"], atol=1e-4)
+
+
+def test_positions_scaled_in_a_way_that_kerashub_does_not_read_are_refused(tmp_path: Path, chat_recipe: Any) -> None:
+    from kerastune.tasks import causal_lm
+
+    folder = shutil.copytree(FOLDERS / "qwen2", tmp_path / "qwen2")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config["rope_parameters"] |= {"rope_type": "yarn", "factor": 4.0}
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    recipe = chat_recipe(preset=str(folder))
+    with pytest.raises(RecipeError, match="scales its positions by 'yarn'"):
+        causal_lm.build(recipe, recipe.preset, 0, "float32")
+
+
+# --- exports -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(chat_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A Qwen's run, and its artifact."""
+    phases = [{"unfreeze": "all", "epochs": 6, "learning_rate": 1e-2, "lora": False}]
+    run = fine_tune(chat_recipe("Qwen", phases=phases), tmp_path_factory.mktemp("runs") / "run")
+    (folder,) = export(run, Export(target="transformers"))
+    return {"run": run, "folder": folder}
+
+
+@pytest.mark.slow
+@needs_transformers
+def test_an_artifact_answers_in_transformers_as_in_keras(made: dict[str, Any]) -> None:
+    """Twenty prompts by transformers' own template, tokens and `generate`; within 1e-4 nats a token."""
+    (report,) = made["folder"].report["runtimes"].values()
+    assert report["passed"], report
+    assert report["generation"]["equal"] == report["generation"]["prompts"] == 20
+    assert report["golden"]["max_error"] <= 1e-4 and report["validation"]["max_error"] <= 1e-4
+    said = inference.generate(made["run"], ["sun 0?", "tide 1?"], 8)
+    assert inference.generate(made["folder"], ["sun 0?", "tide 1?"], 8) == said
+
+
+@pytest.mark.slow
+@needs_transformers
+def test_a_changed_weight_of_an_artifact_is_caught(made: dict[str, Any], copied: Callable[[Any], Any]) -> None:
+    of = copied(made["folder"])
+    path = of.folder / of.manifest["model"]
+    content = bytearray(path.read_bytes())
+    content[-4000:] = (np.frombuffer(bytes(content[-4000:]), np.float32) + 0.5).astype(np.float32).tobytes()
+    path.write_bytes(content)
+    answers, margins = of.golden_answers()
+    artifact.write(of.folder, of.manifest, *of.golden(), more={"answers": answers, "margins": margins})
+    with pytest.raises(VerificationError, match="largest error"):
+        verify(artifact.load(of.folder), made["run"].folder)
+
+
+def test_what_kerashub_does_not_write_is_refused_with_what_it_does() -> None:
+    why = support.refusal("Qwen3Backbone", "transformers", "none", "text")
+    assert why == "Qwen3 cannot be exported as transformers: KerasHub writes Gemma, GPT2, Llama3, Mistral, Qwen"
+
+
+def test_a_recipe_of_another_task_is_refused() -> None:
+    values = {
+        "name": "a",
+        "task": "text_classification",
+        "preset": "bert",
+        "phases": [{"unfreeze": "all", "epochs": 1, "learning_rate": 1e-3}],
+    }
+    values |= {"data": {"source": "csv", "path": "a.csv"}, "exports": [{"target": "transformers"}]}
+    with pytest.raises(RecipeError, match="target transformers is for task = causal_lm"):
+        parse(values, "test")

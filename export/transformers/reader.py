@@ -13,7 +13,7 @@ def load(folder, manifest, options):
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    # AutoTokenizer of transformers 5 cuts words as Qwen 2 does wherever the model is a Qwen 2, whatever tokenizer.json says.
+    # AutoTokenizer of transformers 5 cuts words as Qwen 2 does wherever the model is one, whatever tokenizer.json says.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
 
