@@ -51,9 +51,13 @@ class Chat:
 
     def render(self, messages, answering=False):
         """The conversation as a text; `answering` adds what an answer of the assistant begins with."""
+        return self._template.render(messages=self.opened(messages), add_generation_prompt=answering, **self.names)
+
+    def opened(self, messages):
+        """The conversation, with what the system says first."""
         if self.system and not (messages and messages[0]["role"] == "system"):
-            messages = [{"role": "system", "content": self.system}, *messages]
-        return self._template.render(messages=messages, add_generation_prompt=answering, **self.names)
+            return [{"role": "system", "content": self.system}, *messages]
+        return messages
 
     def spoken(self, conversations):
         """Of each conversation: its ids, and whether each is the assistant's: its words, and what ends them.
@@ -149,51 +153,61 @@ def load(folder, settings):
 
 
 def speaker(step, folder, manifest, options):
+    """`predict` of a reader, of a model that is a `step`."""
+    settings = manifest["chat"]
+
+    def answer(ids, most):
+        return generate(step, settings, ids, most, options.temperature, options.seed)
+
+    return speaking(load(folder, settings), settings, options, lambda ids: read(step, settings, ids)[0], answer)
+
+
+def speaking(chat, settings, options, logits, answer):
     """`predict` of a reader: what a conversation is worth, or what is said next in it.
 
     It takes turns, str [T, 2] of role and content. Where the last is the assistant's: cross-entropy in nats, tokens
     that are right, and scored tokens, float32 [1, 3] of sums; else an answer's ids, int64 [1, most], -1 behind its end.
+
+    Args:
+        logits: ids -> what may follow each of them, float32 [len(ids), vocabulary].
+        answer: ids of a prompt, and how many tokens to say at most -> the ids of the answer; what ends it may be there.
     """
-    settings = manifest["chat"]
-    chat = load(folder, settings)
     asked = options.max_tokens or settings["max_tokens"]
 
     def predict(turns, most=asked):
         messages = [{"role": str(role), "content": str(content)} for role, content in turns]
         if messages[-1]["role"] == "assistant":
-            return score(step, chat, settings, messages)[None]
-        ids = generate(step, chat, settings, messages, most, options.temperature, options.seed)
+            return score(logits, chat, settings, messages)[None]
+        prompt = chat.prompt(messages)
+        if len(prompt) >= (length := settings["length"]):
+            raise ValueError(f"the prompt has {len(prompt)} tokens, and the model takes {length}, answer included")
+        ids = answer(prompt, most)
+        ids = ids[: next((i for i, one in enumerate(ids) if one in settings["stops"]), len(ids))]
         return np.array([ids + [-1] * (most - len(ids))])
 
     predict.words = lambda ids: chat.decode([int(i) for i in ids if i >= 0])
     return predict
 
 
-def score(step, chat, settings, messages):
+def score(logits, chat, settings, messages):
     """Cross-entropy in nats, tokens that are right, and scored tokens: float32 [3]."""
     ((ids, scored),) = chat.spoken([messages])
     count = min(len(ids) - 1, settings["scored"])  # the last token has no next one
-    logits, _ = read(step, settings, ids[:count])
-    logits = logits[scored[1 : count + 1]].astype(np.float64)
+    found = logits(ids[:count])[scored[1 : count + 1]].astype(np.float64)
     targets = np.array(ids[1 : count + 1])[scored[1 : count + 1]]
-    largest = logits.max(-1)
-    surprise = largest + np.log(np.exp(logits - largest[:, None]).sum(-1)) - logits[np.arange(len(targets)), targets]
-    return np.array([surprise.sum(), (logits.argmax(-1) == targets).sum(), len(targets)], np.float32)
+    largest = found.max(-1)
+    surprise = largest + np.log(np.exp(found - largest[:, None]).sum(-1)) - found[np.arange(len(targets)), targets]
+    return np.array([surprise.sum(), (found.argmax(-1) == targets).sum(), len(targets)], np.float32)
 
 
-def generate(step, chat, settings, messages, max_tokens, temperature=0.0, seed=0):
-    """The ids of an answer, without what ends it.
+def generate(step, settings, ids, max_tokens, temperature=0.0, seed=0):
+    """The ids of an answer to a prompt's, without what ends it.
 
     Args:
         max_tokens: where it is cut off, if it does not end.
         temperature: 0 takes the likeliest token each time; above, tokens are drawn (1: as likely as the model says).
-
-    Raises:
-        ValueError: the prompt leaves no room for an answer.
     """
-    ids, random, said = chat.prompt(messages), np.random.default_rng(seed), []
-    if len(ids) >= settings["length"]:
-        raise ValueError(f"the prompt has {len(ids)} tokens, and the model takes {settings['length']}, answer included")
+    random, said = np.random.default_rng(seed), []
     logits, cache = read(step, settings, ids)
     while True:
         token = draw(logits[-1], temperature, random)

@@ -789,7 +789,7 @@ def search(folder: str, query: str, index: Path, column: str, top: int, save: Pa
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["saved_model", "tflite", "onnx"]),
+    type=click.Choice(["saved_model", "tflite", "onnx", "transformers"]),
     help="A file format, or another that the target takes.",
 )
 @click.option(

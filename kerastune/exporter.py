@@ -114,6 +114,8 @@ class _Job:
 
     @property
     def signature(self) -> str:
+        if self.target.format == "transformers":
+            return "folder"
         if self.target.format == "saved_model":
             return "serving"
         if self.chat and self.target.format == "tflite":
@@ -145,10 +147,15 @@ def _resolve(of: Run, wanted: Export, out: str | Path | None) -> _Job:
 
 def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
     backbone = of.record.get("backbone", "")
-    refused = [target.refusal(job.target.name, job.unit) for job in jobs]
+    refused = [target.refusal(job.target.name, job.unit, of.recipe.task) for job in jobs]
     refused += [support.refusal(backbone, job.target.format, job.quantize, job.unit) for job in jobs]
     if problems := list(filter(None, refused)):
         raise KerastuneError("\n".join(problems) + ".", "Choose another quantize, or another target.")
+    own = {job.target.runtimes[0] for job in jobs}
+    if missing := [
+        f"{name} ({runtimes.RUNTIMES[name].install})" for name in sorted(own) if not runtimes.RUNTIMES[name].version
+    ]:
+        raise KerastuneError(f"An artifact is verified as it is made, and not installed are: {', '.join(missing)}.")
 
 
 @contextmanager
@@ -314,7 +321,7 @@ def _attempt(
         for source in sorted((targets / job.target.name).iterdir()):
             if source.suffix in (".py", ".html", ".js"):
                 shutil.copy(source, folder)
-    if job.unit == "text":
+    if job.unit == "text" and job.target.format != "transformers":
         shutil.copytree(work / "tokenizer", folder, dirs_exist_ok=True)
         if job.target.format == "saved_model" and not job.chat:
             shutil.copytree(work / f"{conversion.signature}_text", folder / RAW_TEXT, dirs_exist_ok=True)
@@ -527,10 +534,33 @@ def _of_texts(of: Run, job: _Job, work: Path, batch: int | None) -> dict[str, An
     }
 
 
+def _of_folder(chat: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest says of a language model that transformers runs, with a cache of its own."""
+    tokens = {"dtype": "int64", "range": None, "meaning": "as tokenizer.json numbers them"}
+    return {
+        "signatures": ["forward"],
+        "text": {"pairs": False, "checked": text["checked"]},
+        "chat": {name: value for name, value in chat.items() if name not in ("cache", "prefill")},
+        "inputs": [{"name": "input_ids", "shape": [1, None], **tokens}],
+        "outputs": [
+            {
+                "name": "logits",
+                "shape": [1, None, chat["vocabulary"]],
+                "dtype": "float32",
+                "range": None,
+                "meaning": "of what may follow each of the tokens",
+            }
+        ],
+        "preprocessing": {"inside": [], "outside": ["PreTrainedTokenizerFast.apply_chat_template", "generate"]},
+    }
+
+
 def _of_chats(job: _Job, work: Path) -> dict[str, Any]:
     """What a manifest says of a language model."""
     chat, text = (json.loads((work / f"{name}.json").read_text("utf-8")) for name in ("chat", "text"))
     cache = {"shape": chat["cache"], "dtype": "float32", "range": None}
+    if job.target.format == "transformers":
+        return _of_folder(chat, text)
     return {
         "signatures": ["prefill", "decode"] if job.target.format == "tflite" else ["serving_default"],
         "text": {"pairs": False, "checked": text["checked"]},

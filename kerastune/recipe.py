@@ -490,6 +490,7 @@ QUANTIZATIONS = {
     "saved_model": ("none",),
     "tflite": ("none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"),
     "onnx": ("none", "dynamic", "int8", "auto"),
+    "transformers": ("none",),
 }
 """What `quantize` may be in each format."""
 
@@ -499,7 +500,7 @@ class Export(_Settings):
 
     target: Text | None = None
     """A place it runs: a folder in export/ (`kerastune targets list`)."""
-    format: Literal["saved_model", "tflite", "onnx"] | None = None
+    format: Literal["saved_model", "tflite", "onnx", "transformers"] | None = None
     """Instead of a target, or another format that the target takes: "onnx" for "browser"."""
     quantize: Literal["none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"] | None = None
     """Default: what the target says, or "none". "float16", "dynamic" (int8) and "int4" store weights so; "int8" and
@@ -583,9 +584,9 @@ class Recipe(_Settings):
 
     @model_validator(mode="after")
     def _targets_take_the_examples(self) -> "Recipe":
-        asked = [target.refusal(one.target, self.data.unit) for one in self.exports if one.target]
+        asked = [target.refusal(one.target, self.data.unit, self.task) for one in self.exports if one.target]
         if refused := list(filter(None, asked)):
-            raise ValueError(f"{'; '.join(refused)}, and this recipe is for {self.data.unit}s")
+            raise ValueError(f"{'; '.join(refused)}, and this recipe is for {self.data.unit}s (task = {self.task})")
         return self
 
     def to_toml(self) -> str:

@@ -77,6 +77,12 @@ class Runtime:
         return self.commands or f"pip install {'--pre ' if self.package == 'tflite-micro' else ''}{self.package}"
 
 
+def _transformers() -> str | None:
+    """Its version, where it has torch to compute with."""
+    torch, own = (next(iter(distributions(name=name)), None) for name in ("torch", "transformers"))
+    return own.version if torch and own else None
+
+
 SUBSET = 64
 
 RUNTIMES = {
@@ -98,6 +104,13 @@ RUNTIMES = {
         threads=False,
         found=browser.installed,
         commands=browser.INSTALL,
+    ),
+    "transformers": Runtime(
+        "transformers",
+        "transformers/reader.py",
+        ("transformers",),
+        found=_transformers,
+        commands="pip install transformers torch",
     ),
     "saved-model-text": Runtime(
         "tensorflow-text", "tf-serving/saved_model.py", ("saved_model",), ("--raw",), threads=False

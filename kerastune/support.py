@@ -34,6 +34,9 @@ _REFUSED: list[tuple[tuple[str, ...], Callable[[str, str], bool], str]] = [
     (_TOKENS, lambda format, quantize: quantize == "int16x8", _INTEGERS),
 ]
 
+TRANSFORMERS = ("Gemma", "GPT2", "Llama3", "Mistral", "Qwen")
+"""Language models that leave as Hugging Face folders: KerasHub writes these, and transformers was seen to agree."""
+
 _OPEN_LENGTH_FAILS = ("DebertaV3", *(one for one in _DECODERS if one != "GPT2"), "T5", "Moonshine")
 
 
@@ -54,6 +57,8 @@ def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> s
     for families, applies, why in _REFUSED:
         if family in families and applies(format, quantize):
             return f"{family} cannot be exported as {format} with quantize = {quantize!r}: {why}"
+    if format == "transformers" and family not in TRANSFORMERS:
+        return f"{family} cannot be exported as transformers: KerasHub writes {', '.join(TRANSFORMERS)}"
     if unit == "text" and quantize in _INT8:
         return f"texts cannot be exported with quantize = {quantize!r}: {_PADDING}"
     return None

@@ -21,6 +21,7 @@ class Target:
         runtimes: of `kerastune.runtimes`, that an artifact for this place is verified in: the first always, the
             others where they are installed. Those of another format are passed over.
         units: what it takes models of: "image", "text".
+        tasks: whose models it takes; of every task, if there are none.
     """
 
     name: str
@@ -32,12 +33,17 @@ class Target:
     runtimes: tuple[str, ...]
     other_formats: tuple[str, ...] = ()
     units: tuple[str, ...] = ("image",)
+    tasks: tuple[str, ...] = ()
 
 
-def refusal(name: str, unit: str) -> str | None:
-    """Why a target takes no models of a unit; None where it does."""
-    units = load(name).units
-    return None if unit in units else f"target {name} is for {' and '.join(one + 's' for one in units)}"
+def refusal(name: str, unit: str, task: str) -> str | None:
+    """Why a target takes no models of a unit or a task; None where it does."""
+    where = load(name)
+    if unit not in where.units:
+        return f"target {name} is for {' and '.join(one + 's' for one in where.units)}"
+    if where.tasks and task not in where.tasks:
+        return f"target {name} is for task = {' or '.join(where.tasks)}"
+    return None
 
 
 def names() -> list[str]:

@@ -12,6 +12,7 @@ every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every sig
     WORK/tokenizer/                            out: the files that tokenise texts on devices
     WORK/SIGNATURE/                            out, for tflite: a SavedModel with that signature, or with "ONE+OTHER"
     WORK/serving/                              out, for saved_model: a SavedModel with what TF Serving answers to
+    WORK/folder/                               out, for transformers: a Hugging Face folder
     WORK/SIGNATURE.pb, WORK/SIGNATURE.json     out, for onnx: frozen GraphDef; tensor names -> the names users see
     WORK/SIGNATURE.dtypes.json                 out: names of the inputs -> their dtypes
 """
@@ -26,7 +27,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from kerastune import run, tokenizer
+from kerastune import hugging_face, run, tokenizer
 from kerastune.progress import Progress
 from kerastune.targets import classify
 
@@ -61,7 +62,9 @@ def main(run_folder: str, work_folder: str, *wanted: str) -> None:
         np.save(path.with_suffix(".npy"), kind.reference(of.recipe, task, _stored(path)))
     signatures = kind.signatures(of.recipe, task)
     for format, name in (one.split("/") for one in wanted):
-        if format == "saved_model":
+        if format == "transformers":
+            hugging_face.write(task, kind.contract(task), work / "tokenizer", work / name)
+        elif format == "saved_model":
             saved_model({key: signatures[key] for key in kind.SERVING}, work / name)
             if "serve_texts" in signatures:
                 saved_model({"serving_default": signatures["serve_texts"]}, work / f"{name}_text")

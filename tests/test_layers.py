@@ -27,6 +27,7 @@ ORDER = [
     "run",
     "tasks",
     "tokenizer",
+    "hugging_face",
     "optimizers",
     "lora",
     "phases",
@@ -66,7 +67,8 @@ KNOWS = {
     "child": {"errors"},
     "support": set(),
     "tokenizer": {"errors", "targets", "tasks"},
-    "trace": {"run", "progress", "tasks", "targets", "tokenizer"},
+    "hugging_face": {"errors", "targets", "tokenizer"},
+    "trace": {"hugging_face", "run", "progress", "tasks", "targets", "tokenizer"},
     "runtimes": {"artifact", "assets", "child", "errors", "targets"},
     "progress": set(),
     "formats": set(),
@@ -170,7 +172,8 @@ def test_a_reader_needs_numpy_and_its_runtime_only(reader: Path) -> None:
     packages = {RUNTIMES[name].package.replace("-", "_") for name in names}
     if reader.parent.name == "tf-serving":  # a client; saved_model.py beside it runs the model
         packages |= {"grpc", "saved_model", "tensorflow_serving"}
-    allowed = sys.stdlib_module_names | {"numpy", "classify"} | packages
+    packages |= {"torch"} if "transformers" in packages else set()
+    allowed = sys.stdlib_module_names | {"numpy", "classify", "chats"} | packages
     assert tops(imported(reader.read_text("utf-8"), lazy=True)) <= allowed
 
 

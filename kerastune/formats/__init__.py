@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kerastune.formats import onnx, saved_model, tflite
+from kerastune.formats import onnx, saved_model, tflite, transformers
 from kerastune.formats.conversion import Conversion
 from kerastune.formats.metadata import About
 
@@ -36,4 +36,6 @@ FORMATS = {
     "saved_model": Format("model/1", "tf-serving", saved_model.write, saved_model.inspect),
     "tflite": Format("model.tflite", "linux", tflite.write, tflite.inspect),
     "onnx": Format("model.onnx", "onnxruntime", onnx.write, onnx.inspect),
+    # The artifact's folder itself is what transformers loads.
+    "transformers": Format("model.safetensors", "transformers", transformers.write, transformers.inspect),
 }

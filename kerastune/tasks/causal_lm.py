@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from kerastune.errors import DataError, KerastuneError, RecipeError
 from kerastune.recipe import Augment, Recipe
 from kerastune.targets import chats as reader
 from kerastune.tasks import texts
-from kerastune.tasks.chats import Chat, Message, chat_of
+from kerastune.tasks.chats import Chat, Message, chat_of, file_of
 from kerastune.tasks.text_classification import SERVING as SERVING
 from kerastune.tasks.text_classification import Signature, set_length
 from kerastune.tasks.texts import mixing as mixing
@@ -51,9 +52,12 @@ def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task
         RecipeError: the preset holds no language model that takes text alone, or its chat template cannot be used.
     """
     keras.config.set_dtype_policy(precision)
+    unread, parts = _unread(recipe, preset), {}
     try:
         with assets.reaching(preset):
-            task = keras_hub.models.CausalLM.from_preset(preset, dtype=precision)
+            if unread:
+                parts["backbone"] = keras_hub.models.Backbone.from_preset(preset, dtype=precision, **unread)
+            task = keras_hub.models.CausalLM.from_preset(preset, dtype=precision, **parts)
     except ValueError as error:
         raise RecipeError(
             f"preset = {recipe.preset!r} cannot be built as a language model: {error}",
@@ -67,6 +71,32 @@ def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task
     set_length(recipe, task)
     task.chat = chat_of(preset, task.preprocessor, getattr(recipe.data, "system", None))
     return task
+
+
+_ROPE = {
+    "rope_frequency_adjustment_factor": "factor",
+    "rope_low_freq_factor": "low_freq_factor",
+    "rope_high_freq_factor": "high_freq_factor",
+    "rope_pretraining_sequence_length": "original_max_position_embeddings",
+}
+
+
+def _unread(recipe: Recipe, preset: str) -> dict[str, Any]:
+    """What KerasHub 0.32 passes over in a Hugging Face config, as a backbone's arguments: a Llama's epsilon, and the
+    scaling of positions where transformers 5 writes it."""
+    config = json.loads(path.read_text("utf-8")) if (path := file_of(preset, "config.json")) else {}
+    if (family := config.get("model_type")) not in ("llama", "mistral", "qwen2", "qwen3"):
+        return {}
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default" and (family, kind) != ("llama", "llama3"):
+        raise RecipeError(
+            f"preset = {recipe.preset!r} scales its positions by {kind!r}, which KerasHub does not read for {family}: "
+            "it would be another model.",
+            "Use another preset.",
+        )
+    scaled = {name: rope[key] for name, key in _ROPE.items()} if kind == "llama3" else {}
+    return {"layer_norm_epsilon": config["rms_norm_eps"], **scaled} if family == "llama" else {}
 
 
 def load(folder: str, precision: str = "float32") -> Task:

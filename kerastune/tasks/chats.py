@@ -134,9 +134,9 @@ def chat_of(preset: str, preprocessor: Any, system: str | None) -> Chat:
 
 
 def _template(preset: str) -> tuple[str, str]:
-    if (path := _file(preset, reader.TEMPLATE)) is not None:
+    if (path := file_of(preset, reader.TEMPLATE)) is not None:
         return path.read_text("utf-8"), reader.TEMPLATE
-    if (path := _file(preset, "tokenizer_config.json")) is not None:
+    if (path := file_of(preset, "tokenizer_config.json")) is not None:
         given = json.loads(path.read_text("utf-8")).get("chat_template")
         if isinstance(given, list):  # several, by name
             given = next((one["template"] for one in given if one.get("name") == "default"), None)
@@ -145,7 +145,8 @@ def _template(preset: str) -> tuple[str, str]:
     return PLAIN, "plain"
 
 
-def _file(preset: str, name: str) -> Path | None:
+def file_of(preset: str, name: str) -> Path | None:
+    """A file of a preset, wherever that is; None where it has none."""
     try:
         with assets.reaching(preset):
             return Path(get_file(preset, name))

@@ -1,0 +1,51 @@
+"""Runs a language model's artifact with Hugging Face transformers: pip install transformers torch."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def load(folder, manifest, options):
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a folder is read, and no hub asked
+    import torch
+    from chats import Chat, speaking
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    # AutoTokenizer of transformers 5 cuts words as Qwen 2 does wherever the model is one, whatever tokenizer.json says.
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+
+    class Theirs(Chat):
+        """As transformers renders its template and tokenises."""
+
+        def encode(self, texts):
+            return tokenizer(texts, add_special_tokens=False).input_ids
+
+        def render(self, messages, answering=False):
+            opened = self.opened(messages)
+            return tokenizer.apply_chat_template(opened, tokenize=False, add_generation_prompt=answering)
+
+    @torch.inference_mode()
+    def logits(ids):
+        return model(torch.tensor([ids])).logits[0].numpy()
+
+    @torch.inference_mode()
+    def answer(ids, most):
+        set_seed(options.seed)
+        drawn = {"do_sample": True, "temperature": options.temperature, "top_k": 0, "top_p": 1.0}
+        how = drawn if options.temperature else {"do_sample": False}
+        asked = torch.tensor([ids])
+        said = model.generate(asked, attention_mask=torch.ones_like(asked), max_new_tokens=most, **how)
+        return said[0, len(ids) :].tolist()
+
+    chat = Theirs(tokenizer.chat_template, manifest["chat"], None, tokenizer.decode)
+    return speaking(chat, manifest["chat"], options, logits, answer)
+
+
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
+    from classify import answering, main, threads
+
+    main(load, threads, answering)

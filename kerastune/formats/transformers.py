@@ -1,0 +1,23 @@
+"""A Hugging Face folder, as `kerastune.hugging_face` wrote it: config, safetensors, tokenizer and chat template."""
+
+import json
+import shutil
+from pathlib import Path
+
+from kerastune.formats.conversion import Conversion
+
+
+def write(work: Path, path: Path, conversion: Conversion) -> None:
+    """Copies the folder; `path` is the weights' in it."""
+    shutil.copytree(work / conversion.signature, path.parent, dirs_exist_ok=True)
+
+
+def inspect(path: Path) -> tuple[list[str], list[str]]:
+    """Problems: code of its own, and weights that are not numbers as they are proved; and the name of its input."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    config = json.loads(path.with_name("config.json").read_text("utf-8"))
+    dtypes = {row["dtype"] for name, row in header.items() if name != "__metadata__"}
+    problems = [f"weights in {', '.join(sorted(dtypes - {'F32'}))}"] if dtypes != {"F32"} else []
+    problems += ["config.json names code of its own: auto_map"] if "auto_map" in config else []
+    return problems, ["input_ids"]
