@@ -87,11 +87,12 @@ def _conversing(of: Artifact, refused: type[Exception]) -> Callable[..., dict[st
         for (prompt,) in rows:
             if marks := [token for token in settings["special"] if token in prompt]:
                 raise refused(f"a prompt holds {marks[0]!r}, a mark of the chat template")
-            asked = [{"role": "user", "content": prompt.strip()}]
-            try:
-                answers.append(chat.decode(chats.generate(step, chat, settings, asked, settings["max_tokens"])))
-            except ValueError as error:
-                raise refused(str(error)) from error
+            ids = chat.prompt([{"role": "user", "content": prompt.strip()}])
+            if len(ids) >= settings["length"]:
+                raise refused(
+                    f"the prompt has {len(ids)} tokens, and the model takes {settings['length']}, answer included"
+                )
+            answers.append(chat.decode(chats.generate(step, settings, ids, settings["max_tokens"])))
         return {"answers": np.array([answer.encode() for answer in answers], object)}
 
     return respond
