@@ -180,7 +180,7 @@ def test_a_reader_needs_numpy_and_its_runtime_only(reader: Path) -> None:
 def test_what_readers_share_needs_numpy_and_pillow_only_for_files() -> None:
     source = (ROOT / "export" / "classify.py").read_text("utf-8")
     assert tops(imported(source, lazy=False)) <= sys.stdlib_module_names | {"numpy"}
-    assert tops(imported(source, lazy=True)) <= sys.stdlib_module_names | {"numpy", "PIL", "texts"}
+    assert tops(imported(source, lazy=True)) <= sys.stdlib_module_names | {"numpy", "PIL", "texts", "chats"}
 
 
 def test_what_makes_tokens_needs_numpy_and_tokenizers_only() -> None:
