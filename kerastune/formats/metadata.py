@@ -89,15 +89,20 @@ def _metadata(about: About) -> bytes:
         return int(builder.EndVector())
 
     text = builder.CreateString
-    image = table(2, {}, {0: _RGB})
-    content = table(2, {1: image}, {0: _IMAGE_PROPERTIES})
-    normalization = table(2, {0: floats(0.0), 1: floats(1.0)})  # the model takes pixels as they are
-    unit = table(2, {1: normalization}, {0: _NORMALIZATION_OPTIONS})
-    images = table(7, {0: text("images"), 1: text("RGB pixels of an upright image"), 3: content, 4: tables([unit])})
-    labels = table(5, {0: text(LABELS), 1: text("the label of each score")}, {2: _AXIS_LABELS})
-    scores = table(7, {0: text("scores"), 1: text("probability of each label"), 6: tables([labels])})
+
+    def ends() -> dict[int, int]:
+        """What an image model takes and says."""
+        image = table(2, {}, {0: _RGB})
+        content = table(2, {1: image}, {0: _IMAGE_PROPERTIES})
+        normalization = table(2, {0: floats(0.0), 1: floats(1.0)})  # the model takes pixels as they are
+        unit = table(2, {1: normalization}, {0: _NORMALIZATION_OPTIONS})
+        images = table(7, {0: text("images"), 1: text("RGB pixels of an upright image"), 3: content, 4: tables([unit])})
+        labels = table(5, {0: text(LABELS), 1: text("the label of each score")}, {2: _AXIS_LABELS})
+        scores = table(7, {0: text("scores"), 1: text("probability of each label"), 6: tables([labels])})
+        return {2: tables([images]), 3: tables([scores])}
+
     # Of tokens, MediaPipe's metadata knows the inputs of its own models alone.
-    graph = table(10, {2: tables([images]), 3: tables([scores])} if about.unit == "image" else {})
+    graph = table(10, ends() if about.unit == "image" else {})
     said = {0: about.name, 1: about.description, 2: about.version, 5: about.licence, 7: _PARSER}
     builder.Finish(table(8, {3: tables([graph]), **{n: text(value) for n, value in said.items()}}), b"M001")
     return bytes(builder.Output())
