@@ -12,7 +12,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/kerastune run quickstart
 
 test: $(VENV)/installed-dev lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
