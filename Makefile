@@ -49,7 +49,7 @@ faults: $(VENV)/installed-dev
 	$(BIN)/python tests/faults.py $(RUN) > docs/faults.md
 
 ladder: $(VENV)/installed-dev
-	$(BIN)/python bench/ladder.py $(RUN)
+	$(BIN)/python bench/ladder.py $(RUN) > docs/ladder.md
 
 matrix: $(VENV)/installed-dev
 	$(BIN)/python tests/matrix.py

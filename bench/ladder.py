@@ -1,6 +1,6 @@
 """Every quantisation of a run in every runtime: size, latency, and accuracy beside Keras's on its validation images.
 
-    python bench/ladder.py RUN        (make ladder RUN=…)
+    python bench/ladder.py RUN > docs/ladder.md        (make ladder RUN=…)
 
 Prints Markdown; exit code 1 where a file is refused, or an int8 file misses its goal.
 """
@@ -51,6 +51,7 @@ def main(folder):
         of = run.load(copytree(folder, Path(scratch) / "run", ignore=ignore_patterns("exports")))
         made, refused = ladder(of)
         floats = {one.manifest["format"]: one.size_bytes for one in made if one.manifest["quantize"] == "none"}
+        print(f"# Every quantisation in every runtime\n\nOf the recipe {of.recipe.name}, {of.recipe.preset}.\n")
         print("| artifact | MB | of float's | runtime | ms | accuracy | drop | max error |", "|---" * 8 + "|", sep="\n")
         missed = refused
         for one in made:
