@@ -116,6 +116,10 @@ class Chat:
         whole = [[int(i) for part in some for i in known[part]] for some in parts]
         return [ids if ids[:1] == start else start + ids for ids in whole]
 
+    def marks(self, text):
+        """The template's own marks in a text, whose writer could speak as somebody else."""
+        return [token for token in self.special if token in text]
+
     def decode(self, ids):
         """The words among ids, without special tokens."""
         special = set(self.special.values())
@@ -175,18 +179,34 @@ def speaking(chat, settings, options, logits, answer):
     asked = options.max_tokens or settings["max_tokens"]
 
     def predict(turns, most=asked):
-        messages = [{"role": str(role), "content": str(content)} for role, content in turns]
+        messages = messages_of(turns)
         if messages[-1]["role"] == "assistant":
             return score(logits, chat, settings, messages)[None]
         prompt = chat.prompt(messages)
-        if len(prompt) >= (length := settings["length"]):
-            raise ValueError(f"the prompt has {len(prompt)} tokens, and the model takes {length}, answer included")
-        ids = answer(prompt, most)
-        ids = ids[: next((i for i, one in enumerate(ids) if one in settings["stops"]), len(ids))]
+        if why := too_long(prompt, settings):
+            raise ValueError(f"the prompt {why}")
+        ids = until(answer(prompt, most), settings["stops"])
         return np.array([ids + [-1] * (most - len(ids))])
 
     predict.words = lambda ids: chat.decode([int(i) for i in ids if i >= 0])
     return predict
+
+
+def messages_of(turns):
+    """Turns, str [T, 2] of role and content, as messages."""
+    return [{"role": str(role), "content": str(content)} for role, content in turns]
+
+
+def too_long(prompt, settings):
+    """Why a prompt's ids leave no room for an answer; None where they do."""
+    if len(prompt) < settings["length"]:
+        return None
+    return f"has {len(prompt)} tokens, and the model takes {settings['length']}, answer included"
+
+
+def until(ids, stops):
+    """Ids up to the first that ends an answer."""
+    return ids[: next((i for i, one in enumerate(ids) if one in stops), len(ids))]
 
 
 def score(logits, chat, settings, messages):

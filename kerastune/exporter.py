@@ -542,15 +542,7 @@ def _of_folder(chat: dict[str, Any], text: dict[str, Any]) -> dict[str, Any]:
         "text": {"pairs": False, "checked": text["checked"]},
         "chat": {name: value for name, value in chat.items() if name not in ("cache", "prefill")},
         "inputs": [{"name": "input_ids", "shape": [1, None], **tokens}],
-        "outputs": [
-            {
-                "name": "logits",
-                "shape": [1, None, chat["vocabulary"]],
-                "dtype": "float32",
-                "range": None,
-                "meaning": "of what may follow each of the tokens",
-            }
-        ],
+        "outputs": [_logits(chat)],
         "preprocessing": {"inside": [], "outside": ["PreTrainedTokenizerFast.apply_chat_template", "generate"]},
     }
 
@@ -577,13 +569,7 @@ def _of_chats(job: _Job, work: Path) -> dict[str, Any]:
             {"name": "kv_cache", **cache, "meaning": "keys and values of all tokens before; zeros in the beginning"},
         ],
         "outputs": [
-            {
-                "name": "logits",
-                "shape": [1, None, chat["vocabulary"]],
-                "dtype": "float32",
-                "range": None,
-                "meaning": "of what may follow each of the tokens",
-            },
+            _logits(chat),
             {"name": "kv_cache_next", **cache, "meaning": "the next kv_cache"},
         ],
         "preprocessing": {
@@ -591,6 +577,11 @@ def _of_chats(job: _Job, work: Path) -> dict[str, Any]:
             "outside": ["render chat_template.jinja", "tokenise with tokenizer.json", "choose each next token"],
         },
     }
+
+
+def _logits(chat: dict[str, Any]) -> dict[str, Any]:
+    shape, meaning = [1, None, chat["vocabulary"]], "of what may follow each of the tokens"
+    return {"name": "logits", "shape": shape, "dtype": "float32", "range": None, "meaning": meaning}
 
 
 _TOKENS = "as tokenizer.json numbers them: `chat.prefill` of a prompt at a time, then one by one"

@@ -112,15 +112,13 @@ def _answers(of: Artifact, prompts: Sequence[str], max_tokens: int, temperature:
     settings = of.manifest["chat"]
     chat = chats.load(of.folder, settings)
     for number, prompt in enumerate(prompts, start=1):
-        if marks := [token for token in settings["special"] if token in prompt]:
+        if marks := chat.marks(prompt):
             raise DataError(
                 f"Prompt {number} holds {marks[0]!r}, a mark of the chat template.",
                 "Whoever writes it could speak as somebody else; take it out.",
             )
-        if (length := len(chat.prompt([{"role": "user", "content": prompt}]))) >= settings["length"]:
-            raise KerastuneError(
-                f"Prompt {number} has {length} tokens, and the model takes {settings['length']}, answer included."
-            )
+        if why := chats.too_long(chat.prompt([{"role": "user", "content": prompt}]), settings):
+            raise KerastuneError(f"Prompt {number} {why}.")
     of.check_files()
     options = ["--max-tokens", str(max_tokens), "--temperature", str(temperature), "--seed", str(seed)]
     asked = [np.array([["user", prompt]]) for prompt in prompts]

@@ -85,13 +85,11 @@ def _conversing(of: Artifact, refused: type[Exception]) -> Callable[..., dict[st
 
         answers = []
         for (prompt,) in rows:
-            if marks := [token for token in settings["special"] if token in prompt]:
+            if marks := chat.marks(prompt):
                 raise refused(f"a prompt holds {marks[0]!r}, a mark of the chat template")
             ids = chat.prompt([{"role": "user", "content": prompt.strip()}])
-            if len(ids) >= settings["length"]:
-                raise refused(
-                    f"the prompt has {len(ids)} tokens, and the model takes {settings['length']}, answer included"
-                )
+            if why := chats.too_long(ids, settings):
+                raise refused(f"the prompt {why}")
             answers.append(chat.decode(chats.generate(step, settings, ids, settings["max_tokens"])))
         return {"answers": np.array([answer.encode() for answer in answers], object)}
 

@@ -350,7 +350,7 @@ def _answers(
     step = tf.function(task.generate_step)  # traced anew: adapters come and go
     said = step({"token_ids": ids, "padding_mask": mask}, stop_token_ids=stops)["token_ids"].numpy()
     return [
-        _until(row[len(prompt) : len(prompt) + max_tokens].tolist(), stops)
+        reader.until(row[len(prompt) : len(prompt) + max_tokens].tolist(), stops)
         for row, prompt in zip(said, prompts, strict=True)
     ]
 
@@ -358,10 +358,6 @@ def _answers(
 def _stops(task: Task) -> list[int]:
     """Ids that end an answer."""
     return sorted({task.chat.stop, int(task.preprocessor.tokenizer.end_token_id)})
-
-
-def _until(ids: list[int], stops: Sequence[int]) -> list[int]:
-    return ids[: next((i for i, one in enumerate(ids) if one in stops), len(ids))]
 
 
 # --- what the device sees ----------------------------------------------------------------------------------
@@ -427,7 +423,7 @@ def contract(task: Task) -> dict[str, Any]:
 def inputs(task: Task, examples: Sequence[Any]) -> list[dict[str, npt.NDArray[Any]]]:
     """The beginning of each conversation as "prefill" takes it, without the leading 1."""
     settings = contract(task)
-    rows = [task.chat.prompt(_messages(turns))[: settings["prefill"]] for turns in examples]
+    rows = [task.chat.prompt(reader.messages_of(turns))[: settings["prefill"]] for turns in examples]
     padded = [np.pad(row, (0, settings["prefill"] - len(row))).astype(np.int32) for row in rows]
     cache = np.zeros(settings["cache"][1:], np.float32)
     return [{"tokens": row, "position": np.zeros([], np.int32), "kv_cache": cache} for row in padded]
@@ -436,7 +432,9 @@ def inputs(task: Task, examples: Sequence[Any]) -> list[dict[str, npt.NDArray[An
 def reference(recipe: Recipe, task: Task, examples: Sequence[Any]) -> Floats:
     """What the Keras model itself says, outside any graph and without a cache, of one conversation after the other:
     as `scores`, float32 [n, 3]."""
-    found = _lessons(task, [f"example {i}" for i in range(len(examples))], [_messages(turns) for turns in examples])
+    found = _lessons(
+        task, [f"example {i}" for i in range(len(examples))], [reader.messages_of(turns) for turns in examples]
+    )
     said = []
     for i, n in enumerate(found.tokens.lengths):
         x = {name: row[i : i + 1, :n] for name, row in found.tokens.rows.items()}
@@ -451,7 +449,7 @@ def golden_answers(task: Task, examples: Sequence[Any]) -> dict[str, npt.NDArray
         "answers", int32 [n, ANSWER], -1 behind the end; and "margins", float32 [n, ANSWER + 1]: by how much each token,
         and the one that ended it, was likelier than the next likeliest, in nats. Where that is 0, both are right.
     """
-    conversations = [_messages(turns)[:-1] for turns in examples]
+    conversations = [reader.messages_of(turns)[:-1] for turns in examples]
     said = _answers(task, conversations, ANSWER)
     answers = np.full((len(said), ANSWER), -1, np.int32)
     margins = np.full((len(said), ANSWER + 1), np.inf, np.float32)
@@ -463,8 +461,3 @@ def golden_answers(task: Task, examples: Sequence[Any]) -> dict[str, npt.NDArray
         answers[i, : len(ids)] = ids
         margins[i, : len(best)] = best[:, 1] - best[:, 0]
     return {"answers": answers, "margins": margins}
-
-
-def _messages(turns: Any) -> list[Message]:
-    """Turns, str [T, 2], as messages."""
-    return [{"role": str(role), "content": str(content)} for role, content in turns]
