@@ -588,7 +588,8 @@ def _predict_json(served: Servable, body: bytes) -> Response:
     if not name and RAW in served.signatures and _holds_texts(asked, served.signatures[RAW].inputs):
         name = RAW
     signature = _signature(served.signatures, name, grpc.StatusCode.INVALID_ARGUMENT)
-    infos = served.signatures[signature].inputs
+    # A protobuf's map has another order in each process, and what is refused is said in one.
+    infos = dict(sorted(served.signatures[signature].inputs.items()))
     columns = _columns(asked, infos) if in_rows else _named(asked, infos)
     inputs = {key: _from_json(key, columns[key], info) for key, info in infos.items()}
     outputs = {key: _to_json(key, array) for key, array in served.predict(signature, inputs).items()}

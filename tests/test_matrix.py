@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings(r"ignore:\s*Warning. tf.lite.Interpreter
 
 # The widest for float32; what devices have for the rest.
 CONVERSIONS = [
-    *[(format, "none", "any") for format in FORMATS],
+    *[(format, "none", "any") for format in RUNTIMES],
     *[("tflite", quantize, "one") for quantize in ("dynamic", "float16", "int8", "int4")],
     *[("onnx", quantize, "any") for quantize in ("dynamic", "int8")],
 ]

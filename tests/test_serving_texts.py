@@ -137,7 +137,7 @@ def test_pairs_that_do_not_match_are_400(labels: Server) -> None:
     status, answer = labels.post({"inputs": {"texts": ["a", "b"], "pairs": ["c"]}})
     assert status == 400 and "differ in how many texts" in answer["error"]
     status, answer = labels.post({"instances": ["a text"]})
-    assert status == 400 and "texts, pairs" in answer["error"]
+    assert status == 400 and "pairs, texts" in answer["error"]
 
 
 def test_the_curl_line_that_is_printed_works(labels: Server) -> None:
