@@ -57,7 +57,9 @@ _TEXTS = {
     "weight_decay": 0.01,
     "warmup": 0.1,
     "cache": "auto",
+    "precision": "auto",
 }
+_ALL_TEXTS = _TEXTS | {"unfreeze": "all", "epochs": 3, "learning_rate": 2e-4}
 JOBS = {
     "head": _JOB | {"unfreeze": "head", "learning_rate": 3e-3},
     "top2": _JOB | {"unfreeze": "top:2", "learning_rate": 3e-4},
@@ -65,7 +67,8 @@ JOBS = {
     "2,000 images": _JOB | _SMALL | {"unfreeze": "head", "learning_rate": 3e-3},
     "60,000 images": _JOB | _SMALL | {"unfreeze": "head", "learning_rate": 3e-3, "train": "train"},
     "texts, head": _TEXTS | {"unfreeze": "head", "epochs": 10, "learning_rate": 3e-2},
-    "texts, all": _TEXTS | {"unfreeze": "all", "epochs": 2, "learning_rate": 2e-4},
+    "texts, all": _ALL_TEXTS,
+    "texts, all, bfloat16": _ALL_TEXTS | {"precision": "mixed_bfloat16"},
 }
 QUICK = {"train": "train[:64]", "validation": "train[59936:]", "test": "test[:64]", "epochs": 1}
 QUICK_TEXTS = {"rows": 200, "epochs": 2}  # one would keep no features
@@ -113,6 +116,13 @@ ROWS = {
     "text-all": Row(
         "texts, everything, a transformers script",
         ("kerastune_job", "texts, all"),
+        ("transformers_script", "texts, all"),
+        (2, math.inf),
+        equal=EQUAL_TEXTS,
+    ),
+    "text-all-bfloat16": Row(
+        "texts, everything in bfloat16, a transformers script",
+        ("kerastune_job", "texts, all, bfloat16"),
         ("transformers_script", "texts, all"),
         (2, math.inf),
         equal=EQUAL_TEXTS,

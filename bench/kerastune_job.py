@@ -27,7 +27,7 @@ def texts(job):
                 "path": str(Path(os.environ["KERASTUNE_HOME"]) / "texts"),
                 "max_length": job["max_length"],
             },
-            "train": {"batch_size": job["batch_size"], "cache": job["cache"]},
+            "train": {key: job[key] for key in ("batch_size", "cache", "precision")},
             "phases": [{**phase, "optimizer": "adamw", "schedule": "linear"}],
         },
         "bench",

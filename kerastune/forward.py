@@ -65,8 +65,9 @@ def fastest(
 
     Plain TensorFlow is timed first. Another is tried only if the pass takes so long that a gain of a third would pay
     for it, and taken only if it is faster and its outputs agree to 1e-4 of the largest value. On CPUs those are
-    TensorFlow with the weights as constants ("folded": it can then fold BatchNorm into the convolutions before it) and
-    ONNX Runtime, on GPUs XLA: on two CPU cores, XLA ran EfficientNet-Lite0 at a twentieth of TensorFlow's rate.
+    TensorFlow with the weights as constants ("folded": it can then fold BatchNorm, where there is some, into the
+    convolutions before it) and ONNX Runtime, on GPUs XLA: on two CPU cores, XLA ran EfficientNet-Lite0 at a twentieth
+    of TensorFlow's rate.
 
     With plain TensorFlow a cached training equals an uncached one, nearly to the bit. The others round differently:
     on EfficientNet-Lite0, folded, losses differed by 2e-6 over a head's four epochs, and by 8e-3 after two epochs of
@@ -87,6 +88,9 @@ def fastest(
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     candidates: tuple[Implementation, ...] = ("xla",) if on_gpu else ("folded", "onnxruntime")
     for candidate in candidates:
+        if candidate == "folded" and not any("moving_variance" in weight.path for weight in made.prefix_weights):
+            why.append("no BatchNorm to fold")
+            continue
         if best * n_batches < 3 * _TRYING[candidate]:
             why.append(f"all {n_batches} batches take {best * n_batches:.0f} s, too little to try {candidate}")
             continue

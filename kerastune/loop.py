@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import signal
 import threading
@@ -27,7 +28,7 @@ Decision = dict[str, Any]
 Step = Callable[..., Any]
 _TIMED_STEPS = 5
 _SHORT = 5.0  # seconds: epochs that end sooner after a checkpoint are sooner trained again than written
-_WORTH_MEASURING = 30.0  # seconds of a phase below which compiling with XLA could not pay for itself
+_SAVED = 0.5  # the share of a step that XLA might save, at best
 
 
 @dataclass
@@ -303,10 +304,14 @@ class Training:
             return plain, f"the phase has {left} steps, too few to measure"
         batches = _alike(feed.train(1, 0), _TIMED_STEPS + 1)
         before = self._arrays()
+        shapes = self.order("train").shapes
         try:
-            _, plain_s = _timed(plain[0], batches, self.metrics)
-            if plain_s * left < _WORTH_MEASURING:
-                return plain, f"{left} steps of {1e3 * plain_s:.1f} ms end before compiling could pay for itself"
+            traced_s, plain_s = _timed(plain[0], batches, self.metrics)
+            if shapes * traced_s > _SAVED * plain_s * left:  # compiling takes longer than tracing, for each shape
+                why = (
+                    f"{left} steps of {1e3 * plain_s:.1f} ms end before compiling {shapes} shapes could pay for itself"
+                )
+                return plain, f"{why}: to trace one takes {traced_s:.1f} s"
             compiled = self.compiled(feed, xla=True)
             try:
                 compile_s, xla_s = _timed(compiled[0], batches, self.metrics, give_up=2 * plain_s)
@@ -315,7 +320,6 @@ class Training:
         finally:
             self._put_back(before)
         # Every further shape, that of an epoch's last batch among them, is compiled once more.
-        shapes = self.order("train").shapes
         cost = left * xla_s + (shapes - 1) * compile_s
         times = f"a step takes {1e3 * plain_s:.1f} ms without XLA and {1e3 * xla_s:.1f} ms with it"
         why = f"{times}, after {compile_s:.0f} s of compiling for each of {shapes} shapes, for {left} steps"
@@ -360,7 +364,7 @@ class Training:
         for metric in self.metrics:
             metric.reset_state()
 
-    @property
+    @functools.cached_property
     def steps(self) -> int:
         """Steps an epoch."""
         return self.order("train").steps

@@ -67,7 +67,28 @@ class _Shares(keras.optimizers.Optimizer):  # type: ignore[misc]
         return list(zip(self._trainable_variables, self._model_variables_moving_average, strict=True))
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        super().update_step(gradient, variable, learning_rate * self._share(variable))
+        rate = learning_rate * self._share(variable)
+        if isinstance(self, keras.optimizers.Adam):
+            self._adam(tf.convert_to_tensor(gradient), variable, rate)
+        else:
+            super().update_step(gradient, variable, rate)
+
+    def _adam(self, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:
+        """Keras's Adam in one pass over memory instead of ten."""
+        index, dtype = self._get_variable_index(variable), variable.dtype
+        steps = tf.cast(self.iterations + 1, dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=self.beta_1**steps,
+            beta2_power=self.beta_2**steps,
+            lr=tf.cast(rate, dtype),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=tf.cast(gradient, dtype),
+        )
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
         for variable in variables if self.weight_decay else ():

@@ -547,7 +547,7 @@ def test_every_implementation_computes_the_prefix_for_full_and_partial_batches(n
 
 
 def test_nothing_else_is_tried_for_a_short_pass() -> None:
-    task, x = build("ViT")
+    task, x = build("EfficientNet")
     _, decision = forward.fastest(cut(frozen(task), x), [x, x], n_batches=10)
     assert decision["got"] == "tensorflow"
     assert "too little to try folded" in decision["why"]
@@ -566,7 +566,7 @@ def test_the_faster_candidate_is_taken_if_it_agrees(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_faster_candidate_that_disagrees_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    task, x = build("ViT")
+    task, x = build("EfficientNet")
     found = cut(frozen(task), x)
     wrong = tuple(np.asarray(tensor) * 1.001 for tensor in found.prefix(x))
     monkeypatch.setitem(forward._TRYING, "onnxruntime", 0.0)
@@ -582,3 +582,4 @@ def test_a_candidate_that_cannot_run_the_prefix_is_not_taken(monkeypatch: pytest
     task, x = build("BERT")
     _, decision = forward.fastest(cut(frozen(task, "top:1"), x), [x], n_batches=10**6)
     assert "onnxruntime cannot run it: it is set up for one input and one output" in decision["why"]
+    assert "no BatchNorm to fold" in decision["why"]

@@ -21,8 +21,7 @@ from kerastune.recipe import Augment
 Preprocessor: TypeAlias = Any  # a keras_hub.models.Preprocessor; KerasHub has no types
 Ints = npt.NDArray[np.int32]
 
-_BUCKETS = 6  # lengths that batches are padded to, at most: each is a shape that XLA compiles for
-_ROUND = 4  # buckets are multiples of this many tokens
+_BUCKETS = 12  # lengths that batches are padded to, at most: each is a shape that XLA compiles for
 _CHUNK = 1024  # texts that are tokenised at a time
 
 
@@ -93,11 +92,9 @@ def packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]], length: i
 def buckets(lengths: npt.NDArray[np.int64], most: int = _BUCKETS) -> tuple[int, ...]:
     """The lengths to pad to: of all choices of at most `most`, the one with the least padding.
 
-    Exact, by dynamic programming over the lengths that occur, rounded up to multiples of 4.
+    Exact, by dynamic programming over the lengths that occur.
     """
-    top = int(lengths.max(initial=1))
-    rounded = np.minimum(-(-lengths // _ROUND) * _ROUND, top)
-    ends, counts = np.unique(rounded, return_counts=True)
+    ends, counts = np.unique(lengths, return_counts=True)
     before = np.concatenate([[0], np.cumsum(counts)])  # texts in the first j lengths
     # cost[j]: fewest tokens for the first j lengths with the buckets so far; the last bucket ends at ends[j - 1]
     cost = np.concatenate([[0.0], before[1:] * ends])
