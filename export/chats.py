@@ -107,14 +107,18 @@ class Chat:
 
     def encode(self, texts):
         """Texts as ids, special tokens among them."""
-        pattern = re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)")
-        parts = [_cut(pattern, text) for text in texts]
+        parts = [self.parts(text) for text in texts]
         plain = sorted({part for some in parts for part in some if part not in self.special})
         known = {token: [number] for token, number in self.special.items()}
         known |= dict(zip(plain, self.tokens(plain) if plain else [], strict=True))
         start = [] if self.start is None else [self.start]
         whole = [[int(i) for part in some for i in known[part]] for some in parts]
         return [ids if ids[:1] == start else start + ids for ids in whole]
+
+    def parts(self, text):
+        """A text in parts: special tokens, and what is between them."""
+        pattern = "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)"
+        return [part for part in re.split(f"({pattern})", text) if part]
 
     def marks(self, text):
         """The template's own marks in a text, whose writer could speak as somebody else."""
@@ -129,15 +133,6 @@ class Chat:
 
 def _refuse(message):
     raise TemplateError(message)
-
-
-def _cut(pattern, text):
-    """A text in parts: special tokens, and what is between them."""
-    parts, at = [], 0
-    for match in pattern.finditer(text):
-        parts += [text[at : match.start()], match.group()]
-        at = match.end()
-    return [part for part in [*parts, text[at:]] if part]
 
 
 # --- an exported model -------------------------------------------------------------------------------------
@@ -189,6 +184,24 @@ def speaking(chat, settings, options, logits, answer):
         return np.array([ids + [-1] * (most - len(ids))])
 
     predict.words = lambda ids: chat.decode([int(i) for i in ids if i >= 0])
+    return predict
+
+
+def speaking_strings(said, settings, options):
+    """`speaking`, of a model that takes strings: `said(signature, {name: strings})` -> its outputs by name."""
+    if options.max_tokens not in (0, settings["max_tokens"]) or options.temperature:
+        raise ValueError(f"a model of raw texts takes the likeliest tokens, {settings['max_tokens']} at most")
+    texts = {}
+
+    def predict(turns, most=settings["max_tokens"]):
+        prompt, *answer = [turn["content"] for turn in messages_of(turns)]
+        if answer:
+            return said("serve_scores", {"prompts": [prompt], "answers": answer})["scores"]
+        found = said("serving_default", {"prompts": [prompt]})
+        texts[found["tokens"].tobytes()] = found["answers"][0].decode()
+        return found["tokens"]
+
+    predict.words = lambda ids: texts[ids.tobytes()]
     return predict
 
 

@@ -323,8 +323,8 @@ def _attempt(
                 shutil.copy(source, folder)
     if job.unit == "text" and job.target.format != "transformers":
         shutil.copytree(work / "tokenizer", folder, dirs_exist_ok=True)
-        if job.target.format == "saved_model" and not job.chat:
-            shutil.copytree(work / f"{conversion.signature}_text", folder / RAW_TEXT, dirs_exist_ok=True)
+        if (raw := work / f"{conversion.signature}_text").is_dir():
+            shutil.copytree(raw, folder / RAW_TEXT, dirs_exist_ok=True)
     kind = "golden_fixed" if job.fixed else "golden"
     with np.load(work / f"{kind}.npz", allow_pickle=False) as stored:
         images = [stored[name] for name in stored.files]
@@ -501,6 +501,8 @@ def _of_images(job: _Job, conversion: Conversion, work: Path, batch: int | None)
 RAW_TEXT = "serving_text/1"
 """Where in an artifact the SavedModel stands that takes raw texts."""
 
+_RAW = {"raw": RAW_TEXT, "raw_needs": "tensorflow_text"}
+
 _ROWS = {
     "token_ids": "tokens of the text, as tokenizer.json numbers them, packed as `text` says",
     "padding_mask": "1 for a token, 0 for padding",
@@ -511,7 +513,7 @@ _ROWS = {
 def _of_texts(of: Run, job: _Job, work: Path, batch: int | None) -> dict[str, Any]:
     """What a manifest says of a text model's inputs."""
     packing = json.loads((work / "text.json").read_text("utf-8"))
-    more: dict[str, Any] = {"raw": RAW_TEXT, "raw_needs": "tensorflow_text"}
+    more: dict[str, Any] = dict(_RAW)
     if job.target.format != "saved_model":
         more = {"length": packing["sequence_length"]} if job.padded else {}
     return {
@@ -553,9 +555,10 @@ def _of_chats(job: _Job, work: Path) -> dict[str, Any]:
     cache = {"shape": chat["cache"], "dtype": "float32", "range": None}
     if job.target.format == "transformers":
         return _of_folder(chat, text)
+    raw = _RAW if job.target.format == "saved_model" and (work / "serving_text").is_dir() else {}
     return {
         "signatures": ["prefill", "decode"] if job.target.format == "tflite" else ["serving_default"],
-        "text": {"pairs": False, "checked": text["checked"]},
+        "text": {"pairs": False, "checked": text["checked"], **raw},
         "chat": chat,
         "inputs": [
             {"name": "tokens", "shape": [1, None], "dtype": "int32", "range": None, "meaning": _TOKENS},

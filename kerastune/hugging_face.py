@@ -44,6 +44,9 @@ def write(task: Any, chat: Mapping[str, Any], tokenizer: Path, folder: Path) -> 
     _write(folder / "generation_config.json", {**ends, "eos_token_id": chat["stops"], "do_sample": False})
     if proto := getattr(preprocessor, "proto", None):  # KerasHub reads SentencePiece from nothing else
         (folder / "tokenizer.model").write_bytes(proto)
+    if type(task.backbone).__name__ == "GPT2Backbone":  # GPT-2: nor its tokenizer from tokenizer.json
+        preprocessor.save_assets(str(folder))
+        (folder / "vocabulary.json").rename(folder / "vocab.json")
     _write(folder / FILE, with_special(json.loads((tokenizer / FILE).read_text("utf-8")), chat["special"]))
     names = {name: token for name, token in chat["names"].items() if token}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import signal
 import threading
@@ -482,14 +483,15 @@ def _is_convolutional(task: keras.Model) -> bool:
 
 
 def _alike(batches: Iterator[Any], count: int) -> list[Any]:
-    """The first batches of one shape."""
+    """The first batches of one shape; over again where there are fewer."""
     groups: dict[str, list[Any]] = {}
     for batch in batches:
         of_shape = groups.setdefault(str([x.shape for x in tf.nest.flatten(batch)]), [])
         of_shape.append(batch)
         if len(of_shape) == count:
             return of_shape
-    return max(groups.values(), key=len)
+    most = max(groups.values(), key=len)
+    return list(itertools.islice(itertools.cycle(most), count))
 
 
 def _timed(

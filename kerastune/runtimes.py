@@ -123,7 +123,6 @@ _NO_CHATS = {
     "litert-reference": "its plain kernels take seconds for a token of a language model",
     "arm64": "an emulated processor takes minutes for an answer",
     "arm64-onnxruntime": "an emulated processor takes minutes for an answer",
-    "saved-model-text": "a language model has no SavedModel that takes raw texts",
 }
 
 
@@ -138,6 +137,8 @@ def refusal(name: str, manifest: dict[str, Any]) -> str | None:
         return _NO_CHATS[name]
     if manifest["format"] not in runtime.formats:
         return f"it runs {' and '.join(runtime.formats)}, and this is {manifest['format']}"
+    if name == "saved-model-text" and "raw" not in manifest["text"]:
+        return "conversations of several turns, and templates that change what is said, have no model of raw texts"
     if name in ("tflm", "mediapipe", "browser") and not fixed:
         return "it needs images of one size; targets android, browser and microcontroller have that"
     if name == "tflm" and manifest["quantize"] in ("dynamic", "float16", "int4"):

@@ -12,6 +12,7 @@ every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every sig
     WORK/tokenizer/                            out: the files that tokenise texts on devices
     WORK/SIGNATURE/                            out, for tflite: a SavedModel with that signature, or with "ONE+OTHER"
     WORK/serving/                              out, for saved_model: a SavedModel with what TF Serving answers to
+    WORK/serving_text/                         out, for saved_model of texts: one that takes strings, if there can be
     WORK/folder/                               out, for transformers: a Hugging Face folder
     WORK/SIGNATURE.pb, WORK/SIGNATURE.json     out, for onnx: frozen GraphDef; tensor names -> the names users see
     WORK/SIGNATURE.dtypes.json                 out: names of the inputs -> their dtypes
@@ -20,7 +21,7 @@ every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every sig
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -66,14 +67,23 @@ def main(run_folder: str, work_folder: str, *wanted: str) -> None:
             hugging_face.write(task, kind.contract(task), work / "tokenizer", work / name)
         elif format == "saved_model":
             saved_model({key: signatures[key] for key in kind.SERVING}, work / name)
-            if "serve_texts" in signatures:
-                saved_model({"serving_default": signatures["serve_texts"]}, work / f"{name}_text")
+            raw = {key: signatures[asked] for key, asked in _RAW.items() if asked in signatures}
+            if raw and _is_plain(kind, _stored(work / "golden.npz")):
+                saved_model(raw, work / f"{name}_text", task.preprocessor.tokenizer)
         elif format == "tflite":
             several = {one: signatures[one] for one in name.split("+")}
             saved_model(several, work / name)
             _write_dtypes(name, next(iter(several.values())), work)
         else:
             frozen(name, signatures[name], work)
+
+
+_RAW = {"serving_default": "serve_texts", "serve_scores": "serve_scores"}
+
+
+def _is_plain(kind: Any, golden: list[Any]) -> bool:
+    """Whether what the run is about is said in a text alone, or in a prompt and its answer: what is proved as it is."""
+    return not kind.GENERATES or all([role for role, _ in turns] == ["user", "assistant"] for turns in golden)
 
 
 def _stored(path: Path) -> list[Any]:
@@ -125,13 +135,21 @@ def _resize(work: Path, settings: dict[str, Any]) -> None:
         np.savez(work / f"{name}_fixed.npz", allow_pickle=False, **images)
 
 
-def saved_model(signatures: Mapping[str, Signature], path: Path) -> None:
-    """Writes a SavedModel that answers to these signatures."""
+def saved_model(signatures: Mapping[str, Signature], path: Path, tokenizer: Any = None) -> None:
+    """Writes a SavedModel that answers to these signatures.
+
+    Args:
+        tokenizer: KerasHub's, where they use it: its tables are stored with it. AutoGraph must read its functions, so
+            nothing is inlined.
+    """
     import keras
 
     # No archive.track(task): endpoints track their variables by themselves, and Keras 3.15 would store them twice.
     archive = keras.export.ExportArchive()
-    with _inlined():
+    if tokenizer is not None:
+        tokenizer.built = True  # it has no weights, and Keras asks
+        archive.track(tokenizer)
+    with _inlined() if tokenizer is None else nullcontext():
         for name, (function, specs) in signatures.items():
             archive.add_endpoint(name, function, input_signature=specs)
         archive.write_out(str(path), verbose=False)

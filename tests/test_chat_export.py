@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from test_serving import Server
 
 from kerastune import artifact, export, fine_tune, inference, runtimes, verify
@@ -44,6 +45,14 @@ def test_a_float_file_answers_as_keras_does_token_for_token(made: dict[str, Any]
 
 def test_a_float_file_is_proved_in_more_than_one_runtime(made: dict[str, Any]) -> None:
     assert set(made["onnxruntime"].report["runtimes"]) == {"onnxruntime", "openvino"}
+
+
+def test_prompts_are_answered_by_a_saved_model_of_their_own(made: dict[str, Any]) -> None:
+    """Strings in and out, in TensorFlow alone: the template, the tokens and the loop are in the graph."""
+    report = made["tf-serving"].report["runtimes"]["saved-model-text"]
+    assert report["passed"] and report["generation"]["equal"] == 20
+    assert report["golden"]["max_error"] <= 1e-4 and report["validation"]["max_error"] <= 1e-4
+    assert made["tf-serving"].manifest["text"]["raw"] == "serving_text/1"
 
 
 def test_what_a_quantisation_costs_in_perplexity_is_reported(made: dict[str, Any]) -> None:
@@ -135,6 +144,38 @@ def test_serve_answers_prompts_as_the_run_does(made: dict[str, Any]) -> None:
     finally:
         server.process.send_signal(signal.SIGINT)
         server.process.communicate(timeout=40)
+
+
+def test_a_saved_model_of_raw_texts_takes_several_prompts_and_no_marks(made: dict[str, Any]) -> None:
+    import tensorflow_text  # noqa: F401  its operators
+
+    model = tf.saved_model.load(str(made["tf-serving"].folder / "serving_text/1"))
+    answer = model.signatures["serving_default"]
+    prompts = ["sun 0?", "tide 1?", "sun sea fog 2?"]
+    said = answer(prompts=tf.constant(prompts))["answers"].numpy()
+    assert [text.decode() for text in said] == inference.generate(made["run"], prompts, 48)
+    for prompt, why in (("a\n<|im_end|>", "a mark of the chat template"), ("sun " * 300, "no room in 512 tokens")):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=why):
+            answer(prompts=tf.constant([prompt]))
+
+
+def test_a_template_is_a_graph_unless_it_changes_what_is_said(chat_recipe: Callable[..., Any]) -> None:
+    from kerastune.tasks import causal_lm
+    from kerastune.tasks.chats import Chat, encoded, frame
+
+    recipe = chat_recipe()
+    tokenizer = causal_lm.build(recipe, recipe.preset, 0, "float32").chat.tokenizer
+    turns = [{"role": "user", "content": "\n sun\u2003 0?\u00a0"}, {"role": "assistant", "content": " fog\n"}]
+    said = [tf.constant([turn["content"]]) for turn in turns]
+    for content, is_changed in (("", False), ("| trim", False), ("| upper", True), ("[:3]", True)):
+        source = "{% for m in messages %}{{ m.role }}: {{ m.content " + content + " }}<|im_end|>{% endfor %}"
+        chat = Chat(source, "a test", tokenizer, False, "")
+        if is_changed:
+            with pytest.raises(ValueError, match="changes what is said"):
+                frame(chat)
+            continue
+        assert encoded(chat, frame(chat), said[0]).to_list() == [chat.prompt(turns[:1])]
+        assert encoded(chat, frame(chat, answered=True), *said).to_list() == [chat.conversations([turns])[0].ids]
 
 
 def perturb(path: Path) -> None:

@@ -145,6 +145,15 @@ def test_a_folder_that_was_written_is_a_preset_again(family: str, tmp_path: Path
         np.testing.assert_allclose(logits(again, ids), expected, atol=1e-5)
 
 
+def test_kerashub_reads_the_tokenizer_of_a_gpt2_that_was_written(tmp_path: Path) -> None:
+    import keras_hub
+
+    task, _ = written("GPT2", tmp_path)
+    again = keras_hub.models.GPT2Tokenizer.from_preset(str(tmp_path / "GPT2"))
+    assert again.get_vocabulary() == task.preprocessor.tokenizer.get_vocabulary()
+    assert list(again.merges) == list(task.preprocessor.tokenizer.merges)
+
+
 FOLDERS = Path(__file__).with_name("hugging_face")
 """Tiny models as transformers saves them, and what it says: tests/make_hugging_face_folders.py."""
 

@@ -16,22 +16,28 @@ def load(folder, manifest, options):
 
     model = tf.saved_model.load(str(folder / (manifest["text"]["raw"] if options.raw else manifest["model"])))
     signatures = model.signatures
-    if "chat" in manifest and not options.raw:
-        from chats import speaker
+
+    def answers(signature, inputs):
+        found = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
+        return {name: value.numpy() for name, value in found.items()}
+
+    if "chat" in manifest:
+        from chats import speaker, speaking_strings
 
         def step(tokens, position, kv_cache):
-            said = signatures["serving_default"](
-                tokens=tf.constant(tokens), position=tf.constant(position), kv_cache=tf.constant(kv_cache)
-            )
-            return said["logits"].numpy(), said["kv_cache_next"].numpy()
+            found = answers("serving_default", {"tokens": tokens, "position": position, "kv_cache": kv_cache})
+            return found["logits"], found["kv_cache_next"]
 
-        speak = speaker(step, folder, manifest, options)
+        settings = manifest["chat"]
+        speak = (
+            speaking_strings(answers, settings, options) if options.raw else speaker(step, folder, manifest, options)
+        )
         speak.model = model  # its signatures do not keep it alive
         return speak
 
     def said(signature, inputs):  # its only output
-        (found,) = signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()}).values()
-        return found.numpy()
+        (found,) = answers(signature, inputs).values()
+        return found
 
     def predict(batch):  # as the model takes it, or one encoded file's bytes uint8 [n] -> float32 [B, num_classes]
         if options.raw:  # texts, a list of one or two each

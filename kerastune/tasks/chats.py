@@ -1,12 +1,14 @@
 """Conversations as KerasHub's tokens, by the preset's own chat template; export/chats.py does the same on devices."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import tensorflow as tf
 from jinja2 import TemplateError
 from keras_hub.src.utils.preset_utils import get_file
 
@@ -121,6 +123,85 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
                 "\n".join([f"{len(bad)} texts hold marks of the chat template:", *bad[:50]]),
                 "Whoever writes them could speak as somebody else; take them out.",
             )
+
+
+# --- in a graph --------------------------------------------------------------------------------------------
+
+_PLACES = ("\ue000", "\ue001")  # private characters, where a rendered template is to hold the prompt and the answer
+_BLANK = r"[\s\v\x1c-\x1f\x85\p{Z}]"  # what Python's strip takes away
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A prompt, or a prompt and its answer, as a template writes them.
+
+    Attributes:
+        parts: ids, or the pieces of a text that is tokenised as one; those in `_PLACES` are yet to be said.
+        trims: whether the template takes spaces away around what is said.
+    """
+
+    parts: list[list[int] | list[str]]
+    trims: bool
+
+
+def frame(chat: Chat, answered: bool = False) -> Frame:
+    """How the template writes a prompt, and its answer where it is `answered`.
+
+    Raises:
+        ValueError: the template changes what is said, so that it must be rendered for each conversation.
+    """
+
+    def rendered(*said: str) -> str:
+        turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), said, strict=False)]
+        return chat.render(turns, answering=not answered)
+
+    places, probe = _PLACES[: 1 + answered], (" A b.\nc ", " D  e, f\n")[: 1 + answered]
+    text = rendered(*places)
+
+    def filled(said: Sequence[str]) -> str:
+        return "".join(dict(zip(places, said, strict=True)).get(piece, piece) for piece in _pieces(text))
+
+    trims = (found := rendered(*probe)) == filled([words.strip() for words in probe])
+    if not (trims or found == filled(probe)):
+        raise ValueError(f"the chat template ({chat.origin}) changes what is said")
+    parts = chat.parts(text)
+    if answered:  # up to what ends the answer
+        parts = parts[: max(i for i, part in enumerate(parts) if part in chat.special) + 1]
+    framed: list[list[int] | list[str]] = [
+        pieces if set(pieces := _pieces(part)) & set(places) else chat.encode([part])[0] for part in parts
+    ]
+    starts = chat.start is None or framed[0][:1] == [chat.start]
+    return Frame(framed if starts else [[chat.start], *framed], trims)
+
+
+def _pieces(text: str) -> list[str]:
+    return [piece for piece in re.split(f"([{''.join(_PLACES)}])", text) if piece]
+
+
+def encoded(chat: Chat, by: Frame, *said: tf.Tensor) -> tf.RaggedTensor:
+    """Prompts, string [B], and their answers, in a frame: int32 [B, None]."""
+    if by.trims:
+        said = tuple(tf.strings.regex_replace(words, rf"\A{_BLANK}+|{_BLANK}+\z", "") for words in said)
+    words, count, rows = dict(zip(_PLACES, said, strict=False)), tf.shape(said[0])[0], []
+    for part in by.parts:
+        if isinstance(part[0], str):
+            rows.append(tf.cast(chat.tokenizer(tf.strings.join([words.get(one, one) for one in part])), tf.int32))
+        else:
+            rows.append(tf.RaggedTensor.from_tensor(tf.tile([part], [count, 1])))
+    return tf.concat(rows, axis=1)
+
+
+def checked(value: tf.Tensor, holds: tf.Tensor, why: str) -> tf.Tensor:
+    """The value; running the graph fails with `why` where it does not hold."""
+    with tf.control_dependencies([tf.debugging.Assert(holds, [why])]):
+        return tf.identity(value)
+
+
+def unmarked(chat: Chat, said: tf.Tensor) -> tf.Tensor:
+    """Texts, string [B], that must not be read as the template's own marks."""
+    marks = "|".join(map(re.escape, chat.special))
+    bad = tf.strings.regex_full_match(said, f"(?s).*({marks}).*")
+    return checked(said, ~tf.reduce_any(bad), "a text holds a mark of the chat template")
 
 
 _NAMES = (("bos", "start"), ("eos", "end"), ("pad", "pad"), ("unk", "unk"))
