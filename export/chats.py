@@ -45,6 +45,8 @@ class Chat:
         self.source, self.tokens, self.words = source, tokens, words
         self.names, self.special = settings["names"], settings["special"]
         self.start, self.system = settings["start"], settings["system"]
+        specials = "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)"
+        self._specials = re.compile(f"({specials})")
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
         environment.globals["raise_exception"] = _refuse
         self._template = environment.from_string(source)
@@ -117,8 +119,7 @@ class Chat:
 
     def parts(self, text):
         """A text in parts: special tokens, and what is between them."""
-        pattern = "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)"
-        return [part for part in re.split(f"({pattern})", text) if part]
+        return [part for part in self._specials.split(text) if part]
 
     def marks(self, text):
         """The template's own marks in a text, whose writer could speak as somebody else."""
