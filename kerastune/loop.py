@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerastune import checkpoint, lora, optimizers, phases, run
+from kerastune import checkpoint, lora, memory, optimizers, phases, run
 from kerastune.data import Order, Splits
 from kerastune.errors import KerastuneError
 from kerastune.feed import Feed, seed_of
@@ -115,8 +115,9 @@ class Training:
         try:
             if not self._left:
                 self.save()  # whoever is killed from here on can go on
-            while self.at.phase <= len(self.recipe.phases):
-                self._phase()
+            with memory.kept():
+                while self.at.phase <= len(self.recipe.phases):
+                    self._phase()
             self._put_back()
         except KeyboardInterrupt:
             with _uninterrupted():

@@ -159,9 +159,11 @@ def test_a_batch_says_the_same_as_the_preset_itself(family: str, text_recipe: Ca
     splits = load(recipe.data)
     task = text_classification.build(recipe, recipe.preset, 2, "float32")
     split = splits.validation
-    found = np.concatenate([task(x).numpy() for x, _ in text_classification.batches(task, split, Order(len(split), 4))])
+    batches = text_classification.batches(task, split, Order(len(split), 4))
+    found = np.concatenate([task(x).numpy() for x, _ in batches])
     whole = task.predict([split.texts(i)[0] for i in range(len(split))], verbose=0)
     np.testing.assert_allclose(found, whole, atol=1e-5)
+    assert batches.options().autotune.enabled is False  # nobody waits for tf.data's tuner
     assert len(texts.tokens(task, split).buckets) > (family in ("Bert", "DistilBert"))  # the others cut all off
 
 

@@ -145,6 +145,12 @@ def test_a_batch_is_the_same_whenever_it_is_made(trained):
         np.testing.assert_array_equal(i, same)
 
 
+def test_no_batches_have_a_tuner_whose_thread_is_waited_for(trained):
+    task = image_classification.load(str(trained("resnet").folder))
+    split = splits_of(trained("resnet")).train
+    assert image_classification.batches(task, split, Order(len(split), 8)).options().autotune.enabled is False
+
+
 def test_each_epoch_has_every_example_once_in_an_order_of_its_own():
     first, second = (np.concatenate(list(Order(21, 4, n, (5,), start))) for n, start in ((1, 0), (2, 6)))
     assert sorted(first) == sorted(second) == list(range(21))

@@ -25,6 +25,7 @@ from kerastune.tasks.labels import metric as metric
 from kerastune.tasks.labels import scatter as scatter
 from kerastune.tasks.labels import targets as targets
 from kerastune.tasks.labels import truth as truth
+from kerastune.tasks.pipeline import ahead
 
 Task: TypeAlias = Any  # a keras_hub.models.ImageClassifier; KerasHub has no types
 Scores = npt.NDArray[np.float32]
@@ -178,7 +179,7 @@ def batches(
         # One call at a time: the layers' random state is set before each batch.
         numbered = examples.enumerate(order.start)
         examples = numbered.map(lambda number, batch: (change(number, batch[0]), batch[1]))
-    return examples.map(lambda x, i: (normalise(x), i)).prefetch(tf.data.AUTOTUNE)
+    return ahead(examples.map(lambda x, i: (normalise(x), i)))
 
 
 def _resize(task: Task) -> Any:

@@ -23,6 +23,7 @@ from kerastune.recipe import Augment, Recipe
 from kerastune.tasks import text_classification
 from kerastune.tasks.labels import count as count
 from kerastune.tasks.labels import truth as truth
+from kerastune.tasks.pipeline import ahead
 from kerastune.tasks.text_classification import SERVING as SERVING
 from kerastune.tasks.text_classification import Signature, input_names, set_length, signed
 from kerastune.tasks.texts import Ints, Tokens, tokenised
@@ -191,7 +192,7 @@ def batches(
 
     inputs = {name: tf.TensorSpec([None, None], tf.int32) for name in found.tokens.rows}
     made = tf.data.Dataset.from_generator(cut, output_signature=(inputs, tf.TensorSpec([None], tf.int64)))
-    return made.prefetch(tf.data.AUTOTUNE)
+    return ahead(made)
 
 
 def _rows(tokens: Tokens, index: npt.NDArray[np.int64]) -> dict[str, Ints]:

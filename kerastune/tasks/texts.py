@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from kerastune.data import Order, Split
 from kerastune.recipe import Augment
+from kerastune.tasks.pipeline import ahead
 
 Preprocessor: TypeAlias = Any  # a keras_hub.models.Preprocessor; KerasHub has no types
 Ints = npt.NDArray[np.int32]
@@ -141,7 +142,7 @@ def cut(found: Tokens, order: Order) -> tf.data.Dataset:
 
     inputs = {name: tf.TensorSpec([None, None], tf.int32) for name in found.rows}
     made = tf.data.Dataset.from_generator(rows, output_signature=(inputs, tf.TensorSpec([None], tf.int64)))
-    return made.prefetch(tf.data.AUTOTUNE)
+    return ahead(made)
 
 
 def example(task: Any, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
