@@ -18,9 +18,8 @@ def kept() -> Iterator[None]:
     each one zeroed, which can take a third of a step's time on a CPU (bench/README.md). Nothing is done where there
     is no glibc, or where a MALLOC_… variable or GLIBC_TUNABLES says how.
     """
-    library = ctypes.CDLL(None) if os.name == "posix" else None
     said = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
-    if said or not hasattr(library, "malloc_trim"):
+    if said or os.name != "posix" or not hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         yield
         return
     for option, value in _KEEP.items():
