@@ -235,8 +235,10 @@ def _check(draft: _Draft, i: int) -> tuple[str, images.Report]:
 def _require_two_labels(draft: _Draft, labels: Iterable[str]) -> None:
     present = sorted(set(labels))
     if len(present) == 1:
+        others = draft.problems
+        beside = f"\nAnd {counted(len(others), 'problem')}:\n{_listed(others)}" if others else ""
         raise DataError(
-            f"Only one label in {draft.source.where}: {printable(present[0])!r}.",
+            f"Only one label in {draft.source.where}: {printable(present[0])!r}.{beside}",
             f"A classifier needs at least two labels with at least two {draft.unit}s each.",
         )
 
