@@ -17,6 +17,7 @@ ORDER = [
     "targets",
     "errors",
     "child",
+    "memory",
     "support",
     "progress",
     "assets",
@@ -65,6 +66,7 @@ ORDER = [
 KNOWS = {
     "errors": set(),
     "child": {"errors"},
+    "memory": set(),
     "support": set(),
     "tokenizer": {"errors", "targets", "tasks"},
     "hugging_face": {"errors", "targets", "tokenizer"},
