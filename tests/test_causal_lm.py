@@ -192,13 +192,13 @@ def test_a_model_learns_its_pairs_by_heart_and_says_them(
     loss, optimizer = causal_lm.loss("text"), keras.optimizers.Adam(1e-2)
 
     @tf.function
-    def step() -> None:
+    def step() -> tf.Tensor:
         with tf.GradientTape() as tape:
             surprise = loss(y, task(x, training=True))
         optimizer.apply(tape.gradient(surprise, task.trainable_variables), task.trainable_variables)
+        return surprise
 
-    for _ in range(300):
-        step()
+    assert any(step() < 0.01 for _ in range(2000))  # how many steps that takes differs with the CPU's rounding
     talks = [splits.train.messages(i) for i in range(16)]
     assert causal_lm.answers(task, [turns[:1] for turns in talks], 12) == [turns[1]["content"] for turns in talks]
 
