@@ -23,10 +23,9 @@ from kerastune.recipe import Augment, Recipe
 from kerastune.tasks import text_classification
 from kerastune.tasks.labels import count as count
 from kerastune.tasks.labels import truth as truth
-from kerastune.tasks.pipeline import ahead
 from kerastune.tasks.text_classification import SERVING as SERVING
 from kerastune.tasks.text_classification import Signature, input_names, set_length, signed
-from kerastune.tasks.texts import Ints, Tokens, tokenised
+from kerastune.tasks.texts import Ints, Tokens, fed, rows, tokenised
 from kerastune.tasks.texts import mixing as mixing
 from kerastune.tasks.texts import preprocessing as preprocessing
 
@@ -188,17 +187,9 @@ def batches(
             if found.peers:
                 drawn = None if order.seed is None else (*order.seed, seed, number)
                 index = np.concatenate([index, found.index[found.partners(examples, drawn)]], axis=1)
-            yield _rows(found.tokens, index.T.reshape(-1)), examples
+            yield rows(found.tokens, index.T.reshape(-1)), examples
 
-    inputs = {name: tf.TensorSpec([None, None], tf.int32) for name in found.tokens.rows}
-    made = tf.data.Dataset.from_generator(cut, output_signature=(inputs, tf.TensorSpec([None], tf.int64)))
-    return ahead(made)
-
-
-def _rows(tokens: Tokens, index: npt.NDArray[np.int64]) -> dict[str, Ints]:
-    """Texts' tokens, cut off behind the bucket of the longest."""
-    longest = tokens.buckets[int(np.searchsorted(tokens.buckets, tokens.lengths[index].max()))]
-    return {name: row[index, :longest] for name, row in tokens.rows.items()}
+    return fed(found.tokens, cut)
 
 
 def example(task: Task, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
@@ -208,7 +199,7 @@ def example(task: Task, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
     index = found.index[longest]
     if found.peers:
         index = np.concatenate([index, index], axis=1)
-    return {name: tf.constant(row) for name, row in _rows(found.tokens, index.T.reshape(-1)).items()}
+    return {name: tf.constant(row) for name, row in rows(found.tokens, index.T.reshape(-1)).items()}
 
 
 # --- learning ----------------------------------------------------------------------------------------------
@@ -366,7 +357,7 @@ def _vectors(task: Task, tokens: Tokens, batch_size: int, each: Callable[[int], 
     found = np.empty((len(tokens.lengths), task.output_shape[-1]), np.float32)
     done = 0
     for index in Order(len(found), batch_size, groups=tokens.groups):
-        found[index] = forward(_rows(tokens, index)).numpy()
+        found[index] = forward(rows(tokens, index)).numpy()
         each(done := done + len(index))
     return found
 

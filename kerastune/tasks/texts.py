@@ -6,7 +6,7 @@ and kept as int32 rows. Batches are cut from the rows, no longer than the longes
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -134,15 +134,19 @@ def batches(
 
 def cut(found: Tokens, order: Order) -> tf.data.Dataset:
     """The batches of an order, each as long as the bucket of its longest text."""
+    return fed(found, lambda: ((rows(found, indices), indices) for indices in order))
 
-    def rows() -> Any:
-        for indices in order:
-            longest = found.buckets[np.searchsorted(found.buckets, found.lengths[indices].max())]
-            yield {name: row[indices, :longest] for name, row in found.rows.items()}, indices
 
+def rows(found: Tokens, index: npt.NDArray[np.int64]) -> dict[str, Ints]:
+    """Texts' tokens, cut off behind the bucket of the longest."""
+    longest = found.buckets[int(np.searchsorted(found.buckets, found.lengths[index].max()))]
+    return {name: row[index, :longest] for name, row in found.rows.items()}
+
+
+def fed(found: Tokens, made: Callable[[], Iterator[Any]]) -> tf.data.Dataset:
+    """A generator's batches of (`rows`, indices into the split int64 [B]) as a pipeline."""
     inputs = {name: tf.TensorSpec([None, None], tf.int32) for name in found.rows}
-    made = tf.data.Dataset.from_generator(rows, output_signature=(inputs, tf.TensorSpec([None], tf.int64)))
-    return ahead(made)
+    return ahead(tf.data.Dataset.from_generator(made, output_signature=(inputs, tf.TensorSpec([None], tf.int64))))
 
 
 def example(task: Any, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
