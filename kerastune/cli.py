@@ -956,7 +956,7 @@ def _print_runtimes(found: dict[str, dict[str, Any]], metric: str, alike: str) -
     rows = []
     for name, said in found.items():
         if said["passed"] is None:
-            rows.append([name, *["–"] * 5, said["problems"][0]])
+            rows.append([name, *["–"] * 5, "; ".join(said["problems"])])
             continue
         scored = said["validation"]
         rows.append(

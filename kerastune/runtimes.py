@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import subprocess
 import sys
 import tempfile
@@ -152,6 +153,23 @@ def refusal(name: str, manifest: dict[str, Any]) -> str | None:
     if name == "browser" and manifest["outputs"][0]["dtype"] != "float32":
         return f"its page reads float32 scores, not {manifest['outputs'][0]['dtype']}; target browser has those"
     return None
+
+
+def inexact(name: str, quantize: str) -> str | None:
+    """Why a runtime's int8 sums are not exact on this processor, whatever file it runs; None where they are.
+
+    OpenVINO calls it the saturation issue: without VNNI, pairs of 8-bit products are added in 16 bits.
+    """
+    if name == "openvino" and quantize == "int8" and not _has_vnni():
+        return "without VNNI, which this processor lacks, OpenVINO's int8 sums overflow"
+    return None
+
+
+def _has_vnni() -> bool:
+    """Whether an x86 processor adds 8-bit products in 32 bits; true where that is not known, as on other processors."""
+    cpu = Path("/proc/cpuinfo")
+    found = re.search(r"^flags\s*:(.*)$", cpu.read_text(errors="replace"), re.MULTILINE) if cpu.exists() else None
+    return not found or bool(re.search(r"avx512_vnni|avx_vnni|amx_int8", found[1]))
 
 
 def choose(manifest: dict[str, Any], asked: Iterable[str] = ()) -> list[str]:

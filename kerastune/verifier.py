@@ -124,8 +124,8 @@ def replay(
 
     Args:
         source: the run that it was made from; without it, the golden images alone are replayed.
-        names: the runtimes. If the first cannot run the file, that is an error; if another cannot, it is reported,
-            unless they were `asked` for.
+        names: the runtimes. If the first cannot run the file, that is an error; if another cannot, or is
+            not exact on this processor, it is reported, unless they were `asked` for.
     """
     of.check_files()
     images, expected = of.golden()
@@ -155,6 +155,11 @@ def replay(
                 raise
             reports[name] = {"passed": None, "problems": [error.message]}
             continue
+        if reports[name]["problems"] and (why := runtimes.inexact(name, of.manifest["quantize"])):
+            reports[name]["problems"].append(why)
+            if name != names[0] and not asked:  # reported, and not held against the file
+                reports[name]["passed"] = None
+                continue
         problems += [f"{name}: {problem}" for problem in reports[name]["problems"]]
     problems += _unlike(golden)
     first, allowed = reports[names[0]], of.manifest["tolerance"]["accuracy_drop"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerastune import artifact, export, fine_tune, predict, run, verify
+from kerastune import artifact, export, fine_tune, predict, run, runtimes, verify
 from kerastune.data import spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.recipe import Export
@@ -144,6 +145,21 @@ def test_a_changed_byte_is_named(exported, copied):
 
 def test_a_quantised_artifact_verifies_again_after_export(exported):
     assert verify(exported("resnet")["tflite-int8"])["validation"]["examples"] > 0
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors have other int8 sums")
+def test_int8_sums_that_overflow_in_openvino_are_said_and_refused_only_where_openvino_was_asked_for(
+    exported, copied, monkeypatch
+):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # no VNNI; here the largest error of a score is then 0.13
+    monkeypatch.setattr(runtimes, "_has_vnni", lambda: False)
+    made = copied(exported("resnet")["tflite-int8"])
+    report = verify(made, exported("resnet")["onnx"].folder.parents[1])
+    assert report["passed"]
+    assert report["runtimes"]["openvino"]["passed"] is None
+    assert "overflow" in report["runtimes"]["openvino"]["problems"][-1]
+    with pytest.raises(VerificationError, match=r"from what litert said.*overflow"):
+        verify(made, in_runtimes=["openvino"])
 
 
 def test_other_labels_than_those_of_the_proof_are_refused(exported, copied):
