@@ -274,15 +274,33 @@ def test_mixed_precision_is_read_back_and_exports_as_float32(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("gpus", "policy", "why"),
     [
-        ([], "float32", "no GPU"),
         ([(9, 0), (8, 0)], "mixed_bfloat16", "every GPU computes in bfloat16"),
         ([(9, 0), (7, 5)], "float32", "compute capability 7.5 has no bfloat16"),
     ],
 )
 def test_automatic_precision_is_bfloat16_where_every_gpu_has_it(gpus, policy, why):
-    got, (decision,) = train._precision("auto", gpus)
-    assert got == policy == decision["got"]
-    assert why in decision["why"]
+    got, said = train._on_gpus(gpus)
+    assert got == policy
+    assert why in said
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.0])
+def test_texts_are_trained_in_bfloat16_on_a_cpu_that_was_measured_to_be_faster_in_it(recipe, monkeypatch, gain):
+    built, seconds = [], iter([gain, 1.0] * 2)  # of a product, in float32 and bfloat16
+    monkeypatch.setattr(train, "_capabilities", list)
+    monkeypatch.setattr(train.timeit, "repeat", lambda *_, **__: [next(seconds)])
+    task = image_classification.build(recipe("vit"), recipe("vit").preset, 3, "float32")
+    task, decision = train._in_best_precision(lambda policy: built.append(policy) or task, is_text=True)
+    assert decision["got"] == built[-1] == ("float32" if gain == 1 else "mixed_bfloat16")
+    assert f"{gain:.2f} times as long in float32" in decision["why"]
+    assert train._in_best_precision(built.append, is_text=False)[1]["why"] == "there is no GPU"
+
+
+def test_a_training_that_is_gone_on_with_keeps_its_precision_whatever_is_faster_now(recipe):
+    then = {"key": "train.precision", "asked": "auto", "got": "mixed_bfloat16", "why": "it was faster there"}
+    made = train.plan(recipe("vit"), decided=[then])
+    assert made.task.backbone.dtype_policy.name == "mixed_bfloat16"
+    assert made.decisions[0] == then
 
 
 def test_xla_that_was_asked_for_is_really_on(recipe, tmp_path):
