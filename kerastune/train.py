@@ -79,7 +79,8 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     if recipe.train.precision != "auto":
         task, decisions = build(recipe.train.precision), []
     else:
-        task, decision = (build(known["got"]), known) if known else _in_best_precision(build, kind.FREE)
+        measured = kind.FREE and any(phase.unfreeze != "head" for phase in recipe.phases)
+        task, decision = (build(known["got"]), known) if known else _in_best_precision(build, measured)
         decisions = [decision]
     kind.prepare(recipe, task, splits)
     if recipe.train.xla is True and (bad := without_xla(task)):
@@ -264,16 +265,21 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
 # --- decisions ---------------------------------------------------------------------------------------------
 
 
-def _in_best_precision(build: Callable[[str], Any], is_text: bool) -> tuple[Any, Decision]:
-    """The model in the dtype policy that is faster here, and the decision."""
+def _in_best_precision(build: Callable[[str], Any], measured: bool) -> tuple[Any, Decision]:
+    """The model in the dtype policy that is faster here, and the decision.
+
+    Args:
+        measured: whether to try bfloat16 on a CPU. Not for images: a product says nothing of convolutions. Nor where
+            only a head trains: the rest runs once, and a head on features of 3 digits learns less.
+    """
     task = None
     if capabilities := _capabilities():
         got, why = _on_gpus(capabilities)
-    elif is_text:
+    elif measured:
         task = build("float32")
         got, why = _on_cpu(task)
     else:
-        got, why = "float32", "there is no GPU"
+        got, why = "float32", "there is no GPU, and a CPU is measured only where a text encoder trains"
     if task is None or got != "float32":
         task = build(got)
     return task, {"key": "train.precision", "asked": "auto", "got": got, "why": why}
