@@ -281,6 +281,7 @@ def _in_best_precision(build: Callable[[str], Any], measured: bool) -> tuple[Any
     else:
         got, why = "float32", "there is no GPU, and a CPU is measured only where a text encoder trains"
     if task is None or got != "float32":
+        task = None  # the first is gone before there is a second
         task = build(got)
     return task, {"key": "train.precision", "asked": "auto", "got": got, "why": why}
 
