@@ -337,6 +337,7 @@ class Train(_Settings):
     xla: Literal["auto", True, False] = "auto"
     """Compile the training step with XLA. `true` is an error where Keras would drop it."""
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
+    """`auto` is bfloat16 on GPUs that have it, and on a CPU where a text model's largest product is faster in it."""
     class_weights: Literal["none", "balanced"] = "none"
     """"balanced" weighs each class by n_examples / (n_classes * n_class), as scikit-learn does."""
     label_smoothing: Fraction = 0.0

@@ -279,7 +279,7 @@ def _in_best_precision(build: Callable[[str], Any], measured: bool) -> tuple[Any
         task = build("float32")
         got, why = _on_cpu(task)
     else:
-        got, why = "float32", "there is no GPU, and a CPU is measured only where a text encoder trains"
+        got, why = "float32", "there is no GPU, and a CPU is timed only where more of a text model than its head trains"
     if task is None or got != "float32":
         task = None  # the first is gone before there is a second
         task = build(got)
