@@ -76,12 +76,14 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         keras.utils.set_random_seed(recipe.seed)
         return kind.build(recipe, preset, len(splits.labels), precision)
 
-    known = next((one for one in decided if one["key"] == "train.precision"), None)
+    decisions = [one for one in decided if one["key"] == "train.precision"]
     if recipe.train.precision != "auto":
-        task, decisions = build(recipe.train.precision), []
+        task = build(recipe.train.precision)
+    elif decisions:
+        task = build(decisions[0]["got"])
     else:
         measured = kind.FREE and any(phase.unfreeze != "head" for phase in recipe.phases)
-        task, decision = (build(known["got"]), known) if known else _in_best_precision(build, measured)
+        task, decision = _in_best_precision(build, measured)
         decisions = [decision]
     kind.prepare(recipe, task, splits)
     if recipe.train.xla is True and (bad := without_xla(task)):
@@ -306,7 +308,7 @@ def _on_cpu(task: Any) -> tuple[str, str]:
     # A mixed policy casts the weights in every step.
     product = tf.function(lambda x, kernel, dtype: tf.matmul(tf.cast(x, dtype), tf.cast(kernel, dtype)))
     seconds = {tf.float32: math.inf, tf.bfloat16: math.inf}
-    for dtype in [*seconds] * 2:
+    for dtype in [*seconds] * 2:  # twice: what comes first in a process is slower
         product(x, kernel, dtype)  # traces
         # The process's own time: what else runs on the machine must not turn the decision.
         run_once = functools.partial(product, x, kernel, dtype)

@@ -148,16 +148,17 @@ def replay(
     reports: dict[str, dict[str, Any]] = {}
     golden: dict[str, Scores] = {}
     for name in names:
+        is_judged = asked or name == names[0]
         try:
             reports[name], golden[name] = _in_runtime(of, name, images, expected, source, progress)
         except ConverterError as error:
-            if asked or name == names[0]:
+            if is_judged:
                 raise
             reports[name] = {"passed": None, "problems": [error.message]}
             continue
         if reports[name]["problems"] and (why := runtimes.inexact(name, of.manifest["quantize"])):
             reports[name]["problems"].append(why)
-            if name != names[0] and not asked:  # reported, and not held against the file
+            if not is_judged:  # reported, and not held against the file
                 reports[name]["passed"] = None
                 continue
         problems += [f"{name}: {problem}" for problem in reports[name]["problems"]]
