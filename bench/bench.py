@@ -261,7 +261,7 @@ def table(judged):
 
 def write(judged, runs):
     """Puts the rows that were measured into results.json and the README; rows of earlier invocations stay."""
-    from kerastune.run import machine, versions
+    from kerastune.environment import machine, versions
 
     on, with_ = machine(), versions()
     names = ("python", "tensorflow", "keras", "keras-hub")

@@ -11,9 +11,10 @@ from datetime import date
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 
-from kerastune import artifact, export, run
+from kerastune import environment, export, run
 from kerastune.errors import KerastuneError
 from kerastune.recipe import parse_export
+from kerastune.verifying import artifact
 
 WANTED = {
     "linux": ("none", "float16", "dynamic", "int8", "int16x8", "int4"),
@@ -60,7 +61,7 @@ def main(folder):
             if one.manifest["quantize"] == "int8":
                 drop, share = one.report["validation"]["accuracy_drop"], one.size_bytes / whole
                 missed += not (drop <= INT8_DROP and share <= INT8_SIZE)
-        machine = run.machine()
+        machine = environment.machine()
         print(f"\n`make ladder`, {date.today()}, {machine['cpu']}, {machine['cores']} cores.")
     sys.exit(missed > 0)
 

@@ -12,23 +12,23 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kerastune.exporter import export
-    from kerastune.inference import predict
+    from kerastune.exporting.exporter import export
+    from kerastune.predicting.inference import predict
     from kerastune.recipe import read as read_recipe
-    from kerastune.train import evaluate, fine_tune, resume
-    from kerastune.verifier import verify
+    from kerastune.training.train import evaluate, fine_tune, resume
+    from kerastune.verifying.verifier import verify
 
 __all__ = ["evaluate", "export", "fine_tune", "predict", "read_recipe", "resume", "verify"]
 __version__ = version("kerastune")
 
 _WHERE = {
-    "evaluate": ("train", "evaluate"),
-    "export": ("exporter", "export"),
-    "fine_tune": ("train", "fine_tune"),
-    "predict": ("inference", "predict"),
+    "evaluate": ("training.train", "evaluate"),
+    "export": ("exporting.exporter", "export"),
+    "fine_tune": ("training.train", "fine_tune"),
+    "predict": ("predicting.inference", "predict"),
     "read_recipe": ("recipe", "read"),
-    "resume": ("train", "resume"),
-    "verify": ("verifier", "verify"),
+    "resume": ("training.train", "resume"),
+    "verify": ("verifying.verifier", "verify"),
 }
 
 

@@ -14,14 +14,10 @@ RUN.partial/                                  a training that has not ended: its
 import contextlib
 import csv
 import json
-import os
-import platform
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +27,8 @@ import psutil
 
 from kerastune import data
 from kerastune.data import Splits
-from kerastune.errors import DataError, KerastuneError, RecipeError
+from kerastune.errors import DataError, KerastuneError
+from kerastune.files import absolute, put_in_place, refuse_existing, write_json
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe, read
 
@@ -41,18 +38,6 @@ CHECKPOINTS = "checkpoints"
 ADAPTERS = "adapters.npz"
 PARTIAL = ".partial"
 _OWNER = "owner.json"
-_PACKAGES = (
-    "kerastune",
-    "tensorflow",
-    "keras",
-    "keras-hub",
-    "tensorflow-datasets",
-    "ai-edge-litert",
-    "onnx",
-    "onnxruntime",
-    "tf2onnx",
-    "numpy",
-)
 
 
 @dataclass(frozen=True)
@@ -157,10 +142,6 @@ def rank(epoch: Mapping[str, float], metric: str) -> tuple[float, float]:
     return epoch[f"val_{metric}"], -epoch["val_loss"]
 
 
-def absolute(path: str | Path) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(path)))
-
-
 def load(folder: str | Path) -> Run:
     """Opens a run folder.
 
@@ -200,63 +181,6 @@ def write_failure(of: Run, name: str, format: str, quantize: str, error: str) ->
     """Records an export that was refused, for the report."""
     of.exports.mkdir(exist_ok=True)
     write_json(of.failure(name), {"name": name, "format": format, "quantize": quantize, "error": error})
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    partial.replace(path)
-
-
-def refuse_plot(path: Path) -> None:
-    """Raises RecipeError for a file that could not be drawn into, before the work and not after it."""
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise RecipeError(f"{path} is no picture file that can be drawn.", "End its name with .png, .svg or .pdf.")
-    if not absolute(path).parent.is_dir():
-        raise RecipeError(f"{path} cannot be written: its folder is not there.")
-
-
-def empty(folder: Path) -> None:
-    """Deletes all that is in a folder."""
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextlib.contextmanager
-def whole_folder(target: Path, force: bool = False, kind: str = "run") -> Iterator[Path]:
-    """A folder to write into, which appears at `target` when the block ends well, or not at all.
-
-    Raises:
-        KerastuneError: as `refuse_existing`.
-    """
-    refuse_existing(target, force, kind)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
-    partial.chmod(0o777 & ~_umask())
-    try:
-        yield partial
-        refuse_existing(target, force, kind)
-        _put_in_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-_MARKS = {"run": {RECORD, RECIPE}, "artifact": {"manifest.json", "golden.npz"}}
-
-
-def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
-    """Raises KerastuneError if `target` exists; with `force`, only if it is not a folder of that kind, or empty."""
-    if not target.exists():
-        return
-    if not force:
-        raise KerastuneError(f"{target} exists already.", "Give another folder with -o, or replace it: --force.")
-    held = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
-    if held and not _MARKS[kind] <= held:
-        raise KerastuneError(
-            f"{target} is something else than a{'n' if kind == 'artifact' else ''} {kind}, so --force keeps it.",
-            "Give another folder with -o.",
-        )
 
 
 # --- a training that has not ended ---------------------------------------------------------------------------
@@ -328,17 +252,9 @@ def finish(work: Path, folder: Path, force: bool, keep_checkpoints: bool) -> Non
     """
     refuse_existing(folder, force)
     (work / _OWNER).unlink(missing_ok=True)
-    _put_in_place(work, folder)
+    put_in_place(work, folder)
     if not keep_checkpoints:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-
-
-def _put_in_place(new: Path, target: Path) -> None:
-    old = new.with_name(f"{new.name}.old")
-    if target.exists():
-        target.rename(old)  # deleted only when the new one is in place
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _work(folder: Path) -> Path:
@@ -370,31 +286,3 @@ def _refuse_running(work: Path) -> None:
         raise KerastuneError(
             f"Process {owner['pid']} is training in {work} right now.", "Wait until it ends, or stop it first."
         )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    return {
-        "system": platform.platform(),
-        "cpu": _cpu_name(),
-        "cores": len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-    }
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -196,7 +196,7 @@ def copied(tmp_path: Path) -> Iterator[Callable[[Any], Any]]:
     """A copy of an artifact that a test may damage."""
     import shutil
 
-    from kerastune import artifact
+    from kerastune.verifying import artifact
 
     yield lambda of: artifact.load(shutil.copytree(of.folder, tmp_path / of.folder.name))
 
@@ -219,7 +219,7 @@ def chat_preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
             folder = made[family, template] = tmp_path_factory.mktemp("chat-presets") / family
             tiny.causal_lm(family).save_to_preset(str(folder))
             if family == "Llama3":  # KerasHub 0.32 does not save this one setting
-                from kerastune import saving
+                from kerastune.training import saving
 
                 task = tiny.causal_lm(family)
                 for part in saving._parts(task):

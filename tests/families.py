@@ -40,7 +40,7 @@ class Family:
 
     @property
     def backbone(self) -> str:
-        """The name that `kerastune.support` knows it by."""
+        """The name that `kerastune.formats.support` knows it by."""
         return self.name.split()[0]
 
 

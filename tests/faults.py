@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from kerastune import artifact, exporter, run, runtimes, trace, verifier
-from kerastune.artifact import Artifact
+from kerastune import environment, run
 from kerastune.data import few
 from kerastune.errors import KerastuneError
-from kerastune.formats import FORMATS
+from kerastune.exporting import exporter
+from kerastune.formats import FORMATS, graphs
 from kerastune.progress import Progress
 from kerastune.recipe import parse_export
+from kerastune.verifying import artifact, runtimes, verifier
+from kerastune.verifying.artifact import Artifact
 
 IMAGES = 100  # of the validation split, to verify with
 EXPORTS = [
@@ -71,9 +73,9 @@ LABELS = "labels in the manifest and in golden.npz"
 
 def tracing(of: run.Run, job: Any, fault: str, work: Path) -> Path:
     """The model with a fault ("": none), traced for a job, beside what is known of the sound one in `work`."""
-    from kerastune.tasks import TASKS
+    from kerastune import tasks
 
-    kind, folder, name = TASKS[of.recipe.task], work / "planted" / (fault or "none"), job.signature
+    kind, folder, name = tasks.get(of.recipe.task), work / "planted" / (fault or "none"), job.signature
     if not folder.is_dir():
         folder.mkdir(parents=True)
         for path in [*work.glob("*.npz"), *work.glob("*.npy"), work / "image.json", work / "calibration.json"]:
@@ -85,11 +87,11 @@ def tracing(of: run.Run, job: Any, fault: str, work: Path) -> Path:
         FAULTS[fault](task)
     signatures = kind.signatures(of.recipe, task)
     if job.target.format == "onnx":
-        trace.frozen(name, signatures[name], folder)
+        graphs.frozen(name, signatures[name], folder)
     else:
         names = kind.SERVING if job.target.format == "saved_model" else [name]
-        trace.saved_model({key: signatures[key] for key in names}, folder / name)
-        trace._write_dtypes(name, signatures[names[0]], folder)
+        graphs.saved_model({key: signatures[key] for key in names}, folder / name)
+        graphs.write_dtypes(name, signatures[names[0]], folder)
     return folder
 
 
@@ -153,7 +155,7 @@ def main(run_folder: str) -> None:
     for fault, plant in FAULTS.items():
         print(f"- **{fault}**: {plant.__doc__}")
     print(f"- **{LABELS}**: each in the place of the next one, in both files alike.\n")
-    print(f"`make faults RUN=runs/{of.folder.name}`, {run.machine()['cpu']}, {IMAGES} validation images:\n")
+    print(f"`make faults RUN=runs/{of.folder.name}`, {environment.machine()['cpu']}, {IMAGES} validation images:\n")
     print("| artifact | fault | on the golden images, anywhere | beside its run |\n|---|---|---|---|")
     wrong = 0
     with references(of) as work:

@@ -1,7 +1,7 @@
 """Measures every family in every format, and writes docs/export-matrix.md: make matrix.
 
 Rows are kept in build/matrix as they are made, so that an interrupted run goes on where it was. The exit code is 1
-where a family does something else than `kerastune.support` says.
+where a family does something else than `kerastune.formats.support` says.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import measure
 import numpy as np
 import psutil
 
-from kerastune import support
+from kerastune.formats import support
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "build" / "matrix"
@@ -67,7 +67,7 @@ def row(family: families.Family) -> dict[str, Any]:
 
 
 def _fingerprint() -> str:
-    sources = [*sorted((ROOT / "kerastune" / "formats").glob("*.py")), ROOT / "kerastune" / "trace.py"]
+    sources = [*sorted((ROOT / "kerastune" / "formats").glob("*.py")), ROOT / "kerastune" / "exporting" / "trace.py"]
     sources += [measure.HERE / f"{name}.py" for name in ("families", "tiny", "trace_family", "convert", "replay")]
     versions = [f"{package} {version(package)}" for package in PACKAGES]
     code = b"".join(path.read_bytes() for path in [*sources, Path(measure.__file__)])
@@ -75,7 +75,7 @@ def _fingerprint() -> str:
 
 
 def problems(row: dict[str, Any]) -> Iterator[str]:
-    """Where a row is not what `kerastune.support` says: what it does not refuse must work, and the rest must not."""
+    """Where a row is not what `formats.support` says: what it does not refuse must work, and the rest must not."""
     for key, cell in row["cells"].items():
         what = key.split()[1]
         refused, error = refusal(row["family"], key), cell["error"]
@@ -113,7 +113,7 @@ a process without KerasHub. A cell is the largest difference of any output from 
 that output's largest value where it is above 1; and the size of the file.
 
 Within {measure.TOLERANCE:g} in float32: {", ".join(f"{title} {n} of {len(rows)}" for title, n in counted.items())}.
-`kerastune.support` refuses what fails here before anything is trained; `make matrix` fails where the two differ. Some
+`kerastune.formats.support` refuses what fails here before training; `make matrix` fails where they differ. Some
 of what it refuses runs, and says something else: a number with a note.
 
 ## float32
@@ -177,7 +177,7 @@ def main() -> int:
         rows = list(pool.map(row, families.FAMILIES))
     wrong = [problem for one in rows for problem in problems(one)]
     PAGE.write_text(page(rows), "utf-8")
-    print("\n".join(wrong) or f"{len(rows)} families are as kerastune.support says: {PAGE}")
+    print("\n".join(wrong) or f"{len(rows)} families are as kerastune.formats.support says: {PAGE}")
     return bool(wrong)
 
 

@@ -5,9 +5,10 @@ import subprocess
 import numpy as np
 import pytest
 
-from kerastune import artifact, runtimes, verify
+from kerastune import verify
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
-from kerastune.verifier import OTHER_KERNELS
+from kerastune.verifying import artifact, runtimes
+from kerastune.verifying.verifier import OTHER_KERNELS
 
 needs_arm64 = pytest.mark.skipif(
     not runtimes.RUNTIMES["arm64"].version, reason="arm64 is not set up: bash export/linux/arm64.sh"

@@ -17,12 +17,13 @@ import numpy as np
 import psutil
 import pytest
 
-from kerastune import artifact, export, runtimes, verify
+from kerastune import export, verify
 from kerastune.errors import KerastuneError, VerificationError
 from kerastune.recipe import parse_export
 from kerastune.targets import classify
 from kerastune.targets.browser import reader
-from kerastune.verifier import FLOAT_TOLERANCE, OTHER_KERNELS
+from kerastune.verifying import artifact, runtimes
+from kerastune.verifying.verifier import FLOAT_TOLERANCE, OTHER_KERNELS
 
 FOLDER = Path(__file__).parents[1] / "export" / "browser"
 SOURCES = sorted([*FOLDER.glob("*.js"), *FOLDER.glob("*.html")])

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerastune import fine_tune, inference, lora, train
+from kerastune import files, fine_tune
 from kerastune.data import load
 from kerastune.errors import DataError, RecipeError
+from kerastune.predicting import inference
 from kerastune.recipe import parse
 from kerastune.tasks import causal_lm
+from kerastune.training import lora, train
 
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content }}"
@@ -157,7 +159,7 @@ def test_a_template_is_found_in_the_tokenizers_settings(chat_preset: Callable[..
     folder = Path(shutil.copytree(chat_preset(template=None), tmp_path / "preset"))
     chat = [{"name": "default", "template": "{{ messages[0].content }}"}]
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": chat}), "utf-8")
-    from kerastune.tasks.chats import PLAIN, _template
+    from kerastune.tasks.causal_lm.chats import PLAIN, _template
 
     assert _template(str(folder)) == ("{{ messages[0].content }}", "tokenizer_config.json")
     assert _template(str(chat_preset(template=None))) == (PLAIN, "plain")
@@ -269,7 +271,8 @@ def test_a_folder_of_images_is_no_language_model(chat_recipe: Callable[..., Any]
 def test_an_interrupted_training_goes_on_to_the_same_bits_and_words(
     chat_recipe: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kerastune import loop, resume
+    from kerastune import resume
+    from kerastune.training import loop
 
     whole = fine_tune(chat_recipe(), tmp_path / "whole")
     ended = loop.Training._end_epoch
@@ -290,12 +293,13 @@ def test_an_interrupted_training_goes_on_to_the_same_bits_and_words(
 
 
 def test_the_report_shows_what_was_said_and_shows_markup_as_text(chat_recipe: Callable[..., Any], tmp_path: Path):
-    from kerastune import report, run
+    from kerastune import run
+    from kerastune.reporting import report
 
     made_run = fine_tune(chat_recipe(), tmp_path / "run")
     said = made_run.record["generations"]
     said["before"][0] = "<script>alert(1)</script>"
-    run.write_json(made_run.folder / "run.json", {**made_run.record, "generations": said})
+    files.write_json(made_run.folder / "run.json", {**made_run.record, "generations": said})
     page = report.write(run.load(made_run.folder)).read_text("utf-8")
     assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
     assert "Perplexity before" in page and "What it says" in page

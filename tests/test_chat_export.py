@@ -12,9 +12,11 @@ import pytest
 import tensorflow as tf
 from test_serving import Server
 
-from kerastune import artifact, export, fine_tune, inference, runtimes, verify
+from kerastune import export, fine_tune, verify
 from kerastune.errors import KerastuneError, VerificationError
+from kerastune.predicting import inference
 from kerastune.recipe import Export
+from kerastune.verifying import artifact, runtimes
 
 LONG = [{"unfreeze": "all", "epochs": 6, "learning_rate": 1e-2, "lora": False}]
 WANTED = [
@@ -161,7 +163,7 @@ def test_a_saved_model_of_raw_texts_takes_several_prompts_and_no_marks(made: dic
 
 def test_a_template_is_a_graph_unless_it_changes_what_is_said(chat_recipe: Callable[..., Any]) -> None:
     from kerastune.tasks import causal_lm
-    from kerastune.tasks.chats import Chat, encoded, frame
+    from kerastune.tasks.causal_lm.chats import Chat, encoded, frame
 
     recipe = chat_recipe()
     tokenizer = causal_lm.build(recipe, recipe.preset, 0, "float32").chat.tokenizer

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerastune import checkpoint
 from kerastune.errors import KerastuneError
+from kerastune.training import checkpoint
 
 ARRAYS = {"weights/a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "seeds/0": np.array([1, 2], np.uint32)}
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from kerastune import recipe, target
+from kerastune import recipe
 from kerastune.cli import cli
+from kerastune.recipe import target
 
 HEAVY = {"tensorflow", "keras", "keras_hub", "jax", "torch"}
 CHEAP = [
@@ -346,7 +347,7 @@ def test_a_crash_says_where() -> None:
 
 
 def test_kept_features_are_listed_and_deleted_by_key() -> None:
-    from kerastune import cache
+    from kerastune.training.prefix import cache
 
     for key in ("a" * 64, "b" * 64):
         cache.compute(

@@ -12,10 +12,12 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import number_types
 from flatbuffers.table import Table
 
-from kerastune import artifact, export, microcontroller, runtimes, verify
+from kerastune import export, verify
 from kerastune.errors import ConverterError, VerificationError
+from kerastune.exporting import microcontroller
 from kerastune.formats import About, metadata, tflite
 from kerastune.recipe import parse_export
+from kerastune.verifying import artifact, runtimes
 
 needs_mediapipe = pytest.mark.skipif(not find_spec("mediapipe"), reason="pip install mediapipe")
 needs_compilers = pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("g++")), reason="apt install gcc g++")

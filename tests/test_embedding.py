@@ -13,14 +13,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from kerastune import artifact, export, fine_tune, inference, report, scoring, verifier, verify
-from kerastune import search as searching
+from kerastune import export, fine_tune, verify
 from kerastune.cli import cli
 from kerastune.data import load
 from kerastune.errors import ConverterError, DataError, KerastuneError, RecipeError, VerificationError
-from kerastune.exporter import RAW_TEXT
+from kerastune.exporting.exporter import RAW_TEXT
+from kerastune.predicting import inference
+from kerastune.predicting import search as searching
 from kerastune.recipe import EmbeddingData, Export, parse
+from kerastune.reporting import report
+from kerastune.tasks import scoring
 from kerastune.tasks import text_embedding as embedding
+from kerastune.verifying import artifact, verifier
 
 PAIRED = {"anchor_column": "question", "positive_column": "answer"}
 LAYOUTS: dict[str, dict[str, str]] = {

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerastune import artifact, export, fine_tune, predict, run, runtimes, verify
+from kerastune import export, fine_tune, predict, run, verify
 from kerastune.data import spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.recipe import Export
-from kerastune.runtimes import ask
-from kerastune.verifier import FLOAT_TOLERANCE
+from kerastune.verifying import artifact, runtimes
+from kerastune.verifying.runtimes import ask
+from kerastune.verifying.verifier import FLOAT_TOLERANCE
 
 FAMILIES = ["efficientnet", "mobilenet", "resnet", "vit"]
 FLOAT = ["saved_model", "tflite", "onnx"]

@@ -6,9 +6,10 @@ import faults
 import numpy as np
 import pytest
 
-from kerastune import artifact, run
+from kerastune import run
 from kerastune.errors import VerificationError
-from kerastune.verifier import verify
+from kerastune.verifying import artifact
+from kerastune.verifying.verifier import verify
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")  # the calibrator's
 OFTEN = ["linux", "linux-int8", "onnxruntime"]  # the others are slow

@@ -13,10 +13,11 @@ import tensorflow as tf
 from keras import layers
 from tiny import BACKBONES, VIT, classifier, hub
 
-from kerastune import cache, features, forward, phases
-from kerastune.cache import Spec
 from kerastune.errors import KerastuneError, RecipeError
 from kerastune.recipe import Phase
+from kerastune.training import phases
+from kerastune.training.prefix import cache, features, forward
+from kerastune.training.prefix.cache import Spec
 
 random = np.random.default_rng(0)
 IMAGES = tf.constant(random.normal(size=(8, 32, 32, 3)), tf.float32)

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 from tiny import BACKBONES, classifier
 
-from kerastune import lora
 from kerastune.errors import AssetError, RecipeError
-from kerastune.phases import averaged, freeze, frozen_hashes, optimizer, prove_frozen, restore, state
 from kerastune.recipe import Lora, Phase
+from kerastune.training import lora
+from kerastune.training.phases import averaged, freeze, frozen_hashes, optimizer, prove_frozen, restore, state
 
 QUERIES = ("query", "value")
 

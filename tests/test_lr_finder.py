@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kerastune import lr_finder, run
+from kerastune import files
 from kerastune.errors import RecipeError
+from kerastune.training import lr_finder
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,6 @@ def test_a_phase_that_cannot_climb_is_refused(recipe: Any, phases: Any, phase: i
 
 def test_a_plot_that_could_not_be_written_is_refused_before_the_climb(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no picture file"):
-        run.refuse_plot(tmp_path / "rates.txt")
+        files.refuse_plot(tmp_path / "rates.txt")
     with pytest.raises(RecipeError, match="its folder is not there"):
-        run.refuse_plot(tmp_path / "nowhere" / "rates.png")
+        files.refuse_plot(tmp_path / "nowhere" / "rates.png")

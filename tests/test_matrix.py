@@ -1,4 +1,4 @@
-"""Every KerasHub family exports, or is refused with the reason; docs/export-matrix.md and kerastune.support agree."""
+"""Every KerasHub family exports, or is refused with the reason; docs/export-matrix.md and formats.support agree."""
 
 import keras
 import keras_hub
@@ -10,8 +10,7 @@ from matrix import AXES, FLOAT, PAGE, QUANTIZED, problems, refusal
 from measure import RUNTIMES, TOLERANCE, largest_error, measure, passed, replay
 from trace_family import write_examples, write_graphs
 
-from kerastune import support, trace
-from kerastune.formats import FORMATS, Conversion, tflite
+from kerastune.formats import FORMATS, Conversion, graphs, support, tflite
 
 # The converter's own, where it measures ranges.
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*Warning. tf.lite.Interpreter is deprecated:UserWarning")
@@ -82,8 +81,8 @@ def test_the_debugger_gives_each_input_its_own_values(tmp_path):
     def call(*values):
         return {"scores": sum(layer(value) for layer, value in zip(layers.values(), values, strict=True))}
 
-    trace.saved_model({"one": (call, specs)}, tmp_path / "one")
-    trace.frozen("one", (call, specs), tmp_path)
+    graphs.saved_model({"one": (call, specs)}, tmp_path / "one")
+    graphs.frozen("one", (call, specs), tmp_path)
     random = np.random.default_rng(0)
     examples = {f"{n:03}/{name}": random.normal(size=shape) for n in range(8) for name, shape in shapes.items()}
     np.savez(tmp_path / "calibration.npz", **examples)
@@ -93,7 +92,7 @@ def test_the_debugger_gives_each_input_its_own_values(tmp_path):
 def test_onnx_wants_other_names_for_outputs_than_for_inputs(tmp_path):
     spec = tf.TensorSpec([1], tf.float32, name="masks")
     with pytest.raises(ValueError, match="another name for the output masks"):
-        trace.frozen("one", (lambda masks: {"masks": masks + 1}, [spec]), tmp_path)
+        graphs.frozen("one", (lambda masks: {"masks": masks + 1}, [spec]), tmp_path)
 
 
 # --- the table ---------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from keras import optimizers as keras_optimizers
 
-from kerastune.optimizers import averaged, make
 from kerastune.recipe import Phase
+from kerastune.training.optimizers import averaged, make
 
 OPTIMIZERS = ["adam", "adamw", "lion", "rmsprop", "sgd"]
 

@@ -11,10 +11,11 @@ import pytest
 import tensorflow as tf
 from tiny import BACKBONES, backbone, classifier, examples
 
-from kerastune import lora, phases
 from kerastune.errors import RecipeError, VerificationError
-from kerastune.optimizers import Schedule
-from kerastune.phases import (
+from kerastune.recipe import Phase
+from kerastune.training import lora, phases
+from kerastune.training.optimizers import Schedule
+from kerastune.training.phases import (
     averaged,
     freeze,
     frozen_hashes,
@@ -28,7 +29,6 @@ from kerastune.phases import (
     state,
     units,
 )
-from kerastune.recipe import Phase
 
 OPTIMIZERS = ["adam", "adamw", "lion", "rmsprop", "sgd"]
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerastune import artifact, child, export, runtimes, support, target, trace, train, verify
+from kerastune import child, export, verify
 from kerastune.errors import ConverterError, KerastuneError, RecipeError, VerificationError
-from kerastune.formats import Conversion, tflite
-from kerastune.recipe import parse_export
+from kerastune.formats import Conversion, graphs, support, tflite
+from kerastune.recipe import parse_export, target
 from kerastune.targets import classify
-from kerastune.verifier import LEAST_AGREEMENT, paired
+from kerastune.training import train
+from kerastune.verifying import artifact, runtimes
+from kerastune.verifying.verifier import LEAST_AGREEMENT, paired
 
 SMALLER = {"float16": 0.55, "dynamic": 0.28, "int8": 0.28, "int16x8": 0.3, "int4": 0.2}
 ELSEWHERE = ["android", "microcontroller", "onnxruntime-int8", "onnxruntime-dynamic", "linux-auto"]
@@ -96,8 +98,8 @@ def traced(work, *layers):
     model = keras.Sequential([keras.Input((4, 4, 3)), *layers])
     spec = tf.TensorSpec([1, 4, 4, 3], name="images")
     signature = (lambda images: {"scores": model(images, training=False)}, [spec])
-    trace.saved_model({"toy": signature}, work / "toy")
-    trace.frozen("toy", signature, work)
+    graphs.saved_model({"toy": signature}, work / "toy")
+    graphs.frozen("toy", signature, work)
     images = np.random.default_rng(0).uniform(0, 1, (8, 4, 4, 3)).astype("float32")
     np.savez(work / "calibration.npz", **{f"{i:03}/images": image for i, image in enumerate(images)})
     return model

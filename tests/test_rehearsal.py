@@ -5,10 +5,12 @@ import json
 import numpy as np
 from click.testing import CliRunner
 
-from kerastune import child, rehearsal, train
+from kerastune import child
 from kerastune.cli import cli
 from kerastune.data import few
 from kerastune.errors import ConverterError
+from kerastune.exporting import rehearsal
+from kerastune.training import train
 
 EXPORTS = [
     {"target": "linux", "quantize": "auto", "max_accuracy_drop": 0.0},

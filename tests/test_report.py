@@ -11,7 +11,8 @@ import pytest
 from jinja2 import UndefinedError
 from PIL import Image
 
-from kerastune import data, recipe, report, run
+from kerastune import data, files, recipe, run
+from kerastune.reporting import report
 
 # Warnings of matplotlib (missing glyphs) or Pillow would reach the user's terminal.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -112,7 +113,7 @@ def an_artifact(of: run.Run, **verification: Any) -> None:
         "licence": "Apache-2.0",
         "files": {"model.tflite": {"bytes": 4_560_000}},
     }
-    run.write_json(folder / "manifest.json", manifest)
+    files.write_json(folder / "manifest.json", manifest)
     validation = {"accuracy": 0.8765, "accuracy_drop": 0.0123, "accuracy_drop_interval": [-0.0456, 0.0789]}
     found = {
         "problems": [],
@@ -124,7 +125,7 @@ def an_artifact(of: run.Run, **verification: Any) -> None:
         **verification,
     }
     if verification:
-        run.write_json(folder / "report.json", found)
+        files.write_json(folder / "report.json", found)
 
 
 class _Page(HTMLParser):
@@ -266,7 +267,7 @@ def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     of = a_run(tmp_path / "run")
     before = report.write(of).read_text("utf-8")
     broken = {key: value for key, value in of.record.items() if key != "seed"}
-    run.write_json(of.folder / "run.json", broken)
+    files.write_json(of.folder / "run.json", broken)
     with pytest.raises(UndefinedError, match="seed"):
         report.write(run.Run(of.folder))
     assert of.report.read_text("utf-8") == before and not list(of.folder.glob(".*"))

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from kerastune import fine_tune, resume, run
+from kerastune import environment, fine_tune, resume, run
 from kerastune.errors import ConverterError, KerastuneError
 from kerastune.progress import Progress
 
@@ -178,7 +178,7 @@ def test_changed_data_are_refused(interrupted: Path, tmp_path: Path, pictures: P
 
 
 def test_another_version_is_refused(interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = {**run.versions(), "keras": "4.0.0"}
+    now = {**environment.versions(), "keras": "4.0.0"}
     monkeypatch.setattr(run, "versions", lambda: now)
     with pytest.raises(KerastuneError, match=r"versions\.keras: '.*' then, '4.0.0' now"):
         resume(copied(interrupted, tmp_path))

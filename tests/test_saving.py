@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny import BACKBONES
 
-from kerastune import saving
 from kerastune.errors import VerificationError
+from kerastune.training import saving
 
 hub = keras_hub.models
 WORDS = ["<|end|>", "<|begin|>", "<|stop|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]

@@ -26,10 +26,11 @@ from PIL import Image
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
-from kerastune import artifact, serving
 from kerastune.errors import KerastuneError, VerificationError
-from kerastune.runtimes import ask
-from kerastune.serving import replay_warmup, serving_files, write_warmup
+from kerastune.serving import serving
+from kerastune.serving.serving import replay_warmup, serving_files, write_warmup
+from kerastune.verifying import artifact
+from kerastune.verifying.runtimes import ask
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-6
@@ -338,8 +339,8 @@ def test_a_port_in_use_is_named(server, made):
 
 
 def test_a_missing_package_is_named_with_its_command(made, monkeypatch):
-    monkeypatch.delitem(sys.modules, "kerastune.server", raising=False)
-    monkeypatch.delattr("kerastune.server", raising=False)
+    monkeypatch.delitem(sys.modules, "kerastune.serving.server", raising=False)
+    monkeypatch.delattr("kerastune.serving.server", raising=False)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(KerastuneError, match="needs uvicorn") as caught:
         serving.serve(made, port=0, grpc_port=0)

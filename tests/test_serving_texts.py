@@ -18,7 +18,7 @@ from test_serving import Server
 
 from kerastune import export, fine_tune
 from kerastune.recipe import Export, parse
-from kerastune.runtimes import ask
+from kerastune.verifying.runtimes import ask
 
 TOLERANCE = 1e-5
 LONG = [{"unfreeze": "all", "epochs": 8, "learning_rate": 2e-2}]

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerastune import export, fine_tune, inference, trace, verify
+from kerastune import export, fine_tune, verify
 from kerastune.errors import KerastuneError, VerificationError
+from kerastune.formats import graphs
+from kerastune.predicting import inference
 from kerastune.progress import Progress
 from kerastune.recipe import Export
 from kerastune.tasks import text_classification
@@ -61,7 +63,7 @@ def test_byte_pairs_are_in_a_saved_model_of_raw_texts(text_recipe: Callable[...,
     for weight in task.weights:
         weight.assign(weight.numpy() + 0.1 * random.normal(size=weight.shape))
     raw = {"serving_default": text_classification.signatures(recipe, task)["serve_texts"]}
-    trace.saved_model(raw, tmp_path / "model", task.preprocessor.tokenizer)
+    graphs.saved_model(raw, tmp_path / "model", task.preprocessor.tokenizer)
     model = tf.saved_model.load(str(tmp_path / "model"))
     texts = ["the cat is old", "the bus"]
     found = model.signatures["serving_default"](texts=tf.constant(texts))["scores"].numpy()
@@ -102,7 +104,7 @@ def test_another_tokenizer_is_caught(made: dict[str, Any], copied: Callable[[Any
     words = vocabulary["model"]["vocab"]
     words["cat"], words["bus"] = words["bus"], words["cat"]
     path.write_text(json.dumps(vocabulary))
-    from kerastune import artifact
+    from kerastune.verifying import artifact
 
     with pytest.raises(VerificationError, match="largest error"):
         verify(artifact.write(of.folder, of.manifest, *of.golden()), made["run"].folder)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kerastune import fine_tune, scoring
+from kerastune import fine_tune
 from kerastune.data import Order, load, spread
 from kerastune.errors import DataError, RecipeError
 from kerastune.recipe import TableData
-from kerastune.tasks import text_classification, texts
+from kerastune.tasks import scoring, text_classification
+from kerastune.tasks import tokens as texts
 
 WORDS = ["cat", "dog", "emu", "yak", "big", "old", "red", "slow"]
 PAIRS = [(f"{a} {b} {c}", ("x", "y")[i % 2]) for i, (a, b, c) in enumerate(combinations(WORDS, 3))]

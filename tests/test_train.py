@@ -10,12 +10,13 @@ import time
 import numpy as np
 import pytest
 
-from kerastune import evaluate, fine_tune, loop, run, train
+from kerastune import evaluate, fine_tune, run
 from kerastune.data import Order
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.progress import Progress
 from kerastune.recipe import Augment
 from kerastune.tasks import image_classification
+from kerastune.training import loop, train
 
 
 def splits_of(made):

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kerastune import artifact, export, fine_tune, hugging_face, inference, runtimes, support, tokenizer, verify
+from kerastune import export, fine_tune, verify
 from kerastune.errors import RecipeError, VerificationError
+from kerastune.exporting import hugging_face, tokenizer
+from kerastune.formats import support
+from kerastune.predicting import inference
 from kerastune.recipe import Export, parse
+from kerastune.verifying import artifact, runtimes
 
 HERE = runtimes.RUNTIMES["transformers"]
 needs_transformers = pytest.mark.skipif(not HERE.version, reason=HERE.install)
@@ -64,7 +68,7 @@ def written(family: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     from conftest import CHATML
 
     from kerastune.tasks import causal_lm
-    from kerastune.tasks.chats import Chat
+    from kerastune.tasks.causal_lm.chats import Chat
 
     task = sentence_piece_lm(family) if family in ("Gemma", "Mistral") else tiny.causal_lm(family)
     random = np.random.default_rng(0)

@@ -9,7 +9,7 @@ sys.path.append(str(Path(__file__).parent))  # kerastune's children start with -
 import families
 import numpy as np
 
-from kerastune import trace
+from kerastune.formats import graphs
 
 
 def write_examples(made: Any, family: Any, work: Path) -> None:
@@ -39,9 +39,9 @@ def write_graphs(made: Any, family: Any, work: Path, *names: str) -> None:
         batch = 1 if name in ("one", "length") else None
         free = name in ("length", "any") or (name == "serving" and family.free)
         signature = (families.function(made), families.specs(made, family, batch, free=free))
-        trace.saved_model({"serving_default" if name == "serving" else name: signature}, work / name)
+        graphs.saved_model({"serving_default" if name == "serving" else name: signature}, work / name)
         if name != "serving":
-            trace.frozen(name, signature, work)
+            graphs.frozen(name, signature, work)
 
 
 def main(name: str, work: str, *names: str) -> None:

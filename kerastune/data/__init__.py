@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kerastune.data import chat, csv, folder, images, table, tfds
 from kerastune.data.order import Order
 from kerastune.data.source import SPLITS, Label, Problem, Progress, Source, counted, some
+from kerastune.data.sources import chat, csv, folder, table, tfds
 from kerastune.errors import DataError, printable
+from kerastune.modalities import images
 from kerastune.recipe import ChatData, CsvData, Data, EmbeddingData, FolderData, TableData, TfdsData, TfdsTextData
 
 __all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "few", "load", "spread"]

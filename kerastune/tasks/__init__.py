@@ -6,13 +6,17 @@ whether a preset can do the task before it is tuned; `GENERATES`, and where it d
 `write_beside`.
 """
 
+from importlib import import_module
 from types import ModuleType
 
-from kerastune.tasks import causal_lm, image_classification, text_classification, text_embedding
-
-TASKS: dict[str, ModuleType] = {
-    "image_classification": image_classification,
-    "text_classification": text_classification,
-    "text_embedding": text_embedding,
-    "causal_lm": causal_lm,
+TASKS = {
+    "image_classification": "kerastune.tasks.image_classification",
+    "text_classification": "kerastune.tasks.text_classification",
+    "text_embedding": "kerastune.tasks.text_embedding",
+    "causal_lm": "kerastune.tasks.causal_lm",
 }
+
+
+def get(name: str) -> ModuleType:
+    """A task, which imports TensorFlow."""
+    return import_module(TASKS[name])

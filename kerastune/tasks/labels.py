@@ -58,7 +58,7 @@ def loss(target: str) -> keras.losses.Loss:
 def metric(target: str) -> keras.metrics.Metric:
     """The metric that chooses the best epoch; higher is better, 1 is perfect.
 
-    It is the mean of `kerastune.scoring.quality`: accuracy; of several labels the share of examples that have them all
+    It is the mean of `tasks.scoring.quality`: accuracy; of several labels the share of examples that have them all
     right, as scikit-learn counts; of numbers R².
     """
     if target == "number":

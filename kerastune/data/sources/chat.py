@@ -1,0 +1,90 @@
+"""Rows of a CSV, JSON Lines or Parquet file: conversations, for language models that learn to answer."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from kerastune.data.source import SPLITS, Example, Problem, Progress, Source, counted
+from kerastune.data.sources.rows import files, rows
+from kerastune.data.sources.table import cleaned
+from kerastune.errors import DataError, printable
+from kerastune.recipe import ChatData
+
+Message = dict[str, str]
+ROLES = ("system", "user", "assistant")
+_EXAMPLE = 'A minimal line of a jsonl file:  {"prompt": "Where is Rome?", "response": "In Italy."}'
+
+
+def examples(settings: ChatData, progress: Progress) -> Source:
+    """Reads the conversations of one file, or of one file a split; each as a JSON list of {"role", "content"}.
+
+    Raises:
+        DataError: a file cannot be read as what it is said to be, or lacks a column.
+    """
+    found: list[Example] = []
+    contents: list[bytes] = []
+    problems: list[Problem] = []
+    notes: Counter[str] = Counter()
+    for path, split in files(settings.path, settings.source).items():
+        for number, row in rows(path, settings.source, columns(settings), settings.delimiter):
+            where = f"{Path(path).name}, {'row' if settings.source == 'parquet' else 'line'} {number}"
+            messages = row if isinstance(row, str) else _conversation(settings, row, notes)
+            said = row[settings.split_column] if settings.split_column and isinstance(row, dict) else split
+            if isinstance(messages, str):
+                problems.append(Problem(where, messages))
+            elif said is not None and said not in SPLITS:
+                problems.append(
+                    Problem(where, f"the split is {printable(str(said))!r}, not one of {', '.join(SPLITS)}")
+                )
+            else:
+                found.append(Example(where, (), said))
+                contents.append(json.dumps(messages, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            if number % 10_000 == 0:
+                progress("reading texts", len(found), 0)
+    if not found and not problems:
+        raise DataError(f"{printable(settings.path)} holds no row.", _EXAMPLE)
+    return Source(
+        where=printable(settings.path),
+        examples=found,
+        read=contents.__getitem__,
+        labels=(settings.messages_column or settings.response_column,),
+        problems=tuple(problems),
+        notes=tuple(f"{counted(count, 'row')}: {what}" for what, count in notes.items()),
+    )
+
+
+def columns(settings: ChatData) -> dict[str, str]:
+    """The columns that are read, by the key that names them."""
+    pair = {"prompt_column": settings.prompt_column, "response_column": settings.response_column}
+    found = {"messages_column": settings.messages_column} if settings.messages_column else pair
+    return {**found, **({"split_column": settings.split_column} if settings.split_column else {})}
+
+
+def _conversation(settings: ChatData, row: dict[str, Any], notes: Counter[str]) -> list[Message] | str:
+    """A row's turns, or what is wrong with them."""
+    if settings.messages_column:
+        return _messages(row[settings.messages_column], notes)
+    turns = []
+    for role, column in (("user", settings.prompt_column), ("assistant", settings.response_column)):
+        if not isinstance(row[column], str) or not (content := cleaned(notes, row[column])):
+            return f"has no text in column {column!r}"
+        turns.append({"role": role, "content": content})
+    return turns
+
+
+def _messages(given: Any, notes: Counter[str]) -> list[Message] | str:
+    if not isinstance(given, list) or not all(isinstance(turn, dict) for turn in given):
+        return "has no list of messages"
+    turns = []
+    for number, turn in enumerate(given, start=1):
+        role, content = turn.get("role"), turn.get("content")
+        if role not in ROLES or (role == "system" and number > 1):
+            first = " (system comes first)" if role == "system" else ""
+            return f"message {number} is from {printable(str(role))!r}, not one of {', '.join(ROLES)}{first}"
+        if not isinstance(content, str) or not (content := cleaned(notes, content)):
+            return f"message {number} has no text as its content"
+        turns.append({"role": role, "content": content})
+    if not turns or turns[-1]["role"] != "assistant":
+        return "does not end with a message from 'assistant'"
+    return turns

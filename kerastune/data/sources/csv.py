@@ -1,0 +1,128 @@
+"""A CSV file with a column of image paths, a column of labels and, if wanted, a column of splits."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from kerastune.data.source import (
+    SPLITS,
+    Example,
+    Problem,
+    Progress,
+    Source,
+    counted,
+    inside,
+    read_file,
+    relative,
+)
+from kerastune.data.sources.rows import rows
+from kerastune.errors import DataError, printable
+from kerastune.recipe import CsvData
+
+_EXAMPLE = "A minimal file:  image,label  /  photos/1.jpg,daisy  /  photos/2.jpg,tulip  (one row a line)."
+
+
+@dataclass
+class _Table:
+    settings: CsvData
+    root: str  # image paths are relative to it and stay inside it
+    real_root: str  # the same, links resolved
+    columns: dict[str, str]  # by the key that names them
+    paths: list[str] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    seen: dict[str, int] = field(default_factory=dict)  # file → its place in examples
+    lines: list[int] = field(default_factory=list)
+    contradicted: set[int] = field(default_factory=set)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+def examples(settings: CsvData, progress: Progress) -> Source:
+    """Lists the rows of a CSV file.
+
+    Raises:
+        DataError: the file cannot be read as CSV, or lacks a column.
+    """
+    root = settings.images or os.path.dirname(settings.path)
+    if not os.path.isdir(root):
+        raise DataError(f"There is no folder {printable(root)}.", "data.images says where image paths begin.")
+    columns = {"image_column": settings.image_column, "label_column": settings.label_column}
+    if settings.split_column is not None:
+        columns["split_column"] = settings.split_column
+    table = _Table(settings, root, os.path.realpath(root), columns)
+    for line, row in rows(settings.path, "csv", columns, settings.delimiter):
+        _add(table, line, row)
+    progress("listing images", len(table.examples), 0)
+    if not table.examples and not table.problems:
+        raise DataError(f"{printable(settings.path)} has a header but no row.", _EXAMPLE)
+    return _source(table)
+
+
+def _source(table: _Table) -> Source:
+    kept = [i for i in range(len(table.examples)) if i not in table.contradicted]
+    paths = [table.paths[i] for i in kept]
+    return Source(
+        where=printable(table.settings.path),
+        examples=[table.examples[i] for i in kept],
+        read=lambda i: read_file(paths[i]),
+        problems=tuple(table.problems),
+        notes=tuple(f"{counted(count, 'row')}: {what}" for what, count in table.notes.items()),
+    )
+
+
+def _add(table: _Table, line: int, cells: dict[str, Any] | str) -> None:
+    if isinstance(cells, str):
+        _problem(table, line, cells)
+        return
+    values = {key: cells[column].strip() for key, column in table.columns.items()}
+    if any(values[key] != cells[column] for key, column in table.columns.items()):
+        table.notes["spaces around a cell removed"] += 1
+    full = os.path.normpath(os.path.join(table.root, values["image_column"]))
+    problem = _wrong(values) or _unreachable(values["image_column"], full, table)
+    row = Example(relative(full, table.root), values["label_column"], values.get("split_column"))
+    if problem:
+        _problem(table, line, problem)
+    elif full in table.seen:
+        _repeat(table, line, row, table.seen[full])
+    else:
+        table.seen[full] = len(table.examples)
+        table.lines.append(line)
+        table.paths.append(full)
+        table.examples.append(row)
+
+
+def _problem(table: _Table, line: int, text: str) -> None:
+    table.problems.append(Problem(f"line {line}", text))
+
+
+def _wrong(values: dict[str, str]) -> str | None:
+    if not values["image_column"]:
+        return "has no image path"
+    if not values["label_column"]:
+        return "has no label"
+    split = values.get("split_column", "train")
+    return None if split in SPLITS else f"the split is {split!r}, not one of {', '.join(SPLITS)}"
+
+
+def _unreachable(path: str, full: str, table: _Table) -> str | None:
+    root = printable(table.root)
+    if not inside(full, table.root):
+        return f"{printable(path)} leads outside {root}; paths in data stay inside their folder"
+    if not os.path.isfile(full):
+        backslashes = "; folders are separated by /" if "\\" in path else ""
+        return f"{printable(path)} is not there{backslashes}"
+    if not inside(os.path.realpath(full), table.real_root):
+        return f"{printable(path)} is a link that leads outside {root}"
+    return None
+
+
+def _repeat(table: _Table, line: int, row: Example, first: int) -> None:
+    """A file that an earlier row named: the same again is harmless, something else is a contradiction."""
+    before = table.examples[first]
+    if row == before:
+        table.notes["the same image and label as an earlier row, counted once"] += 1
+        return
+    table.contradicted.add(first)
+    mine, theirs = (row.label, before.label) if row.label != before.label else (row.split, before.split)
+    _problem(table, line, f"{row.id} is {mine!r} here and {theirs!r} on line {table.lines[first]}")

