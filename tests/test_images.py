@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from kerastune.modalities import images
-from kerastune.modalities.images import check, decode
+from kerastune.modalities import image as images
+from kerastune.modalities.image import check, decode
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 

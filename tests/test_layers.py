@@ -28,7 +28,7 @@ ROOMS = [
 
 HEAVY = {"tensorflow", "keras", "keras_hub", "tensorflow_datasets", "onnx", "tf2onnx", "ai_edge_litert"}
 # The rest imports TensorFlow inside functions, or never.
-LIGHT = {"tasks", "tasks/scoring"}
+LIGHT = ("tasks/scoring", "tasks/learnt")  # and every settings.py
 MAY_BE_HEAVY = {"tasks", "training", "exporting/rehearsal", "serving/server", "serving/warmup"}
 
 
@@ -71,7 +71,9 @@ def within(names: set[str]) -> set[str]:
 
 
 def is_heavy(path: str) -> bool:
-    return path not in LIGHT and any(path == heavy or path.startswith(f"{heavy}/") for heavy in MAY_BE_HEAVY)
+    parts = path.split("/")
+    is_light = path == "tasks" or path.startswith(LIGHT) or parts[-1] == "settings"
+    return not is_light and any(path == heavy or path.startswith(f"{heavy}/") for heavy in MAY_BE_HEAVY)
 
 
 @pytest.mark.parametrize(("path", "room"), modules().items(), ids=lambda x: x.name if isinstance(x, Path) else x)

@@ -21,7 +21,8 @@ from kerastune.data.order import Order
 from kerastune.data.source import SPLITS, Label, Problem, Progress, Source, counted, some
 from kerastune.data.sources import chat, csv, folder, table, tfds
 from kerastune.errors import DataError, printable
-from kerastune.modalities import images
+from kerastune.modalities import Report
+from kerastune.modalities import image as images
 from kerastune.recipe import ChatData, CsvData, Data, EmbeddingData, FolderData, TableData, TfdsData, TfdsTextData
 
 __all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "few", "load", "spread"]
@@ -221,12 +222,12 @@ def _read_all(draft: _Draft, progress: Progress) -> None:
         draft.notes.append(f"{counted(len(ids), draft.unit)}: {remark} ({some(ids)})")
 
 
-def _check(draft: _Draft, i: int) -> tuple[str, images.Report]:
+def _check(draft: _Draft, i: int) -> tuple[str, Report]:
     try:
         data = draft.source.read(i)
     except OSError as error:
-        return "", images.Report(problem=f"cannot be read: {error.strerror or error}")
-    report = images.check(data, draft.id(i)) if draft.unit == "image" else images.Report()
+        return "", Report(problem=f"cannot be read: {error.strerror or error}")
+    report = images.check(data, draft.id(i)) if draft.unit == "image" else Report()
     return hashlib.sha256(data).hexdigest(), report
 
 

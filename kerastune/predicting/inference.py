@@ -8,7 +8,7 @@ import numpy as np
 
 from kerastune import files, run
 from kerastune.errors import DataError, KerastuneError
-from kerastune.modalities import images
+from kerastune.modalities import image as images
 from kerastune.run import Run
 from kerastune.targets import chats
 from kerastune.tasks import scoring

@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from scipy.stats import binomtest
 
 from kerastune.errors import KerastuneError, printable
-from kerastune.modalities.images import UnreadableImage
+from kerastune.modalities.image import UnreadableImage
 from kerastune.progress import Progress
 from kerastune.recipe import export_name
 from kerastune.run import Run, rank

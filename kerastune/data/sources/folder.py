@@ -17,7 +17,7 @@ from kerastune.data.source import (
     some,
 )
 from kerastune.errors import DataError, printable
-from kerastune.modalities.images import EXTENSIONS
+from kerastune.modalities.image import EXTENSIONS
 from kerastune.recipe import FolderData
 
 _LAYOUT = (

@@ -4,25 +4,31 @@ Files are opened by content, never by extension, and by Pillow's classes for the
 only: a data folder is input from strangers, and the fewer parsers it reaches the better.
 """
 
+import base64
 import io
 import os
 import re
 import struct
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
     Image,
     ImageFile,
+    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     WebPImagePlugin,
 )
+
+from kerastune.errors import DataError
+from kerastune.modalities.contract import Asked, Example, Modality, Report
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
 MAX_PIXELS = 2**27  # 134 megapixels: a 108-megapixel phone photo fits, a decompression bomb does not
@@ -62,14 +68,6 @@ _PILLOW_WARNS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 class UnreadableImage(ValueError):
     """The bytes are no image that can be read right; the text says why, and follows a file's name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Whether an image can be read, and what was done to read it right."""
-
-    problem: str | None = None
-    remarks: tuple[str, ...] = ()
 
 
 def decode(data: bytes) -> npt.NDArray[np.uint8]:
@@ -205,3 +203,66 @@ def _what_it_is(data: bytes) -> str:
         if re.match(magic, data[:1024]):
             return f"is {what}, which is not read; convert it to png or jpg"
     return f"is not an image (starts with {data[:12]!r})"
+
+
+_THUMBNAIL = (200, 200)
+
+
+def preview(pixels: Example, alternative: str) -> Markup:
+    """A thumbnail as an <img> that needs no file."""
+    picture = Image.fromarray(pixels)
+    small = max(picture.size) <= _THUMBNAIL[0] // 2  # enlarged so that its pixels can be seen
+    picture = ImageOps.contain(picture, _THUMBNAIL, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+    picture.save(buffer := io.BytesIO(), "JPEG", quality=80)
+    source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Markup('<img src="{}" alt="{}">').format(source, alternative)
+
+
+def ask(paths: Sequence[str | Path], sides: int) -> Asked:
+    """Reads image files.
+
+    Raises:
+        DataError: files that cannot be read, all of them at once.
+    """
+    pixels: list[Example] = []
+    problems = []
+    for path in paths:
+        try:
+            encoded = Path(path).read_bytes()
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}")
+            continue
+        if problem := check(encoded, str(path)).problem:
+            problems.append(f"{path}: {problem}")
+        else:
+            pixels.append(decode(encoded))
+    if problems:
+        raise DataError("\n".join(["Some files cannot be read:", *problems]), "Mend them or leave them out.")
+    return Asked([str(path) for path in paths], pixels)
+
+
+def shrunk(pixels: Example, side: int) -> Example:
+    """The image, no larger than `side` pixels either way; its shape is kept."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((side, side))
+    return np.asarray(picture)
+
+
+def tinted(pixels: Example) -> list[Example]:
+    """The image in red, and the same in blue: grey data alone would not tell red from blue."""
+    red = (pixels * np.array([1, 0.5, 0])).astype(np.uint8)
+    return [red, np.ascontiguousarray(red[..., ::-1])]
+
+
+IMAGE = Modality(
+    name="image",
+    plural="images",
+    one="an image",
+    check=check,
+    decode=decode,
+    preview=preview,
+    ask=ask,
+    asked_as="photo.jpg",
+    readers=(),
+    packages=("pillow",),
+)

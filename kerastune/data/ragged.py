@@ -1,0 +1,103 @@
+"""Arrays with another length for each example, stored without pickle."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """The rows of all examples, one behind the other.
+
+    Attributes:
+        values: [rows, …].
+        offsets: where each example's rows begin, and the end of the last one's, int64 [n + 1].
+    """
+
+    values: npt.NDArray[Any]
+    offsets: Ints
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        """The rows of one example, or another `Ragged` of several."""
+        if isinstance(index, int | np.integer):
+            return self.values[self.offsets[index] : self.offsets[index + 1]]
+        return of_rows([self[int(i)] for i in np.arange(len(self))[index]], self.values[:0])
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        return (self[i] for i in range(len(self)))
+
+
+Array: TypeAlias = npt.NDArray[Any] | Ragged
+Arrays: TypeAlias = Mapping[str, Array]
+"""Named arrays with one row, or one list of rows, an example."""
+
+_OFFSETS = "/offsets"
+
+
+def of_rows(rows: Sequence[npt.NDArray[Any]], empty: npt.NDArray[Any]) -> Ragged:
+    """The rows of each example as one `Ragged`; `empty` has their dtype and shape where there is no example."""
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return Ragged(np.concatenate([empty, *rows]), offsets)
+
+
+def take(arrays: Arrays, index: Any) -> dict[str, Array]:
+    """The same arrays of some examples."""
+    return {name: array[index] for name, array in arrays.items()}
+
+
+def count(arrays: Arrays) -> int:
+    """How many examples they are of."""
+    return len(next(iter(arrays.values())))
+
+
+def concatenated(parts: Sequence[Arrays]) -> dict[str, Array]:
+    """The arrays of several parts, one behind the other."""
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    if isinstance(parts[0], Ragged):
+        return of_rows([rows for part in parts for rows in part], parts[0].values[:0])
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def packed(arrays: Arrays, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
+    """Plain arrays to store: NAME, and NAME/offsets where it is ragged."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for name, array in arrays.items():
+        if isinstance(array, Ragged):
+            found |= {f"{prefix}{name}": array.values, f"{prefix}{name}{_OFFSETS}": array.offsets}
+        else:
+            found[f"{prefix}{name}"] = array
+    return found
+
+
+def unpacked(stored: Mapping[str, npt.NDArray[Any]], prefix: str = "") -> dict[str, Array]:
+    """The arrays that `packed` stored under a prefix.
+
+    Raises:
+        ValueError: offsets do not fit their values.
+    """
+    found: dict[str, Array] = {}
+    for key in stored:
+        if not key.startswith(prefix) or key.endswith(_OFFSETS):
+            continue
+        values = stored[key]
+        if key + _OFFSETS not in stored:
+            found[key.removeprefix(prefix)] = values
+            continue
+        offsets = stored[key + _OFFSETS]
+        if offsets.ndim != 1 or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(values):
+            raise ValueError(f"the offsets of {key} do not fit its {len(values)} rows")
+        if (np.diff(offsets) < 0).any():
+            raise ValueError(f"the offsets of {key} fall")
+        found[key.removeprefix(prefix)] = Ragged(values, offsets.astype(np.int64))
+    return found

@@ -1,0 +1,57 @@
+"""The contract of a modality."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy.typing as npt
+from markupsafe import Markup
+
+Example: TypeAlias = npt.NDArray[Any]
+"""A decoded example: an image, uint8 [H, W, 3]; one text or a pair, str [1 or 2]; a conversation, str [T, 2]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of checking an example: why it cannot be read, or what was done to read it right."""
+
+    problem: str | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Examples that a user named on the command line: what to call each, and the examples themselves."""
+
+    names: list[str]
+    examples: list[Example]
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A kind of example.
+
+    Attributes:
+        name: the word in messages, manifests and counts: "image".
+        plural: "images".
+        one: the word with its article: "an image".
+        check: (bytes, id) -> whether the example can be read; thread-safe.
+        decode: bytes -> the example; raises ValueError for bytes that `check` refuses.
+        preview: (example, alternative text) -> HTML that a report shows; all foreign text in it is escaped.
+        ask: (arguments, texts an example has) -> the examples they name; raises DataError with every problem at once.
+        asked_as: an argument in usage lines and in reports: "photo.jpg".
+        readers: files of export/ that travel with an artifact, beside the target's own reader.
+        packages: pip packages that these readers need, besides numpy.
+    """
+
+    name: str
+    plural: str
+    one: str
+    check: Callable[[bytes, str], Report]
+    decode: Callable[[bytes], Example]
+    preview: Callable[[Example, str], Markup]
+    ask: Callable[[Sequence[str | Path], int], Asked]
+    asked_as: str
+    readers: tuple[str, ...]
+    packages: tuple[str, ...]

@@ -1,0 +1,174 @@
+"""Labels: one of several an example, or any number of them. The output "scores" is float32 [n, K], probabilities.
+
+The truth of one label is int64 [n], indices into the labels; that of several is float32 [n, K] of 0 and 1.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+from kerastune.tasks.learnt.contract import (
+    Answer,
+    Bools,
+    Doubles,
+    Labels,
+    Learnt,
+    Metric,
+    Mistake,
+    Predictions,
+    Shown,
+    Truth,
+    by_rows,
+    mean_of_first,
+    named,
+)
+
+_PAIRS = 20  # pairs of labels that a report lists as confused
+
+
+def scores(predictions: Predictions) -> npt.NDArray[np.float32]:
+    """The probability of each label, float32 [n, K]."""
+    return np.asarray(predictions["scores"])
+
+
+# --- one label -----------------------------------------------------------------------------------------------
+
+
+def _one_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
+    """Accuracy, cross-entropy `loss`, macro F1, the confusion matrix (rows: truth), and figures by class."""
+    found, indices = scores(predictions), list(range(len(labels)))
+    output = found.argmax(-1)
+    picked = np.clip(found[np.arange(len(truth)), truth], 1e-12, 1)
+    by_class = precision_recall_fscore_support(truth, output, labels=indices, zero_division=0.0)
+    return {
+        "accuracy": float((output == truth).mean()),
+        "loss": float(-np.log(picked).mean()),
+        **_by_class(labels, by_class),
+        "confusion_matrix": confusion_matrix(truth, output, labels=indices).tolist(),
+    }
+
+
+def _one_mistakes(labels: Labels, truth: Truth, predictions: Predictions) -> list[Mistake]:
+    """The wrong examples, the most confident first."""
+    found = scores(predictions)
+    output, sure = found.argmax(-1), found.max(-1)
+    order = [int(i) for i in np.argsort(-sure, kind="stable") if output[i] != truth[i]]
+    return [Mistake(i, labels[truth[i]], labels[output[i]], float(sure[i])) for i in order]
+
+
+def confused(labels: Labels, matrix: npt.NDArray[np.int64]) -> list[tuple[str, str, int, float]]:
+    """The pairs that are confused most: truth, output, how often, and the share of the truth's examples."""
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
+    cells = [divmod(int(i), len(matrix)) for i in order if wrong.flat[i]]
+    return [(labels[t], labels[o], int(wrong[t, o]), float(wrong[t, o] / matrix[t].sum())) for t, o in cells]
+
+
+# --- several labels ------------------------------------------------------------------------------------------
+
+
+def _several_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
+    """Accuracy (the whole set is right), binary cross-entropy `loss`, macro and micro F1, and figures by class."""
+    found = scores(predictions)
+    output, known = found > 0.5, truth > 0.5
+    p = np.clip(found.astype(np.float64), 1e-12, 1 - 1e-12)
+    by_class = precision_recall_fscore_support(known, output, average=None, zero_division=0.0)
+    return {
+        "accuracy": float((output == known).all(-1).mean()),
+        "loss": float(-np.where(known, np.log(p), np.log(1 - p)).mean()),
+        **_by_class(labels, by_class),
+        "micro_f1": float(f1_score(known, output, average="micro", zero_division=0.0)),
+    }
+
+
+def _several_mistakes(labels: Labels, truth: Truth, predictions: Predictions) -> list[Mistake]:
+    """The examples whose set is wrong, the most confident first."""
+    found = scores(predictions)
+    output, known = found > 0.5, truth > 0.5
+    sure = np.where(output, found, 1 - found).min(-1)
+    order = [int(i) for i in np.argsort(-sure, kind="stable") if (output[i] != known[i]).any()]
+    return [Mistake(i, named(labels, known[i]), named(labels, output[i]), float(sure[i])) for i in order]
+
+
+# --- both ----------------------------------------------------------------------------------------------------
+
+
+def _by_class(labels: Labels, found: tuple[Any, ...]) -> dict[str, Any]:
+    precision, recall, f1, support = found
+    rows = {
+        label: {
+            "precision": float(precision[i]),
+            "recall": float(recall[i]),
+            "f1": float(f1[i]),
+            "support": int(support[i]),
+        }
+        for i, label in enumerate(labels)
+    }
+    return {"macro_f1": float(f1.mean()), "per_class": rows}
+
+
+def _answer(labels: Labels, predictions: Predictions, index: int, top: int) -> Answer:
+    """The most probable labels, the most probable first."""
+    row = scores(predictions)[index]
+    best = [(labels[i], float(row[i])) for i in (-row).argsort(kind="stable")[:top]]
+    return Answer(
+        tuple(f"{probability:.4f}  {label}" for label, probability in best),
+        {"labels": [{"label": label, "probability": probability} for label, probability in best]},
+    )
+
+
+def _context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
+    return {}
+
+
+def _one_context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
+    matrix = confusion_matrix(truth, scores(predictions).argmax(-1), labels=list(range(len(labels))))
+    return {"pairs": confused(labels, matrix)}
+
+
+def said(labels: Labels, record: Mapping[str, Any]) -> str:
+    """How many labels there are."""
+    return f"{len(labels)} labels"
+
+
+def _largest(expected: npt.NDArray[Any]) -> float:
+    return 1.0  # probabilities are
+
+
+def _same_set(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> Bools:
+    return np.asarray(((ours > 0.5) == (theirs > 0.5)).all(-1))
+
+
+def _same_label(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> Bools:
+    return np.asarray(ours.argmax(-1) == theirs.argmax(-1))
+
+
+def _right(truth: Truth, predictions: Predictions) -> Doubles:
+    return np.asarray(scores(predictions).argmax(-1) == truth, np.float64)[:, None]
+
+
+def _all_right(truth: Truth, predictions: Predictions) -> Doubles:
+    return np.asarray(_same_set(scores(predictions), truth), np.float64)[:, None]
+
+
+LABEL = Learnt(
+    name="label",
+    metric=Metric("accuracy"),
+    metrics=_one_metrics,
+    per_example=_right,
+    statistic=mean_of_first,
+    comparison=by_rows(scores, agree=_same_label, scale=_largest, alike="labels"),
+    shown=Shown("classes.html.j2", "Where it is wrong", _one_context, _one_mistakes, _answer, said),
+)
+LABELS = Learnt(
+    name="labels",
+    metric=Metric("accuracy"),
+    metrics=_several_metrics,
+    per_example=_all_right,
+    statistic=mean_of_first,
+    comparison=by_rows(scores, agree=_same_set, scale=_largest, alike="sets of labels"),
+    shown=Shown("classes.html.j2", "Where it is wrong", _context, _several_mistakes, _answer, said),
+)

@@ -1,0 +1,320 @@
+"""Vectors: those of examples that belong together point the same way. The output "embeddings" is one row a text.
+
+Predictions are float32 [n, sides, D]. The truth of pairs numbers the split's texts, int64 [n, sides]; that of groups is
+each example's label, int64 [n]; that of scores is how alike the two sides are, float32 [n, 1].
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+from scipy.stats import spearmanr
+
+from kerastune.tasks.learnt.contract import (
+    Answer,
+    Bools,
+    Doubles,
+    Labels,
+    Learnt,
+    Metric,
+    Predictions,
+    Shown,
+    Truth,
+    by_rows,
+    mean_of_first,
+    no_mistakes,
+)
+
+Floats = npt.NDArray[np.float32]
+
+_BLOCK = 256  # texts that are compared with all others at a time
+
+
+def similarity(target: str, truth: npt.NDArray[Any], vectors: Floats) -> dict[str, Any]:
+    """What a split's vectors are worth.
+
+    Returns:
+        Of scores: Spearman's rank correlation of cosine and score, and Pearson's. Else, over all texts to which
+        something belongs (`queries`): the share that has it among the nearest 1, 5 and 10 of the split's `texts`, and
+        the mean of 1 / its rank. Where several texts belong to one, the nearest counts (Musgrave et al. 2020,
+        arXiv:2003.08505).
+    """
+    if target == "scores":
+        near = cosines(vectors)
+        vary = np.ptp(near) > 0 and np.ptp(truth) > 0
+        return {
+            "spearman": rank_correlation(near, truth[:, 0]),
+            "pearson": float(np.corrcoef(near, truth[:, 0])[0, 1]) if vary else 0.0,
+        }
+    found = ranks(target, truth, vectors)
+    shares = {f"recall_at_{k}": float((found <= k).mean()) for k in (1, 5, 10)}
+    texts = len(_search(target, truth, vectors).candidates)
+    return {**shares, "mrr": float((1 / found).mean()), "queries": len(found), "texts": texts}
+
+
+def rank_correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    """Spearman's; 0 where one of the two does not vary."""
+    return float(spearmanr(one, other).statistic) if np.ptp(one) > 0 and np.ptp(other) > 0 else 0.0
+
+
+def nearest(vectors: Floats) -> npt.NDArray[np.int64]:
+    """Which other one is most like each vector, by cosine: [n, D] -> int64 [n]."""
+    known, found = unit(vectors), [np.zeros(0, np.int64)]
+    for at in range(0, len(known), _BLOCK):
+        near = known[at : at + _BLOCK] @ known.T
+        near[np.arange(len(near)), np.arange(at, at + len(near))] = -np.inf  # itself
+        found.append(near.argmax(-1))
+    return np.concatenate(found)
+
+
+def unit(vectors: npt.NDArray[Any]) -> Floats:
+    """Vectors of length 1, so that their products are cosines: float32 [..., D]."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
+
+
+def cosines(vectors: Floats) -> npt.NDArray[np.float64]:
+    """How alike the two texts of each example are: float64 [n]."""
+    first, second = unit(vectors[:, 0]).astype(np.float64), unit(vectors[:, 1]).astype(np.float64)
+    return np.asarray((first * second).sum(-1))
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Who looks for what among which texts; texts are places (example, side) of `vectors`.
+
+    Attributes:
+        queries, candidates: int64 [q, 2], [c, 2].
+        belongs: of some examples, which candidates belong to each, bool [b, c]. To a query, at least one does.
+        itself: of some examples, which candidates are the very text, bool [b, c].
+    """
+
+    vectors: Floats
+    queries: npt.NDArray[np.int64]
+    candidates: npt.NDArray[np.int64]
+    belongs: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
+    itself: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
+
+    def blocks(self) -> Iterator[tuple[npt.NDArray[np.int64], Floats, npt.NDArray[np.bool_]]]:
+        """Queries, a block at a time: their examples int64 [b], cosines float32 [b, c] (-inf with itself), and who
+        belongs to them, bool [b, c]."""
+        known = unit(self.vectors)
+        texts = known[tuple(self.candidates.T)]
+        for at in range(0, len(self.queries), _BLOCK):
+            places = self.queries[at : at + _BLOCK]
+            belongs, itself = self.belongs(places[:, 0]), self.itself(places[:, 0])
+            yield places[:, 0], np.where(itself & ~belongs, -np.inf, known[tuple(places.T)] @ texts.T), belongs
+
+
+def _search(target: str, truth: npt.NDArray[Any], vectors: Floats) -> _Search:
+    places = np.stack([np.arange(len(truth)), np.zeros(len(truth), np.int64)], 1)
+    if target == "groups":  # each text looks for the others of its label
+        others = np.bincount(truth)[truth] > 1
+
+        def same(some: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+            return np.equal.outer(some, np.arange(len(truth)))
+
+        return _Search(
+            vectors, places[others], places, lambda some: np.equal.outer(truth[some], truth) & ~same(some), same
+        )
+    # Each pair's first text looks for what belongs to it among all distinct others.
+    sides = truth.shape[1] - 1
+    numbers, first, number = np.unique(truth[:, 1:], return_index=True, return_inverse=True)
+    texts, of_pair = np.unique(truth[:, 0], return_inverse=True)
+    positives = number.reshape(-1, sides)[:, 0]
+    of_text = csr_array((np.ones(len(truth)), (of_pair, positives)), (len(texts), len(numbers)))
+    return _Search(
+        vectors,
+        places,
+        np.stack([first // sides, first % sides + 1], 1),
+        lambda some: of_text[of_pair[some]].toarray() > 0,
+        lambda some: np.equal.outer(truth[some, 0], numbers),
+    )
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What is found with an example's first text.
+
+    Attributes:
+        rank: as in `ranks`.
+        nearest: the texts' places (example, side), cosines, and whether they belong to it.
+    """
+
+    example: int
+    rank: int
+    nearest: list[tuple[tuple[int, int], float, bool]]
+
+
+def ranks(target: str, truth: npt.NDArray[Any], vectors: Floats) -> npt.NDArray[np.int64]:
+    """The place, from 1, of the nearest text that belongs to each query, int64 [q]; of equally near ones the last."""
+    found = [np.zeros(0, np.int64)]
+    for _, near, belongs in _search(target, truth, vectors).blocks():
+        best = np.where(belongs, near, -np.inf).max(-1, keepdims=True)
+        found.append(1 + ((near >= best) & ~belongs).sum(-1))
+    return np.concatenate(found)
+
+
+def neighbours(target: str, truth: npt.NDArray[Any], vectors: Floats, count: int) -> list[Neighbours]:
+    """The `count` nearest texts of each query, the nearest first."""
+    search, rank, found = _search(target, truth, vectors), ranks(target, truth, vectors), list[Neighbours]()
+    for some, near, belongs in search.blocks():
+        order = np.argsort(-near, axis=-1, kind="stable")[:, :count]
+        for row, i in enumerate(some):
+            places = search.candidates[order[row]]
+            cosines_, belong = near[row, order[row]], belongs[row, order[row]]
+            near_ones = [
+                ((int(example), int(side)), float(cosine), bool(is_its))
+                for (example, side), cosine, is_its in zip(places, cosines_, belong, strict=True)
+                if np.isfinite(cosine)
+            ]
+            found.append(Neighbours(int(i), int(rank[len(found)]), near_ones))
+    return found
+
+
+# --- the rows of LEARNT --------------------------------------------------------------------------------------
+
+_NEAREST = 3  # texts that a report shows beside each
+_WORST = 12
+_FIRST = 6  # numbers of a vector that are printed
+
+
+def vectors_of(predictions: Predictions) -> Floats:
+    """The vectors, float32 [n, sides, D]."""
+    return np.asarray(predictions["embeddings"])
+
+
+def _flat(predictions: Predictions) -> Floats:
+    found = vectors_of(predictions)
+    return found.reshape(-1, found.shape[-1])
+
+
+def _same_neighbour(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> Bools:
+    """Whether the same other vector is the nearest to each."""
+    return np.asarray(nearest(ours) == nearest(theirs))
+
+
+def _largest(expected: npt.NDArray[Any]) -> float:
+    return float(np.abs(expected).max(initial=0))  # components are far below 1, and what is allowed with them
+
+
+def _metrics(target: str, labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
+    return similarity(target, truth, vectors_of(predictions))
+
+
+def _found_first(target: str, truth: Truth, predictions: Predictions) -> Doubles:
+    """Whether each query finds first what belongs to it, float64 [q, 1]."""
+    return np.asarray(ranks(target, truth, vectors_of(predictions)) == 1, np.float64)[:, None]
+
+
+def _cosine_and_score(truth: Truth, predictions: Predictions) -> Doubles:
+    """The cosine of each pair and its score, float64 [n, 2]."""
+    return np.stack([cosines(vectors_of(predictions)), truth[:, 0].astype(np.float64)], 1)
+
+
+def _correlation(per_example: Doubles) -> float:
+    return rank_correlation(per_example[:, 0], per_example[:, 1])
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """A test text, and what the model finds with it.
+
+    Attributes:
+        index: of the example in its split.
+        rank: of the nearest text that belongs to it, from 1; None for two texts with a score.
+        belongs: (example, side) of that text; or the label, or the score, in words.
+        nearest: (example, side) of texts, their cosines, and whether they belong to it.
+    """
+
+    index: int
+    rank: int | None
+    belongs: tuple[int, int] | str
+    nearest: list[tuple[tuple[int, int], float, bool]]
+
+
+def _context(target: str, labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
+    """The queries whose match ranks worst, and a few that rank best."""
+    ranked = sorted(neighbours(target, truth, vectors_of(predictions), _NEAREST), key=lambda one: -one.rank)
+    chosen = [*ranked[:_WORST], *ranked[_WORST:][-_NEAREST:]]
+    return {
+        "retrieved": [
+            Retrieved(
+                one.example,
+                one.rank,
+                labels[truth[one.example]] if target == "groups" else (one.example, 1),
+                one.nearest,
+            )
+            for one in chosen
+        ]
+    }
+
+
+def _misplaced(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
+    """The scored pairs that are furthest out of rank."""
+    near = cosines(vectors_of(predictions))
+    place, wanted = (np.argsort(np.argsort(values, kind="stable")) for values in (near, truth[:, 0]))
+    worst = [int(i) for i in np.argsort(-np.abs(place - wanted), kind="stable")[:_WORST]]
+    rows = [Retrieved(i, None, f"{truth[i, 0]:.4g}", [((i, 1), float(near[i]), True)]) for i in worst]
+    return {"retrieved": rows}
+
+
+def _answer(labels: Labels, predictions: Predictions, index: int, top: int) -> Answer:
+    """The beginning of a vector, and its length."""
+    vector = _flat(predictions)[index]
+    first = " ".join(f"{value:.4f}" for value in vector[:_FIRST])
+    length = float((vector**2).sum()) ** 0.5
+    return Answer((f"{len(vector)} numbers of length {length:.4f}: {first} …",), {"embedding": vector.tolist()})
+
+
+def _said(labels: Labels, record: Mapping[str, Any]) -> str:
+    return f"vectors of {record['dimensions']} numbers"
+
+
+_COMPARISON = by_rows(_flat, agree=_same_neighbour, scale=_largest, alike="nearest")
+
+
+def _retrieving(target: str) -> Learnt:
+    return Learnt(
+        name=target,
+        metric=Metric("recall_at_1"),
+        metrics=partial(_metrics, target),
+        per_example=partial(_found_first, target),
+        statistic=mean_of_first,
+        comparison=_COMPARISON,
+        shown=Shown(
+            "vectors.html.j2",
+            "Where it is wrong",
+            partial(_context, target),
+            no_mistakes,
+            _answer,
+            _said,
+            ("recall_at_1", "recall_at_5", "recall_at_10", "mrr"),
+        ),
+        labels=lambda labels: (),
+    )
+
+
+PAIRS, GROUPS = _retrieving("pairs"), _retrieving("groups")
+SCORES = Learnt(
+    name="scores",
+    metric=Metric("spearman", share=False),
+    metrics=partial(_metrics, "scores"),
+    per_example=_cosine_and_score,
+    statistic=_correlation,
+    comparison=_COMPARISON,
+    shown=Shown(
+        "vectors.html.j2",
+        "Where it is wrong",
+        _misplaced,
+        no_mistakes,
+        _answer,
+        _said,
+        ("spearman", "pearson"),
+    ),
+    labels=lambda labels: (),
+)
