@@ -15,7 +15,7 @@ from kerastune.data import load
 from kerastune.errors import DataError, RecipeError
 from kerastune.predicting import inference
 from kerastune.recipe import parse
-from kerastune.tasks import causal_lm
+from kerastune.tasks.causal_lm import task as causal_lm
 from kerastune.training import lora, train
 
 LLAMA3 = (

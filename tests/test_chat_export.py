@@ -162,7 +162,7 @@ def test_a_saved_model_of_raw_texts_takes_several_prompts_and_no_marks(made: dic
 
 
 def test_a_template_is_a_graph_unless_it_changes_what_is_said(chat_recipe: Callable[..., Any]) -> None:
-    from kerastune.tasks import causal_lm
+    from kerastune.tasks.causal_lm import task as causal_lm
     from kerastune.tasks.causal_lm.chats import Chat, encoded, frame
 
     recipe = chat_recipe()

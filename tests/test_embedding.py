@@ -23,7 +23,7 @@ from kerastune.predicting import search as searching
 from kerastune.recipe import EmbeddingData, Export, parse
 from kerastune.reporting import report
 from kerastune.tasks import scoring
-from kerastune.tasks import text_embedding as embedding
+from kerastune.tasks.text_embedding import task as embedding
 from kerastune.verifying import artifact, verifier
 
 PAIRED = {"anchor_column": "question", "positive_column": "answer"}

@@ -17,7 +17,7 @@ from kerastune.formats import graphs
 from kerastune.predicting import inference
 from kerastune.progress import Progress
 from kerastune.recipe import Export
-from kerastune.tasks import text_classification
+from kerastune.tasks.text_classification import task as text_classification
 
 LONG = [{"unfreeze": "all", "epochs": 8, "learning_rate": 2e-2}]
 WANTED = [

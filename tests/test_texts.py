@@ -13,8 +13,9 @@ from kerastune import fine_tune
 from kerastune.data import Order, load, spread
 from kerastune.errors import DataError, RecipeError
 from kerastune.recipe import TableData
-from kerastune.tasks import scoring, text_classification
+from kerastune.tasks import scoring
 from kerastune.tasks import tokens as texts
+from kerastune.tasks.text_classification import task as text_classification
 
 WORDS = ["cat", "dog", "emu", "yak", "big", "old", "red", "slow"]
 PAIRS = [(f"{a} {b} {c}", ("x", "y")[i % 2]) for i, (a, b, c) in enumerate(combinations(WORDS, 3))]

@@ -15,7 +15,7 @@ from kerastune.data import Order
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.progress import Progress
 from kerastune.recipe import Augment
-from kerastune.tasks import image_classification
+from kerastune.tasks.image_classification import task as image_classification
 from kerastune.training import loop, train
 
 

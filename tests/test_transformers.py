@@ -67,7 +67,7 @@ def written(family: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     import tiny
     from conftest import CHATML
 
-    from kerastune.tasks import causal_lm
+    from kerastune.tasks.causal_lm import task as causal_lm
     from kerastune.tasks.causal_lm.chats import Chat
 
     task = sentence_piece_lm(family) if family in ("Gemma", "Mistral") else tiny.causal_lm(family)
@@ -138,7 +138,7 @@ def test_a_family_says_in_transformers_what_it_says_in_keras(asked: dict[str, An
 @pytest.mark.parametrize("family", ["Qwen", "Llama3", "Gemma"])
 def test_a_folder_that_was_written_is_a_preset_again(family: str, tmp_path: Path, chat_recipe: Any) -> None:
     """Equal logits, tokens and chat template, through KerasHub's reader of Hugging Face folders."""
-    from kerastune.tasks import causal_lm
+    from kerastune.tasks.causal_lm import task as causal_lm
 
     _, said = written(family, tmp_path)
     recipe = chat_recipe(preset=str(tmp_path / family))
@@ -165,7 +165,7 @@ FOLDERS = Path(__file__).with_name("hugging_face")
 @pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
 def test_a_folder_of_transformers_says_in_keras_what_it_said_there(family: str, chat_recipe: Any) -> None:
     """Equal tokens, logits within 1e-4, and the folder's own chat template."""
-    from kerastune.tasks import causal_lm
+    from kerastune.tasks.causal_lm import task as causal_lm
 
     recipe = chat_recipe(preset=str(FOLDERS / family))
     task = causal_lm.build(recipe, recipe.preset, 0, "float32")
@@ -178,7 +178,7 @@ def test_a_folder_of_transformers_says_in_keras_what_it_said_there(family: str, 
 
 def test_an_encoder_of_transformers_says_in_keras_what_it_said_there(texts: Path) -> None:
     """Equal tokens, and the last hidden state within 1e-4."""
-    from kerastune.tasks import text_classification
+    from kerastune.tasks.text_classification import task as text_classification
 
     values = {
         "name": "bert",
@@ -198,7 +198,7 @@ def test_an_encoder_of_transformers_says_in_keras_what_it_said_there(texts: Path
 
 
 def test_positions_scaled_in_a_way_that_kerashub_does_not_read_are_refused(tmp_path: Path, chat_recipe: Any) -> None:
-    from kerastune.tasks import causal_lm
+    from kerastune.tasks.causal_lm import task as causal_lm
 
     folder = shutil.copytree(FOLDERS / "qwen2", tmp_path / "qwen2")
     config = json.loads((folder / "config.json").read_text("utf-8"))

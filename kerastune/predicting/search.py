@@ -102,7 +102,7 @@ def _embedded(of: Run | Artifact, texts: Sequence[str]) -> tuple[Vectors, str]:
         said = runtimes.ask(of, of.manifest["runtime"], [np.array([text]) for text in texts])
         files = json.dumps(of.manifest["files"], sort_keys=True)
         return said.scores, hashlib.sha256(files.encode()).hexdigest()
-    from kerastune.tasks import text_embedding
+    from kerastune.tasks.text_embedding import task as text_embedding
 
     task = text_embedding.load(str(of.folder))
     return text_embedding.embed(task, texts), text_embedding.fingerprint(task)

@@ -19,4 +19,4 @@ TASKS = {
 
 def get(name: str) -> ModuleType:
     """A task, which imports TensorFlow."""
-    return import_module(TASKS[name])
+    return import_module(f"{TASKS[name]}.task")

@@ -1,0 +1,387 @@
+"""Image classification: one label an image, on any KerasHub backbone that has an ImageClassifier.
+
+The preset's own image converter makes the pixels, in training and inside every exported graph alike:
+float32 0..255 RGB -> resize -> scale and offset. What differs between the two is the most common deployment bug.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import keras
+import keras_hub
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from keras_hub.src.utils.preset_utils import check_file_exists, load_json
+
+from kerastune import assets
+from kerastune.data import Order, Split, Splits
+from kerastune.errors import RecipeError
+from kerastune.recipe import Augment, Recipe
+from kerastune.tasks.labels import count as count
+from kerastune.tasks.labels import loss as loss
+from kerastune.tasks.labels import metric as metric
+from kerastune.tasks.labels import scatter as scatter
+from kerastune.tasks.labels import targets as targets
+from kerastune.tasks.labels import truth as truth
+from kerastune.tasks.pipeline import ahead
+
+Task: TypeAlias = Any  # a keras_hub.models.ImageClassifier; KerasHub has no types
+Scores = npt.NDArray[np.float32]
+Signature: TypeAlias = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
+"""A function of tensors to named tensors, and the names, shapes and dtypes of what it takes."""
+
+
+def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task:
+    """The preset's backbone under a new, randomly initialised head of `num_outputs` logits.
+
+    Args:
+        preset: what `recipe.preset` resolves to.
+        precision: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
+
+    Raises:
+        AssetError: the preset cannot be found or reached.
+        RecipeError: the preset holds no image classifier, or cannot take that image size.
+    """
+    image_size: int | None = getattr(recipe.data, "image_size", None)
+    keras.config.set_dtype_policy(precision)  # the head follows the global policy, the backbone its own
+    try:
+        with assets.reaching(preset):
+            backbone = _at_size(keras_hub.models.Backbone.from_preset(preset, dtype=precision), image_size)
+            task = keras_hub.models.ImageClassifier.from_preset(
+                preset, backbone=backbone, num_classes=num_outputs, activation="linear"
+            )
+    except ValueError as error:
+        raise RecipeError(
+            f"preset = {preset!r} cannot be built as an image classifier"
+            + (f" at image_size = {image_size}" if image_size else "")
+            + f": {error}",
+            "Use a preset of an image backbone (EfficientNet, MobileNet, ResNet, ViT, …); leave out "
+            "data.image_size for backbones with position embeddings.",
+        ) from error
+    if task.preprocessor is not None and task.preprocessor.image_converter is None:
+        task.preprocessor.image_converter = _hugging_face_converter(preset, task.preprocessor)
+    if task.preprocessor is None or task.preprocessor.image_converter is None:
+        raise RecipeError(
+            f"preset = {preset!r} brings no image converter, so nothing says how pixels become model inputs.",
+            "Save the preset with its preprocessor (task.save_to_preset), or use another.",
+        )
+    converter = task.preprocessor.image_converter
+    own = backbone.input_shape[1:3]
+    size = own if None not in own else (image_size, image_size) if image_size else converter.image_size
+    if size is None:
+        raise RecipeError(f"preset = {preset!r} does not say at which size it sees images.", "Set data.image_size.")
+    converter.image_size = (int(size[0]), int(size[1]))
+    return task
+
+
+def _hugging_face_converter(preset: str, preprocessor: Any) -> Any:
+    """The image converter that a Hugging Face checkpoint describes, which KerasHub 0.32 does not read for images.
+
+    Returns None where the checkpoint has no preprocessor_config.json either.
+    """
+    if not check_file_exists(preset, "preprocessor_config.json"):
+        return None
+    config = load_json(preset, "preprocessor_config.json")
+    ones, zeros = [1.0] * 3, [0.0] * 3
+    deviation = config.get("image_std", ones) if config.get("do_normalize", True) else ones
+    mean = config.get("image_mean", zeros) if config.get("do_normalize", True) else zeros
+    rescale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
+    size = config.get("size") or {}
+    side = size if isinstance(size, int) else size.get("height") or size.get("shortest_edge")
+    return preprocessor.image_converter_cls(
+        image_size=(side, side) if side else None,
+        scale=[rescale / d for d in deviation],
+        offset=[-m / d for m, d in zip(mean, deviation, strict=True)],
+        interpolation={0: "nearest", 3: "bicubic"}.get(config.get("resample", 2), "bilinear"),  # PIL's numbers
+        crop_to_aspect_ratio=bool(config.get("do_center_crop", False)),
+    )
+
+
+def _at_size(backbone: Any, image_size: int | None) -> Any:
+    """The same backbone for another image size. Families call the setting differently and ignore the others' name."""
+    if image_size is None or backbone.input_shape[1:3] in [(None, None), (image_size, image_size)]:
+        return backbone
+    config = backbone.get_config()
+    key = "image_shape" if "image_shape" in config else "input_shape"
+    resized = type(backbone).from_config({**config, key: (image_size, image_size, 3)})
+    resized.set_weights(backbone.get_weights())
+    return resized
+
+
+def load(folder: str, precision: str = "float32") -> Task:
+    """A tuned model from a run folder.
+
+    Raises:
+        ValueError: KerasHub's own, when the preset cannot be loaded.
+    """
+    keras.config.set_dtype_policy(precision)
+    return keras_hub.models.ImageClassifier.from_preset(folder, dtype=precision)
+
+
+def prepare(recipe: Recipe, task: Task, splits: Splits) -> None:
+    """A new head of a classifier needs nothing."""
+
+
+def describe(task: Task, splits: Splits) -> dict[str, Any]:
+    """What run.json says of the inputs: height and width in pixels."""
+    return {"image_size": list(task.preprocessor.image_converter.image_size)}
+
+
+# --- feeding -----------------------------------------------------------------------------------------------
+
+FREE = False
+"""All batches have the same shape but for their first axis."""
+BEFORE = GENERATES = False
+
+
+def order(
+    task: Task, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
+) -> Order:
+    return Order(len(split), batch_size, epochs, seed, start)
+
+
+def example(task: Task, split: Split, batch_size: int) -> tf.Tensor:
+    """The first batch of model inputs, without changes."""
+    x, _ = next(iter(batches(task, split, order(task, split, batch_size))))
+    return x
+
+
+def batches(
+    task: Task, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
+) -> tf.data.Dataset:
+    """Batches of (model inputs float32 [B, H, W, 3], indices into the split int64 [B]).
+
+    Args:
+        augment: random changes, between resizing and normalising; None for none.
+        seed: what the changes are drawn from, together with the batch's number: a batch is the same whenever it is
+            made, in a resumed run too.
+        view: draws the changes of that number instead of the batch's own, for a cache of augmented views.
+    """
+    height, width = task.preprocessor.image_converter.image_size
+    resize, normalise = _resize(task), _normalise(task)
+
+    def read(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = tf.numpy_function(split.image, [i], tf.uint8, stateful=False)
+        image = resize(tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32))  # -> [H, W, 3]
+        return tf.ensure_shape(image, [height, width, 3]), i
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.ensure_shape(tf.numpy_function(order.epoch, [number], tf.int64), [order.size])
+        left = tf.data.Dataset.from_tensor_slices(indices).skip(tf.where(number == first, skipped, none))
+        return left.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(order.batch_size)
+
+    first, none = order.start // order.steps, tf.constant(0, tf.int64)
+    skipped = tf.constant(order.start % order.steps * order.batch_size, tf.int64)
+    examples = tf.data.Dataset.range(first, order.epochs).flat_map(epoch)
+    if augment is not None and (change := _augmentation(augment, height, width, seed, view)):
+        # One call at a time: the layers' random state is set before each batch.
+        numbered = examples.enumerate(order.start)
+        examples = numbered.map(lambda number, batch: (change(number, batch[0]), batch[1]))
+    return ahead(examples.map(lambda x, i: (normalise(x), i)))
+
+
+def _resize(task: Task) -> Any:
+    return _converter(task, {"scale": None, "offset": None})
+
+
+def _normalise(task: Task) -> Any:
+    return _converter(task, {"image_size": None})
+
+
+def _converter(task: Task, without: dict[str, None]) -> Any:
+    converter = task.preprocessor.image_converter
+    # Pixels stay exact under mixed precision.
+    return type(converter).from_config({**converter.get_config(), "dtype": "float32", **without})
+
+
+def _augmentation(
+    augment: Augment, height: int, width: int, seed: int, view: int | None
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
+    layers: list[keras.layers.Layer] = []
+    pixels = {"value_range": (0, 255)}
+    if augment.flip != "none":
+        layers.append(keras.layers.RandomFlip(augment.flip))
+    if augment.crop:
+        kept = 1 - augment.crop
+        layers.append(keras.layers.RandomCrop(round(height * kept), round(width * kept)))
+        layers.append(keras.layers.Resizing(height, width))
+    if augment.color:
+        factor = augment.color
+        layers.append(
+            keras.layers.RandomColorJitter(
+                **pixels,
+                brightness_factor=factor,
+                contrast_factor=factor,
+                saturation_factor=(0.5 - factor / 2, 0.5 + factor / 2),  # 0.5 leaves the image as it is
+            )
+        )
+    if augment.rand_augment:
+        layers.append(keras.layers.RandAugment(**pixels, factor=augment.rand_augment))
+    draw = _drawing_from(layers, seed)
+
+    def change(number: tf.Tensor, images: tf.Tensor) -> tf.Tensor:  # float32 0..255 [B, H, W, 3] -> the same
+        draw(number if view is None else number + (view + 1) * _VIEW)
+        for layer in layers:
+            images = layer(images, training=True)
+        return tf.clip_by_value(images, 0.0, 255.0)  # Keras's saturation leaves the range of pixels
+
+    return change if layers else None
+
+
+_DRAWS = 128  # random numbers that a layer may draw for one batch; RandAugment, the hungriest, takes 40
+_VIEW = 2**20  # batches a view may have
+
+
+def _drawing_from(layers: list[keras.layers.Layer], seed: int) -> Callable[[tf.Tensor], None]:
+    """What sets the layers' random state to that of a batch number: Keras's layers only know how to go on drawing."""
+    generators = [part.generator for layer in layers for part in layer._flatten_layers() if hasattr(part, "generator")]
+
+    def draw(number: tf.Tensor) -> None:
+        for i, generator in enumerate(generators):
+            state = tf.stack([tf.constant(seed * 31 + i, tf.int64), number * _DRAWS])
+            generator.state.assign(tf.cast(state, generator.state.dtype))
+
+    return draw
+
+
+def mixing(
+    augment: Augment, seed: int
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None:
+    """Mixup and cutmix of a batch: (number, inputs [B, H, W, 3], targets [B, K]) -> (inputs, targets), or None.
+
+    Both are linear in the pixels, so that they commute with normalising; where both are asked for, each batch gets one.
+    """
+    layers: list[keras.layers.Layer] = []
+    if augment.mixup:
+        layers.append(keras.layers.MixUp(alpha=augment.mixup))
+    if augment.cutmix:
+        layers.append(keras.layers.CutMix(factor=(augment.cutmix, augment.cutmix)))  # alpha itself, not a range
+    draw = _drawing_from(layers, seed)
+
+    def mix(number: tf.Tensor, images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        draw(number)
+        branches = [lambda layer=layer: _both(layer({"images": images, "labels": targets})) for layer in layers]
+        chosen = tf.random.stateless_uniform([], [seed, tf.cast(number, tf.int32)], 0, len(layers), tf.int32)
+        return tf.switch_case(chosen, branches) if len(layers) > 1 else branches[0]()
+
+    return mix if layers else None
+
+
+def _both(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    return batch["images"], batch["labels"]
+
+
+def preprocessing(task: Task, augment: Augment | None = None) -> str:
+    """Everything that decides which inputs the same data make, for the feature cache's key."""
+    converter = task.preprocessor.image_converter
+    return json.dumps([converter.get_config(), augment.model_dump() if augment else None], sort_keys=True, default=str)
+
+
+# --- scoring -----------------------------------------------------------------------------------------------
+
+
+def scores(
+    target: str, task: Task, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
+) -> Scores:
+    """Class probabilities of a whole split: float32 [n, num_classes], rows sum to 1.
+
+    `each(n)` is called as the first n examples are done.
+    """
+    forward = tf.function(lambda x: keras.ops.softmax(tf.cast(task(x, training=False), tf.float32)))
+    found: list[Scores] = []
+    done = 0
+    for x, _ in batches(task, split, order(task, split, batch_size)):
+        found.append(forward(x).numpy())
+        done += len(found[-1])
+        each(done)
+    return np.concatenate(found)
+
+
+# --- what the device sees ----------------------------------------------------------------------------------
+
+
+def device_function(task: Task, resize: bool = True) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Raw pixels in, probabilities out: uint8 [B, H, W, 3] of any size -> {"scores": float32 [B, num_classes]}.
+
+    Without `resize`, images have the size that the model sees: the operators would do nothing, and take memory.
+    """
+    converter = task.preprocessor.image_converter if resize else _normalise(task)
+
+    def device(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        x = converter(tf.cast(images, tf.float32))  # -> [B, h, w, 3], the size the model was trained at
+        return {"scores": tf.nn.softmax(task(x, training=False), name="scores")}
+
+    return device
+
+
+def bytes_function(task: Task) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Encoded JPEG or PNG files in: string [B] -> {"scores": float32 [B, num_classes]}. Alpha is put on white."""
+    converter = task.preprocessor.image_converter
+    height, width = converter.image_size
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:  # string [] -> float32 [h, w, 3]
+        def png() -> tf.Tensor:
+            rgba = tf.cast(tf.io.decode_png(encoded, channels=4), tf.float32)
+            alpha = rgba[..., 3:] / 255
+            return tf.round(rgba[..., :3] * alpha + 255 * (1 - alpha))
+
+        def jpeg() -> tf.Tensor:
+            # The accurate method is Pillow's, and so what the model was trained on.
+            return tf.cast(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
+
+        image = tf.ensure_shape(tf.cond(tf.io.is_jpeg(encoded), jpeg, png), [None, None, 3])
+        return tf.ensure_shape(converter(image), [height, width, 3])
+
+    def device(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        x = tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([height, width, 3], tf.float32))
+        return {"scores": tf.nn.softmax(task(x, training=False), name="scores")}
+
+    return device
+
+
+SERVING = ("serving_default", "serve_bytes")
+"""The signatures that TensorFlow Serving answers to."""
+
+
+def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
+    """What an exported model may answer to: name -> (function, its inputs).
+
+    "any_size" is `serving_default` for one image; the "fixed" ones take an image of the size that the model sees.
+    """
+    images, sized = device_function(task), device_function(task, resize=False)
+    height, width = task.preprocessor.image_converter.image_size
+    pixels, fixed = [None, None, 3], [1, height, width, 3]
+    return {
+        "serving_default": (images, [tf.TensorSpec([None, *pixels], tf.uint8, name="images")]),
+        "serve_bytes": (bytes_function(task), [tf.TensorSpec([None], tf.string, name="image_bytes")]),
+        "any_size": (images, [tf.TensorSpec([1, *pixels], tf.uint8, name="images")]),
+        "fixed_uint8": (sized, [tf.TensorSpec(fixed, tf.uint8, name="images")]),
+        "fixed_float32": (sized, [tf.TensorSpec(fixed, tf.float32, name="images")]),
+    }
+
+
+def resizing(task: Task) -> dict[str, Any]:
+    """How the model's image converter resizes, for devices that do it themselves."""
+    converter = task.preprocessor.image_converter
+    height, width = converter.image_size
+    return {
+        "height": height,
+        "width": width,
+        "interpolation": converter.interpolation,
+        "crop_to_aspect_ratio": bool(converter.crop_to_aspect_ratio),
+        "pad_to_aspect_ratio": bool(converter.pad_to_aspect_ratio),
+        "antialias": bool(converter.antialias),
+    }
+
+
+def reference(recipe: Recipe, task: Task, images: list[npt.NDArray[np.uint8]]) -> Scores:
+    """What the Keras model itself says, outside any graph: uint8 [H, W, 3] each -> float32 [n, num_classes]."""
+    converter = task.preprocessor.image_converter
+    logits = [
+        np.asarray(task(converter(np.asarray(image, np.float32)[None]), training=False), np.float64) for image in images
+    ]
+    shifted = np.exp(np.concatenate(logits) - np.max(logits, axis=-1))
+    probabilities: Scores = (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
+    return probabilities
