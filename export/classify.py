@@ -187,6 +187,7 @@ def stream(predict, take, out, load_seconds):
         scores.append(predict(batch))
         took = time.perf_counter() - start
         seconds.append(getattr(predict, "seconds", took))  # a page says itself, without the way there and back
+        out.touch()  # a sign of life
     np.savez(
         out,
         scores=np.concatenate(scores),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import psutil
 
@@ -34,10 +35,9 @@ def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> float:
         # -P: a module of the user's here must not stand in for ours
         child = subprocess.Popen([sys.executable, "-P", *arguments], stdout=said, stderr=said)
         try:
-            stopped, peak = _watch(child, timeout)
+            stopped, peak = watch(child, timeout)
         finally:
-            if child.poll() is None:
-                child.kill()
+            end(child)
             code = child.wait()
         said.seek(0)
         words = last_lines(said.read())
@@ -52,9 +52,16 @@ def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> float:
     return peak / 1e6
 
 
-def _watch(child: "subprocess.Popen[bytes]", timeout: float) -> tuple[str | None, int]:
-    """Waits; returns why the child must be ended, if it must, and the most bytes that it held."""
-    started, memory, peak = time.monotonic(), psutil.virtual_memory().total, 0
+def watch(
+    child: "subprocess.Popen[bytes]", timeout: float, alive: Callable[[], object] = lambda: None
+) -> tuple[str | None, int]:
+    """Waits; returns why the child must be ended, if it must, and the most bytes that it held.
+
+    Args:
+        timeout: seconds that it may take, counted from the last change of what `alive` returns.
+    """
+    memory, peak = psutil.virtual_memory().total, 0
+    since, sign = time.monotonic(), alive()
     while True:
         try:
             child.wait(0.2)
@@ -65,10 +72,21 @@ def _watch(child: "subprocess.Popen[bytes]", timeout: float) -> tuple[str | None
         with contextlib.suppress(psutil.Error):  # it has just ended
             held = psutil.Process(child.pid).memory_info().rss
         peak = max(peak, held)
-        if time.monotonic() - started > timeout:
+        if (now := alive()) != sign:
+            since, sign = time.monotonic(), now
+        if time.monotonic() - since > timeout:
             return f"took more than {timeout / 60:g} minutes and was ended", peak
         if psutil.virtual_memory().available < _MEMORY_LEFT * memory:
             return f"held {held / 1e9:.1f} GB when the memory ran out ({memory / 1e9:.1f} GB), and was ended", peak
+
+
+def end(child: "subprocess.Popen[bytes]") -> None:
+    """Kills a child that still runs, and what it started."""
+    if child.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            for one in psutil.Process(child.pid).children(recursive=True):
+                one.kill()
+        child.kill()
 
 
 def exit_reason(code: int) -> str:

@@ -216,7 +216,7 @@ def test_what_the_page_cannot_run_is_refused(made):
     any_size = {**manifest, "image": {**manifest["image"], "resize": "inside"}}
     assert "it needs images of one size" in runtimes.refusal("browser", any_size)
     int8 = {**manifest, "outputs": [{**manifest["outputs"][0], "dtype": "int8"}]}
-    assert "its page reads float32 scores, not int8" in runtimes.refusal("browser", int8)
+    assert "it reads float32 outputs, and this gives int8" in runtimes.refusal("browser", int8)
     assert runtimes.refusal("browser", manifest) is None
 
 

@@ -154,7 +154,7 @@ def test_a_place_without_floating_point_takes_no_floats():
     [
         ("linux", "onnxruntime", "it runs onnx, and this is tflite"),
         ("linux", "tflm", "it needs images of one size"),
-        ("android", "openvino", "steps of quantised scores"),
+        ("android", "openvino", "it reads float32 outputs, and this gives uint8"),
         ("linux", "litter", "there is no runtime 'litter'"),
     ],
 )

@@ -9,7 +9,7 @@ ARTIFACT/reader.py, classify.py                  runs it without kerastune
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,6 +66,11 @@ class Artifact:
         return "text" if "text" in self.manifest else "image"
 
     @property
+    def modality(self) -> str:
+        """What an example is: the name of a modality."""
+        return modality(self.manifest)
+
+    @property
     def target_kind(self) -> str:
         """What its scores are, as in `kerastune.tasks.scoring`."""
         return str(self.manifest.get("target_kind", "label"))
@@ -104,6 +109,14 @@ class Artifact:
                 f"{self.folder} is not what was exported: {'; '.join(changed)}.",
                 "Export it again: kerastune export RUN --target NAME.",
             )
+
+
+def modality(manifest: Mapping[str, Any]) -> str:
+    """What an example is to an artifact: "image", "text" or "conversation"."""
+    return next(name for name, key in _SETTINGS.items() if key in manifest)
+
+
+_SETTINGS = {"conversation": "chat", "text": "text", "image": "image"}  # modality -> its settings in a manifest
 
 
 def is_artifact(folder: Path) -> bool:

@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kerastune import assets
-from kerastune.child import exit_reason, last_lines
+from kerastune import assets, child
 from kerastune.errors import ConverterError, KerastuneError
+from kerastune.recipe import target
 from kerastune.targets.browser import reader as browser
+from kerastune.verifying import artifact
 from kerastune.verifying.artifact import Artifact, Scores
 
 
@@ -31,6 +33,16 @@ class Runtime:
         package: the pip package that has it; "" where it takes more than pip.
         reader: the reader in export/ that starts it.
         formats: what it runs.
+        modalities: what it takes examples of; of every kind, where there are none.
+        too_slow: modalities that it takes too long for, and how long.
+        fixed_size: whether images must have one size.
+        raw: whether it runs the artifact's model of raw texts instead.
+        encoded: whether it takes image files, too.
+        one_signature: formats of which it reads the first signature only.
+        no_kernels: quantisations that it does not compute.
+        inputs, outputs: dtypes of images that it takes, and of outputs that it gives; any, where there are none.
+        kernels_of: the runtime whose kernels it has, so that both give the same.
+        inexact: quantisations whose sums are exact only on processors with VNNI.
         options: of the reader.
         slow: an interpreter without optimised kernels, or a browser: it scores `SUBSET` of the validation images, not
             all.
@@ -38,12 +50,23 @@ class Runtime:
         script: in export/: puts a Python of its own, with the package, into a folder of its name in kerastune's cache.
             It proves something about another machine, and runs only where it is asked for.
         found: where pip does not install it, what finds its version: None where there is none.
-        commands: where pip does not install it, what does.
+        commands: installs it, where pip alone does not.
     """
 
     package: str
     reader: str
     formats: tuple[str, ...]
+    modalities: tuple[str, ...] = ()
+    too_slow: Mapping[str, str] = field(default_factory=dict)
+    fixed_size: bool = False
+    raw: bool = False
+    encoded: bool = False
+    one_signature: tuple[str, ...] = ()
+    no_kernels: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    kernels_of: str = ""
+    inexact: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     slow: bool = False
     threads: bool = True
@@ -72,10 +95,10 @@ class Runtime:
 
     @property
     def install(self) -> str:
-        """The command that installs it. TensorFlow Lite Micro has pre-releases only."""
+        """The command that installs it."""
         if self.script:
             return f"bash {files('kerastune.targets') / self.script}"
-        return self.commands or f"pip install {'--pre ' if self.package == 'tflite-micro' else ''}{self.package}"
+        return self.commands or f"pip install {self.package}"
 
 
 def _transformers() -> str | None:
@@ -86,21 +109,60 @@ def _transformers() -> str | None:
 
 SUBSET = 64
 
+SECONDS = 15 * 60.0
+"""How long a runtime may take for one array, or to start."""
+
+_PLAIN = {"conversation": "its plain kernels take seconds for a token of a language model"}
+_EMULATED = {"conversation": "an emulated processor takes minutes for an answer"}
+
 RUNTIMES = {
     "litert": Runtime("ai-edge-litert", "linux/reader.py", ("tflite",)),
     "litert-reference": Runtime(
-        "ai-edge-litert", "linux/reader.py", ("tflite",), ("--kernels", "reference"), slow=True
+        "ai-edge-litert", "linux/reader.py", ("tflite",), too_slow=_PLAIN, options=("--kernels", "reference"), slow=True
     ),
-    "tflm": Runtime("tflite-micro", "microcontroller/reader.py", ("tflite",), slow=True, threads=False),
-    "mediapipe": Runtime("mediapipe", "android/reader.py", ("tflite",), threads=False),
+    "tflm": Runtime(
+        "tflite-micro",
+        "microcontroller/reader.py",
+        ("tflite",),
+        modalities=("image",),
+        fixed_size=True,
+        no_kernels=("dynamic", "float16", "int4"),
+        kernels_of="litert-reference",
+        slow=True,
+        threads=False,
+        commands="pip install --pre tflite-micro",  # it has pre-releases only
+    ),
+    "mediapipe": Runtime(
+        "mediapipe",
+        "android/reader.py",
+        ("tflite",),
+        modalities=("image",),
+        fixed_size=True,
+        inputs=("float32", "uint8"),
+        threads=False,
+    ),
     "onnxruntime": Runtime("onnxruntime", "onnxruntime/reader.py", ("onnx",)),
-    "openvino": Runtime("openvino", "openvino/reader.py", ("tflite", "onnx", "saved_model")),
-    "arm64": Runtime("ai-edge-litert", "linux/reader.py", ("tflite",), slow=True, script="linux/arm64.sh"),
-    "arm64-onnxruntime": Runtime("onnxruntime", "onnxruntime/reader.py", ("onnx",), slow=True, script="linux/arm64.sh"),
+    "openvino": Runtime(
+        "openvino",
+        "openvino/reader.py",
+        ("tflite", "onnx", "saved_model"),
+        one_signature=("tflite",),
+        outputs=("float32",),  # it does not say what the steps of quantised ones are
+        inexact=("int8",),
+    ),
+    "arm64": Runtime(
+        "ai-edge-litert", "linux/reader.py", ("tflite",), too_slow=_EMULATED, slow=True, script="linux/arm64.sh"
+    ),
+    "arm64-onnxruntime": Runtime(
+        "onnxruntime", "onnxruntime/reader.py", ("onnx",), too_slow=_EMULATED, slow=True, script="linux/arm64.sh"
+    ),
     "browser": Runtime(
         "",
         "browser/reader.py",
         ("tflite", "onnx"),
+        modalities=("image",),
+        fixed_size=True,
+        outputs=("float32",),
         slow=True,
         threads=False,
         found=browser.installed,
@@ -114,54 +176,51 @@ RUNTIMES = {
         commands="pip install transformers torch",
     ),
     "saved-model-text": Runtime(
-        "tensorflow-text", "tf-serving/saved_model.py", ("saved_model",), ("--raw",), threads=False
+        "tensorflow-text",
+        "tf-serving/saved_model.py",
+        ("saved_model",),
+        modalities=("text", "conversation"),
+        raw=True,
+        options=("--raw",),
+        threads=False,
     ),
-    "saved-model": Runtime("tensorflow", "tf-serving/saved_model.py", ("saved_model",), threads=False),
-}
-
-
-_NO_CHATS = {
-    "litert-reference": "its plain kernels take seconds for a token of a language model",
-    "arm64": "an emulated processor takes minutes for an answer",
-    "arm64-onnxruntime": "an emulated processor takes minutes for an answer",
+    "saved-model": Runtime("tensorflow", "tf-serving/saved_model.py", ("saved_model",), encoded=True, threads=False),
 }
 
 
 def refusal(name: str, manifest: dict[str, Any]) -> str | None:
     """Why a runtime cannot run an artifact, whatever is installed; None where it can."""
-    runtime, fixed = RUNTIMES[name], "image" in manifest and manifest["image"]["resize"] == "outside"
-    if (name == "saved-model-text") > ("text" in manifest):
-        return "it takes raw texts, and this takes images"
-    if name in ("tflm", "mediapipe", "browser") and "text" in manifest:
-        return "it takes images, and this takes texts"
-    if name in _NO_CHATS and "chat" in manifest:
-        return _NO_CHATS[name]
-    if manifest["format"] not in runtime.formats:
-        return f"it runs {' and '.join(runtime.formats)}, and this is {manifest['format']}"
-    if name == "saved-model-text" and "raw" not in manifest["text"]:
+    row, format, modality = RUNTIMES[name], manifest["format"], artifact.modality(manifest)
+    shown, dtypes = f"{modality}s", {one["dtype"] for one in manifest["outputs"]}
+    if row.modalities and modality not in row.modalities:
+        return f"it takes {' or '.join(f'{one}s' for one in row.modalities)}, and this takes {shown}"
+    if modality in row.too_slow:
+        return row.too_slow[modality]
+    if format not in row.formats:
+        return f"it runs {' and '.join(row.formats)}, and this is {format}"
+    if row.raw and "raw" not in manifest["text"]:
         return "conversations of several turns, and templates that change what is said, have no model of raw texts"
-    if name in ("tflm", "mediapipe", "browser") and not fixed:
-        return "it needs images of one size; targets android, browser and microcontroller have that"
-    if name == "tflm" and manifest["quantize"] in ("dynamic", "float16", "int4"):
+    if row.fixed_size and manifest["image"]["resize"] != "outside":
+        places = [one for one in target.names() if target.load(one).images == "fixed"]
+        return f"it needs images of one size; targets {', '.join(places[:-1])} and {places[-1]} have that"
+    if manifest["quantize"] in row.no_kernels:
         return f'it has no kernels for quantize = "{manifest["quantize"]}"'
-    if name == "mediapipe" and manifest["inputs"][0]["dtype"] == "int8":
-        return "it takes float32 or uint8 images, not int8"
-    if name == "openvino" and "chat" in manifest and manifest["format"] == "tflite":
-        return "it reads one signature of a .tflite file, and a language model has two"
-    if name == "openvino" and manifest["outputs"][0]["dtype"] != "float32":
-        return "it does not say what the steps of quantised scores are"
-    if name == "browser" and manifest["outputs"][0]["dtype"] != "float32":
-        return f"its page reads float32 scores, not {manifest['outputs'][0]['dtype']}; target browser has those"
+    if row.inputs and (dtype := manifest["inputs"][0]["dtype"]) not in row.inputs:
+        return f"it takes {' or '.join(row.inputs)} {shown}, not {dtype}"
+    if format in row.one_signature and len(signatures := manifest["signatures"]) > 1:
+        return f"it reads one signature of a file, and this has {' and '.join(signatures)}"
+    if row.outputs and (foreign := sorted(dtypes - set(row.outputs))):
+        return f"it reads {' or '.join(row.outputs)} outputs, and this gives {' and '.join(foreign)}"
     return None
 
 
 def inexact(name: str, quantize: str) -> str | None:
-    """Why a runtime's int8 sums are not exact on this processor, whatever file it runs; None where they are.
+    """Why a runtime's sums are not exact on this processor, whatever file it runs; None where they are.
 
     OpenVINO calls it the saturation issue: without VNNI, pairs of 8-bit products are added in 16 bits.
     """
-    if name == "openvino" and quantize == "int8" and not _has_vnni():
-        return "without VNNI, which this processor lacks, OpenVINO's int8 sums overflow"
+    if quantize in RUNTIMES[name].inexact and not _has_vnni():
+        return f"without VNNI, which this processor lacks, {name}'s {quantize} sums overflow"
     return None
 
 
@@ -219,32 +278,36 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
         options: of the reader, added to the runtime's own.
 
     Raises:
-        ConverterError: the runtime crashed, refused the file or is not installed.
+        ConverterError: the runtime crashed, refused the file, is not installed, took more than `SECONDS` for an array,
+            or was about to use up the memory.
     """
     runtime = RUNTIMES[name]
     # The reader that ships with kerastune, never the copy in the artifact: a foreign folder's code is not run.
     with as_file(files("kerastune.targets")) as targets, tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         out = Path(scratch) / "out.npz"
         command = [runtime.python, str(targets / runtime.reader), str(of.folder), *runtime.options, *options]
-        with (Path(scratch) / "stderr").open("w+b") as stderr:
-            child = subprocess.Popen(
+        with (Path(scratch) / "stderr").open("w+b") as stderr, ThreadPoolExecutor(1) as pool:
+            reader = subprocess.Popen(
                 [*command, "--stream", str(out)], stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, cwd=scratch
             )
-            assert child.stdin
+            watched = pool.submit(_watch, reader, out)
+            assert reader.stdin
             try:
                 for array in arrays:
-                    child.stdin.write(_message(array))
+                    reader.stdin.write(_message(array))
             except BrokenPipeError:
-                pass  # the child has died; its exit code and words are below
+                pass  # the reader has died; its exit code and words are below
             finally:
                 with contextlib.suppress(BrokenPipeError):
-                    child.stdin.close()
-                code = child.wait()
+                    reader.stdin.close()
+                stopped, code = watched.result(), reader.wait()
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip()
+        if stopped:
+            raise ConverterError(f"{name}, asked about {of.manifest['name']}, {stopped}.")
         if code or not out.is_file():
             raise ConverterError(
-                f"{name} could not run {of.manifest['name']} ({exit_reason(code)}): {last_lines(said)}",
+                f"{name} could not run {of.manifest['name']} ({child.exit_reason(code)}): {child.last_lines(said)}",
                 runtime.install if "ModuleNotFoundError" in said else None,
             )
         with np.load(out, allow_pickle=False) as found:
@@ -258,6 +321,13 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
                 float(found["load_seconds"] * 1e3),
                 peak_mb if np.isfinite(peak_mb) else None,
             )
+
+
+def _watch(reader: "subprocess.Popen[bytes]", out: Path) -> str | None:
+    """Waits for a reader, and ends it where it must be ended: why, or None. It touches `out` after each array."""
+    stopped, _ = child.watch(reader, SECONDS, lambda: out.stat().st_mtime_ns if out.exists() else None)
+    child.end(reader)
+    return stopped
 
 
 def _message(array: npt.NDArray[Any]) -> bytes:

@@ -183,11 +183,10 @@ def replay(
 
 
 def _unlike(golden: dict[str, Scores]) -> list[str]:
-    """Where two runtimes with the same kernels differ: TensorFlow Lite Micro's are LiteRT's reference kernels."""
-    if not {"tflm", "litert-reference"} <= golden.keys():
-        return []
-    apart = _max_error("label", golden["tflm"], golden["litert-reference"])
-    return [] if apart <= 1e-6 else [f"tflm differs by {apart:.3g} from litert-reference, whose kernels it has"]
+    """Where two runtimes with the same kernels differ."""
+    pairs = {name: RUNTIMES[name].kernels_of for name in golden if RUNTIMES[name].kernels_of in golden}
+    apart = {name: _max_error("label", golden[name], golden[other]) for name, other in pairs.items()}
+    return [f"{n} differs by {e:.3g} from {pairs[n]}, whose kernels it has" for n, e in apart.items() if not e <= 1e-6]
 
 
 def _in_runtime(
@@ -201,7 +200,7 @@ def _in_runtime(
         stacked = [np.stack([images[i] for i in batch])]
         part = _Part(f"a batch of golden {unit}s", stacked, expected[batch], tolerance["golden_error"], False)
         parts.append(part)
-    if name == "saved-model" and unit == "image":
+    if RUNTIMES[name].encoded and unit == "image":
         encoded = [_png(image) for image in images]
         parts.append(_Part("golden images as PNG files", encoded, expected, tolerance["golden_error"]))
     if source:

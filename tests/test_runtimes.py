@@ -1,0 +1,131 @@
+"""Runtimes run in children with limits, and a row of RUNTIMES says what each one takes."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from kerastune import child
+from kerastune.errors import ConverterError
+from kerastune.verifying import artifact, runtimes
+
+IMAGE = np.zeros((2, 2, 3), np.uint8)
+
+
+def rounds(count: int, folder: Path) -> artifact.Artifact:
+    """An ONNX artifact that goes round a loop `count` times before it gives the sum of its pixels."""
+    value, node = helper.make_tensor_value_info, helper.make_node
+    int64, bool_, float_ = onnx.TensorProto.INT64, onnx.TensorProto.BOOL, onnx.TensorProto.FLOAT
+    body = helper.make_graph(
+        [node("Identity", ["was"], ["more"]), node("Neg", ["x"], ["y"])],
+        "round",
+        [value("i", int64, []), value("was", bool_, []), value("x", float_, [1, 3])],
+        [value("more", bool_, []), value("y", float_, [1, 3])],
+    )
+    graph = helper.make_graph(
+        [
+            node("Cast", ["images"], ["floats"], to=float_),
+            node("ReduceSum", ["floats", "axes"], ["sums"], keepdims=0),
+            node("Loop", ["count", "go", "sums"], ["scores"], body=body),
+        ],
+        "rounds",
+        [value("images", onnx.TensorProto.UINT8, [1, None, None, 3])],
+        [value("scores", float_, [1, 3])],
+        [
+            helper.make_tensor("count", int64, [], [count]),
+            helper.make_tensor("go", bool_, [], [True]),
+            helper.make_tensor("axes", int64, [2], [1, 2]),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "model.onnx")
+    manifest: dict[str, Any] = {
+        "name": "round",
+        "task": "none",
+        "format": "onnx",
+        "model": "model.onnx",
+        "labels": list("abc"),
+    }
+    manifest |= {"image": {"resize": "inside"}, "inputs": [{"name": "images", "dtype": "uint8"}]}
+    return artifact.write(folder, manifest, [IMAGE], np.zeros((1, 3), np.float32))
+
+
+def test_a_runtime_that_hangs_is_ended_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert runtimes.ask(rounds(3, tmp_path), "onnxruntime", [IMAGE]).scores.tolist() == [[0, 0, 0]]
+    monkeypatch.setattr(runtimes, "SECONDS", 5.0)
+    with pytest.raises(ConverterError, match=r"onnxruntime, asked about round, took more than 0\.0833333 minutes"):
+        runtimes.ask(rounds(2**62, tmp_path), "onnxruntime", [IMAGE])
+
+
+def test_a_runtime_that_hangs_takes_no_more_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than a pipe holds, so that whoever writes waits, too."""
+    monkeypatch.setattr(runtimes, "SECONDS", 5.0)
+    many = [np.zeros((500, 500, 3), np.uint8)] * 3
+    with pytest.raises(ConverterError, match="took more than"):
+        runtimes.ask(rounds(2**62, tmp_path), "onnxruntime", many)
+
+
+def test_a_slow_child_that_shows_signs_of_life_is_left_alone() -> None:
+    slow = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3)"])
+    assert child.watch(slow, 1.0, time.monotonic)[0] is None
+    slow = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert "took more than" in str(child.watch(slow, 1.0)[0])
+    child.end(slow)
+    slow.wait()
+
+
+def test_what_a_child_started_ends_with_it() -> None:
+    code = (
+        "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout
+    grandchild = Path("/proc", parent.stdout.readline().strip())
+    child.end(parent)
+    deadline = time.monotonic() + 10
+    while grandchild.exists() and "Z" not in (grandchild / "stat").read_text().split()[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.communicate()
+
+
+IMAGES: dict[str, Any] = {
+    "format": "tflite",
+    "quantize": "none",
+    "image": {"resize": "outside"},
+    "signatures": ["fixed_uint8"],
+    "inputs": [{"name": "images", "dtype": "uint8"}],
+    "outputs": [{"name": "scores", "dtype": "float32"}],
+}
+TEXTS: dict[str, Any] = {**{k: v for k, v in IMAGES.items() if k != "image"}, "text": {}, "signatures": ["any_length"]}
+CHATS: dict[str, Any] = {**TEXTS, "chat": {}, "signatures": ["prefill", "decode"]}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "manifest", "why"),
+    [
+        ("litert", IMAGES, None),
+        ("onnxruntime", IMAGES, "it runs onnx, and this is tflite"),
+        ("tflm", TEXTS, "it takes images, and this takes texts"),
+        ("saved-model-text", IMAGES, "it takes texts or conversations, and this takes images"),
+        ("saved-model-text", {**TEXTS, "format": "saved_model"}, "no model of raw texts"),
+        ("litert-reference", CHATS, "seconds for a token"),
+        ("tflm", {**IMAGES, "image": {"resize": "inside"}}, "targets android, browser and microcontroller have that"),
+        ("tflm", {**IMAGES, "quantize": "dynamic"}, 'no kernels for quantize = "dynamic"'),
+        ("mediapipe", {**IMAGES, "inputs": [{"dtype": "int8"}]}, "it takes float32 or uint8 images, not int8"),
+        ("openvino", CHATS, "it reads one signature of a file, and this has prefill and decode"),
+        (
+            "browser",
+            {**IMAGES, "outputs": [{"dtype": "float32"}, {"dtype": "int8"}]},
+            "float32 outputs, and this gives int8",
+        ),
+    ],
+)
+def test_a_runtime_is_refused_by_what_its_row_says(runtime: str, manifest: dict[str, Any], why: str | None) -> None:
+    found = runtimes.refusal(runtime, manifest)
+    assert why in str(found) if why else found is None
