@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kerastune.exporting.extras import EXTRAS
 from kerastune.verifying.runtimes import RUNTIMES
 
 ROOT = Path(__file__).parents[1]
@@ -167,6 +168,7 @@ def test_every_target_has_a_reader_and_says_where_it_runs() -> None:
     assert targets
     for target in targets:
         assert {"reader.py", "target.toml"} <= {path.name for path in target.iterdir()}
+        assert set(tomllib.loads((target / "target.toml").read_text("utf-8")).get("extras", ())) <= set(EXTRAS)
 
 
 @pytest.mark.parametrize(

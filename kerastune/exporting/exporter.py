@@ -17,13 +17,12 @@ from PIL import Image as PillowImage
 from kerastune import assets, child, environment, files, run
 from kerastune.data import Split, spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
-from kerastune.exporting import microcontroller
+from kerastune.exporting.extras import EXTRAS
 from kerastune.formats import FORMATS, About, Conversion, support
 from kerastune.progress import Progress
 from kerastune.recipe import Export, export_name, target
 from kerastune.recipe.target import Target
 from kerastune.run import Run
-from kerastune.serving import serving
 from kerastune.tasks import scoring
 from kerastune.verifying import artifact, runtimes
 from kerastune.verifying.artifact import Artifact
@@ -33,7 +32,6 @@ GOLDEN_EXAMPLES = 16
 GOLDEN_ANSWERS = 20
 _TINTED_IMAGES = 8
 CALIBRATION_EXAMPLES = 128
-_WARM_UP_IMAGES = 4
 
 # Golden and calibration images are real, but no larger than this: their sizes add up, and every model shrinks them.
 _LARGEST_SIDE = 320
@@ -336,11 +334,9 @@ def _attempt(
     largest = float(np.abs(scoring.comparable(of.recipe.data.target, reference)).max())
     # Numbers of a vector are far below 1, and what is allowed with them.
     manifest = _manifest(of, job, conversion, work, max(0.0 if _embeds(of) else 1.0, largest))
-    if job.target.name == "tf-serving":
-        _prepare_serving(job.folder.name, folder, path, images if job.unit == "image" else [], reference)
-    if job.target.name == "microcontroller":
-        for file, text in microcontroller.c_source(job.folder.name, path.read_bytes()).items():
-            (folder / file).write_text(text, "utf-8")
+    made = artifact.write(folder, manifest, images, reference, more=more)
+    for name in job.target.extras:
+        manifest |= EXTRAS[name](made, progress)
     made = artifact.write(folder, manifest, images, reference, more=more)
     report, found = replay(made, of, progress, runtimes.choose(manifest, _installed(job.target, manifest)))
     report["converter_peak_mb"] = peak_mb
@@ -351,8 +347,6 @@ def _attempt(
         manifest["tolerance"]["golden_error"] = (
             report["golden"]["max_error"] + OTHER_KERNELS[conversion.quantize] * manifest["tolerance"]["scale"]
         )
-        if job.target.name == "microcontroller":
-            manifest["arena_bytes"] = _arena(made, progress)
         made = artifact.write(folder, manifest, images, reference, found, more)
     return made, report
 
@@ -360,31 +354,6 @@ def _attempt(
 def _answers(work: Path) -> dict[str, Any]:
     with np.load(work / "answers.npz", allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
-
-
-def _prepare_serving(
-    name: str, folder: Path, model: Path, images: list[artifact.Image], reference: artifact.Scores
-) -> None:
-    """TF Serving's own files, and requests that it warms up with, where its stubs are installed to write them."""
-    for file, text in serving.serving_files(name).items():
-        (folder / file).write_text(text, "utf-8")
-    if images and serving.write_warmup(model, images[:_WARM_UP_IMAGES]):
-        answers = [outputs["scores"][0] for _, outputs in serving.replay_warmup(model)]
-        expected = reference[:_WARM_UP_IMAGES].repeat(2, axis=0)  # each image as pixels, and as a file
-        if not (error := float(np.abs(np.stack(answers) - expected).max())) <= FLOAT_TOLERANCE:
-            raise VerificationError(f"{name}: the answers to the warm-up requests are {error:.3g} from Keras's.")
-
-
-def _arena(made: Artifact, progress: Progress) -> int | None:
-    """Bytes that TensorFlow Lite Micro works in, where it is installed to measure them."""
-    micro = runtimes.RUNTIMES["tflm"]
-    found = microcontroller.arena_bytes(made) if micro.version else None
-    if found:
-        progress.say(f"TensorFlow Lite Micro runs it in an arena of {found / 1024:.0f} KiB here")
-    else:
-        why = "TensorFlow Lite Micro does not run it" if micro.version else micro.install
-        progress.say(f"How large an arena it needs was not measured: {why}")
-    return found
 
 
 def _installed(of: Target, manifest: dict[str, Any]) -> list[str]:

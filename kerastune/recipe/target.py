@@ -21,6 +21,7 @@ class Target:
         runtimes: of `verifying.runtimes`, that an artifact for this place is verified in: the first always, the
             others where they are installed. Those of another format are passed over.
         units: what it takes models of: "image", "text".
+        extras: what an artifact gets beside the model: names in `exporting.extras.EXTRAS`.
         tasks: whose models it takes; of every task, if there are none.
     """
 
@@ -34,6 +35,7 @@ class Target:
     other_formats: tuple[str, ...] = ()
     units: tuple[str, ...] = ("image",)
     tasks: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
 
 
 def refusal(name: str, unit: str, task: str) -> str | None:
