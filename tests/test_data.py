@@ -15,7 +15,7 @@ from PIL import Image
 
 from kerastune.data import Splits, load
 from kerastune.errors import DataError
-from kerastune.recipe import CsvData, FolderData, TfdsData
+from kerastune.recipe.sources import CsvData, FolderData, TfdsData
 
 
 def picture(seed: int) -> bytes:

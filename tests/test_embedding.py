@@ -20,10 +20,11 @@ from kerastune.errors import ConverterError, DataError, KerastuneError, RecipeEr
 from kerastune.exporting.exporter import RAW_TEXT
 from kerastune.predicting import inference
 from kerastune.predicting import search as searching
-from kerastune.recipe import EmbeddingData, Export, parse
+from kerastune.recipe import Export, parse
 from kerastune.reporting import report
 from kerastune.tasks import scoring
 from kerastune.tasks.text_embedding import task as embedding
+from kerastune.tasks.text_embedding.settings import EmbeddingData
 from kerastune.verifying import artifact, verifier
 
 PAIRED = {"anchor_column": "question", "positive_column": "answer"}

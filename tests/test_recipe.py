@@ -466,7 +466,7 @@ def test_the_schema_allows_no_unknown_key_anywhere_and_knows_every_section() -> 
     tables = schema["$defs"]
     assert {"FolderData", "CsvData", "TfdsData", "TableData", "Augment", "Train", "Phase", "Export"} <= tables.keys()
     assert all(table["additionalProperties"] is False for table in tables.values())
-    for task in recipe.RECIPES.values():
+    for task in recipe.recipes().values():
         assert set(tables[task.__name__]["properties"]) == set(task.model_fields)
         assert "name" not in tables[task.__name__]["required"]  # the file's name stands in
     json.dumps(schema)

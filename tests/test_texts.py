@@ -12,7 +12,7 @@ import pytest
 from kerastune import fine_tune
 from kerastune.data import Order, load, spread
 from kerastune.errors import DataError, RecipeError
-from kerastune.recipe import TableData
+from kerastune.recipe.sources import TableData
 from kerastune.tasks import scoring
 from kerastune.tasks import tokens as texts
 from kerastune.tasks.text_classification import task as text_classification

@@ -14,8 +14,8 @@ from kerastune import evaluate, fine_tune, run
 from kerastune.data import Order
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.progress import Progress
-from kerastune.recipe import Augment
 from kerastune.tasks.image_classification import task as image_classification
+from kerastune.tasks.image_classification.settings import Augment
 from kerastune.training import loop, train
 
 

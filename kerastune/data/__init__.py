@@ -23,19 +23,19 @@ from kerastune.data.sources import chat, csv, folder, table, tfds
 from kerastune.errors import DataError, printable
 from kerastune.modalities import Report
 from kerastune.modalities import image as images
-from kerastune.recipe import ChatData, CsvData, Data, EmbeddingData, FolderData, TableData, TfdsData, TfdsTextData
+from kerastune.recipe import Data
 
 __all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "few", "load", "spread"]
 
-SOURCES: dict[type[Data], Callable[[Any, Progress], Source]] = {
-    FolderData: folder.examples,
-    CsvData: csv.examples,
-    TfdsData: tfds.examples,
-    TableData: table.examples,
-    TfdsTextData: tfds.examples,
-    EmbeddingData: table.examples,
-    ChatData: chat.examples,
+SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
+    "folder": folder.examples,
+    "csv": csv.examples,
+    "table": table.examples,
+    "chat": chat.examples,
+    "tfds": tfds.examples,
 }
+"""What reads a source, by the name that its settings give as `reader`."""
+
 _LISTED = 50  # problems shown in one message
 _BLOCK = 512  # examples between two calls of `progress`
 _PART = 16  # examples a thread takes at a time
@@ -122,7 +122,7 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
         DataError: with every problem in one message, unless `skip_bad` leaves them out.
     """
     progress = progress or (lambda stage, done, total: None)
-    draft = _Draft(settings, SOURCES[type(settings)](settings, progress))
+    draft = _Draft(settings, SOURCES[settings.reader](settings, progress))
     _require_two_labels(draft, chain.from_iterable(map(draft.labels, draft.alive)))
     _require_splits(draft, settings)
     _read_all(draft, progress)

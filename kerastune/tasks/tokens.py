@@ -16,7 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kerastune.data import Order, Split
-from kerastune.recipe import Augment
+from kerastune.tasks.image_classification.settings import Augment
 from kerastune.tasks.pipeline import ahead
 
 Preprocessor: TypeAlias = Any  # a keras_hub.models.Preprocessor; KerasHub has no types

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from kerastune import tasks
 from kerastune.data import Order, Split
-from kerastune.recipe import Augment, Recipe
+from kerastune.recipe import Recipe
+from kerastune.tasks.image_classification.settings import Augment
 from kerastune.training.prefix import cache, features, forward
 from kerastune.training.prefix.forward import Implementation
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from kerastune.training.loop import Training
 
 _KEPT = {"memory": "in memory", "disk": "on disk"}
-_View = tuple[Augment, int] | tuple[None, None]
+_View = tuple[Augment | None, int | None]
 _AS_IT_IS: _View = (None, None)
 
 
@@ -61,7 +62,7 @@ class Feed:
             time.perf_counter(),
             (self.of.splits.train, self.of.splits.validation),
         )
-        views: list[_View] = [(of.recipe.changes, view) for view in range(of.recipe.train.cache_views)] or [_AS_IT_IS]
+        views: list[_View] = [(_augment(of.recipe), view) for view in range(of.recipe.train.cache_views)] or [_AS_IT_IS]
         wanted = [("train", train, view) for view in views] + [("validation", validation, _AS_IT_IS)]
         examples = sum(len(split) for _, split, _ in wanted)
 
@@ -143,7 +144,7 @@ class Feed:
             yield view.rows(i), *(values[i] for values in self._targets)
 
     def _fresh_batches(self, start: int) -> tf.data.Dataset:
-        of, augment = self.of, self.of.recipe.changes
+        of, augment = self.of, _augment(self.of.recipe)
         seed = seed_of(of.recipe.seed, of.at.phase)
         targets, weights = (tf.constant(values) for values in self._targets)
         found = of.kind.batches(of.task, of.splits.train, self._order(start), augment, seed)
@@ -160,6 +161,10 @@ def cache_key(
     drawn = [view[1], recipe.seed, phase] if view[0] else None
     preprocessing = f"{tasks.get(recipe.task).preprocessing(task, view[0])} {drawn}"
     return cache.key(split.digests, cut.fingerprint(), cut.specs, preprocessing, by, recipe.train.batch_size)
+
+
+def _augment(recipe: Recipe) -> Augment | None:
+    return getattr(recipe, "augment", None)
 
 
 def seed_of(*entropy: int) -> int:

@@ -340,7 +340,7 @@ def _cache(recipe: Recipe, number: int, task: Any, splits: Splits, example: Any)
     if cut:
         examples = len(splits.train) * max(settings.cache_views, 1) + len(splits.validation)
         bytes_needed = examples * cut.bytes_per_example
-        view = (recipe.changes, 0) if settings.cache_views else (None, None)
+        view = (getattr(recipe, "augment", None), 0) if settings.cache_views else (None, None)
         keys = [cache_key(recipe, number, task, cut, splits.train, by, view) for by in get_args(Implementation)]
         is_stored = any(cache.stored(key) for key in keys)
     got, why = cache.decide(
@@ -349,7 +349,7 @@ def _cache(recipe: Recipe, number: int, task: Any, splits: Splits, example: Any)
         epochs=phase.epochs,
         memory_available=psutil.virtual_memory().available,
         disk_available=cache.room(),
-        changes=recipe.changes.any and not settings.cache_views,
+        changes=recipe.augments and not settings.cache_views,
         cut_reason=None if cut else where,
         is_stored=is_stored,
     )

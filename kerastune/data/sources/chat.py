@@ -9,7 +9,7 @@ from kerastune.data.source import SPLITS, Example, Problem, Progress, Source, co
 from kerastune.data.sources.rows import files, rows
 from kerastune.data.sources.table import cleaned
 from kerastune.errors import DataError, printable
-from kerastune.recipe import ChatData
+from kerastune.recipe.sources import ChatData
 
 Message = dict[str, str]
 ROLES = ("system", "user", "assistant")
@@ -56,9 +56,8 @@ def examples(settings: ChatData, progress: Progress) -> Source:
 
 def columns(settings: ChatData) -> dict[str, str]:
     """The columns that are read, by the key that names them."""
-    pair = {"prompt_column": settings.prompt_column, "response_column": settings.response_column}
-    found = {"messages_column": settings.messages_column} if settings.messages_column else pair
-    return {**found, **({"split_column": settings.split_column} if settings.split_column else {})}
+    keys = (*settings.columns, "split_column")
+    return {key: getattr(settings, key) for key in keys if getattr(settings, key)}
 
 
 def _conversation(settings: ChatData, row: dict[str, Any], notes: Counter[str]) -> list[Message] | str:

@@ -18,7 +18,7 @@ from kerastune.data.source import (
 )
 from kerastune.data.sources.rows import rows
 from kerastune.errors import DataError, printable
-from kerastune.recipe import CsvData
+from kerastune.recipe.sources import CsvData
 
 _EXAMPLE = "A minimal file:  image,label  /  photos/1.jpg,daisy  /  photos/2.jpg,tulip  (one row a line)."
 

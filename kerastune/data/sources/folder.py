@@ -18,7 +18,7 @@ from kerastune.data.source import (
 )
 from kerastune.errors import DataError, printable
 from kerastune.modalities.image import EXTENSIONS
-from kerastune.recipe import FolderData
+from kerastune.recipe.sources import FolderData
 
 _LAYOUT = (
     "Expected is path/<label>/photo.jpg, for instance flowers/daisy/1.jpg, flowers/tulip/2.jpg; or, where\n"

@@ -10,21 +10,19 @@ from typing import Any
 from kerastune.data.source import SPLITS, Example, Label, Problem, Progress, Source, counted
 from kerastune.data.sources.rows import EXAMPLES, files, rows
 from kerastune.errors import DataError, printable
-from kerastune.recipe import EmbeddingData, TableData
-
-Settings = TableData | EmbeddingData
+from kerastune.recipe.sources import Table
 
 
 @dataclass
 class _Table:
-    settings: Settings
+    settings: Table
     examples: list[Example] = field(default_factory=list)
     contents: list[bytes] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
 
-def examples(settings: Settings, progress: Progress) -> Source:
+def examples(settings: Table, progress: Progress) -> Source:
     """Reads the rows of one file, or of one file a split.
 
     Raises:
@@ -48,13 +46,13 @@ def examples(settings: Settings, progress: Progress) -> Source:
     )
 
 
-def columns(settings: Settings) -> dict[str, str]:
+def columns(settings: Table) -> dict[str, str]:
     """The columns that are read, by the key that names them."""
     keys = (*settings.columns, settings.truth, "split_column")
     return {key: getattr(settings, key) for key in keys if key and getattr(settings, key)}
 
 
-def _name(settings: Settings) -> tuple[str, ...] | None:
+def _name(settings: Table) -> tuple[str, ...] | None:
     """What counts examples that have no labels."""
     if settings.target == "pairs":
         return ("pairs",)
@@ -72,8 +70,7 @@ def _add(table: _Table, where: str, row: dict[str, Any] | str, split: str | None
     texts = [cleaned(table.notes, row[column]) for column in wanted]
     label: Label | Problem = ()
     if settings.truth:
-        separator = getattr(settings, "label_separator", None)
-        label = labelled(row[named[settings.truth]], settings.target, separator)
+        label = labelled(row[named[settings.truth]], settings.target, settings.separator)
     said = row[settings.split_column] if settings.split_column else split
     problem = (
         next((f"has no text in column {c!r}" for c, text in zip(wanted, texts, strict=True) if not text), None)

@@ -21,7 +21,7 @@ from typing import Any
 from kerastune.data.source import Example, Label, Problem, Progress, Source
 from kerastune.data.sources.table import labelled
 from kerastune.errors import DataError, printable
-from kerastune.recipe import TfdsData, TfdsTextData
+from kerastune.recipe.sources import TfdsData, TfdsTextData
 
 _OFFLINE = (
     "Without internet, data.data_dir names a TFDS folder prepared elsewhere, or a packaged asset "

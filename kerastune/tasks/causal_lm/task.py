@@ -19,10 +19,11 @@ import tensorflow as tf
 from kerastune import assets, run
 from kerastune.data import Order, Split, Splits, spread
 from kerastune.errors import DataError, KerastuneError, RecipeError
-from kerastune.recipe import Augment, Recipe
+from kerastune.recipe import Recipe
 from kerastune.targets import chats as reader
 from kerastune.tasks import tokens as texts
 from kerastune.tasks.causal_lm.chats import Chat, Message, chat_of, checked, encoded, file_of, frame, unmarked
+from kerastune.tasks.image_classification.settings import Augment
 from kerastune.tasks.text_classification.task import SERVING as SERVING
 from kerastune.tasks.text_classification.task import Signature, set_length
 from kerastune.tasks.tokens import mixing as mixing

@@ -18,7 +18,8 @@ from keras_hub.src.utils.preset_utils import check_file_exists, load_json
 from kerastune import assets
 from kerastune.data import Order, Split, Splits
 from kerastune.errors import RecipeError
-from kerastune.recipe import Augment, Recipe
+from kerastune.recipe import Recipe
+from kerastune.tasks.image_classification.settings import Augment
 from kerastune.tasks.labels import count as count
 from kerastune.tasks.labels import loss as loss
 from kerastune.tasks.labels import metric as metric

@@ -19,8 +19,9 @@ import tensorflow as tf
 from kerastune import assets
 from kerastune.data import Order, Split, Splits
 from kerastune.errors import RecipeError
-from kerastune.recipe import Augment, Recipe
+from kerastune.recipe import Recipe
 from kerastune.tasks import scoring
+from kerastune.tasks.image_classification.settings import Augment
 from kerastune.tasks.labels import count as count
 from kerastune.tasks.labels import truth as truth
 from kerastune.tasks.text_classification import task as text_classification

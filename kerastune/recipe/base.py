@@ -1,0 +1,31 @@
+"""What settings are made of: their base class, and the types that several of them share."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+
+class Settings(BaseModel):
+    """A table of a recipe: frozen, strict, without unknown keys. A field's docstring is its text in the schema."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def regular_expression(value: str) -> str:
+    """Returns the value; raises ValueError if it is no regular expression."""
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from error
+    return value
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Regex = Annotated[Text, AfterValidator(regular_expression)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""The name of a folder."""
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=10)]

@@ -1,0 +1,85 @@
+"""Says what is wrong with a recipe: the key's path, what was received, what is near."""
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A suggestion in brackets, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def explain(problem: ErrorDetails, recipe: type[BaseModel], tasks: Iterable[str] = ()) -> str:
+    """One line for one pydantic error.
+
+    Args:
+        recipe: the settings class that refused.
+        tasks: what `task` may be.
+    """
+    path, table = _locate(problem["loc"], recipe)
+    where = ".".join(path) or "recipe"
+    received = problem["input"]
+    kind = problem["type"]
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key{did_you_mean(path[-1], table.model_fields)}"
+    if kind == "missing":
+        return f"{where}: is missing"
+    if kind.startswith("union_tag"):
+        sources = _by_source(_tables(recipe.model_fields["data"].annotation))
+        there = ", ".join(f'"{source}"' for source in sources)
+        if kind == "union_tag_not_found":
+            return f"{where}.source: is missing; one of {problem['ctx']['discriminator']} = {there}"
+        tag = str(problem["ctx"]["tag"])
+        return f"{where}.source: {tag!r} is not a source{did_you_mean(tag, sources)}; use one of {there}"
+    if kind == "literal_error":
+        expected = " or ".join(map(repr, tasks)) if where == "task" else problem["ctx"]["expected"]
+        near = did_you_mean(received, re.findall(r"'([^']*)'", expected)) if isinstance(received, str) else ""
+        return f"{where}: {received!r} is not one of {expected}{near}"
+    if kind == "tuple_type":
+        return f"{where}: must be a list of tables, each under [[{where}]]"
+    if kind == "value_error":
+        return f"{where}: {problem['ctx']['error']}"
+    message = problem["msg"].replace("Input should be", "must be")
+    return f"{where}: {message[0].lower()}{message[1:]}; received {received!r}"
+
+
+def _locate(loc: tuple[int | str, ...], recipe: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
+    """A pydantic location as the user's key path, and the settings class that owns its last key.
+
+    Where a table may be of several classes, pydantic puts the source's name into the location; users never wrote that.
+    """
+    path: list[str] = []
+    owner, tables = recipe, [recipe]
+    for part in loc:
+        if len(tables) > 1 and (chosen := _by_source(tables).get(str(part))):
+            tables = [chosen]
+            continue
+        path.append(str(part))
+        if isinstance(part, str) and tables:
+            owner = tables[0]
+            field = owner.model_fields.get(part)
+            tables = _tables(field.annotation) if field else []
+    return path, owner
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes in a type: `tuple[Phase, ...]` holds Phase."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [table for inner in get_args(annotation) for table in _tables(inner)]
+
+
+def _by_source(tables: Iterable[type[BaseModel]]) -> dict[str, type[BaseModel]]:
+    """Settings classes of [data] by the sources that they are for."""
+    return {
+        source: table
+        for table in tables
+        if "source" in table.model_fields
+        for source in get_args(table.model_fields["source"].annotation)
+    }

@@ -1,0 +1,76 @@
+"""The [[exports]] tables: where a model goes, in which format, how quantised, within which limits."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from kerastune.recipe import target
+from kerastune.recipe.base import Name, Settings, Text
+from kerastune.recipe.explain import did_you_mean
+
+QUANTIZATIONS = {
+    "saved_model": ("none",),
+    "tflite": ("none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"),
+    "onnx": ("none", "dynamic", "int8", "auto"),
+    "transformers": ("none",),
+}
+"""What `quantize` may be in each format."""
+
+
+class Export(Settings):
+    """One artifact: a target, or a format, with a quantisation."""
+
+    target: Text | None = None
+    """A place it runs: a folder in export/ (`kerastune targets list`)."""
+    format: Literal["saved_model", "tflite", "onnx", "transformers"] | None = None
+    """Instead of a target, or another format that the target takes: "onnx" for "browser"."""
+    quantize: Literal["none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"] | None = None
+    """Default: what the target says, or "none". "float16", "dynamic" (int8) and "int4" store weights so; "int8" and
+    "int16x8" also compute so, calibrated on training images. "auto" tries int8, int8 with its worst layers left in
+    float, float16 and none, and takes the first that keeps the limits below."""
+    name: Name | None = None
+    """The artifact's folder name. Default: the target's or the format's name, and the quantisation."""
+    max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """A quantised artifact that loses more validation accuracy than this is refused."""
+    max_size_mb: Annotated[float, Field(gt=0)] | None = None
+    """A larger model is refused. In megabytes (10^6 bytes)."""
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """A model is refused whose median latency for one image, here, is above this. In milliseconds."""
+
+    @field_validator("target")
+    @classmethod
+    def _target_exists(cls, value: str | None) -> str | None:
+        if value is not None and value not in target.names():
+            raise ValueError(f"there is no target {value!r}{did_you_mean(value, target.names())}")
+        return value
+
+    @model_validator(mode="after")
+    def _a_target_or_a_format(self) -> "Export":
+        if self.target is None and self.format is None:
+            raise ValueError("an export needs a `target` or a `format`")
+        if self.target and self.format:
+            where = target.load(self.target)
+            if self.format not in (takes := (where.format, *where.other_formats)):
+                raise ValueError(f"target {self.target!r} takes format = {' or '.join(takes)}, not {self.format!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _quantisation_is_to_be_had(self) -> "Export":
+        format, quantize = self.resolved
+        if quantize not in QUANTIZATIONS[format]:
+            raise ValueError(f"{format} takes quantize = {' or '.join(QUANTIZATIONS[format])}, not {quantize!r}")
+        if self.target and target.load(self.target).io == "int8" and quantize not in ("int8", "auto"):
+            raise ValueError(f"target {self.target!r} computes in int8 alone, so it takes no quantize = {quantize!r}")
+        return self
+
+    @property
+    def resolved(self) -> tuple[str, str]:
+        """The format and the quantisation, with the target's defaults."""
+        where = target.load(self.target) if self.target else None
+        return self.format or (where.format if where else ""), self.quantize or (where.quantize if where else "none")
+
+
+def export_name(export: Export) -> str:
+    """The artifact's folder name: "linux", "tflite", "linux-int8"."""
+    quantize = export.quantize if export.quantize != "none" else None
+    return export.name or "-".join(filter(None, [export.target, export.format, quantize]))

@@ -1,0 +1,242 @@
+"""The [data] table: what every source of data takes, and the settings of the sources in kerastune/data/sources."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from kerastune.recipe.base import Fraction, Settings, Text
+from kerastune.recipe.paths import AssetOrPath, FilePath, ShippedOrPath
+
+Target = Literal["label", "labels", "number", "pairs", "groups", "scores", "text"]
+Reader = Literal["folder", "csv", "table", "chat", "tfds"]
+Delimiter = Literal[",", ";", "\t", "|"]
+
+
+class Data(Settings):
+    """What every source of data takes."""
+
+    unit: ClassVar[Literal["image", "text"]] = "image"
+    """What an example is."""
+    modality: ClassVar[str] = "image"
+    """The row of `kerastune.modalities.MODALITIES` that an example belongs to."""
+    reader: ClassVar[Reader]
+    """The row of `kerastune.data.SOURCES` that reads it."""
+
+    validation_fraction: Fraction = 0.15
+    """Share of the examples held out to choose the best epoch, where the source brings no validation split."""
+    test_fraction: Fraction = 0.15
+    """Share of the examples held out for the final accuracy, where the source brings no test split."""
+    skip_bad: bool = False
+    """Leave out examples that cannot be read (they are listed in run.json) instead of stopping."""
+
+    @property
+    def target(self) -> Target:
+        """What an example is given: one label, any number of labels, a number, or a text to say.
+
+        Of texts to embed: "pairs" of texts that belong together (or with a third that does not), "groups" of texts
+        with one label, or "scores" of how alike two texts are.
+        """
+        return "label"
+
+    @model_validator(mode="after")
+    def _leave_something_to_train_on(self) -> "Data":
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"validation_fraction + test_fraction = {self.validation_fraction + self.test_fraction:g} "
+                "leaves nothing to train on; their sum must be below 1"
+            )
+        return self
+
+
+class Images(Data):
+    """What every source of images takes."""
+
+    image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
+    """Side in pixels of the square the model sees. Default: what the preset was trained at."""
+
+
+class FolderData(Images):
+    """Images in one folder a label: path/<label>/*.jpg, or path/{train,validation,test}/<label>/*.jpg."""
+
+    reader = "folder"
+
+    source: Literal["folder"]
+    path: FilePath
+    """The folder that holds the label folders."""
+
+
+class CsvData(Images):
+    """A CSV file with a column of image paths and a column of labels."""
+
+    reader = "csv"
+
+    source: Literal["csv"]
+    path: FilePath
+    """The CSV file (UTF-8, with a header line)."""
+    delimiter: Delimiter = ","
+    """What separates its cells."""
+    images: FilePath | None = None
+    """The folder that image paths are relative to, and must stay inside. Default: the CSV file's folder."""
+    image_column: Text = "image"
+    label_column: Text = "label"
+    split_column: Text | None = None
+    """A column that says train, validation or test. Default: split by content hash."""
+
+
+class Tfds(Data):
+    """What every TensorFlow Datasets data set takes."""
+
+    reader = "tfds"
+
+    source: Literal["tfds"]
+    name: Text
+    """Any TFDS name: "fashion_mnist", "cats_vs_dogs", "my_dataset/config:1.0.0"."""
+    data_dir: AssetOrPath | None = None
+    """A local TFDS folder, or the name of a fetched asset. Default: TFDS's own folder."""
+    train: Text = "train"
+    """TFDS split, slices included: "train[:2000]"."""
+    validation: Text | None = None
+    """TFDS split. Default: `validation_fraction` of the training split, by content hash."""
+    test: Text | None = None
+    """TFDS split. Default: "test" if the data set has one, else `test_fraction` of the training split."""
+    label_key: Text = "label"
+
+
+class TfdsData(Tfds, Images):
+    """A TensorFlow Datasets data set with an image and a label."""
+
+    image_key: Text = "image"
+
+
+class Texts(Data):
+    """What every source of texts takes."""
+
+    unit = "text"
+    modality = "text"
+
+    max_length: Annotated[int, Field(ge=4)] | None = None
+    """Tokens of an example, special ones included, beyond which it is cut off. Default: what the preset says."""
+
+    @property
+    def paired(self) -> bool:
+        """Whether an example has two texts."""
+        return False
+
+
+class Labelled(Data):
+    """What every source of labels takes, where an example may have several, or a number."""
+
+    label_separator: Text | None = None
+    """An example may have several labels, with this between them: "|" reads "sport|politics" as two."""
+    regression: bool = False
+    """The label is a number, which the model learns to predict."""
+
+    @property
+    def target(self) -> Target:
+        return "number" if self.regression else "labels" if self.label_separator else "label"
+
+    @model_validator(mode="after")
+    def _numbers_are_not_separated(self) -> "Labelled":
+        if self.regression and self.label_separator:
+            raise ValueError("regression and label_separator exclude each other: a label is one number, or names")
+        return self
+
+
+class Table(Texts):
+    """What every file with a row an example takes."""
+
+    reader: ClassVar[Reader] = "table"
+
+    source: Literal["csv", "jsonl", "parquet"]
+    path: AssetOrPath
+    """The file (UTF-8; CSV with a header line); or a folder, or a fetched asset, that holds train.csv (or .jsonl,
+    .parquet) and, if wanted, validation.csv and test.csv."""
+    delimiter: Delimiter = ","
+    """What separates the cells of a CSV file."""
+    split_column: Text | None = None
+    """A column that says train, validation or test. Default: split by content hash."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The keys that name the columns with an example's texts."""
+        raise NotImplementedError
+
+    @property
+    def truth(self) -> str | None:
+        """The key that names the column with an example's ground truth; None where the texts themselves are it."""
+        return None
+
+    @property
+    def separator(self) -> str | None:
+        """What stands between the labels of an example that may have several."""
+        return None
+
+
+class TableData(Table, Labelled):
+    """A CSV, JSON Lines or Parquet file with a column of texts and a column of labels."""
+
+    text_column: Text = "text"
+    pair_column: Text | None = None
+    """A second text, for pairs of sentences."""
+    label_column: Text = "label"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("text_column", "pair_column") if self.pair_column else ("text_column",)
+
+    @property
+    def truth(self) -> str:
+        return "label_column"
+
+    @property
+    def separator(self) -> str | None:
+        return self.label_separator
+
+    @property
+    def paired(self) -> bool:
+        return self.pair_column is not None
+
+
+class TfdsTextData(Tfds, Texts, Labelled):
+    """A TensorFlow Datasets data set with a text and a label."""
+
+    text_key: Text = "text"
+    pair_key: Text | None = None
+    """A second text, for pairs of sentences."""
+
+    @property
+    def paired(self) -> bool:
+        return self.pair_key is not None
+
+
+class ChatData(Table):
+    """A CSV, JSON Lines or Parquet file with a prompt and a response, or a list of messages, in each row."""
+
+    modality = "conversation"
+    reader = "chat"
+
+    path: ShippedOrPath
+    """The file (UTF-8; CSV with a header line), your own or one that comes with a shipped recipe ("tone.jsonl"); or a
+    folder, or a fetched asset, that holds train.csv (or .jsonl, .parquet) and, if wanted, validation.csv and
+    test.csv."""
+    prompt_column: Text = "prompt"
+    response_column: Text = "response"
+    messages_column: Text | None = None
+    """Instead of the two: a list of {"role", "content"}, where role is system, user or assistant. Every turn of the
+    assistant is learnt. Not in CSV files."""
+    system: Text | None = None
+    """What is said first, as the system, in every conversation that does not say it itself."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("messages_column",) if self.messages_column else ("prompt_column", "response_column")
+
+    @property
+    def target(self) -> Target:
+        return "text"
+
+    @model_validator(mode="after")
+    def _cells_hold_no_lists(self) -> "ChatData":
+        if self.messages_column and self.source == "csv":
+            raise ValueError("a CSV file has no lists of messages; use prompt_column and response_column, or jsonl")
+        return self

@@ -1,0 +1,78 @@
+"""What a recipe of text embedding may ask for."""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from kerastune.recipe.base import Text
+from kerastune.recipe.settings import Recipe
+from kerastune.recipe.sources import Table, Target
+
+_LAYOUTS: dict[tuple[str, ...], Target] = {
+    ("anchor_column", "positive_column"): "pairs",
+    ("anchor_column", "positive_column", "negative_column"): "pairs",
+    ("text_column", "label_column"): "groups",
+    ("text_column", "pair_column", "score_column"): "scores",
+}
+
+
+class EmbeddingData(Table):
+    """A CSV, JSON Lines or Parquet file of texts that belong together. The columns named say in which way:
+    `anchor_column` and `positive_column` (and `negative_column`); `text_column` and `label_column`, where texts of one
+    label belong together; or `text_column`, `pair_column` and `score_column`, which says how alike the two are."""
+
+    anchor_column: Text | None = None
+    """Texts that are searched with: questions, titles."""
+    positive_column: Text | None = None
+    """The text that belongs to each."""
+    negative_column: Text | None = None
+    """A text that does not, and is easily mistaken for one that does."""
+    text_column: Text | None = None
+    label_column: Text | None = None
+    pair_column: Text | None = None
+    score_column: Text | None = None
+    """Numbers on any scale; larger: more alike."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The keys of the columns that are named."""
+        known = dict.fromkeys(key for layout in _LAYOUTS for key in layout)
+        return tuple(key for key in known if getattr(self, key))
+
+    @property
+    def target(self) -> Target:
+        return next(target for layout, target in _LAYOUTS.items() if set(layout) == set(self.named))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(key for key in self.named if key not in ("label_column", "score_column"))
+
+    @property
+    def truth(self) -> str | None:
+        return next((key for key in ("label_column", "score_column") if getattr(self, key)), None)
+
+    @model_validator(mode="after")
+    def _is_one_layout(self) -> "EmbeddingData":
+        if set(self.named) not in map(set, _LAYOUTS):
+            there = "; ".join(" + ".join(layout) for layout in _LAYOUTS)
+            got = " + ".join(self.named) or "none"
+            raise ValueError(f"the columns named are {got}; name those of one kind of data: {there}")
+        return self
+
+
+class TextEmbedding(Recipe):
+    """Vectors of texts: those of texts that belong together point the same way."""
+
+    task: Literal["text_embedding"]
+    data: EmbeddingData
+
+    @model_validator(mode="after")
+    def _nothing_is_labelled(self) -> "TextEmbedding":
+        if self.train.class_weights != "none" or self.train.label_smoothing:
+            raise ValueError("train.class_weights and train.label_smoothing are for one label an example")
+        if self.train.cache_views:
+            raise ValueError("train.cache_views keeps augmented views of images, and texts have none")
+        return self
+
+
+RECIPE = TextEmbedding
