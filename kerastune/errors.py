@@ -10,6 +10,11 @@
 Click owns 2 (usage). Anything else that escapes is a bug of ours and keeps its traceback.
 """
 
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class KerastuneError(Exception):
     """Something a user can read and act on.
@@ -52,6 +57,29 @@ class ConverterError(KerastuneError):
     """A converter, a runtime or the machine failed; the recipe may be right."""
 
     exit_code = 4
+
+
+_LONGEST = 100  # characters of a value that a message repeats
+_MOST = 50  # entries of a list that a message repeats
+
+
+def quoted(value: object) -> str:
+    """A received value as Python writes it, cut where it is long."""
+    try:
+        return shortened(repr(value))
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits; a list that nests without end
+        return "a value that is too large to print"
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def listed(problems: Sequence[T], words: Callable[[T], object] = str) -> str:
+    """The first problems in words, one a line, and how many more there are."""
+    lines = [f"  {words(problem)}" for problem in problems[:_MOST]]
+    more = len(problems) - _MOST
+    return "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines)
 
 
 def printable(text: str) -> str:

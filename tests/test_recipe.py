@@ -192,6 +192,20 @@ def test_settings_that_do_not_fit_together_are_refused(pets: str, mistake: str, 
 
 
 @pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("train.cache_views=2", "train.cache_views keeps augmented views, and texts are not augmented"),
+        ("train.class_weights=balanced", "train.class_weights and train.label_smoothing are for one label an example"),
+        ("train.label_smoothing=0.1", "train.class_weights and train.label_smoothing are for one label an example"),
+    ],
+)
+def test_what_needs_images_or_classes_is_refused_where_there_are_none(
+    sentences: str, mistake: str, message: str
+) -> None:
+    assert message in refused(sentences, "data.regression=true", mistake)
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["augment.flip=horizontal", "train.cache=disk"], 'train.cache = "disk" would show every epoch the same'),
@@ -323,6 +337,62 @@ def test_relative_paths_become_absolute_where_the_command_runs(
     assert read(pets, ["data.path=~/photos"]).data.path == "/home/someone/photos"
 
 
+SENTENCES = """\
+task = "text_classification"
+preset = "some_preset"
+
+[data]
+source = "csv"
+path = "sentences.csv"
+
+[[phases]]
+unfreeze = "head"
+"""
+
+
+@pytest.fixture
+def sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The path of a recipe for a file in the working folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return write(tmp_path / "sentences.toml", SENTENCES)
+
+
+def test_a_bare_file_name_becomes_absolute_even_before_the_file_is_there(sentences: str) -> None:
+    assert read(sentences).data.path == os.path.abspath("sentences.csv")
+    assert read(sentences, ["data.path=mine.csv"]).data.path == os.path.abspath("mine.csv")
+
+
+def test_a_resolved_recipe_names_the_same_data_from_any_folder(
+    sentences: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read(sentences, ["data.source=jsonl", "data.path=tone.jsonl"])
+    resolved = write(tmp_path / "recipe.toml", before.to_toml())
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "tone.jsonl", "{}")  # another file of that name
+    assert read(resolved) == before
+
+
+def test_an_asset_is_named_in_every_folder_and_a_file_of_that_name_by_its_path(sentences: str) -> None:
+    Path("trec-questions").mkdir()
+    assert read(sentences, ["data.path=trec-questions"]).data.path == "trec-questions"
+    assert read(sentences, ["data.path=./trec-questions"]).data.path == os.path.abspath("trec-questions")
+
+
+def test_a_shipped_file_is_meant_unless_one_of_its_name_is_there(sentences: str) -> None:
+    assert Path(read("tone").data.path).parent.joinpath("tone.toml").is_file()
+    write(Path("tone.jsonl"), "{}")
+    assert read("tone").data.path == os.path.abspath("tone.jsonl")
+
+
+def test_every_path_of_a_source_becomes_absolute(sentences: str) -> None:
+    overrides = ["data={source='csv', path='a.csv', images='b'}", "task=image_classification"]
+    data = read(sentences, overrides).data
+    assert (data.path, data.images) == (os.path.abspath("a.csv"), os.path.abspath("b"))
+    overrides[0] = "data={source='tfds', name='mnist', data_dir='here'}"
+    assert read(sentences, overrides).data.data_dir == os.path.abspath("here")
+
+
 @pytest.mark.parametrize("name", ["efficientnet_b0_ra_imagenet", "hf://owner/model", "kaggle://keras/vit/keras/base"])
 def test_a_presets_name_or_address_stays_as_it_is(pets: str, name: str) -> None:
     assert read(pets, [f"preset={name}"]).preset == name
@@ -331,6 +401,16 @@ def test_a_presets_name_or_address_stays_as_it_is(pets: str, name: str) -> None:
 def test_a_presets_folder_becomes_absolute(pets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert read(pets, ["preset=./tuned"]).preset == str(tmp_path / "tuned")
+
+
+def test_a_presets_bare_name_is_a_folder_only_if_a_preset_lies_in_it(
+    pets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert_tiny_en_uncased").mkdir()  # somebody's results
+    assert read(pets, ["preset=bert_tiny_en_uncased"]).preset == "bert_tiny_en_uncased"
+    write(tmp_path / "bert_tiny_en_uncased" / "config.json", "{}")
+    assert read(pets, ["preset=bert_tiny_en_uncased"]).preset == str(tmp_path / "bert_tiny_en_uncased")
 
 
 def test_nothing_in_a_recipe_is_executed(pets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,6 +482,116 @@ def test_an_override_is_checked_like_the_file(pets: str) -> None:
 )
 def test_an_override_that_cannot_be_obeyed_is_an_error(pets: str, override: str, message: str) -> None:
     assert message in refused(pets, override)
+
+
+# --- mappings ----------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_may_be_a_mapping(pets: str, tmp_path: Path) -> None:
+    values = tomllib.loads(PETS)
+    assert read(values) == read(pets).model_copy(update={"name": "recipe"})
+    assert read({**values, "name": "cats"}).name == "cats"
+
+
+def test_a_mapping_takes_overrides_and_paths_and_stays_as_it_was() -> None:
+    values = tomllib.loads(PETS)
+    values["data"]["path"] = Path("photos")
+    found = read(values, ["train.batch_size=16", "phases.0.epochs=3"])
+    assert (found.train.batch_size, found.phases[0].epochs, found.data.path) == (16, 3, os.path.abspath("photos"))
+    assert (values["train"]["batch_size"], values["data"]["path"]) == (8, Path("photos"))
+
+
+def test_a_mapping_has_its_mistakes_explained() -> None:
+    with pytest.raises(RecipeError, match="The recipe has 2 problems"):
+        read({**tomllib.loads(PETS), "sed": 1, "seeds": 2})
+
+
+def test_the_package_reads_mappings() -> None:
+    import kerastune
+
+    assert kerastune.read_recipe(tomllib.loads(PETS)).task == "image_classification"
+
+
+# --- hostile recipes ---------------------------------------------------------------------------------------
+
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("task=[]", "task: [] is not one of"),
+        ("task={}", "task: {} is not one of"),
+        (f"seed={DIGITS}", "a number has more than 4,300 digits"),
+        (f"seed=0x{'f' * 5000}", "seed: "),
+        (f"phases.0.learning_rate=0x{'f' * 5000}", "phases.0.learning_rate: "),
+        (f"phases.{DIGITS}.epochs=1", "phases has 2 entries"),
+        (f"phases.0.unfreeze=top:{DIGITS}", "phases.0.unfreeze: "),
+        (f"train.checkpoint_every='{DIGITS} steps'", "train.checkpoint_every: "),
+        (f"train.batch_size={2**63 - 1}", "train.batch_size: must be less than or equal to 1000000"),
+        (f"train.batch_size={2**64}", "train.batch_size: must be less than or equal to 1000000"),
+        ("phases.0.epochs=1e30", "phases.0.epochs: must be a valid integer"),
+        (f"phases.0.epochs={10**30}", "phases.0.epochs: must be less than or equal to 1000000"),
+        (f"name={'n' * 256}", "name: string should have at most 200 characters"),
+        (f"exports.0.name={'n' * 256}", "exports.0.name: string should have at most 200 characters"),
+        ('data.path="a\\u0000b"', "data.path: a path has no NUL character"),
+        (f"data.path={'p' * 5000}", "data.path: string should have at most 4096 characters"),
+        (f"seed={'[' * 5000}{']' * 5000}", "nests too deeply"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_in_words(pets: str, mistake: str, message: str) -> None:
+    assert message in refused(pets, mistake)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "task=X",
+        "X=1",
+        "seed=X",
+        "data.source=X",
+        "data.X=1",
+        "phases.0.unfreeze=X",
+        "phases.0.unfreeze=match:(X",
+        "exports.0.target=X",
+        "train.xla=X",
+        "data=X",
+        "preset.name=X",
+        "X",
+        "phases.X.epochs=1",
+        "preset.X=1",
+    ],
+)
+def test_a_long_value_is_cut(pets: str, mistake: str) -> None:
+    assert len(refused(pets, mistake.replace("X", "x" * 1_000_000))) < 1500
+
+
+def test_of_many_problems_fifty_are_listed(pets: str) -> None:
+    many = tomllib.loads(PETS) | {f"key{number}": 1 for number in range(20_000)}
+    with pytest.raises(RecipeError) as caught:
+        read(many)
+    message = str(caught.value)
+    assert "has 20,000 problems" in message
+    assert message.count("unknown key") == 50
+    assert "and 19,950 more" in message
+
+
+def test_a_file_with_a_long_name_trains_under_a_shorter_one(tmp_path: Path) -> None:
+    assert len(read(write(tmp_path / f"{'n' * 240}.toml", PETS)).name) == 200
+
+
+@pytest.mark.parametrize("reference", ["n" * 300, f"{'n' * 300}.toml", "a\0b.toml", "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused(reference: str) -> None:
+    refused(reference)
+
+
+def test_a_pipe_is_no_recipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pets.toml")
+    assert "it is not a file" in refused(str(tmp_path / "pets.toml"))
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    assert "2,000,000 bytes" in refused(write(tmp_path / "pets.toml", "#" * 2_000_000))
 
 
 # --- what is shipped ---------------------------------------------------------------------------------------

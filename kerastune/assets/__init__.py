@@ -29,7 +29,7 @@ from kerastune.assets import (
     text_corpora,
 )
 from kerastune.assets.asset import Asset, Progress
-from kerastune.assets.presets import explain_preset_failure, preset_folder, reaching
+from kerastune.assets.presets import explain_preset_failure, named_folder, preset_folder, reaching
 from kerastune.errors import AssetError
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "fetch",
     "home",
     "is_fetched",
+    "named_folder",
     "path",
     "reaching",
     "resolve_preset",

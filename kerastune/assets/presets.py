@@ -37,19 +37,22 @@ _WHAT_A_FOLDER_HOLDS = (
 )
 
 
-def preset_folder(preset: str) -> Path | None:
+def named_folder(preset: str) -> Path | None:
     """The folder that the preset names, as an absolute path; None for a hub's handle or a built-in name."""
     if "://" in preset:
         return None
-    folder = Path(preset).expanduser().absolute()
-    if _looks_like_a_path(preset):
-        _check_folder(folder)
-        return folder
+    folder = Path(os.path.expanduser(preset)).absolute()
     # A bare name is a folder only if a preset lies in it: ./bert_base_en may be somebody's results.
-    if (folder / "config.json").is_file():
+    is_folder = _looks_like_a_path(preset) or os.path.isfile(folder / "config.json")
+    return folder if is_folder else None
+
+
+def preset_folder(preset: str) -> Path | None:
+    """As `named_folder`; raises AssetError if no whole preset is there."""
+    folder = named_folder(preset)
+    if folder is not None:
         _check_folder(folder)
-        return folder
-    return None
+    return folder
 
 
 @contextmanager
@@ -100,8 +103,8 @@ def _looks_like_a_path(preset: str) -> bool:
 
 def _check_folder(folder: Path) -> None:
     """KerasHub's own criteria, told before the load."""
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
+    if not os.path.isdir(folder):
+        what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
         raise AssetError(f"The preset folder {folder} {what}.", "Mend the path, or name a preset.")
     config = folder / "config.json"
     if not config.is_file():

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from kerastune.data.order import Order
 from kerastune.data.source import SPLITS, Label, Problem, Progress, Source, counted, some
 from kerastune.data.sources import chat, csv, folder, table, tfds
-from kerastune.errors import DataError, printable
+from kerastune.errors import DataError, listed, printable
 from kerastune.modalities import Report
 from kerastune.modalities import image as images
 from kerastune.recipe import Data
@@ -36,7 +36,6 @@ SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
 }
 """What reads a source, by the name that its settings give as `reader`."""
 
-_LISTED = 50  # problems shown in one message
 _BLOCK = 512  # examples between two calls of `progress`
 _PART = 16  # examples a thread takes at a time
 
@@ -238,7 +237,7 @@ def _require_two_labels(draft: _Draft, labels: Iterable[str]) -> None:
     present = sorted(set(labels))
     if len(present) == 1:
         others = draft.problems
-        beside = f"\nAnd {counted(len(others), 'problem')}:\n{_listed(others)}" if others else ""
+        beside = f"\nAnd {counted(len(others), 'problem')}:\n{listed(others)}" if others else ""
         raise DataError(
             f"Only one label in {draft.source.where}: {printable(present[0])!r}.{beside}",
             f"A classifier needs at least two labels with at least two {draft.unit}s each.",
@@ -340,7 +339,7 @@ def _refuse_untrained(draft: _Draft) -> None:
 def _require_enough(draft: _Draft, settings: Data) -> None:
     labels = draft.by_label()
     if not draft.alive:
-        raise DataError(f"No usable {draft.unit} is left in {draft.source.where}.", _listed(draft.problems))
+        raise DataError(f"No usable {draft.unit} is left in {draft.source.where}.", listed(draft.problems))
     _require_two_labels(draft, labels)
     if draft.settings.target == "text":
         _require_texts(draft, settings)
@@ -385,15 +384,9 @@ def _cure(draft: _Draft, settings: Data, split: str) -> str:
 
 def _everything_at_once(draft: _Draft) -> DataError:
     return DataError(
-        f"{counted(len(draft.problems), 'problem')} in {draft.source.where}:\n{_listed(draft.problems)}",
+        f"{counted(len(draft.problems), 'problem')} in {draft.source.where}:\n{listed(draft.problems)}",
         "Mend or remove them; or set data.skip_bad = true to leave them out (run.json then lists them).",
     )
-
-
-def _listed(problems: list[Problem]) -> str:
-    lines = [f"  {problem}" for problem in problems[:_LISTED]]
-    more = len(problems) - _LISTED
-    return "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines)
 
 
 # --- building -----------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from kerastune.errors import quoted
+
 
 class Settings(BaseModel):
     """A table of a recipe: frozen, strict, without unknown keys. A field's docstring is its text in the schema."""
@@ -19,13 +21,16 @@ def regular_expression(value: str) -> str:
     try:
         re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{value!r} is not a regular expression: {error}") from error
+        raise ValueError(f"{quoted(value)} is not a regular expression: {error}") from error
     return value
 
 
+MAX_NAME = 200  # file systems take 255 bytes; what is unfinished has a longer name
+
 Text = Annotated[str, StringConstraints(min_length=1)]
 Regex = Annotated[Text, AfterValidator(regular_expression)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
 """The name of a folder."""
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Rate = Annotated[float, Field(gt=0, le=10)]

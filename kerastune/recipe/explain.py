@@ -8,10 +8,12 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from kerastune.errors import printable, quoted, shortened
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """A suggestion in brackets, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5) if isinstance(word, str) else []
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -23,8 +25,8 @@ def explain(problem: ErrorDetails, recipe: type[BaseModel], tasks: Iterable[str]
         tasks: what `task` may be.
     """
     path, table = _locate(problem["loc"], recipe)
-    where = ".".join(path) or "recipe"
-    received = problem["input"]
+    where = ".".join(shortened(printable(part)) for part in path) or "recipe"
+    received = quoted(problem["input"])
     kind = problem["type"]
     if kind == "extra_forbidden":
         return f"{where}: unknown key{did_you_mean(path[-1], table.model_fields)}"
@@ -36,17 +38,17 @@ def explain(problem: ErrorDetails, recipe: type[BaseModel], tasks: Iterable[str]
         if kind == "union_tag_not_found":
             return f"{where}.source: is missing; one of {problem['ctx']['discriminator']} = {there}"
         tag = str(problem["ctx"]["tag"])
-        return f"{where}.source: {tag!r} is not a source{did_you_mean(tag, sources)}; use one of {there}"
+        return f"{where}.source: {quoted(tag)} is not a source{did_you_mean(tag, sources)}; use one of {there}"
     if kind == "literal_error":
         expected = " or ".join(map(repr, tasks)) if where == "task" else problem["ctx"]["expected"]
-        near = did_you_mean(received, re.findall(r"'([^']*)'", expected)) if isinstance(received, str) else ""
-        return f"{where}: {received!r} is not one of {expected}{near}"
+        near = did_you_mean(problem["input"], re.findall(r"'([^']*)'", expected))
+        return f"{where}: {received} is not one of {expected}{near}"
     if kind == "tuple_type":
         return f"{where}: must be a list of tables, each under [[{where}]]"
     if kind == "value_error":
         return f"{where}: {problem['ctx']['error']}"
     message = problem["msg"].replace("Input should be", "must be")
-    return f"{where}: {message[0].lower()}{message[1:]}; received {received!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}; received {received}"
 
 
 def _locate(loc: tuple[int | str, ...], recipe: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:

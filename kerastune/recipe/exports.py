@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from kerastune.errors import quoted
 from kerastune.recipe import target
 from kerastune.recipe.base import Name, Settings, Text
 from kerastune.recipe.explain import did_you_mean
@@ -41,7 +42,8 @@ class Export(Settings):
     @classmethod
     def _target_exists(cls, value: str | None) -> str | None:
         if value is not None and value not in target.names():
-            raise ValueError(f"there is no target {value!r}{did_you_mean(value, target.names())}")
+            near, known = did_you_mean(value, target.names()), ", ".join(target.names())
+            raise ValueError(f"there is no target {quoted(value)}{near}; the targets are {known}")
         return value
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 import tomllib
 from typing import Any
 
-from kerastune.errors import RecipeError
+from kerastune.errors import RecipeError, quoted, shortened
 
 
 def override(values: dict[str, Any], assignment: str) -> None:
@@ -13,17 +13,12 @@ def override(values: dict[str, Any], assignment: str) -> None:
         assignment: `a.b=value`, where the value is TOML, or a bare word.
 
     Raises:
-        RecipeError: there is no such place.
+        RecipeError: there is no such place, or the value cannot be read.
     """
     key, equals, text = assignment.partition("=")  # only the first "=": values may hold more
     if not equals or not key.strip():
-        raise RecipeError(f"-s {assignment!r} is not KEY=VALUE.", "For example: -s train.batch_size=64")
-    try:
-        (value,) = tomllib.loads(f"value = {text}").values()
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a text, so that shells need no double quoting
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"-s {assignment!r} sets more than one key.", "Use one -s for each.") from error
+        raise RecipeError(f"-s {quoted(assignment)} is not KEY=VALUE.", "For example: -s train.batch_size=64")
+    value = _value(text, assignment)
     *parents, last = key.strip().split(".")
     node: Any = values
     for depth, part in enumerate(parents):
@@ -33,21 +28,43 @@ def override(values: dict[str, Any], assignment: str) -> None:
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise RecipeError(f"-s {assignment}: {'.'.join(parents)} is {node!r}, which has no key {last!r}.")
+        raise _refusal(assignment, f"{'.'.join(parents)} is {quoted(node)}, which has no key {quoted(last)}.")
+
+
+def unreadable(error: Exception) -> str:
+    """Why Python's TOML reader gave up on what may be valid TOML."""
+    return "it nests too deeply" if isinstance(error, RecursionError) else "a number has more than 4,300 digits"
+
+
+def _value(text: str, assignment: str) -> Any:
+    try:
+        read = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a text, so that shells need no double quoting
+    except (ValueError, RecursionError) as error:
+        raise _refusal(assignment, f"{unreadable(error)}.") from error
+    if len(read) > 1:
+        raise RecipeError(f"-s {quoted(assignment)} sets more than one key.", "Use one -s for each.")
+    return read["value"]
 
 
 def _step(node: Any, part: str, where: str, assignment: str) -> Any:
     if isinstance(node, list):
         return node[_index(node, part, where, assignment)]
     if not isinstance(node, dict):
-        raise RecipeError(f"-s {assignment}: there is nothing below {where.rpartition('.')[0]}, it is {node!r}.")
+        raise _refusal(assignment, f"there is nothing below {where.rpartition('.')[0]}, it is {quoted(node)}.")
     return node.setdefault(part, {})
 
 
 def _index(node: list[Any], part: str, where: str, assignment: str) -> int:
-    if part.isdecimal() and int(part) < len(node):
+    if part.isdecimal() and len(part) < 10 and int(part) < len(node):
         return int(part)
-    raise RecipeError(
-        f"-s {assignment}: {where.rpartition('.')[0]} has {len(node)} entries, so {part!r} is not one of them.",
+    raise _refusal(
+        assignment,
+        f"{where.rpartition('.')[0]} has {len(node)} entries, so {quoted(part)} is not one of them.",
         f"Count from 0: use 0 to {len(node) - 1}." if node else None,
     )
+
+
+def _refusal(assignment: str, what: str, hint: str | None = None) -> RecipeError:
+    return RecipeError(f"-s {shortened(assignment)}: {what}", hint)

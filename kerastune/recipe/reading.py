@@ -3,6 +3,7 @@
 import functools
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -11,12 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-from kerastune.errors import RecipeError
+from kerastune.errors import RecipeError, listed, quoted, shortened
+from kerastune.recipe.base import MAX_NAME
 from kerastune.recipe.explain import did_you_mean, explain
 from kerastune.recipe.exports import Export
-from kerastune.recipe.override import override
+from kerastune.recipe.override import override, unreadable
 from kerastune.recipe.settings import Recipe
+
+_LARGEST = 1_000_000  # bytes of a recipe
 
 
 @functools.cache
@@ -35,64 +40,99 @@ def shipped() -> list[str]:
     return sorted(f.name[:-5] for f in files("kerastune.recipes").iterdir() if f.name.endswith(".toml"))
 
 
-def find(reference: str) -> tuple[str, str]:
+def find(reference: str | os.PathLike[str]) -> tuple[str, str]:
     """A recipe's name and text, from a shipped recipe's name or a file's path.
 
     Raises:
         RecipeError: there is no such recipe, or the file is not UTF-8 text.
     """
-    path = Path(os.path.expanduser(reference))
-    is_path = path.suffix == ".toml" or os.sep in reference or (path.is_file() and reference not in shipped())
-    if not is_path and reference in shipped():
-        return reference, files("kerastune.recipes").joinpath(f"{reference}.toml").read_text("utf-8")
-    if not is_path:
-        raise RecipeError(
-            f"There is no recipe called {reference!r}{did_you_mean(reference, shipped())}.",
-            f"Shipped recipes: {', '.join(shipped())}. For a file of yours, give its path, ending in .toml.",
-        )
+    name = os.fspath(reference)
+    path = Path(os.path.expanduser(name))
+    is_path = path.suffix == ".toml" or os.sep in name or (os.path.isfile(path) and name not in shipped())
+    if is_path:
+        return path.stem, _text(path)
+    if name in shipped():
+        return name, files("kerastune.recipes").joinpath(f"{name}.toml").read_text("utf-8")
+    raise RecipeError(
+        f"There is no recipe called {quoted(name)}{did_you_mean(name, shipped())}.",
+        f"Shipped recipes: {', '.join(shipped())}. For a file of yours, give its path, ending in .toml.",
+    )
+
+
+def _text(path: Path) -> str:
+    full = shortened(str(path.absolute()))
     try:
-        return path.stem, path.read_text("utf-8-sig")
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):  # a pipe would keep us waiting
+            raise RecipeError(f"{full} cannot be read as text: it is not a file.")
+        if found.st_size > _LARGEST:
+            raise RecipeError(f"{full} has {found.st_size:,} bytes, and a recipe has {_LARGEST:,} at most.")
+        return path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise RecipeError(
-            f"There is no file {path.absolute()}.",
-            "kerastune recipes copy NAME DEST makes a recipe of your own to start from.",
+            f"There is no file {full}.", "kerastune recipes copy NAME DEST makes a recipe of your own to start from."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path.absolute()} cannot be read as text: {error}.") from error
+    except (OSError, ValueError) as error:  # not UTF-8; a NUL in the path
+        raise RecipeError(f"{full} cannot be read as text: {shortened(str(error))}.") from error
 
 
-def read(reference: str, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads a recipe by name or path, applies `a.b=value` overrides, and validates the whole.
+def read(reference: str | os.PathLike[str] | Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe, applies overrides, and validates the whole.
+
+    Args:
+        reference: a shipped recipe's name, a TOML file's path, or what such a file would hold.
+        overrides: `a.b=value` each, in order.
 
     Raises:
         RecipeError: with every problem in one message.
     """
-    name, text = find(reference)
-    try:
-        values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RecipeError(
-            f"{reference} is not valid TOML: {error}.",
-            "Texts need quotes; see https://toml.io for the syntax.",
-        ) from error
+    if isinstance(reference, Mapping):
+        name, origin, values = "recipe", "The recipe", _copied(reference)
+    else:
+        (name, text), origin = find(reference), shortened(os.fspath(reference))
+        values = _loaded(text, origin)
     for assignment in [overrides] if isinstance(overrides, str) else overrides:
         override(values, assignment)
-    return parse({"name": re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "recipe", **values}, reference)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")[:MAX_NAME] or "recipe"
+    return parse({"name": name, **values}, origin)
+
+
+def _loaded(text: str, origin: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(
+            f"{origin} is not valid TOML: {shortened(str(error))}.",
+            "Texts need quotes; see https://toml.io for the syntax.",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{origin} cannot be read: {unreadable(error)}.") from error
+
+
+def _copied(value: Any) -> Any:
+    """A copy whose tables and lists may be changed, with paths as text."""
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(inner) for inner in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def parse(values: Mapping[str, Any], origin: str) -> Recipe:
-    """Validates a recipe that is already a dict; `origin` names it in messages."""
+    """Validates what a recipe's file holds; `origin` names it in messages."""
     known, task = recipes(), values.get("task")
-    found: list[list[str]] = []
-    for recipe in [known[task]] if task in known else known.values():
+    is_known = isinstance(task, str) and task in known
+    found: list[tuple[type[Recipe], list[ErrorDetails]]] = []
+    for recipe in [known[str(task)]] if is_known else known.values():
         try:
             return recipe.model_validate(values)
         except ValidationError as error:
-            found.append([explain(problem, recipe, known) for problem in error.errors()])
-    problems = min(found, key=len)  # where the task is not known, those of the one that was probably meant
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            found.append((recipe, error.errors(include_url=False)))
+    # Where the task is not known, the problems of the one that was probably meant.
+    recipe, problems = min(found, key=lambda refused: len(refused[1]))
+    count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
     raise RecipeError(
-        f"{origin} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems),
+        f"{origin} has {count}:\n{listed(problems, lambda problem: explain(problem, recipe, known))}",
         "kerastune recipes schema prints every key there is; kerastune recipes show NAME prints an example.",
     )
 
@@ -102,7 +142,7 @@ def parse_export(values: Mapping[str, Any]) -> Export:
     try:
         return Export.model_validate(values)
     except ValidationError as error:
-        problems = [explain({**p, "loc": ("exports", 0, *p["loc"])}, Recipe) for p in error.errors()]
+        problems = [explain({**p, "loc": ("exports", 0, *p["loc"])}, Recipe) for p in error.errors(include_url=False)]
     raise RecipeError("; ".join(problem.removeprefix("exports.0").lstrip(".: ") for problem in problems))
 
 

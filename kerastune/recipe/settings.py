@@ -11,17 +11,18 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from kerastune.errors import quoted
 from kerastune.recipe import target
-from kerastune.recipe.base import Fraction, Name, Rate, Regex, Settings, Text, regular_expression
+from kerastune.recipe.base import Count, Fraction, Name, Rate, Regex, Settings, Text, regular_expression
 from kerastune.recipe.exports import Export, export_name
-from kerastune.recipe.paths import AssetOrPath
+from kerastune.recipe.paths import Preset
 from kerastune.recipe.sources import Data
 
 
 class Train(Settings):
     """What holds for all phases."""
 
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Count = 32
     xla: Literal["auto", True, False] = "auto"
     """Compile the training step with XLA. `true` is an error where Keras would drop it."""
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
@@ -30,14 +31,14 @@ class Train(Settings):
     """"balanced" weighs each class by n_examples / (n_classes * n_class), as scikit-learn does."""
     label_smoothing: Fraction = 0.0
     """Share of each training label that is spread over all labels (Szegedy et al. 2016, arXiv:1512.00567)."""
-    early_stopping: Annotated[int, Field(ge=0)] = 0
+    early_stopping: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """End a phase after this many epochs without a better validation accuracy (0: never)."""
     cache: Literal["auto", "off", "memory", "disk"] = "auto"
     """Where the outputs of frozen layers are kept, so that they run once per example and not once per epoch."""
     cache_views: Annotated[int, Field(ge=0, le=1000)] = 0
     """With [augment]: keep this many augmented views of each example and cycle through them. 0 keeps none, so that
     augmented phases run uncached."""
-    checkpoint_every: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]* (steps|minutes)$")] = "10 minutes"
+    checkpoint_every: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8} (steps|minutes)$")] = "10 minutes"
     """How often a checkpoint is written inside an epoch: "500 steps" or "10 minutes". An epoch ends with one, unless
     the last one is seconds old."""
     tensorboard: bool = False
@@ -47,7 +48,7 @@ class Train(Settings):
     @classmethod
     def _one_is_not_true(cls, value: Any) -> Any:
         if type(value) is int:  # 1 == True, also for pydantic
-            raise ValueError(f"{value} is not one of 'auto', true or false")
+            raise ValueError(f"{quoted(value)} is not one of 'auto', true or false")
         return value
 
 
@@ -70,7 +71,7 @@ class Phase(Settings):
     """Who trains: "head", "all", "none", "top:N" (the head and the last N blocks), "match:REGEX" (the head
     and every unit that the expression finds, by its own name or by the name of one of its layers) or "gradual" (the
     head in the first epoch, then one more block an epoch from the top; Howard & Ruder 2018, arXiv:1801.06146)."""
-    epochs: Annotated[int, Field(ge=0)] = 1
+    epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     learning_rate: Rate = 1e-3
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Each block learns at this share of the rate of the block above it; the head has the full rate
@@ -90,7 +91,7 @@ class Phase(Settings):
     frozen, and after the phase sets the unfrozen ones' statistics to those of the training data."""
     lora: Lora | None = None
     """Train low-rank adapters in the unfrozen units instead of their weights."""
-    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    gradient_accumulation: Count = 1
     """Batches whose gradients are averaged into one step."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Gradients whose norm over all weights is larger are scaled down to it."""
@@ -103,11 +104,14 @@ class Phase(Settings):
         kind, _, argument = value.partition(":")
         if value in ("head", "all", "none", "gradual"):
             return value
-        if kind == "top" and re.fullmatch(r"[1-9][0-9]*", argument):
+        if kind == "top" and re.fullmatch(r"[1-9][0-9]{0,3}", argument):
             return value
         if kind == "match" and argument:
-            return regular_expression(argument) and value
-        raise ValueError(f'{value!r} is none of "head", "all", "none", "gradual", "top:N" (N = 1, 2, …), "match:REGEX"')
+            regular_expression(argument)
+            return value
+        raise ValueError(
+            f'{quoted(value)} is none of "head", "all", "none", "gradual", "top:N" (N = 1, 2, …), "match:REGEX"'
+        )
 
     @model_validator(mode="after")
     def _epochs_fit(self) -> "Phase":
@@ -136,7 +140,7 @@ class Recipe(Settings):
     name: Name
     """Names the run folder. Default: the recipe file's name."""
     task: str
-    preset: AssetOrPath
+    preset: Preset
     """A KerasHub preset, hf://…, kaggle://…, a local folder, or a fetched asset (`kerastune assets list`)."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data
@@ -163,6 +167,17 @@ class Recipe(Settings):
     def augments(self) -> bool:
         """Whether training examples change from epoch to epoch."""
         return False
+
+    @model_validator(mode="after")
+    def _training_suits_the_examples(self) -> "Recipe":
+        train = self.train
+        if train.cache_views and not self.augments:
+            has_table = "augment" in type(self).model_fields
+            why = "[augment] changes nothing" if has_table else f"{self.data.modality}s are not augmented"
+            raise ValueError(f"train.cache_views keeps augmented views, and {why}; leave it out")
+        if self.data.target != "label" and (train.class_weights != "none" or train.label_smoothing):
+            raise ValueError("train.class_weights and train.label_smoothing are for one label an example")
+        return self
 
     @model_validator(mode="after")
     def _targets_take_the_examples(self) -> "Recipe":

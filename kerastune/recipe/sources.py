@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from kerastune.recipe.base import Fraction, Settings, Text
-from kerastune.recipe.paths import AssetOrPath, FilePath, ShippedOrPath
+from kerastune.recipe.paths import AssetOrPath, FilePath
 
 Target = Literal["label", "labels", "number", "pairs", "groups", "scores", "text"]
 Reader = Literal["folder", "csv", "table", "chat", "tfds"]
@@ -114,7 +114,7 @@ class Texts(Data):
     unit = "text"
     modality = "text"
 
-    max_length: Annotated[int, Field(ge=4)] | None = None
+    max_length: Annotated[int, Field(ge=4, le=10_000_000)] | None = None
     """Tokens of an example, special ones included, beyond which it is cut off. Default: what the preset says."""
 
     @property
@@ -149,8 +149,9 @@ class Table(Texts):
 
     source: Literal["csv", "jsonl", "parquet"]
     path: AssetOrPath
-    """The file (UTF-8; CSV with a header line); or a folder, or a fetched asset, that holds train.csv (or .jsonl,
-    .parquet) and, if wanted, validation.csv and test.csv."""
+    """The file (UTF-8; CSV with a header line), your own or one that comes with a shipped recipe ("tone.jsonl"); or a
+    folder, or a fetched asset, that holds train.csv (or .jsonl, .parquet) and, if wanted, validation.csv and
+    test.csv."""
     delimiter: Delimiter = ","
     """What separates the cells of a CSV file."""
     split_column: Text | None = None
@@ -215,10 +216,6 @@ class ChatData(Table):
     modality = "conversation"
     reader = "chat"
 
-    path: ShippedOrPath
-    """The file (UTF-8; CSV with a header line), your own or one that comes with a shipped recipe ("tone.jsonl"); or a
-    folder, or a fetched asset, that holds train.csv (or .jsonl, .parquet) and, if wanted, validation.csv and
-    test.csv."""
     prompt_column: Text = "prompt"
     response_column: Text = "response"
     messages_column: Text | None = None

@@ -60,13 +60,5 @@ class CausalLM(Recipe):
     samples: Samples = Samples()
     phases: Annotated[tuple[ChatPhase, ...], Field(strict=False)]
 
-    @model_validator(mode="after")
-    def _tokens_have_no_classes(self) -> "CausalLM":
-        if self.train.cache_views:
-            raise ValueError("train.cache_views keeps augmented views of images, and texts have none")
-        if self.train.class_weights != "none" or self.train.label_smoothing:
-            raise ValueError("train.class_weights and train.label_smoothing are for labels, and a text has none")
-        return self
-
 
 RECIPE = CausalLM

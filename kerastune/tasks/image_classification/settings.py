@@ -45,10 +45,8 @@ class ImageClassification(Recipe):
         return self.augment.any
 
     @model_validator(mode="after")
-    def _views_need_augmentation(self) -> "ImageClassification":
+    def _every_epoch_is_augmented(self) -> "ImageClassification":
         train, augment = self.train, self.augment
-        if train.cache_views and not augment.any:
-            raise ValueError("train.cache_views keeps augmented views, and [augment] changes nothing; leave it out")
         if train.cache_views and (augment.mixup or augment.cutmix):
             raise ValueError("train.cache_views cannot keep mixup or cutmix, which need two images at a time")
         if augment.any and train.cache in ("memory", "disk") and not train.cache_views:

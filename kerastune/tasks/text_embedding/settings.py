@@ -66,13 +66,5 @@ class TextEmbedding(Recipe):
     task: Literal["text_embedding"]
     data: EmbeddingData
 
-    @model_validator(mode="after")
-    def _nothing_is_labelled(self) -> "TextEmbedding":
-        if self.train.class_weights != "none" or self.train.label_smoothing:
-            raise ValueError("train.class_weights and train.label_smoothing are for one label an example")
-        if self.train.cache_views:
-            raise ValueError("train.cache_views keeps augmented views of images, and texts have none")
-        return self
-
 
 RECIPE = TextEmbedding
