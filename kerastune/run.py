@@ -4,7 +4,7 @@ RUN/config.json, task.json, *.weights.h5, …   the tuned model, as a KerasHub p
 RUN/recipe.toml                               the recipe as resolved
 RUN/run.json                                  what happened: labels, metrics, phases, decisions, machine
 RUN/history.csv                               one row an epoch
-RUN/predictions.npz                           the model's scores on validation and test
+RUN/predictions.npz                           the model's predictions on validation and test, by name
 RUN/adapters.npz                              of a run that ends with LoRA: the adapters, whole
 RUN/exports/NAME/                             the artifacts
 RUN/report.html
@@ -26,7 +26,7 @@ import numpy.typing as npt
 import psutil
 
 from kerastune import data
-from kerastune.data import Splits
+from kerastune.data import Splits, ragged
 from kerastune.errors import DataError, KerastuneError
 from kerastune.files import absolute, put_in_place, refuse_existing, write_json
 from kerastune.progress import Progress
@@ -105,18 +105,18 @@ class Run:
             self._splits.append(splits)
         return self._splits[0]
 
-    def predictions(self, split: str) -> tuple[list[str], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Ids, true labels int64 [n] and the Keras model's scores float32 [n, K] on "validation" or "test"."""
+    def predictions(self, split: str) -> tuple[list[str], npt.NDArray[Any], dict[str, ragged.Array]]:
+        """Ids, truth and the Keras model's predictions on "validation" or "test"."""
         with self._stored() as stored:
-            ids = [str(i) for i in stored[f"{split}_ids"]]
-            return ids, stored[f"{split}_labels"], stored[f"{split}_scores"]
+            found = ragged.unpacked(stored, f"{split}/predictions/")
+            return [str(i) for i in stored[f"{split}/ids"]], stored[f"{split}/truth"], found
 
-    def scores(self, split: str, digests: Sequence[str]) -> npt.NDArray[np.float32]:
-        """The Keras model's scores on these examples, found by their content: files may have changed names."""
+    def predicted(self, split: str, digests: Sequence[str]) -> dict[str, ragged.Array]:
+        """The Keras model's predictions on these examples, found by their content: files may have changed names."""
         with self._stored() as stored:
-            place = {str(digest): i for i, digest in enumerate(stored[f"{split}_digests"])}
-            found: npt.NDArray[np.float32] = stored[f"{split}_scores"][[place[digest] for digest in digests]]
-            return found
+            place = {str(digest): i for i, digest in enumerate(stored[f"{split}/digests"])}
+            found = ragged.unpacked(stored, f"{split}/predictions/")
+        return ragged.take(found, [place[digest] for digest in digests])
 
     def _stored(self) -> Any:
         path = self.folder / "predictions.npz"

@@ -75,21 +75,21 @@ def tracing(of: run.Run, job: Any, fault: str, work: Path) -> Path:
     """The model with a fault ("": none), traced for a job, beside what is known of the sound one in `work`."""
     from kerastune import tasks
 
-    kind, folder, name = tasks.get(of.recipe.task), work / "planted" / (fault or "none"), job.signature
+    kind, folder, name = tasks.get(of.recipe.task), work / "planted" / (fault or "none"), job.form.signature
     if not folder.is_dir():
         folder.mkdir(parents=True)
-        for path in [*work.glob("*.npz"), *work.glob("*.npy"), work / "image.json", work / "calibration.json"]:
+        for path in [*work.glob("*.npz"), work / "image.json", work / "calibration.json"]:
             (folder / path.name).symlink_to(path)
     if (folder / f"{name}.pb").exists() or (folder / name).exists():
         return folder
-    task = kind.load(str(of.folder))
+    task = kind.building.load(str(of.folder), of.recipe, "float32")
     if fault:
         FAULTS[fault](task)
     signatures = kind.signatures(of.recipe, task)
     if job.target.format == "onnx":
         graphs.frozen(name, signatures[name], folder)
     else:
-        names = kind.SERVING if job.target.format == "saved_model" else [name]
+        names = tasks.device(of.recipe.task).serving if job.target.format == "saved_model" else [name]
         graphs.saved_model({key: signatures[key] for key in names}, folder / name)
         graphs.write_dtypes(name, signatures[names[0]], folder)
     return folder
@@ -102,13 +102,13 @@ def references(of: run.Run) -> Any:
 
 def artifact_of(of: run.Run, job: Any, work: Path, folder: Path) -> Artifact:
     """What the exporter would have made of a tracing, and let through."""
-    conversion, kind = job.conversion(job.quantize), "golden_fixed" if job.fixed else "golden"
+    conversion, golden = job.conversion(job.quantize), job.form.golden
     path = folder / FORMATS[job.target.format].model
     path.parent.mkdir(parents=True)
     FORMATS[job.target.format].write(work, path, conversion)
-    with np.load(work / f"{kind}.npz") as stored:
-        images = [stored[name] for name in stored.files]
-    manifest, reference = exporter._manifest(of, job, conversion, work, 1.0), np.load(work / f"{kind}.npy")
+    with np.load(work / f"{golden}.npz") as stored, np.load(work / f"{golden}_expected.npz") as expected:
+        images, reference = [stored[name] for name in stored.files], expected["scores"]
+    manifest = exporter._manifest(of, job, conversion, work, 1.0)
     made, found = artifact.write(folder, manifest, images, reference), None
     if job.quantize != "none":
         found = runtimes.ask(made, job.target.runtimes[0], images).scores

@@ -13,6 +13,7 @@ import tensorflow as tf
 from kerastune import files, fine_tune
 from kerastune.data import load
 from kerastune.errors import DataError, RecipeError
+from kerastune.modalities.conversation import messages
 from kerastune.predicting import inference
 from kerastune.recipe import parse
 from kerastune.tasks.causal_lm import task as causal_lm
@@ -40,7 +41,7 @@ def recipe_of(make: Callable[..., Any], family: str, template: Any, **changes: A
 
 def test_a_conversation_is_the_template_and_the_answer_with_its_end_is_scored(chat_recipe: Callable[..., Any]):
     task, splits = made(chat_recipe())
-    (found,) = task.chat.conversations([splits.train.messages(0)])
+    (found,) = task.chat.conversations([messages(splits.train.read(0))])
     words = task.preprocessor.tokenizer.detokenize([i for i, on in zip(found.ids, found.scored, strict=True) if on])
     assert task.preprocessor.tokenizer.detokenize(found.ids).startswith("<|im_start|>user\nsun 0?<|im_end|>\n")
     assert words == "sun!<|im_end|>"
@@ -56,25 +57,30 @@ def test_the_loss_is_that_of_the_response_alone(family: str, template: Any, chat
     logits = np.asarray(task(x), np.float64)
     surprise = []
     for row, i in enumerate(order):
-        (said,) = task.chat.conversations([splits.train.messages(int(i))])
-        answer = splits.train.messages(int(i))[1]["content"]
+        (said,) = task.chat.conversations([messages(splits.train.read(int(i)))])
+        answer = messages(splits.train.read(int(i)))[1]["content"]
         scored = len(answer) + (2 if template is None else 1)  # what ends it, and the plain template's space
         assert sum(said.scored) == scored
         for at in range(len(said.ids) - scored, len(said.ids)):
             p = logits[row, at - 1]
             surprise.append(np.log(np.exp(p - p.max()).sum()) + p.max() - p[said.ids[at]])
-    assert float(causal_lm.loss("text")(y, tf.constant(logits))) == pytest.approx(np.mean(surprise), abs=1e-5)
+    assert float(mean_loss(y, tf.constant(logits))) == pytest.approx(np.mean(surprise), abs=1e-5)
+
+
+def mean_loss(y: Any, logits: Any) -> Any:
+    total, count = causal_lm.loss(y, logits, None)
+    return total / count
 
 
 def test_only_the_response_moves_the_loss(chat_recipe: Callable[..., Any]) -> None:
     task, splits = made(chat_recipe())
     y, logits = causal_lm.truth(task, splits.train)[:1], np.random.default_rng(0).normal(size=(1, 40, 266))
-    before = float(causal_lm.loss("text")(y, logits[:, : y.shape[1]]))
+    before = float(mean_loss(y, logits[:, : y.shape[1]]))
     places = {}
     for at in (5, int(np.flatnonzero(y[0] >= 0)[0])):
         changed = logits.copy()
         changed[0, at] += np.linspace(0, 1, 266)
-        places[at] = float(causal_lm.loss("text")(y, changed[:, : y.shape[1]]))
+        places[at] = float(mean_loss(y, changed[:, : y.shape[1]]))
     unscored, scored = places.values()
     assert unscored == before and abs(scored - before) > 1e-3
 
@@ -97,7 +103,7 @@ def test_messages_and_pairs_are_the_same_data(pairs: Path, chat_recipe: Callable
     (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
     one = load(chat_recipe().data)
     other = load(chat_recipe(data={"path": str(tmp_path / "talks.jsonl"), "messages_column": "talk"}).data)
-    assert one.fingerprint == other.fingerprint and one.train.messages(3) == other.train.messages(3)
+    assert one.fingerprint == other.fingerprint and one.train.read(3) == other.train.read(3)
 
 
 def test_bad_conversations_are_listed_with_their_lines(chat_recipe: Callable[..., Any], tmp_path: Path) -> None:
@@ -167,7 +173,7 @@ def test_a_template_is_found_in_the_tokenizers_settings(chat_preset: Callable[..
 
 def test_the_system_speaks_first_where_it_is_told_to(chat_recipe: Callable[..., Any]) -> None:
     task, splits = made(chat_recipe(data={"system": "Be brief."}))
-    assert task.chat.render(splits.train.messages(0)).startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
+    assert task.chat.render(messages(splits.train.read(0))).startswith("<|im_start|>system\nBe brief.<|im_end|>\n")
     own = [{"role": "system", "content": "own"}, {"role": "user", "content": "a"}]
     assert "Be brief." not in task.chat.render(own)
 
@@ -191,7 +197,7 @@ def test_a_model_learns_its_pairs_by_heart_and_says_them(
     """Qwen's tokenizer pads with the token that ends a text, where KerasHub's `generate` says nothing."""
     task, splits = made(recipe_of(chat_recipe, family, template))
     x, y = causal_lm.spoken(task, splits.train).tokens.rows, tf.constant(causal_lm.truth(task, splits.train))
-    loss, optimizer = causal_lm.loss("text"), keras.optimizers.Adam(1e-2)
+    loss, optimizer = mean_loss, keras.optimizers.Adam(1e-2)
 
     @tf.function
     def step() -> tf.Tensor:
@@ -201,7 +207,7 @@ def test_a_model_learns_its_pairs_by_heart_and_says_them(
         return surprise
 
     assert any(step() < 0.01 for _ in range(2000))  # how many steps that takes differs with the CPU's rounding
-    talks = [splits.train.messages(i) for i in range(16)]
+    talks = [messages(splits.train.read(i)) for i in range(16)]
     assert causal_lm.answers(task, [turns[:1] for turns in talks], 12) == [turns[1]["content"] for turns in talks]
 
 

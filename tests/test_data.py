@@ -75,7 +75,7 @@ def test_a_folder_gives_labels_pixels_and_digests(pets: Path) -> None:
     splits = folder(pets)
     assert splits.labels == ("cat", "dog")
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 80
-    assert splits.train.image(0).shape == (8, 8, 3)
+    assert splits.train.example(0).shape == (8, 8, 3)
     data = (pets / splits.train.ids[0]).read_bytes()
     assert splits.train.read(0) == data
     assert splits.train.digests[0] == hashlib.sha256(data).hexdigest()
@@ -401,7 +401,7 @@ def test_a_tfds_data_set_keeps_its_order_of_labels(tfds_dir: str, capsys: pytest
     splits = tiny(tfds_dir)
     assert splits.labels == ("b", "a")
     assert len(splits.test) == 20 and len(splits.train) + len(splits.validation) == 60
-    assert splits.test.ids[3] == "test[3]" and splits.test.image(3).shape == (8, 8, 3)
+    assert splits.test.ids[3] == "test[3]" and splits.test.example(3).shape == (8, 8, 3)
     assert hashlib.sha256(splits.train.read(7)).hexdigest() == splits.train.digests[7]
     assert tiny(tfds_dir).fingerprint == splits.fingerprint
     assert capsys.readouterr().out == ""

@@ -17,12 +17,12 @@ from kerastune import export, fine_tune, verify
 from kerastune.cli import cli
 from kerastune.data import load
 from kerastune.errors import ConverterError, DataError, KerastuneError, RecipeError, VerificationError
-from kerastune.exporting.exporter import RAW_TEXT
 from kerastune.predicting import inference
 from kerastune.predicting import search as searching
 from kerastune.recipe import Export, parse
 from kerastune.reporting import report
 from kerastune.tasks import scoring
+from kerastune.tasks.text_device import RAW
 from kerastune.tasks.text_embedding import task as embedding
 from kerastune.tasks.text_embedding.settings import EmbeddingData
 from kerastune.verifying import artifact, verifier
@@ -122,7 +122,10 @@ def test_bad_rows_are_listed_with_their_lines(questions: Path, tmp_path: Path) -
 def test_all_that_belongs_to_one_text_is_in_one_split_and_copies_are_left_out(tmp_path: Path) -> None:
     rows = [f"question {i},answer {i} {j}" for i in range(60) for j in range(3)]
     splits = table(tmp_path / "a.csv", "\n".join(["question,answer", *rows, rows[0]]), **PAIRED)
-    parts = [{split.texts(i)[0] for i in range(len(split))} for split in (splits.train, splits.validation, splits.test)]
+    parts = [
+        {split.example(i).tolist()[0] for i in range(len(split))}
+        for split in (splits.train, splits.validation, splits.test)
+    ]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 60
     assert "1 exact copy of another text left out" in splits.notes
     first = splits.train.labels[:3]  # three pairs of one question
@@ -274,12 +277,12 @@ def test_vectors_are_the_presets_own(recipe: Callable[..., Any]) -> None:
     task, split = embedding.build(asked, asked.preset, 0, "float32"), load(asked.data).validation
     found = embedding.scores("pairs", task, split, 4)
     for i in (0, 5):
-        np.testing.assert_allclose(found[i], task.encode_text(split.texts(i), verbose=0), atol=1e-5)
+        np.testing.assert_allclose(found[i], task.encode_text(split.example(i).tolist(), verbose=0), atol=1e-5)
     exported = embedding.signatures(asked, task)["serving_default"][0]
-    row = embedding.inputs(task, [split.texts(0)])[0]
+    row = embedding.inputs(task, [split.example(0).tolist()])[0]
     said = exported(*(row[name][None] for name in embedding.input_names(task)))["embeddings"].numpy()
     np.testing.assert_allclose(said, found[:1, 0], atol=1e-5)
-    np.testing.assert_allclose(embedding.reference(asked, task, [split.texts(0)]), said, atol=1e-6)
+    np.testing.assert_allclose(embedding.reference(asked, task, [split.example(0).tolist()]), said, atol=1e-6)
     assert np.linalg.norm(said) == pytest.approx(1, abs=1e-5)
 
 
@@ -422,7 +425,7 @@ def test_a_weight_that_is_off_is_caught(made: dict[str, Any], tuned: Any, copied
     of = copied(made[name])
     old, row = table[word].tobytes(), table[word].copy()
     row[0] += 0.05
-    files = [one for one in of.folder.rglob("*") if one.is_file() and RAW_TEXT not in str(one)]
+    files = [one for one in of.folder.rglob("*") if one.is_file() and RAW not in str(one)]
     (path,) = [one for one in files if old in one.read_bytes()]
     path.write_bytes(path.read_bytes().replace(old, row.tobytes()))
     # TensorFlow itself keeps sums of its variables.

@@ -223,7 +223,7 @@ def test_code_in_an_artifact_is_not_run_by_verify(exported, copied, tmp_path):
 def test_an_accuracy_drop_beyond_what_is_allowed_leaves_no_artifact(recipe, tmp_path):
     weak = fine_tune(recipe("resnet", phases=[{"unfreeze": "head", "learning_rate": 1e-9}]), tmp_path / "weak")
     with np.load(weak.folder / "predictions.npz") as stored:
-        perfect = {**stored, "validation_scores": np.eye(3, dtype=np.float32)[stored["validation_labels"]]}
+        perfect = {**stored, "validation/predictions/scores": np.eye(3, dtype=np.float32)[stored["validation/truth"]]}
     np.savez(weak.folder / "predictions.npz", **perfect)  # as if Keras had been right about every image
     with pytest.raises(VerificationError, match=r"max_accuracy_drop is 0\.02"):
         export(weak, Export(format="tflite", quantize="dynamic"))

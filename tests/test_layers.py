@@ -29,8 +29,8 @@ ROOMS = [
 
 HEAVY = {"tensorflow", "keras", "keras_hub", "tensorflow_datasets", "onnx", "tf2onnx", "ai_edge_litert"}
 # The rest imports TensorFlow inside functions, or never.
-LIGHT = ("tasks/scoring", "tasks/learnt")  # and every settings.py
-MAY_BE_HEAVY = {"tasks", "training", "exporting/rehearsal", "serving/server", "serving/warmup"}
+MAY_BE_HEAVY = ("training", "exporting.rehearsal", "serving.server", "serving.warmup", "keras_private")
+LIGHT_TASKS = {"contract", "learnt", "wanted", "heads", "text_device", "device", "settings"}
 
 
 def modules() -> dict[Path, str]:
@@ -71,10 +71,10 @@ def within(names: set[str]) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("kerastune.")}
 
 
-def is_heavy(path: str) -> bool:
-    parts = path.split("/")
-    is_light = path == "tasks" or path.startswith(LIGHT) or parts[-1] == "settings"
-    return not is_light and any(path == heavy or path.startswith(f"{heavy}/") for heavy in MAY_BE_HEAVY)
+def may_be_heavy(module: str) -> bool:
+    if module.startswith("kerastune.tasks"):
+        return not set(module.split(".")[1:]) & LIGHT_TASKS and module != "kerastune.tasks"
+    return module.removeprefix("kerastune.").startswith(MAY_BE_HEAVY)
 
 
 @pytest.mark.parametrize(("path", "room"), modules().items(), ids=lambda x: x.name if isinstance(x, Path) else x)
@@ -111,17 +111,16 @@ def is_of(name: str, module: str, modules: Iterable[str]) -> bool:
     return module == max((one for one in modules if name == one or name.startswith(f"{one}.")), key=len, default="")
 
 
-@pytest.mark.parametrize(("path", "room"), modules().items(), ids=lambda x: x.name if isinstance(x, Path) else x)
-def test_only_who_trains_imports_tensorflow_when_it_is_imported(path: Path, room: str) -> None:
-    own = path.relative_to(ROOT / "kerastune").with_suffix("").as_posix()
-    if not is_heavy(own):
-        found = imported(path.read_text("utf-8"), lazy=False)
-        assert not tops(found) & HEAVY
-        assert not [
-            name
-            for name in found
-            if is_heavy(name.removeprefix("kerastune.").replace(".", "/")) and name != "kerastune.tasks.get"
-        ]
+def test_only_who_trains_imports_tensorflow_when_it_is_imported() -> None:
+    reads = {dotted(path): imported(path.read_text("utf-8"), lazy=False) for path in modules()}
+    needs = {
+        name: {one for one in reads if any(is_of(read, one, reads) for read in its)} for name, its in reads.items()
+    }
+    needs = {name: its | {name.rpartition(".")[0]} & reads.keys() for name, its in needs.items()}  # and its package
+    heavy = {name for name, its in reads.items() if tops(its) & HEAVY}
+    while more := {name for name, its in needs.items() if its & heavy} - heavy:
+        heavy |= more
+    assert not [name for name in sorted(heavy) if not may_be_heavy(name)]
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.name)

@@ -55,7 +55,7 @@ def test_the_exports_can_be_left_out(recipe, tmp_path):
 def test_an_untrained_model_says_something_else_about_every_image(recipe, tmp_path):
     made = train.plan(recipe("efficientnet"))
     of = train.untrained(recipe("efficientnet"), made, tmp_path, rehearsal.Progress())
-    _, _, scores = of.predictions("validation")
+    scores = of.predictions("validation")[2]["scores"]
     assert np.ptp(scores, axis=0).min() > 0.2
     assert len(few(made.splits.train, 5)) == 5 and len(set(few(made.splits.train, 3).labels)) == 3
 

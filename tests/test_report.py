@@ -46,8 +46,8 @@ def a_run(folder: Path, labels: tuple[str, ...] = ("cat", "dog"), **changes: Any
     last = np.flatnonzero(np.diff(truth, append=-1) != 0)[1:]
     scores[last] = np.roll(scores[last], 1) * 0
     scores[last, 0] = np.linspace(0.5, 0.99, len(last) + 1)[1:]
-    said = {"ids": np.array(splits.test.ids), "labels": truth, "scores": scores}
-    predictions = {f"{split}_{key}": value for split in ("test", "validation") for key, value in said.items()}
+    said = {"ids": np.array(splits.test.ids), "truth": truth, "predictions/scores": scores}
+    predictions = {f"{split}/{key}": value for split in ("test", "validation") for key, value in said.items()}
     matrix = np.zeros((len(labels), len(labels)), int)
     np.add.at(matrix, (truth, scores.argmax(-1)), 1)
     scored = {
@@ -249,8 +249,8 @@ def test_an_interrupted_run_says_what_it_lacks(tmp_path: Path) -> None:
 def test_a_perfect_run_has_no_mistakes_to_show(tmp_path: Path) -> None:
     of = a_run(tmp_path / "run")
     ids, truth, _ = of.predictions("test")
-    said = {"ids": np.array(ids), "labels": truth, "scores": np.eye(2, dtype=np.float32)[truth]}
-    right = {f"{split}_{key}": value for split in ("test", "validation") for key, value in said.items()}
+    said = {"ids": np.array(ids), "truth": truth, "predictions/scores": np.eye(2, dtype=np.float32)[truth]}
+    right = {f"{split}/{key}": value for split in ("test", "validation") for key, value in said.items()}
     run.write(of.folder, of.recipe, of.record, of.history, right)
     words = _Page(report.write(of)).words
     assert "0 of 8 test images are labelled wrong" in words and "mistakes" not in words.partition("Label by label")[2]

@@ -53,7 +53,7 @@ def test_csv_jsonl_and_parquet_give_the_same_splits(tmp_path: Path) -> None:
     found.append(table(made, made.read_bytes()))
     assert len({splits.fingerprint for splits in found}) == 1
     assert found[0].labels == ("x", "y")
-    assert found[0].train.texts(0) == [found[2].train.texts(0)[0]]
+    assert found[0].train.example(0).tolist() == [found[2].train.example(0).tolist()[0]]
 
 
 def test_a_folder_holds_one_file_a_split(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_batch_says_the_same_as_the_preset_itself(family: str, text_recipe: Ca
     split = splits.validation
     batches = text_classification.batches(task, split, Order(len(split), 4))
     found = np.concatenate([task(x).numpy() for x, _ in batches])
-    whole = task.predict([split.texts(i)[0] for i in range(len(split))], verbose=0)
+    whole = task.predict([split.example(i).tolist()[0] for i in range(len(split))], verbose=0)
     np.testing.assert_allclose(found, whole, atol=1e-5)
     assert batches.options().autotune.enabled is False  # nobody waits for tf.data's tuner
     assert len(texts.tokens(task, split).buckets) > (family in ("Bert", "DistilBert"))  # the others cut all off
@@ -174,7 +174,7 @@ def test_texts_that_are_cut_off_are_counted(text_recipe: Callable[..., Any]) -> 
     recipe = text_recipe(data={"max_length": 8})
     splits = load(recipe.data)
     task = text_classification.build(recipe, recipe.preset, 2, "float32")
-    longer = sum(len(splits.train.texts(i)[0].split()) + 2 > 8 for i in range(len(splits.train)))
+    longer = sum(len(splits.train.example(i).tolist()[0].split()) + 2 > 8 for i in range(len(splits.train)))
     assert text_classification.describe(task, splits)["truncated"]["train"] == longer > 0
 
 
@@ -199,7 +199,8 @@ def test_several_labels_are_learnt_each_for_itself(text_recipe: Callable[..., An
     made = fine_tune(text_recipe(data=data, phases=LONG), tmp_path / "run")
     found = made.record["metrics"]["test"]
     assert found["accuracy"] > 0.45 and found["micro_f1"] > 0.7  # 0.38 say the most frequent set
-    _, truth, scores = made.predictions("test")
+    _, truth, predictions = made.predictions("test")
+    (scores,) = predictions.values()
     assert scores.shape == truth.shape == (len(truth), 3)
 
 

@@ -18,8 +18,8 @@ from keras_hub import models as hub
 from tokenizers import pre_tokenizers
 
 from kerastune.errors import KerastuneError
-from kerastune.exporting.tokenizer import NASTY, differences, write
 from kerastune.targets import texts as reader
+from kerastune.tasks.tokenizer import NASTY, differences, write
 
 EXPORT = Path(__file__).parents[1] / "export"
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())

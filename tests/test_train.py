@@ -1,6 +1,7 @@
 """Training: what is saved is what was trained, seeds repeat it to the bit, and nothing is lost on the way."""
 
 import contextlib
+import dataclasses
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from kerastune import evaluate, fine_tune, run
 from kerastune.data import Order
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.progress import Progress
+from kerastune.tasks import losses, text_models
 from kerastune.tasks.image_classification import task as image_classification
 from kerastune.tasks.image_classification.settings import Augment
 from kerastune.training import loop, train
@@ -32,7 +34,7 @@ def test_the_run_folder_is_a_preset_with_identical_predictions(trained):
     task = keras_hub.models.ImageClassifier.from_preset(str(made.folder))
     split = splits_of(made).validation
     scores = image_classification.scores("label", task, split, made.recipe.train.batch_size)
-    np.testing.assert_array_equal(scores, made.predictions("validation")[2])
+    np.testing.assert_array_equal(scores, made.predictions("validation")[2]["scores"])
 
 
 def test_the_record_says_what_happened(trained):
@@ -62,7 +64,7 @@ def test_two_runs_with_one_seed_are_bit_identical(recipe, tmp_path):
     wanted = recipe("resnet", augment=augment.model_dump(), phases=phases, seed=7)
     first, second = (fine_tune(wanted, tmp_path / name) for name in ("first", "second"))
     assert [r["loss"] for r in first.history] == [r["loss"] for r in second.history]
-    np.testing.assert_array_equal(first.predictions("test")[2], second.predictions("test")[2])
+    np.testing.assert_array_equal(first.predictions("test")[2]["scores"], second.predictions("test")[2]["scores"])
 
 
 def test_another_seed_trains_another_model(recipe, trained, tmp_path):
@@ -86,7 +88,7 @@ def test_the_pipeline_makes_the_pixels_that_the_device_function_makes(trained):
     fed = np.concatenate([x for x, _ in image_classification.batches(task, split, Order(len(split), 4))])
     converter = task.preprocessor.image_converter
     for i in range(len(split)):
-        np.testing.assert_array_equal(fed[i], converter(split.image(i)[None].astype(np.float32))[0])
+        np.testing.assert_array_equal(fed[i], converter(split.example(i)[None].astype(np.float32))[0])
 
 
 @pytest.mark.parametrize("change", [{"flip": "horizontal"}, {"crop": 0.3}, {"color": 0.5}, {"rand_augment": 0.5}])
@@ -173,13 +175,13 @@ def test_views_differ_and_each_is_the_same_again(trained):
 
 def test_balanced_class_weights_are_those_of_scikit_learn(trained):
     split = splits_of(trained("resnet")).train
-    _, weights = image_classification.targets("label", 3, split.labels, balanced=True)
+    _, weights = losses.targets("label", 3, split.labels, balanced=True)
     expected = len(split) / (3 * np.bincount(split.labels))
     np.testing.assert_allclose(weights, expected[split.labels], rtol=1e-6)
 
 
 def test_smoothed_targets_spread_a_share_over_all_labels(trained):
-    targets, _ = image_classification.targets("label", 3, splits_of(trained("resnet")).train.labels, smoothing=0.3)
+    targets, _ = losses.targets("label", 3, splits_of(trained("resnet")).train.labels, smoothing=0.3)
     np.testing.assert_allclose(np.sort(targets, axis=1)[:, ::-1][0], [0.8, 0.1, 0.1], rtol=1e-6)
 
 
@@ -208,8 +210,10 @@ def test_training_on_kept_features_is_training(recipe, tmp_path, monkeypatch, fa
     assert [d["got"] for d in disk.record["decisions"] if d["key"] == "train.cache"] == ["disk"]
     losses = [[row[k] for row in made.history for k in ("loss", "val_loss")] for made in (uncached, memory, disk)]
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
-    np.testing.assert_allclose(memory.predictions("test")[2], uncached.predictions("test")[2], atol=1e-5)
-    np.testing.assert_array_equal(memory.predictions("test")[2], disk.predictions("test")[2])
+    np.testing.assert_allclose(
+        memory.predictions("test")[2]["scores"], uncached.predictions("test")[2]["scores"], atol=1e-5
+    )
+    np.testing.assert_array_equal(memory.predictions("test")[2]["scores"], disk.predictions("test")[2]["scores"])
     assert losses[1] == losses[2]
 
 
@@ -291,10 +295,10 @@ def test_texts_are_trained_in_bfloat16_on_a_cpu_that_was_measured_to_be_faster_i
     monkeypatch.setattr(train, "_capabilities", list)
     monkeypatch.setattr(train.timeit, "repeat", lambda *_, **__: [next(seconds)])
     task = image_classification.build(recipe("vit"), recipe("vit").preset, 3, "float32")
-    task, decision = train._in_best_precision(lambda policy: built.append(policy) or task, measured=True)
+    task, decision = train._in_best_precision(lambda policy: built.append(policy) or task, text_models.largest_product)
     assert decision["got"] == built[-1] == ("float32" if gain == 1 else "mixed_bfloat16")
     assert f"{gain:.2f} times as long in float32" in decision["why"]
-    _, unmeasured = train._in_best_precision(built.append, measured=False)
+    _, unmeasured = train._in_best_precision(built.append, None)
     assert unmeasured["got"] == "float32"
     assert "no GPU" in unmeasured["why"]
 
@@ -312,6 +316,13 @@ def test_xla_that_was_asked_for_is_really_on(recipe, tmp_path):
     assert made.record["phases"][0]["xla"] is True
 
 
+def build_with(monkeypatch, build):
+    """Lets the task build its models so."""
+    task = image_classification.TASK
+    building = dataclasses.replace(task.building, build=build)
+    monkeypatch.setattr(image_classification, "TASK", dataclasses.replace(task, building=building))
+
+
 def test_xla_that_a_layer_forbids_is_an_error_that_names_it(recipe, monkeypatch):
     build = image_classification.build
 
@@ -320,7 +331,7 @@ def test_xla_that_a_layer_forbids_is_an_error_that_names_it(recipe, monkeypatch)
         task.backbone.layers[3].supports_jit = False
         return task
 
-    monkeypatch.setattr(image_classification, "build", with_zoom)
+    build_with(monkeypatch, with_zoom)
     with pytest.raises(RecipeError, match=r"xla = true, but these layers have no XLA: conv1_bn"):
         train.plan(recipe("resnet", train={"batch_size": 8, "xla": True}))
 
@@ -407,7 +418,7 @@ def test_a_frozen_weight_that_moves_stops_the_run(recipe, tmp_path, monkeypatch)
         progress.task = build(*arguments)
         return progress.task
 
-    monkeypatch.setattr(image_classification, "build", remembered)
+    build_with(monkeypatch, remembered)
     with pytest.raises(VerificationError, match="frozen weights moved"):
         fine_tune(recipe("resnet"), tmp_path / "run", progress=progress)
     assert list(tmp_path.iterdir()) == []

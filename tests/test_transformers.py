@@ -15,10 +15,11 @@ import pytest
 
 from kerastune import export, fine_tune, verify
 from kerastune.errors import RecipeError, VerificationError
-from kerastune.exporting import hugging_face, tokenizer
 from kerastune.formats import support
 from kerastune.predicting import inference
 from kerastune.recipe import Export, parse
+from kerastune.tasks import tokenizer
+from kerastune.tasks.causal_lm import hugging_face
 from kerastune.verifying import artifact, runtimes
 
 HERE = runtimes.RUNTIMES["transformers"]

@@ -14,7 +14,7 @@ from typing import Any
 import keras_hub
 
 from kerastune import assets
-from kerastune.exporting import tokenizer
+from kerastune.tasks import tokenizer
 
 PRESETS = {
     "all-minilm-l6-v2-en": keras_hub.models.TextClassifierPreprocessor,
@@ -49,7 +49,7 @@ Written by `make tokenizers` on {date.today()}, with keras-hub {version("keras-h
 {version("tensorflow-text")} and tokenizers {version("tokenizers")}.
 
 How many texts the `tokenizers` package, with the `tokenizer.json` that kerastune writes, packs into other rows of
-{LENGTH} ids than KerasHub's preprocessor does in a graph. The nasty strings (`exporting.tokenizer.NASTY`) have several
+{LENGTH} ids than KerasHub's preprocessor does in a graph. The nasty strings (`tasks.tokenizer.NASTY`) have several
 spaces, emoji, combining marks, right-to-left marks, control characters, special tokens and 10,000 characters. An
 artifact's manifest has the same count for its own data (`text.checked`).
 

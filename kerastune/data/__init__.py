@@ -21,8 +21,7 @@ from kerastune.data.order import Order
 from kerastune.data.source import SPLITS, Label, Problem, Progress, Source, counted, some
 from kerastune.data.sources import chat, csv, folder, table, tfds
 from kerastune.errors import DataError, listed, printable
-from kerastune.modalities import Report
-from kerastune.modalities import image as images
+from kerastune.modalities import MODALITIES, Example, Modality, Report
 from kerastune.recipe import Data
 
 __all__ = ["SOURCES", "Order", "Progress", "Split", "Splits", "few", "load", "spread"]
@@ -49,28 +48,14 @@ class Split:
     labels: npt.NDArray[Any]  # int64 [n], index into Splits.labels; float32 [n, K] of 0 and 1; float32 [n, 1]; or of
     # pairs int64 [n, sides], which of the split's texts each is
     read: Callable[[int], bytes]  # an encoded image, or a JSON list of texts or messages; thread-safe
+    modality: Modality
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def image(self, i: int) -> npt.NDArray[np.uint8]:
-        return images.decode(self.read(i))  # [H, W, 3]
-
-    def texts(self, i: int) -> list[str]:
-        found: list[str] = json.loads(self.read(i))
-        return found
-
-    def messages(self, i: int) -> list[dict[str, str]]:
-        """A conversation's turns: {"role", "content"} each."""
-        found: list[dict[str, str]] = json.loads(self.read(i))
-        return found
-
-    def example(self, i: int, unit: str) -> npt.NDArray[Any]:
-        """What a model is asked about: an image, uint8 [H, W, 3]; texts, str [1 or 2]; or turns, str [T, 2]."""
-        if unit == "image":
-            return self.image(i)
-        found = json.loads(self.read(i))
-        return np.array([[one["role"], one["content"]] if isinstance(one, dict) else one for one in found])
+    def example(self, i: int) -> Example:
+        """An example as its modality decodes it."""
+        return self.modality.decode(self.read(i))
 
 
 @dataclass(frozen=True)
@@ -107,7 +92,7 @@ def few(split: Split, count: int, together: int = 1) -> Split:
     """Up to `count` examples of a split, spread over the labels as `spread` does."""
     chosen = spread(split, count, together)
     ids, digests = ([of[i] for i in chosen] for of in (split.ids, split.digests))
-    return Split(tuple(ids), tuple(digests), split.labels[chosen], lambda i: split.read(chosen[i]))
+    return Split(tuple(ids), tuple(digests), split.labels[chosen], lambda i: split.read(chosen[i]), split.modality)
 
 
 def load(settings: Data, progress: Progress | None = None) -> Splits:
@@ -156,8 +141,12 @@ class _Draft:
         self.notes = list(self.source.notes)
 
     @property
+    def modality(self) -> Modality:
+        return MODALITIES[self.settings.modality]
+
+    @property
     def unit(self) -> str:
-        return self.settings.unit
+        return self.modality.name
 
     @property
     def numbers(self) -> bool:
@@ -165,7 +154,7 @@ class _Draft:
 
     @property
     def one(self) -> str:
-        return f"{'an' if self.unit == 'image' else 'a'} {self.unit}"
+        return self.modality.one
 
     def label(self, i: int) -> Label:
         return self.source.examples[i].label
@@ -226,8 +215,7 @@ def _check(draft: _Draft, i: int) -> tuple[str, Report]:
         data = draft.source.read(i)
     except OSError as error:
         return "", Report(problem=f"cannot be read: {error.strerror or error}")
-    report = images.check(data, draft.id(i)) if draft.unit == "image" else Report()
-    return hashlib.sha256(data).hexdigest(), report
+    return hashlib.sha256(data).hexdigest(), draft.modality.check(data, draft.id(i))
 
 
 # --- rules --------------------------------------------------------------------------------------------------
@@ -423,6 +411,7 @@ def _split(draft: _Draft, split: str, labels: tuple[str, ...]) -> Split:
         if target == "pairs"
         else _targets([draft.label(i) for i in members], target, labels),
         read=lambda i: read(members[i]),
+        modality=draft.modality,
     )
 
 

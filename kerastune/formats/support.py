@@ -59,9 +59,12 @@ def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> s
             return f"{family} cannot be exported as {format} with quantize = {quantize!r}: {why}"
     if format == "transformers" and family not in TRANSFORMERS:
         return f"{family} cannot be exported as transformers: KerasHub writes {', '.join(TRANSFORMERS)}"
-    if unit == "text" and quantize in _INT8:
-        return f"texts cannot be exported with quantize = {quantize!r}: {_PADDING}"
-    return None
+    return texts_refusal(quantize) if unit == "text" else None
+
+
+def texts_refusal(quantize: str) -> str | None:
+    """Why texts cannot be exported so, whatever the backbone."""
+    return f"texts cannot be exported with quantize = {quantize!r}: {_PADDING}" if quantize in _INT8 else None
 
 
 def _family(backbone: Any) -> str:

@@ -1,4 +1,4 @@
-"""A Hugging Face folder, as `exporting.hugging_face` wrote it: config, safetensors, tokenizer and chat template."""
+"""A Hugging Face folder, as `causal_lm.hugging_face` wrote it: config, safetensors, tokenizer and chat template."""
 
 import json
 import shutil

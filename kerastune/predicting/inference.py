@@ -57,8 +57,9 @@ def predict(
         names, arrays = _texts(examples, pairs) if is_text else _images(examples)
         from kerastune import tasks
 
-        task_kind = tasks.get(of.recipe.task)
-        scores = task_kind.reference(of.recipe, task_kind.load(str(of.folder)), arrays)
+        kind = tasks.get(of.recipe.task)
+        model = kind.building.load(str(of.folder), of.recipe, "float32")
+        (scores,) = kind.answer(of.recipe, model, arrays, {}).values()  # type: ignore[assignment]
     ranked = (-scores).argsort(axis=-1, kind="stable")[:, :top]
     return [
         Prediction(name, tuple((of.labels[i], float(row[i])) for i in order))
@@ -101,9 +102,10 @@ def generate(
     from kerastune import tasks
 
     kind = tasks.get(of.recipe.task)
-    asked = [[{"role": "user", "content": prompt.strip()}] for prompt in prompts]
-    said: list[str] = kind.answers(kind.load(str(of.folder)), asked, max_tokens, temperature, seed)
-    return said
+    model = kind.building.load(str(of.folder), of.recipe, "float32")
+    asked = [np.array([["user", prompt.strip()]]) for prompt in prompts]
+    options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    return list(map(str, kind.answer(of.recipe, model, asked, options)["texts"]))
 
 
 def generates(of: Run | Artifact) -> bool:

@@ -181,9 +181,9 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _targets_take_the_examples(self) -> "Recipe":
-        asked = [target.refusal(one.target, self.data.unit, self.task) for one in self.exports if one.target]
+        asked = [target.refusal(one.target, self.data.modality) for one in self.exports if one.target]
         if refused := list(filter(None, asked)):
-            raise ValueError(f"{'; '.join(refused)}, and this recipe is for {self.data.unit}s (task = {self.task})")
+            raise ValueError(f"{'; '.join(refused)}, and this recipe is for {self.data.modality}s (task = {self.task})")
         return self
 
     def to_toml(self) -> str:

@@ -4,6 +4,7 @@ import difflib
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Literal
 
 from kerastune.errors import KerastuneError
 
@@ -20,32 +21,26 @@ class Target:
         io: "uint8", "int8" or "float32": how the place holds an image and, in int8 models, the scores.
         runtimes: of `verifying.runtimes`, that an artifact for this place is verified in: the first always, the
             others where they are installed. Those of another format are passed over.
-        units: what it takes models of: "image", "text".
         extras: what an artifact gets beside the model: names in `exporting.extras.EXTRAS`.
-        tasks: whose models it takes; of every task, if there are none.
+        modalities: what it takes models of: rows of `kerastune.modalities.MODALITIES`.
     """
 
     name: str
     summary: str
     format: str
     quantize: str
-    images: str
+    images: Literal["any", "fixed"]
     io: str
     runtimes: tuple[str, ...]
     other_formats: tuple[str, ...] = ()
-    units: tuple[str, ...] = ("image",)
-    tasks: tuple[str, ...] = ()
     extras: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = ("image",)
 
 
-def refusal(name: str, unit: str, task: str) -> str | None:
-    """Why a target takes no models of a unit or a task; None where it does."""
-    where = load(name)
-    if unit not in where.units:
-        return f"target {name} is for {' and '.join(one + 's' for one in where.units)}"
-    if where.tasks and task not in where.tasks:
-        return f"target {name} is for task = {' or '.join(where.tasks)}"
-    return None
+def refusal(name: str, modality: str) -> str | None:
+    """Why a target takes no models of a modality; None where it does."""
+    taken = load(name).modalities
+    return None if modality in taken else f"target {name} is for {' and '.join(one + 's' for one in taken)}"
 
 
 def names() -> list[str]:

@@ -7,7 +7,7 @@ import base64
 import io
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
@@ -128,12 +128,18 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
 
 def _worth(of: Run, split: str, value: float) -> dict[str, Any]:
     """What a split's metric is, of how many examples; of a share of them with its 95 % Wilson interval."""
-    _, truth, scores = of.predictions(split)
+    _, truth, predictions = of.predictions(split)
+    scores = _only(predictions)
     found: dict[str, Any] = {"value": value, "count": len(truth), "low": None, "high": None}
     if of.recipe.data.target not in ("number", "scores"):
         right = scoring.quality(of.recipe.data.target, truth, scores)
         interval = binomtest(int(right.sum()), len(right)).proportion_ci(0.95, method="wilson")
         found |= {"count": len(right), "low": interval.low, "high": interval.high}
+    return found
+
+
+def _only(predictions: Mapping[str, Any]) -> Any:
+    (found,) = predictions.values()
     return found
 
 
@@ -164,7 +170,8 @@ def _mistakes(of: Run) -> list[Mistake]:
     """The test examples that are wrong, the most confident first; of numbers all, the largest errors first."""
     if of.recipe.data.target == "text":
         return []  # how good an answer is, nobody counts
-    ids, truth, scores = of.predictions("test")
+    ids, truth, predictions = of.predictions("test")
+    scores = _only(predictions)
     if of.recipe.data.target == "number":
         error = np.abs(scores - truth)[:, 0]
         order = np.argsort(-error, kind="stable")
@@ -186,14 +193,15 @@ def _found(of: Run, progress: Progress) -> tuple[list[Found], str | None]:
     """The test texts with which what belongs to them is found last, and a few with which it is found first; or the
     pairs whose cosines are out of place. Or why there is none."""
     target = of.recipe.data.target
-    _, truth, vectors = of.predictions("test")
+    _, truth, predictions = of.predictions("test")
+    vectors = _only(predictions)
     try:
         test = of.splits(progress).test
     except KerastuneError as error:
         return [], error.message
 
     def text(example: int, side: int = 0) -> str:
-        return printable(test.texts(example)[side])[:_EXCERPT]
+        return printable(str(test.example(example)[side]))[:_EXCERPT]
 
     if target == "scores":
         near = scoring.cosines(vectors)
@@ -248,8 +256,8 @@ def _shown(of: Run, mistakes: list[Mistake], progress: Progress) -> tuple[dict[s
         place = {id: i for i, id in enumerate(test.ids)}
         here = {m.id: place[m.id] for m in mistakes if m.id in place}
         if of.recipe.data.unit == "text":
-            return {id: printable(" / ".join(test.texts(i)))[:_EXCERPT] for id, i in here.items()}, None
-        return {id: _jpeg(test.image(i)) for id, i in here.items()}, None
+            return {id: printable(" / ".join(test.example(i)))[:_EXCERPT] for id, i in here.items()}, None
+        return {id: _jpeg(test.example(i)) for id, i in here.items()}, None
     except KerastuneError as error:
         return {}, error.message
     except (OSError, UnreadableImage) as error:  # a file that went away or broke while it was read

@@ -1,13 +1,10 @@
-"""One module a task: build the model, feed it, score it, and say what its device sees.
-
-A task module has `build`, `prepare`, `describe`, `load`; `order`, `batches`, `example`, `mixing`, `preprocessing`,
-`FREE`; `truth`, `targets`, `loss`, `count`, `metric`, `scores`, and where a batch does not tell, `validated`; `BEFORE`,
-whether a preset can do the task before it is tuned; `GENERATES`, and where it does, `sampled`, `samples`, `answers` and
-`write_beside`.
-"""
+"""Tasks: one folder a task, one row in `TASKS`. What a task brings is in `kerastune.tasks.contract`."""
 
 from importlib import import_module
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kerastune.tasks.contract import Device, Task
 
 TASKS = {
     "image_classification": "kerastune.tasks.image_classification",
@@ -17,6 +14,13 @@ TASKS = {
 }
 
 
-def get(name: str) -> ModuleType:
-    """A task, which imports TensorFlow."""
-    return import_module(f"{TASKS[name]}.task")
+def get(name: str) -> "Task[Any]":
+    """The model of a task; imports TensorFlow."""
+    found: Task[Any] = import_module(f"{TASKS[name]}.task").TASK
+    return found
+
+
+def device(name: str) -> "Device[Any]":
+    """A task as a device sees it; imports no TensorFlow."""
+    found: Device[Any] = import_module(f"{TASKS[name]}.device").DEVICE
+    return found

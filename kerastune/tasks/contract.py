@@ -1,12 +1,14 @@
 """The contract of a task: everything that training, exporting, verifying, reporting and asking need of it.
 
-A task is one folder of kerastune/tasks and one row of `TASKS`. Its `settings.py` says what a recipe may ask for, and
-imports no TensorFlow; its `task.py` holds `TASK`, a `Task` of typed functions. Two things are shared by tasks and have
-contracts of their own: what an example *is* (`kerastune.modalities`), and what is *learnt* about it
-(`kerastune.tasks.learnt`).
+A task is one folder of kerastune/tasks and one row of `TASKS`, with three modules:
 
-Every function gets the recipe. A model is a Keras model with a `backbone` and, where KerasHub prepares its inputs, a
-`preprocessor`.
+- settings.py: what a recipe may ask for (`RECIPE`). Imports no TensorFlow.
+- device.py: the model as seen from outside (`DEVICE`): examples in, named outputs out. Imports no TensorFlow.
+- task.py: the model itself (`TASK`): built, fed, trained, traced. Imports TensorFlow.
+
+Two things are shared by tasks and have contracts of their own: what an example *is* (`kerastune.modalities`), and what
+is *learnt* about it (`kerastune.tasks.learnt`). Every function gets the recipe. A model is a Keras model with a
+`backbone` and, where KerasHub prepares its inputs, a `preprocessor`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +70,12 @@ class Targets:
 
     truth: Tensors
     weights: npt.NDArray[np.float32]
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> tuple[Tensors, npt.NDArray[np.float32]]:
+        """The truth and the weights of some examples."""
+        from keras import tree
+
+        return tree.map_structure(lambda rows: rows[indices], self.truth), self.weights[indices]
 
 
 @dataclass(frozen=True)
@@ -139,22 +147,31 @@ class Told(Protocol):
 
 
 @dataclass(frozen=True)
-class Output:
-    """A named output of an exported model.
+class Task(Generic[R]):
+    """The model of a task.
 
     Attributes:
-        name: in every format.
-        shape: None where it varies; the first axis is the batch.
-        dtype: numpy's name.
-        range: smallest and largest value, or None where there are no limits.
-        meaning: for whoever writes a program around the file.
+        predict: (recipe, model, split, batch size, told) -> predictions on a whole split, in its order.
+        answer: (recipe, model, examples, options) -> predictions about new examples, for `kerastune predict`.
+        signatures: (recipe, model) -> what an exported model may answer to.
+        trace: (recipe, model, work folder, wanted "FORMAT/SIGNATURE"s) writes what devices need beside the graphs into
+            the work folder: tokenizers, settings, examples as inputs, and what Keras says besides its outputs.
+        reference: (recipe, model, examples) -> what Keras itself says, outside any graph, one example at a time.
+        folder: (recipe, model, work folder, folder) writes the model in a format that is no graph, where there is one.
     """
 
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
-    meaning: str
-    range: tuple[float, float] | None = None
+    building: Building[R]
+    feeding: Feeding[R]
+    learning: Learning[R]
+    predict: Callable[[R, Model, Split, int, Told], Predictions]
+    answer: Callable[[R, Model, Sequence[Example], Mapping[str, Any]], Predictions]
+    signatures: Callable[[R, Model], dict[str, Signature]]
+    trace: Callable[[R, Model, Path, Sequence[str]], None]
+    reference: Callable[[R, Model, Sequence[Example]], Predictions]
+    folder: Callable[[R, Model, Path, Path], None] | None = None
+
+
+# --- from outside --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -177,6 +194,7 @@ class Form:
     Attributes:
         signature: the signature, or several joined by "+", that the file is made from.
         io: dtype of the file's inputs: "float32", "uint8" or "int8".
+        int8_io: dtype that the converter gives to inputs and outputs of an int8 file.
         calibration: stem of the file of examples that ranges are measured with.
         golden: stem of the file of examples that prove it.
         exact: whether what a device does before the model is exactly what training did.
@@ -184,18 +202,28 @@ class Form:
     """
 
     signature: str
-    io: str
-    calibration: str
-    golden: str
-    exact: bool
+    io: str = "float32"
+    int8_io: str = "float32"
+    calibration: str = "calibration"
+    golden: str = "golden"
+    exact: bool = True
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file that is asked for: format and quantisation, and what its place says of images."""
+    """A file that is asked for.
 
-    format: str
+    Attributes:
+        style: what its format holds: "serving" (several signatures, batches), "graph" (one signature, batches),
+            "single" (one example at a time) or "folder" (what `Task.folder` writes).
+        quantize: one of `kerastune.recipe.QUANTIZATIONS`.
+        images: whether its place takes images of any size or of one.
+        io: how its place holds images and, in int8 models, outputs: "uint8", "int8" or "float32".
+        backbone: the class of the model's backbone.
+    """
+
+    style: Literal["serving", "graph", "single", "folder"]
     quantize: str
     images: Literal["any", "fixed"]
     io: str
@@ -204,56 +232,35 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Device(Generic[R]):
-    """The model as a device sees it: raw examples in, named outputs out, preprocessing inside the graph.
+    """A task as a device sees it: raw examples in, named outputs out, preprocessing inside the graph.
 
     Attributes:
-        signatures: (recipe, model) -> what an exported model may answer to.
-        serving: names of the signatures that TensorFlow Serving answers to.
+        modality: what an example is.
+        learnt: what a recipe wants learnt about it.
         form: how a wanted file is made.
-        refusal: (recipe, wanted) -> why the task has no such file, or None.
-        golden: (recipe, splits) -> real examples that prove an artifact, large enough for the task, uncut by anything.
+        refusal: why the task has no such file, or None.
+        candidates: the quantisations that `auto` tries, from the smallest file to the most exact.
+        golden: (recipe, splits) -> real examples that prove an artifact, large enough for the task.
         calibration: (recipe, split, index) -> an example to measure ranges with.
-        trace: (run folder, recipe, model, splits, work folder, forms) writes what devices need beside the graphs:
-            tokenizers, settings, examples as inputs, and what Keras says besides its outputs.
-        outputs: (recipe, model description of `trace`) -> the named outputs, as a manifest lists them.
-        manifest: (recipe, wanted, form, work folder) -> the manifest's entries on inputs and preprocessing.
-        questions: (recipe, split, indices) -> how examples are asked about, one by one.
-        reference: (recipe, model, examples) -> what Keras itself says, outside any graph, one example at a time.
+        audited: (recipe, splits) -> texts whose tokens on devices are compared with KerasHub's; mostly none.
+        manifest: (recipe, wanted, form, work folder) -> the manifest's `inputs`, `outputs` (name, shape, dtype, range
+            and meaning of each), `signatures`, `preprocessing`, and what the modality's reader needs.
+        questions: (recipe, split, indices) -> how a device is asked about examples, one by one.
+        sides: how many arguments of `kerastune predict` one example takes.
+        serving: names of the signatures that TensorFlow Serving answers to.
         unit: what a latency is the time of: "an image", "a token".
     """
 
-    signatures: Callable[[R, Model], dict[str, Signature]]
-    serving: tuple[str, ...]
-    form: Callable[[R, Wanted], Form]
-    refusal: Callable[[R, Wanted], str | None]
-    golden: Callable[[R, Splits], list[Example]]
-    calibration: Callable[[R, Split, int], Example]
-    trace: Callable[[Path, R, Model, Splits, Path, Sequence[str]], None]
-    outputs: Callable[[R, Path], tuple[Output, ...]]
-    manifest: Callable[[R, Wanted, Form, Path], Record]
-    questions: Callable[[R, Split, Sequence[int]], Questions]
-    reference: Callable[[R, Model, Sequence[Example]], Predictions]
-    unit: str
-
-
-@dataclass(frozen=True)
-class Task(Generic[R]):
-    """A row of `kerastune.tasks.TASKS`.
-
-    Attributes:
-        recipe: the settings class.
-        modality: what an example is.
-        learnt: what a recipe wants learnt about it.
-        predict: (recipe, model, split, batch size, told) -> the model's predictions on a whole split, in its order.
-        answer: (recipe, model, examples, options) -> predictions about new examples, for `kerastune predict`.
-    """
-
-    recipe: type[R]
     modality: Modality
     learnt: Callable[[R], Learnt]
-    building: Building[R]
-    feeding: Feeding[R]
-    learning: Learning[R]
-    predict: Callable[[R, Model, Split, int, Told], Predictions]
-    answer: Callable[[R, Model, Sequence[Example], Mapping[str, Any]], Predictions]
-    device: Device[R]
+    form: Callable[[R, Wanted], Form]
+    refusal: Callable[[R, Wanted], str | None]
+    candidates: Callable[[Wanted], tuple[str, ...]]
+    golden: Callable[[R, Splits], list[Example]]
+    calibration: Callable[[R, Split, int], Example]
+    audited: Callable[[R, Splits], list[list[str]]]
+    manifest: Callable[[R, Wanted, Form, Path], Record]
+    questions: Callable[[R, Split, Sequence[int]], Questions]
+    sides: Callable[[R], int]
+    serving: tuple[str, ...]
+    unit: str

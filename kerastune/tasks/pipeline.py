@@ -1,6 +1,10 @@
 """The end of every task's tf.data pipeline."""
 
+from typing import Any
+
 import tensorflow as tf
+
+from kerastune.tasks.contract import Targets
 
 
 def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
@@ -12,3 +16,18 @@ def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.autotune.enabled = False
     return batches.prefetch(2).with_options(options)
+
+
+def with_truth(batches: tf.data.Dataset, targets: Targets) -> tf.data.Dataset:
+    """Batches of (inputs, indices) as (inputs, truth, weights, indices), gathered by index."""
+    truth = tf.nest.map_structure(_constant, targets.truth)
+    weights = tf.constant(targets.weights)
+
+    def gathered(x: Any, i: tf.Tensor) -> tuple[Any, Any, tf.Tensor, tf.Tensor]:
+        return x, tf.nest.map_structure(lambda rows: tf.gather(rows, i), truth), tf.gather(weights, i), i
+
+    return batches.map(gathered)
+
+
+def _constant(rows: Any) -> Any:
+    return rows if isinstance(rows, tf.RaggedTensor) else tf.constant(rows)

@@ -55,7 +55,7 @@ def tokens(task: Any, split: Split) -> Tokens:
     """The split's tokens; tokenised when they are first asked for."""
     known, key = _known.setdefault(split, {}), preprocessing(task)
     if key not in known:
-        known[key] = tokenised(task.preprocessor, [split.texts(i) for i in range(len(split))])
+        known[key] = tokenised(task.preprocessor, [split.example(i).tolist() for i in range(len(split))])
     return known[key]
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from kerastune import tasks
 from kerastune.data import Order, Split
 from kerastune.recipe import Recipe
-from kerastune.tasks.image_classification.settings import Augment
+from kerastune.tasks.contract import Changes, Targets
 from kerastune.training.prefix import cache, features, forward
 from kerastune.training.prefix.forward import Implementation
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from kerastune.training.loop import Training
 
 _KEPT = {"memory": "in memory", "disk": "on disk"}
-_View = tuple[Augment | None, int | None]
-_AS_IT_IS: _View = (None, None)
 
 
 class Feed:
@@ -31,29 +29,34 @@ class Feed:
         self.of = of
         self._batches: Iterator[Any] = iter(())
         self._next = -1  # the step that `_batches` goes on with
-        settings, classes, target = of.recipe.train, len(of.splits.labels), of.recipe.data.target
-        balanced = settings.class_weights == "balanced"
-        train, validation = (of.kind.truth(of.task, split) for split in (of.splits.train, of.splits.validation))
-        self._targets = of.kind.targets(target, classes, train, settings.label_smoothing, balanced)
-        self._validation_targets = of.kind.targets(target, classes, validation)
-        self._example = of.kind.example(of.task, of.splits.validation, settings.batch_size)
+        targets = of.kind.learning.targets
+        self._targets = targets(of.recipe, of.task, of.splits, "train", True)
+        self._validation_targets = targets(of.recipe, of.task, of.splits, "validation", False)
+        feeding, settings = of.kind.feeding, of.recipe.train
+        self._example = feeding.example(of.recipe, of.task, of.splits.validation, settings.batch_size)
         decision = of.decision("train.cache") or {}
         # The plan has proved that the two parts are the whole, or else there is no cut.
-        self.cut = features.cut(of.task, self._example, of.kind.FREE)[0] if "after" in decision else None
+        self.cut = features.cut(of.task, self._example, self._free)[0] if "after" in decision else None
         self._views: list[cache.Features] = []
-        inputs = forward.specs(self._example, of.kind.FREE)
+        inputs = forward.specs(self._example, self._free)
         if self.cut and cached and decision["got"] != "off":
             self._run_once(self.cut, decision["got"])
             inputs = tuple(tf.TensorSpec([None, *spec.shape], spec.dtype) for spec in self.cut.specs)
-        widths = {found[0].shape[1] for found in (self._targets, self._validation_targets)}
-        width = widths.pop() if len(widths) == 1 else None
-        self.signature = (inputs, tf.TensorSpec([None, width]), tf.TensorSpec([None]))
+        truths = (self._targets.truth, self._validation_targets.truth)
+        self.signature = (inputs, tf.nest.map_structure(_spec, *truths), tf.TensorSpec([None]))
 
-    def _inputs(self, split: Split, augment: Augment | None = None, view: int | None = None) -> Iterator[Any]:
+    @property
+    def _free(self) -> bool:
+        return self.of.kind.feeding.shapes == "bucketed"
+
+    def _inputs(self, split: Split, targets: Targets, view: int | None = None) -> Iterator[Any]:
         of = self.of
         # Texts come in order of length, and what is timed on the first few should be like the rest.
-        order = of.kind.order(of.task, split, of.recipe.train.batch_size, seed=(0,) if of.kind.FREE else None)
-        yield from of.kind.batches(of.task, split, order, augment, seed_of(of.recipe.seed, of.at.phase), view)
+        seed = (0,) if self._free else None
+        order = of.kind.feeding.order(of.recipe, of.task, split, of.recipe.train.batch_size, 1, seed, 0)
+        changes = None if view is None else Changes(seed_of(of.recipe.seed, of.at.phase), view)
+        for x, _, _, i in of.kind.feeding.batches(of.recipe, of.task, split, order, targets, changes):
+            yield x, i
 
     def _run_once(self, cut: features.Cut, where: str) -> None:
         """Runs the frozen part over all examples, or finds what an earlier run kept of it."""
@@ -62,11 +65,12 @@ class Feed:
             time.perf_counter(),
             (self.of.splits.train, self.of.splits.validation),
         )
-        views: list[_View] = [(_augment(of.recipe), view) for view in range(of.recipe.train.cache_views)] or [_AS_IT_IS]
-        wanted = [("train", train, view) for view in views] + [("validation", validation, _AS_IT_IS)]
+        views: list[int | None] = [*range(of.recipe.train.cache_views)] or [None]
+        wanted: list[tuple[str, Split, int | None]] = [("train", train, view) for view in views]
+        wanted.append(("validation", validation, None))
         examples = sum(len(split) for _, split, _ in wanted)
 
-        def key(by: str, split: Split, view: _View) -> str:
+        def key(by: str, split: Split, view: int | None) -> str:
             return cache_key(of.recipe, of.at.phase, of.task, cut, split, by, view)
 
         run_prefix, by = self._fastest(
@@ -76,11 +80,12 @@ class Feed:
         for name, split, view in wanted:
             known = cache.stored(key(by, split, view)) if where == "disk" else None
             if known is None:
-                run_prefix = run_prefix or forward.forward(cut, by, self._example, of.kind.FREE)
+                run_prefix = run_prefix or forward.forward(cut, by, self._example, self._free)
+                targets = self._targets if name == "train" else self._validation_targets
                 stage, count = f"{of.title}, frozen layers ({name})", len(split)
                 known = cache.compute(
                     run_prefix,
-                    self._inputs(split, *view),
+                    self._inputs(split, targets, view),
                     count,
                     cut.specs,
                     key(by, split, view) if where == "disk" else None,
@@ -106,9 +111,9 @@ class Feed:
         for by in get_args(Implementation):
             if is_stored(by):
                 return None, of.decided("train.cache forward", "auto", by, "an earlier run kept its features")
-        first = [x for x, _ in itertools.islice(self._inputs(of.splits.train), 3)]
+        first = [x for x, _ in itertools.islice(self._inputs(of.splits.train, self._targets), 3)]
         batches = math.ceil(examples / of.recipe.train.batch_size)
-        run_prefix, found = forward.fastest(cut, first, batches, of.progress, of.kind.FREE)
+        run_prefix, found = forward.fastest(cut, first, batches, of.progress, self._free)
         return run_prefix, of.decided("train.cache forward", "auto", found["got"], found["why"])
 
     def forward(self, x: Any, training: bool) -> tf.Tensor:
@@ -130,10 +135,11 @@ class Feed:
         order = self.of.order("validation")
         if self._views:
             for i in order:
-                yield self._held_out.rows(i), *(values[i] for values in self._validation_targets)
+                yield self._held_out.rows(i), *self._validation_targets.rows(i)
         else:
-            for x, i in self.of.kind.batches(self.of.task, self.of.splits.validation, order):
-                yield x, *(values[i] for values in self._validation_targets)
+            of, targets = self.of, self._validation_targets
+            for x, y, w, _ in of.kind.feeding.batches(of.recipe, of.task, of.splits.validation, order, targets, None):
+                yield x, y, w
 
     def _order(self, start: int) -> Order:
         return self.of.order("train", self.of.phase.epochs, start, shuffled=True)
@@ -141,30 +147,31 @@ class Feed:
     def _cached_batches(self, start: int) -> Iterator[tuple[Any, Any, Any]]:
         for number, i in enumerate(self._order(start), start):
             view = self._views[number // self.of.steps % len(self._views)]
-            yield view.rows(i), *(values[i] for values in self._targets)
+            yield view.rows(i), *self._targets.rows(i)
 
     def _fresh_batches(self, start: int) -> tf.data.Dataset:
-        of, augment = self.of, _augment(self.of.recipe)
-        seed = seed_of(of.recipe.seed, of.at.phase)
-        targets, weights = (tf.constant(values) for values in self._targets)
-        found = of.kind.batches(of.task, of.splits.train, self._order(start), augment, seed)
-        found = found.map(lambda x, i: (x, tf.gather(targets, i), tf.gather(weights, i)))
-        if mix := of.kind.mixing(augment, seed):
-            found = found.enumerate(start).map(lambda n, batch: (*mix(n, batch[0], batch[1]), batch[2]))
-        return found.prefetch(1)
+        of = self.of
+        changes = Changes(seed_of(of.recipe.seed, of.at.phase))
+        order, targets = self._order(start), self._targets
+        found = of.kind.feeding.batches(of.recipe, of.task, of.splits.train, order, targets, changes)
+        return found.map(lambda x, y, w, i: (x, y, w)).prefetch(1)
 
 
 def cache_key(
-    recipe: Recipe, phase: int, task: Any, cut: features.Cut, split: Split, by: str, view: _View = _AS_IT_IS
+    recipe: Recipe, phase: int, task: Any, cut: features.Cut, split: Split, by: str, view: int | None = None
 ) -> str:
-    """The key of a split's features, computed in one way; `view` is the augmentation and the number of its view."""
-    drawn = [view[1], recipe.seed, phase] if view[0] else None
-    preprocessing = f"{tasks.get(recipe.task).preprocessing(task, view[0])} {drawn}"
+    """The key of a split's features, computed in one way; `view` is the number of an augmented view."""
+    drawn = None if view is None else [view, recipe.seed, phase]
+    preprocessing = f"{tasks.get(recipe.task).feeding.fingerprint(recipe, task, view is not None)} {drawn}"
     return cache.key(split.digests, cut.fingerprint(), cut.specs, preprocessing, by, recipe.train.batch_size)
 
 
-def _augment(recipe: Recipe) -> Augment | None:
-    return getattr(recipe, "augment", None)
+def _spec(one: Any, other: Any) -> Any:
+    """The `tf.TensorSpec` of batches of two splits' truths."""
+    if isinstance(one, tf.RaggedTensor):
+        return tf.RaggedTensorSpec([None, *one.shape[1:]], one.dtype, one.ragged_rank)
+    same = zip(one.shape[1:], other.shape[1:], strict=True)
+    return tf.TensorSpec([None, *(a if a == b else None for a, b in same)], one.dtype)
 
 
 def seed_of(*entropy: int) -> int:

@@ -84,7 +84,7 @@ class Training:
         self.kind = tasks.get(recipe.task)
         self.at = Position(decisions=list(decisions))
         self.optimizer: Any = None
-        self.metrics = [keras.metrics.Mean(name="loss"), self.kind.metric(recipe.data.target)]
+        self.metrics = [keras.metrics.Mean(name="loss"), self.kind.learning.meter(recipe)]
         self._left: checkpoint.Arrays = {}  # of a checkpoint: what is put back once its variables exist
         self._unwritten: checkpoint.Arrays = {}  # the best weights, if they are newer than the last checkpoint
         self._lap = self._saved = time.perf_counter()
@@ -183,8 +183,8 @@ class Training:
         with optimizers.averaged(self.optimizer, self.task):
             row |= {f"val_{name}": value for name, value in self._validate(feed, test).items()}
             weights = self._weights()
-            if self.kind.GENERATES:
-                self.at.said[f"{at.phase}.{at.epoch}"] = self.kind.samples(self.recipe, self.task, self.splits)
+            if samples := self.kind.learning.samples(self.recipe, self.task, self.splits):
+                self.at.said[f"{at.phase}.{at.epoch}"] = samples
         rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
         return row | {"learning_rate": rate, "seconds": round(time.perf_counter() - started, 2)}, weights
 
@@ -193,12 +193,12 @@ class Training:
         try:
             self._reset_metrics()
             said = []
-            whole = getattr(self.kind, "validated", None)
+            whole = self.kind.learning.validated
             for x, y, weights in feed.validation():
                 outputs = test(x, y, weights)
-                said += [(y, outputs.numpy())] if whole else []
+                said += [(y, tf.nest.map_structure(_numpy, outputs))] if whole else []
             found = {metric.name: float(metric.result()) for metric in self.metrics}
-            return found | whole(self.recipe.data.target, *zip(*said, strict=True)) if whole else found
+            return found | whole(self.recipe, *zip(*said, strict=True)) if whole else found
         finally:
             _assign([variable for metric in self.metrics for variable in metric.variables], train_state)
 
@@ -268,8 +268,10 @@ class Training:
 
     def _recalibrate(self) -> dict[str, Any]:
         """Sets the statistics of the unfrozen BatchNorm layers to those of the training data, and validates anew."""
-        batches = self.kind.batches(self.task, self.splits.train, self.order("train"))
-        audit = phases.recalibrate(self.task, self.phase, (x for x, _ in batches))
+        targets = self.kind.learning.targets(self.recipe, self.task, self.splits, "train", True)
+        train = self.splits.train
+        batches = self.kind.feeding.batches(self.recipe, self.task, train, self.order("train"), targets, None)
+        audit = phases.recalibrate(self.task, self.phase, (x for x, *_ in batches))
         feed = Feed(self, cached=False)
         found = self._validate(feed, self.compiled(feed, xla=False)[1])
         best = {"phase": self.at.phase, "epoch": (self.at.best or {}).get("epoch", 0)}
@@ -329,23 +331,24 @@ class Training:
 
     def compiled(self, feed: Feed, xla: bool) -> tuple[Step, Step]:
         """The training and the validation step, as functions of (inputs, targets, weights)."""
-        task, optimizer, loss_function = self.task, self.optimizer, self.kind.loss(self.recipe.data.target)
+        task, optimizer, loss_function = self.task, self.optimizer, self.kind.learning.loss(self.recipe)
         mean, metric = self.metrics
-        forward, count = feed.forward, self.kind.count
-        trained = task.trainable_variables
+        forward, trained = feed.forward, task.trainable_variables
 
-        def train(x: Any, y: tf.Tensor, weights: tf.Tensor) -> None:
+        def train(x: Any, y: Any, weights: tf.Tensor) -> None:
             with tf.GradientTape() as tape:
                 outputs = forward(x, True)
-                loss = loss_function(y, outputs, sample_weight=weights) + sum(task.losses)
+                total, count = loss_function(y, outputs, weights)
+                loss = total / count + sum(task.losses)
                 scaled = optimizer.scale_loss(loss)
             optimizer.apply(tape.gradient(scaled, trained), trained)
-            mean.update_state(loss, sample_weight=count(y))
+            mean.update_state(loss, sample_weight=count)
             metric.update_state(y, outputs)
 
-        def test(x: Any, y: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        def test(x: Any, y: Any, weights: tf.Tensor) -> Any:
             outputs = forward(x, False)
-            mean.update_state(loss_function(y, outputs), sample_weight=count(y))
+            total, count = loss_function(y, outputs, weights)
+            mean.update_state(total / count, sample_weight=count)
             metric.update_state(y, outputs)
             return outputs
 
@@ -374,8 +377,7 @@ class Training:
     def order(self, split: str, epochs: int = 1, start: int = 0, shuffled: bool = False) -> Order:
         seed = (self.recipe.seed, self.at.phase) if shuffled else None
         batch_size, part = self.recipe.train.batch_size, getattr(self.splits, split)
-        found: Order = self.kind.order(self.task, part, batch_size, epochs, seed, start)
-        return found
+        return self.kind.feeding.order(self.recipe, self.task, part, batch_size, epochs, seed, start)
 
     # --- what is kept --------------------------------------------------------------------------------------
 
@@ -524,6 +526,10 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if pressed and callable(before):
         before(signal.SIGINT, None)
+
+
+def _numpy(tensor: Any) -> Any:
+    return tensor.numpy() if hasattr(tensor, "numpy") else tensor
 
 
 def _assign(variables: Sequence[Any], values: Sequence[Any]) -> None:

@@ -18,12 +18,12 @@ import psutil
 import tensorflow as tf
 
 from kerastune import assets, data, environment, files, run, tasks
-from kerastune.data import Split, Splits
+from kerastune.data import Split, Splits, ragged
 from kerastune.errors import KerastuneError, RecipeError, VerificationError
-from kerastune.formats import support
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
 from kerastune.tasks import scoring
+from kerastune.tasks.wanted import refusals
 from kerastune.training import checkpoint, lora, phases, saving
 from kerastune.training.feed import cache_key
 from kerastune.training.loop import Training, without_xla
@@ -77,7 +77,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
 
     def build(precision: str) -> Any:
         keras.utils.set_random_seed(recipe.seed)
-        return kind.build(recipe, preset, len(splits.labels), precision)
+        return kind.building.build(recipe, preset, len(splits.labels), precision)
 
     decisions = [one for one in decided if one["key"] == "train.precision"]
     if recipe.train.precision != "auto":
@@ -85,17 +85,15 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     elif decisions:
         task = build(decisions[0]["got"])
     else:
-        measured = kind.FREE and any(phase.unfreeze != "head" for phase in recipe.phases)
-        task, decision = _in_best_precision(build, measured)
+        trains_more = any(phase.unfreeze != "head" for phase in recipe.phases)
+        task, decision = _in_best_precision(build, kind.building.largest_product if trains_more else None)
         decisions = [decision]
-    kind.prepare(recipe, task, splits)
+    kind.building.prepare(recipe, task, splits)
     if recipe.train.xla is True and (bad := without_xla(task)):
         raise RecipeError(f"train.xla = true, but these layers have no XLA: {', '.join(bad)}.", 'Use xla = "auto".')
-    if refused := list(
-        filter(None, (support.refusal(task.backbone, *one.resolved, recipe.data.unit) for one in recipe.exports))
-    ):
+    if refused := refusals(recipe, recipe.exports, type(task.backbone).__name__):
         raise RecipeError("\n".join(refused) + ".", "Choose another quantize or target in [[exports]].")
-    example = kind.example(task, splits.validation, recipe.train.batch_size)
+    example = kind.feeding.example(recipe, task, splits.validation, recipe.train.batch_size)
     audits, moving = [], frozenset[str]()
     for number, phase in enumerate(recipe.phases, start=1):
         audits.append(phases.freeze(task, phase))
@@ -217,7 +215,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
     """Trains what is left, and turns the work folder into a run."""
     recipe, progress, work = training.recipe, training.progress, training.work
     # First, which tokenises all texts: TensorFlow drops a SentencePiece model when training sets its seed.
-    described = training.kind.describe(made.task, made.splits)
+    described = training.kind.building.describe(recipe, made.task, made.splits)
     try:
         interrupted = training.run()
     except VerificationError:
@@ -271,21 +269,24 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
 # --- decisions ---------------------------------------------------------------------------------------------
 
 
-def _in_best_precision(build: Callable[[str], Any], measured: bool) -> tuple[Any, Decision]:
+def _in_best_precision(
+    build: Callable[[str], Any], largest_product: Callable[[Any], Any] | None
+) -> tuple[Any, Decision]:
     """The model in the dtype policy that is faster here, and the decision.
 
     Args:
-        measured: whether to try bfloat16 on a CPU. Not for images: a product says nothing of convolutions. Nor where
-            only a head trains: the rest runs once, and a head on features of 3 digits learns less.
+        largest_product: the contract's; None where only a head trains: the rest runs once, and a head on features of 3
+            digits learns less.
     """
     task = None
     if capabilities := _capabilities():
         got, why = _on_gpus(capabilities)
-    elif measured:
-        task = build("float32")
-        got, why = _on_cpu(task)
     else:
         got, why = "float32", "there is no GPU, and a CPU is timed only where more of a text model than its head trains"
+        if largest_product:
+            task = build("float32")
+            if (weight := largest_product(task)) is not None:
+                got, why = _on_cpu(weight)
     if task is None or got != "float32":
         task = None  # the first is gone before there is a second
         task = build(got)
@@ -299,12 +300,11 @@ def _on_gpus(capabilities: Sequence[tuple[int, int]]) -> tuple[str, str]:
     return "float32", f"a GPU of compute capability {'.'.join(map(str, min(capabilities)))} has no bfloat16"
 
 
-def _on_cpu(task: Any) -> tuple[str, str]:
-    """A dtype policy for a model that spends its time in matrix products, and the reason: its largest one is timed.
+def _on_cpu(largest: Any) -> tuple[str, str]:
+    """A dtype policy for a model that spends its time in matrix products, and the reason: the largest one is timed.
 
     bfloat16 is 1.5 times as fast or more with AVX512-BF16 or AMX, and three times as slow without.
     """
-    largest = max((w for w in task.backbone.weights if "kernel" in w.name), key=lambda w: math.prod(w.shape))
     kernel = tf.reshape(tf.convert_to_tensor(largest), [largest.shape[0], -1])
     x = tf.random.stateless_normal([_TIMED_ROWS, kernel.shape[0]], seed=(0, 0))
 
@@ -332,7 +332,7 @@ def _cache(recipe: Recipe, number: int, task: Any, splits: Splits, example: Any)
     phase, settings = recipe.phases[number - 1], recipe.train
     if not phase.epochs:
         return {"key": "train.cache", "asked": settings.cache, "got": "off", "why": "the phase has no epochs"}
-    cut, where = features.cut(task, example, tasks.get(recipe.task).FREE)
+    cut, where = features.cut(task, example, tasks.get(recipe.task).feeding.shapes == "bucketed")
     if cut and (fault := features.prove(cut, example)):
         cut, where = None, fault
     bytes_needed = 0
@@ -340,7 +340,7 @@ def _cache(recipe: Recipe, number: int, task: Any, splits: Splits, example: Any)
     if cut:
         examples = len(splits.train) * max(settings.cache_views, 1) + len(splits.validation)
         bytes_needed = examples * cut.bytes_per_example
-        view = (getattr(recipe, "augment", None), 0) if settings.cache_views else (None, None)
+        view = 0 if settings.cache_views else None
         keys = [cache_key(recipe, number, task, cut, splits.train, by, view) for by in get_args(Implementation)]
         is_stored = any(cache.stored(key) for key in keys)
     got, why = cache.decide(
@@ -364,43 +364,43 @@ def _save(recipe: Recipe, made: Plan, folder: Path) -> tuple[Any, list[str]]:
     """Saves the model, proves that what comes back is it, and returns it in float32, with notes."""
     kind, task = tasks.get(recipe.task), made.task
     precision = task.backbone.dtype_policy.name
-    example = kind.example(task, made.splits.validation, recipe.train.batch_size)
-    if kind.GENERATES:
-        kind.write_beside(task, folder)
-    loaded, notes = saving.save(task, folder, lambda path: kind.load(str(path), precision), example)
-    return (loaded if precision == "float32" else kind.load(str(folder), "float32")), notes
+    example = kind.feeding.example(recipe, task, made.splits.validation, recipe.train.batch_size)
+    kind.building.write_beside(task, folder)
+    load = kind.building.load
+    loaded, notes = saving.save(task, folder, lambda path: load(str(path), recipe, precision), example)
+    return (loaded if precision == "float32" else load(str(folder), recipe, "float32")), notes
 
 
 def _evaluate(
     recipe: Recipe, task: Any, splits: Splits, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The saved model's scores and metrics on the validation and test splits."""
-    task_kind = tasks.get(recipe.task)
+    kind, learnt = tasks.get(recipe.task), tasks.device(recipe.task).learnt(recipe)
     predictions: dict[str, Any] = {}
     metrics: dict[str, dict[str, Any]] = {}
     for name in ("validation", "test"):
         split: Split = getattr(splits, name)
-        scores = task_kind.scores(
-            recipe.data.target,
+        found = kind.predict(
+            recipe,
             task,
             split,
             recipe.train.batch_size,
-            lambda n, s=split, t=name: progress.advance(f"scoring {t}", n, len(s)),
+            lambda done, s=split, t=name: progress.advance(f"scoring {t}", done, len(s)),
         )
-        stored = {"ids": np.array(split.ids), "digests": np.array(split.digests), "labels": split.labels}
-        predictions |= {f"{name}_{key}": value for key, value in {**stored, "scores": scores}.items()}
-        metrics[name] = scoring.metrics(recipe.data.target, splits.labels, split.labels, scores)
+        stored = {"ids": np.array(split.ids), "digests": np.array(split.digests), "truth": split.labels}
+        predictions |= {f"{name}/{key}": value for key, value in stored.items()}
+        predictions |= ragged.packed(found, f"{name}/predictions/")
+        metrics[name] = learnt.metrics(splits.labels, split.labels, found)
     return predictions, metrics
 
 
 def _before(recipe: Recipe, made: Plan, progress: Progress) -> dict[str, Any]:
     """What a preset is worth, and says, before it is trained, where it can do its task already."""
     kind = tasks.get(recipe.task)
-    if not kind.BEFORE:
+    if not kind.learning.starts:
         return {}
     _, metrics = _evaluate(recipe, made.task, made.splits, progress)
-    texts = {"texts": kind.samples(recipe, made.task, made.splits)} if kind.GENERATES else {}
-    return {"metrics": metrics, **texts}
+    return {"metrics": metrics, "texts": kind.learning.samples(recipe, made.task, made.splits)}
 
 
 def _said(
@@ -409,8 +409,7 @@ def _said(
     """What run.json says of the time before training, and of what a model that generates said to some prompts."""
     kind = tasks.get(recipe.task)
     found = {"before": before["metrics"]} if before else {}
-    if kind.GENERATES:
-        asked = kind.sampled(recipe, made.splits)
+    if asked := kind.learning.sampled(recipe, made.splits):
         found["generations"] = {"conversations": asked, "before": before["texts"], "epochs": dict(epochs)}
     return found
 
@@ -423,7 +422,7 @@ def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[st
     """
     progress = progress or Progress()
     splits = of.splits(progress)
-    task = tasks.get(of.recipe.task).load(str(of.folder))
+    task = tasks.get(of.recipe.task).building.load(str(of.folder), of.recipe, "float32")
     predictions, metrics = _evaluate(of.recipe, task, splits, progress)
     run.write(of.folder, of.recipe, {**of.record, "metrics": metrics}, of.history, predictions)
     return metrics
@@ -441,14 +440,15 @@ def untrained(recipe: Recipe, made: Plan, folder: Path, progress: Progress) -> r
     few = [data.few(split, _FEW, together) for split in (made.splits.validation, made.splits.test)]
     splits = replace(made.splits, validation=few[0], test=few[1])
     kind = tasks.get(recipe.task)
-    kind.scatter(made.task, kind.example(made.task, splits.validation, len(splits.validation)))
+    example = kind.feeding.example(recipe, made.task, splits.validation, len(splits.validation))
+    kind.building.vary(made.task, example)
     loaded, _ = _save(recipe, replace(made, splits=splits), folder)
     predictions, metrics = _evaluate(recipe, loaded, splits, progress)
     record = {
         "labels": list(splits.labels),
         "backbone": type(made.task.backbone).__name__,
         "recipe_sha256": recipe.sha256(),
-        "metric": kind.metric(recipe.data.target).name,
+        "metric": tasks.device(recipe.task).learnt(recipe).metric.name,
         "metrics": metrics,
     }
     run.write(folder, recipe, record, [], predictions)
@@ -461,7 +461,7 @@ def untrained(recipe: Recipe, made: Plan, folder: Path, progress: Progress) -> r
 def _memory_mb(recipe: Recipe, task: keras.Model, splits: Splits) -> int:
     """An upper estimate of the model's memory in the largest phase, in MB: weights, gradients, two optimizer
     slots, and every tensor of a forward pass kept for the backward one. The libraries add about 1 GB."""
-    example = tasks.get(recipe.task).example(task, splits.train, 1)
+    example = tasks.get(recipe.task).feeding.example(recipe, task, splits.train, 1)
     rows = recipe.train.batch_size * len(keras.tree.flatten(example)[0])  # of one example, several where it has sides
     specs = keras.tree.map_structure(lambda x: tf.TensorSpec([rows, *x.shape[1:]], x.dtype), example)
     graph = tf.function(lambda x: task(x, training=False)).get_concrete_function(specs).graph

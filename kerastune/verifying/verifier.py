@@ -206,7 +206,8 @@ def _in_runtime(
     if source:
         unseen, together = source.splits(progress).validation, scoring.together(target)
         chosen = spread(unseen, SUBSET, together) if RUNTIMES[name].slow else list(range(len(unseen)))
-        keras_scores = source.scores("validation", [unseen.digests[i] for i in chosen])
+        (said_before,) = source.predicted("validation", [unseen.digests[i] for i in chosen]).values()
+        keras_scores = np.asarray(said_before)
         asked, said_by_keras, place = _examples(unseen, unit, chosen), keras_scores, np.arange(len(chosen))
         if target in scoring.SIMILARITY:
             asked, said_by_keras, place = _texts(unseen, chosen, keras_scores)
@@ -257,14 +258,14 @@ def _generation(of: Artifact, name: str) -> tuple[dict[str, Any], dict[str, floa
 
 def _examples(split: Split, unit: str, chosen: list[int]) -> Iterator[Example]:
     for i in chosen:
-        yield split.example(i, unit)
+        yield split.example(i)
 
 
 def _texts(split: Split, chosen: list[int], vectors: Scores) -> tuple[Iterator[Example], Scores, npt.NDArray[Any]]:
     """The distinct texts of examples whose sides have `vectors`, float32 [n, sides, D]; the vector of each; and which
     of the texts each side is, int64 [n, sides]."""
     number: dict[str, int] = {}
-    place = np.array([[number.setdefault(text, len(number)) for text in split.texts(i)] for i in chosen])
+    place = np.array([[number.setdefault(text, len(number)) for text in split.example(i).tolist()] for i in chosen])
     _, first = np.unique(place, return_index=True)
     return (np.array([text]) for text in number), vectors.reshape(-1, vectors.shape[-1])[first], place
 

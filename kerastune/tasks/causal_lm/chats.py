@@ -14,10 +14,10 @@ from keras_hub.src.utils.preset_utils import get_file
 
 from kerastune import assets
 from kerastune.errors import DataError, RecipeError, printable
+from kerastune.modalities.conversation import Message
 from kerastune.targets import chats as reader
 
 Tokenizer: TypeAlias = Any  # a keras_hub.models.Tokenizer; KerasHub has no types
-Message = dict[str, str]
 
 PLAIN = """\
 {% for message in messages %}{{ message.role|capitalize }}: {{ message.content }}\

@@ -4,10 +4,10 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import keras
@@ -16,31 +16,30 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kerastune import assets, run
+from kerastune import assets
 from kerastune.data import Order, Split, Splits, spread
 from kerastune.errors import DataError, KerastuneError, RecipeError
-from kerastune.recipe import Recipe
+from kerastune.files import write_json
+from kerastune.formats.graphs import Signature
+from kerastune.modalities.conversation import Message, messages
 from kerastune.targets import chats as reader
+from kerastune.tasks import text_models
 from kerastune.tasks import tokens as texts
-from kerastune.tasks.causal_lm.chats import Chat, Message, chat_of, checked, encoded, file_of, frame, unmarked
+from kerastune.tasks.causal_lm import hugging_face
+from kerastune.tasks.causal_lm.chats import Chat, chat_of, checked, encoded, file_of, frame, unmarked
+from kerastune.tasks.causal_lm.settings import CausalLM
+from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Learning, Model, Targets, Task
 from kerastune.tasks.image_classification.settings import Augment
-from kerastune.tasks.text_classification.task import SERVING as SERVING
-from kerastune.tasks.text_classification.task import Signature, set_length
-from kerastune.tasks.tokens import mixing as mixing
+from kerastune.tasks.pipeline import with_truth
+from kerastune.tasks.text_models import set_length
 
-Task: TypeAlias = Any  # a keras_hub.models.CausalLM; KerasHub has no types
 Floats = npt.NDArray[np.float32]
-
-FREE = True
-"""Batches differ in length: all axes but the first."""
-BEFORE = GENERATES = True
-"""The model is asked before training and after each epoch."""
 
 _INPUTS = {"token_ids", "padding_mask"}
 _UNSCORED = -1.0
 
 
-def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task:
+def build(recipe: CausalLM, preset: str, num_outputs: int, precision: str) -> Model:
     """The preset's language model, as it is.
 
     Args:
@@ -58,20 +57,20 @@ def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task
         with assets.reaching(preset):
             if unread:
                 parts["backbone"] = keras_hub.models.Backbone.from_preset(preset, dtype=precision, **unread)
-            task = keras_hub.models.CausalLM.from_preset(preset, dtype=precision, **parts)
+            model = keras_hub.models.CausalLM.from_preset(preset, dtype=precision, **parts)
     except ValueError as error:
         raise RecipeError(
             f"preset = {recipe.preset!r} cannot be built as a language model: {error}",
             "Use a preset of a decoder (GPT-2, Llama, Qwen, Gemma, …).",
         ) from error
-    if (names := {one.name for one in task.inputs}) != _INPUTS:
+    if (names := {one.name for one in model.inputs}) != _INPUTS:
         raise RecipeError(
             f"preset = {recipe.preset!r} takes {', '.join(sorted(names))}, not a text alone.",
             "Use a preset of a decoder (GPT-2, Llama, Qwen, Gemma, …).",
         )
-    set_length(recipe, task)
-    task.chat = chat_of(preset, task.preprocessor, getattr(recipe.data, "system", None))
-    return task
+    set_length(recipe, model)
+    model.chat = chat_of(preset, model.preprocessor, recipe.data.system)
+    return model
 
 
 _ROPE = {
@@ -82,7 +81,7 @@ _ROPE = {
 }
 
 
-def _unread(recipe: Recipe, preset: str) -> dict[str, Any]:
+def _unread(recipe: CausalLM, preset: str) -> dict[str, Any]:
     """What KerasHub 0.32 passes over in a Hugging Face config, as a backbone's arguments: a Llama's epsilon, and the
     scaling of positions where transformers 5 writes it."""
     config = json.loads(path.read_text("utf-8")) if (path := file_of(preset, "config.json")) else {}
@@ -100,33 +99,29 @@ def _unread(recipe: Recipe, preset: str) -> dict[str, Any]:
     return {"layer_norm_epsilon": config["rms_norm_eps"], **scaled} if family == "llama" else {}
 
 
-def load(folder: str, precision: str = "float32") -> Task:
+def load(folder: str, recipe: CausalLM, precision: str = "float32") -> Model:
     """A tuned model from a run folder.
 
     Raises:
         ValueError: KerasHub's own, when the preset cannot be loaded.
     """
     keras.config.set_dtype_policy(precision)
-    task = keras_hub.models.CausalLM.from_preset(folder, dtype=precision)
-    task.chat = chat_of(folder, task.preprocessor, getattr(run.recipe_of(Path(folder)).data, "system", None))
-    return task
+    model = keras_hub.models.CausalLM.from_preset(folder, dtype=precision)
+    model.chat = chat_of(folder, model.preprocessor, recipe.data.system)
+    return model
 
 
-def write_beside(task: Task, folder: Path) -> None:
+def write_beside(model: Model, folder: Path) -> None:
     """Writes what KerasHub's preset does not hold: the chat template."""
-    (folder / reader.TEMPLATE).write_text(task.chat.source, "utf-8")
+    (folder / reader.TEMPLATE).write_text(model.chat.source, "utf-8")
 
 
-def prepare(recipe: Recipe, task: Task, splits: Splits) -> None:
-    """Nothing starts from the data."""
-
-
-def describe(task: Task, splits: Splits) -> dict[str, Any]:
+def describe(model: Model, splits: Splits) -> dict[str, Any]:
     """What run.json says of the inputs: the template, lengths in tokens, and what is learnt and cut off."""
-    parts = {name: spoken(task, getattr(splits, name)) for name in ("train", "validation", "test")}
+    parts = {name: spoken(model, getattr(splits, name)) for name in ("train", "validation", "test")}
     return {
-        "chat_template": task.chat.origin,
-        "sequence_length": task.preprocessor.sequence_length,
+        "chat_template": model.chat.origin,
+        "sequence_length": model.preprocessor.sequence_length,
         "buckets": list(parts["train"].tokens.buckets),
         "truncated": {name: part.tokens.truncated for name, part in parts.items()},
         "tokens": {name: int(part.tokens.lengths.sum()) for name, part in parts.items()},
@@ -152,25 +147,25 @@ class Lessons:
 _known: "WeakKeyDictionary[Split, dict[str, Lessons]]" = WeakKeyDictionary()
 
 
-def spoken(task: Task, split: Split) -> Lessons:
+def spoken(model: Model, split: Split) -> Lessons:
     """The split's conversations as tokens; tokenised when they are first asked for.
 
     Raises:
         DataError: a text holds the template's marks, or nothing of an answer is left of it.
     """
-    known, key = _known.setdefault(split, {}), preprocessing(task)
+    known, key = _known.setdefault(split, {}), preprocessing(model)
     if key not in known:
-        known[key] = _lessons(task, split.ids, [split.messages(i) for i in range(len(split))])
+        known[key] = _lessons(model, split.ids, [messages(split.read(i)) for i in range(len(split))])
     return known[key]
 
 
-def _lessons(task: Task, names: Sequence[str], conversations: Sequence[Sequence[Message]]) -> Lessons:
-    chat, most = task.chat, task.preprocessor.sequence_length
+def _lessons(model: Model, names: Sequence[str], conversations: Sequence[Sequence[Message]]) -> Lessons:
+    chat, most = model.chat, model.preprocessor.sequence_length
     chat.refuse_special(names, conversations)
     found = chat.conversations(conversations)
     lengths = np.array([min(len(one.ids) - 1, most) for one in found], np.int64)  # the last token has no next one
     longest = int(lengths.max(initial=1))
-    ids = np.full((len(found), longest), task.preprocessor.tokenizer.pad_token_id or 0, np.int32)
+    ids = np.full((len(found), longest), model.preprocessor.tokenizer.pad_token_id or 0, np.int32)
     targets = np.full((len(found), longest), _UNSCORED, np.float32)
     for row, target, one, n in zip(ids, targets, found, lengths, strict=True):
         row[:n] = one.ids[:n]
@@ -188,57 +183,43 @@ def _lessons(task: Task, names: Sequence[str], conversations: Sequence[Sequence[
 
 
 def order(
-    task: Task, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
+    model: Model, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
 ) -> Order:
     """The batches of a split, each of conversations of about one length."""
-    return Order(len(split), batch_size, epochs, seed, start, spoken(task, split).tokens.groups)
+    return Order(len(split), batch_size, epochs, seed, start, spoken(model, split).tokens.groups)
 
 
 def batches(
-    task: Task, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
+    model: Model, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
 ) -> tf.data.Dataset:
     """As `texts.batches`."""
-    return texts.cut(spoken(task, split).tokens, order)
+    return texts.cut(spoken(model, split).tokens, order)
 
 
-def example(task: Task, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
+def example(model: Model, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
     """Model inputs of the longest conversations: the largest batch there is."""
-    return texts.longest(spoken(task, split).tokens, batch_size)
+    return texts.longest(spoken(model, split).tokens, batch_size)
 
 
-def preprocessing(task: Task, augment: Augment | None = None) -> str:
+def preprocessing(model: Model, augment: Augment | None = None) -> str:
     """sha256 of everything that decides which inputs the same conversations make."""
-    return hashlib.sha256(f"{texts.preprocessing(task)}\n{task.chat.source}\n{task.chat.system}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{texts.preprocessing(model)}\n{model.chat.source}\n{model.chat.system}".encode()
+    ).hexdigest()
 
 
 # --- loss and scores ---------------------------------------------------------------------------------------
 
 
-def truth(task: Task, split: Split) -> Floats:
+def truth(model: Model, split: Split) -> Floats:
     """What the outputs are compared with: the next token's id where it is scored, else -1; float32 [n, longest]."""
-    return spoken(task, split).targets
+    return spoken(model, split).targets
 
 
-def targets(
-    target: str, num_classes: int, truth: Floats, smoothing: float = 0.0, balanced: bool = False
-) -> tuple[Floats, Floats]:
-    """The truth, and each conversation's weight in the loss, float32 [n]: tokens count, so all are 1."""
-    return truth, np.ones(len(truth), np.float32)
-
-
-def count(y: tf.Tensor) -> tf.Tensor:
-    """What a batch's loss is the mean over: its scored tokens."""
-    return tf.reduce_sum(tf.cast(y >= 0, tf.float32))
-
-
-def loss(target: str) -> Callable[..., tf.Tensor]:
-    """Cross-entropy in nats, the mean over the batch's scored tokens."""
-
-    def mean(y: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None = None) -> tf.Tensor:
-        surprise, _, scored = _by_token(y, logits)
-        return tf.reduce_sum(surprise) / tf.maximum(tf.reduce_sum(scored), 1)
-
-    return mean
+def loss(truth: tf.Tensor, outputs: tf.Tensor, weights: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """The sum of the cross-entropies of a batch's scored tokens in nats, and their number."""
+    entropy, _, scored = _by_token(truth, outputs)
+    return tf.reduce_sum(entropy), tf.maximum(tf.reduce_sum(scored), 1)
 
 
 class TokenAccuracy(keras.metrics.Mean):  # type: ignore[misc]
@@ -249,7 +230,7 @@ class TokenAccuracy(keras.metrics.Mean):  # type: ignore[misc]
         super().update_state(right, sample_weight=scored)
 
 
-def metric(target: str) -> keras.metrics.Metric:
+def metric() -> keras.metrics.Metric:
     """The metric that chooses the best epoch; higher is better, 1 is perfect."""
     return TokenAccuracy(name="token_accuracy")
 
@@ -265,23 +246,21 @@ def _by_token(y: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf
     return surprise, right, scored
 
 
-def scores(
-    target: str, task: Task, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
-) -> Floats:
+def scores(model: Model, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None) -> Floats:
     """Of each conversation: cross-entropy in nats, tokens that are right, and scored tokens; float32 [n, 3] of sums.
 
     `each(n)` is called as the first n conversations are done.
     """
 
     def sums(x: dict[str, tf.Tensor], y: tf.Tensor) -> tf.Tensor:
-        return _sums(y, task(x, training=False))
+        return _sums(y, model(x, training=False))
 
     specs = {name: tf.TensorSpec([None, None], tf.int32) for name in sorted(_INPUTS)}
     forward = tf.function(sums, input_signature=[specs, tf.TensorSpec([None, None])])
-    known = truth(task, split)
+    known = truth(model, split)
     found = np.empty((len(split), 3), np.float32)
     done = 0
-    for x, i in batches(task, split, order(task, split, batch_size)):
+    for x, i in batches(model, split, order(model, split, batch_size)):
         found[i.numpy()] = forward(x, tf.constant(known[i.numpy()])).numpy()
         each(done := done + len(i))
     return found
@@ -295,20 +274,20 @@ def _sums(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 # --- generation --------------------------------------------------------------------------------------------
 
 
-def sampled(recipe: Recipe, splits: Splits) -> list[list[Message]]:
+def sampled(recipe: CausalLM, splits: Splits) -> list[list[Message]]:
     """The conversations of the validation split that the recipe's samples answer anew."""
-    wanted = getattr(recipe, "samples").count  # noqa: B009  of a CausalLM recipe only
-    return [splits.validation.messages(i) for i in sorted(spread(splits.validation, wanted))]
+    wanted = recipe.samples.count
+    return [messages(splits.validation.read(i)) for i in sorted(spread(splits.validation, wanted))]
 
 
-def samples(recipe: Recipe, task: Task, splits: Splits) -> list[str]:
+def samples(recipe: CausalLM, model: Model, splits: Splits) -> list[str]:
     """What the model says, greedily, in place of the last turn of each sampled conversation."""
     prompts = [turns[:-1] for turns in sampled(recipe, splits)]
-    return answers(task, prompts, getattr(recipe, "samples").max_tokens) if prompts else []  # noqa: B009
+    return answers(model, prompts, recipe.samples.max_tokens) if prompts else []
 
 
 def answers(
-    task: Task, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
+    model: Model, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
 ) -> list[str]:
     """What the model says next in each conversation, without the prompt.
 
@@ -323,23 +302,23 @@ def answers(
     Raises:
         KerastuneError: a prompt leaves the model no room to answer.
     """
-    chat: Chat = task.chat
+    chat: Chat = model.chat
     chat.refuse_special([f"prompt {i}" for i in range(1, len(conversations) + 1)], conversations)
-    return [chat.decode(ids) for ids in _answers(task, conversations, max_tokens, temperature, seed)]
+    return [chat.decode(ids) for ids in _answers(model, conversations, max_tokens, temperature, seed)]
 
 
 def _answers(
-    task: Task, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
+    model: Model, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
 ) -> list[list[int]]:
     """The ids of what the model says next, without what ends it."""
-    chat: Chat = task.chat
+    chat: Chat = model.chat
     prompts = [chat.prompt(turns) for turns in conversations]
     longest = max(map(len, prompts))
-    most = getattr(task.backbone, "max_sequence_length", None) or math.inf
+    most = getattr(model.backbone, "max_sequence_length", None) or math.inf
     if longest >= most:
         raise KerastuneError(f"A prompt has {longest} tokens, and the model takes {most}, answer included.")
     width = int(min(longest + max_tokens, most))
-    stops = _stops(task)
+    stops = _stops(model)
     filler = next(i for i in range(len(stops) + 1) if i not in stops)
     ids = np.full((len(prompts), width), filler, np.int32)
     for row, prompt in zip(ids, prompts, strict=True):
@@ -347,8 +326,8 @@ def _answers(
     mask = np.arange(width) < np.array([[len(prompt)] for prompt in prompts])
     samplers = keras_hub.samplers
     drawn = samplers.RandomSampler(temperature=temperature, seed=seed) if temperature else None
-    task.sampler = drawn or samplers.GreedySampler()
-    step = tf.function(task.generate_step)  # traced anew: adapters come and go
+    model.sampler = drawn or samplers.GreedySampler()
+    step = tf.function(model.generate_step)  # traced anew: adapters come and go
     said = step({"token_ids": ids, "padding_mask": mask}, stop_token_ids=stops)["token_ids"].numpy()
     return [
         reader.until(row[len(prompt) : len(prompt) + max_tokens].tolist(), stops)
@@ -356,9 +335,9 @@ def _answers(
     ]
 
 
-def _stops(task: Task) -> list[int]:
+def _stops(model: Model) -> list[int]:
     """Ids that end an answer."""
-    return sorted({task.chat.stop, int(task.preprocessor.tokenizer.end_token_id)})
+    return sorted({model.chat.stop, int(model.preprocessor.tokenizer.end_token_id)})
 
 
 # --- what the device sees ----------------------------------------------------------------------------------
@@ -369,16 +348,16 @@ _PREFILL = 64  # tokens of a prompt that are read at a time
 _LENGTH = 512  # tokens that an exported model's cache holds, or as many as it was trained with
 
 
-def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
+def signatures(recipe: CausalLM, model: Model) -> dict[str, Signature]:
     """What an exported model may answer to: name -> (function, its inputs).
 
     All are one function of some tokens and a cache of keys and values, which says what comes next and the next cache
     (KerasHub's `call_with_cache`): "prefill" of many tokens, "decode" of one, "serving_default" of any number.
     """
-    settings = contract(task)
+    settings = contract(model)
 
     def step(tokens: tf.Tensor, position: tf.Tensor, kv_cache: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits, _, following = task.call_with_cache(tokens, kv_cache, position[0])
+        logits, _, following = model.call_with_cache(tokens, kv_cache, position[0])
         return {"logits": tf.cast(logits, tf.float32), "kv_cache_next": following}  # [1, N, vocabulary], as kv_cache
 
     def taking(count: int | None) -> Signature:
@@ -389,13 +368,13 @@ def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
         ]
 
     steps = {"prefill": taking(settings["prefill"]), "decode": taking(1), "serving_default": taking(None)}
-    return steps | _of_strings(task, settings)
+    return steps | _of_strings(model, settings)
 
 
-def _of_strings(task: Task, settings: dict[str, Any]) -> dict[str, Signature]:
+def _of_strings(model: Model, settings: dict[str, Any]) -> dict[str, Signature]:
     """What takes prompts as they are, with tensorflow_text: "serve_texts" answers them greedily, "serve_scores" says as
     `scores` does what given answers are worth. None where the template must be rendered for each conversation."""
-    chat: Chat = task.chat
+    chat: Chat = model.chat
     try:
         asked, held = frame(chat), frame(chat, answered=True)
     except ValueError:
@@ -414,14 +393,14 @@ def _of_strings(task: Task, settings: dict[str, Any]) -> dict[str, Signature]:
             "token_ids": tf.pad(ids.to_tensor(filler), [[0, 0], [0, width - longest]], constant_values=filler),
             "padding_mask": tf.sequence_mask(lengths, width),
         }
-        task.sampler = keras_hub.samplers.GreedySampler()
-        said = tf.cast(task.generate_step(rows, stop_token_ids=stops)["token_ids"], tf.int32)  # [B, width]
+        model.sampler = keras_hub.samplers.GreedySampler()
+        said = tf.cast(model.generate_step(rows, stop_token_ids=stops)["token_ids"], tf.int32)  # [B, width]
         ended = tf.reduce_any(said[:, :, None] == stops, axis=-1) & ~rows["padding_mask"]
         is_said = ~rows["padding_mask"] & (tf.cumsum(tf.cast(ended, tf.int32), axis=1) == 0)
         is_said &= tf.range(width)[None] < lengths[:, None] + ANSWER
         tokens = tf.ragged.boolean_mask(said, is_said)
         is_word = is_said & ~tf.reduce_any(said[:, :, None] == special, axis=-1)
-        words = task.preprocessor.tokenizer.detokenize(tf.ragged.boolean_mask(said, is_word))
+        words = model.preprocessor.tokenizer.detokenize(tf.ragged.boolean_mask(said, is_word))
         return {"answers": tf.strings.strip(words), "tokens": tokens.to_tensor(-1, shape=[None, ANSWER])}
 
     def score(prompts: tf.Tensor, answers: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -432,65 +411,65 @@ def _of_strings(task: Task, settings: dict[str, Any]) -> dict[str, Signature]:
         is_answer = (places >= first[:, None]) & (places < ids.row_lengths()[:, None])
         y = tf.where(is_answer, tf.cast(whole, tf.float32), _UNSCORED)[:, 1:]
         mask = tf.cast(places < ids.row_lengths()[:, None], tf.int32)[:, :-1]
-        return {"scores": _sums(y, task({"token_ids": whole[:, :-1], "padding_mask": mask}, training=False))}
+        return {"scores": _sums(y, model({"token_ids": whole[:, :-1], "padding_mask": mask}, training=False))}
 
     texts = {name: tf.TensorSpec([None], tf.string, name=name) for name in ("prompts", "answers")}
     return {"serve_texts": (answer, [texts["prompts"]]), "serve_scores": (score, list(texts.values()))}
 
 
 @functools.cache  # to trace a large model takes half a minute
-def contract(task: Task) -> dict[str, Any]:
+def contract(model: Model) -> dict[str, Any]:
     """What a device needs to know to converse, as export/chats.py describes it.
 
     Raises:
         KerastuneError: the model keeps what it has read in another way.
     """
-    most = getattr(task.backbone, "max_sequence_length", None) or math.inf
-    length = int(min(max(_LENGTH, task.preprocessor.sequence_length), most))
+    most = getattr(model.backbone, "max_sequence_length", None) or math.inf
+    length = int(min(max(_LENGTH, model.preprocessor.sequence_length), most))
     try:
-        traced = tf.function(task._build_cache).get_concrete_function(tf.TensorSpec([1, length], tf.int32))
+        traced = tf.function(model._build_cache).get_concrete_function(tf.TensorSpec([1, length], tf.int32))
         cache = traced.structured_outputs[1].shape.as_list()
     except (TypeError, AttributeError) as error:
         raise KerastuneError(
-            f"A {type(task).__name__} cannot be exported: its cache of keys and values is not one tensor.",
+            f"A {type(model).__name__} cannot be exported: its cache of keys and values is not one tensor.",
             "The run folder is a KerasHub preset: from_preset loads it, and kerastune predict asks it.",
         ) from error
     return {
-        **task.chat.settings,
-        "stops": _stops(task),
+        **model.chat.settings,
+        "stops": _stops(model),
         # A part that reached beyond the cache would be moved, and written over others.
         "prefill": max(count for count in range(1, _PREFILL + 1) if length % count == 0),
         "cache": cache,
         "length": length,
-        "vocabulary": int(task.output_shape[-1]),
-        "scored": task.preprocessor.sequence_length,
+        "vocabulary": int(model.output_shape[-1]),
+        "scored": model.preprocessor.sequence_length,
         "max_tokens": ANSWER,
     }
 
 
-def inputs(task: Task, examples: Sequence[Any]) -> list[dict[str, npt.NDArray[Any]]]:
+def inputs(model: Model, examples: Sequence[Any]) -> list[dict[str, npt.NDArray[Any]]]:
     """The beginning of each conversation as "prefill" takes it, without the leading 1."""
-    settings = contract(task)
-    rows = [task.chat.prompt(reader.messages_of(turns))[: settings["prefill"]] for turns in examples]
+    settings = contract(model)
+    rows = [model.chat.prompt(reader.messages_of(turns))[: settings["prefill"]] for turns in examples]
     padded = [np.pad(row, (0, settings["prefill"] - len(row))).astype(np.int32) for row in rows]
     cache = np.zeros(settings["cache"][1:], np.float32)
     return [{"tokens": row, "position": np.zeros([], np.int32), "kv_cache": cache} for row in padded]
 
 
-def reference(recipe: Recipe, task: Task, examples: Sequence[Any]) -> Floats:
+def reference(recipe: CausalLM, model: Model, examples: Sequence[Any]) -> Floats:
     """What the Keras model itself says, outside any graph and without a cache, of one conversation after the other:
     as `scores`, float32 [n, 3]."""
     found = _lessons(
-        task, [f"example {i}" for i in range(len(examples))], [reader.messages_of(turns) for turns in examples]
+        model, [f"example {i}" for i in range(len(examples))], [reader.messages_of(turns) for turns in examples]
     )
     said = []
     for i, n in enumerate(found.tokens.lengths):
         x = {name: row[i : i + 1, :n] for name, row in found.tokens.rows.items()}
-        said.append(_sums(tf.constant(found.targets[i : i + 1, :n]), task(x, training=False)).numpy())
+        said.append(_sums(tf.constant(found.targets[i : i + 1, :n]), model(x, training=False)).numpy())
     return np.concatenate(said)
 
 
-def golden_answers(task: Task, examples: Sequence[Any]) -> dict[str, npt.NDArray[Any]]:
+def golden_answers(model: Model, examples: Sequence[Any]) -> dict[str, npt.NDArray[Any]]:
     """What Keras says greedily in place of the last turn of each conversation.
 
     Returns:
@@ -498,14 +477,88 @@ def golden_answers(task: Task, examples: Sequence[Any]) -> dict[str, npt.NDArray
         and the one that ended it, was likelier than the next likeliest, in nats. Where that is 0, both are right.
     """
     conversations = [reader.messages_of(turns)[:-1] for turns in examples]
-    said = _answers(task, conversations, ANSWER)
+    said = _answers(model, conversations, ANSWER)
     answers = np.full((len(said), ANSWER), -1, np.int32)
     margins = np.full((len(said), ANSWER + 1), np.inf, np.float32)
     for i, (turns, ids) in enumerate(zip(conversations, said, strict=True)):
-        prompt = task.chat.prompt(turns)
+        prompt = model.chat.prompt(turns)
         whole = np.array([prompt + ids], np.int32)
-        logits = task({"token_ids": whole, "padding_mask": np.ones_like(whole)}, training=False).numpy()[0]
+        logits = model({"token_ids": whole, "padding_mask": np.ones_like(whole)}, training=False).numpy()[0]
         best = np.sort(logits[len(prompt) - 1 :], axis=-1)[:, -2:]
         answers[i, : len(ids)] = ids
         margins[i, : len(best)] = best[:, 1] - best[:, 0]
     return {"answers": answers, "margins": margins}
+
+
+# --- the row -------------------------------------------------------------------------------------------------
+
+
+def _targets(recipe: CausalLM, model: Model, splits: Splits, name: str, training: bool) -> Targets:
+    known = truth(model, getattr(splits, name))
+    return Targets(known, np.ones(len(known), np.float32))  # tokens count, so each conversation weighs 1
+
+
+def _batches(
+    recipe: CausalLM, model: Model, split: Split, order: Order, targets: Targets, changes: Changes | None
+) -> Dataset:
+    return with_truth(batches(model, split, order), targets)
+
+
+def _answer(recipe: CausalLM, model: Model, examples: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts of the answers, one prompt at a time: a batch would hold a cache for each."""
+    asked = (reader.messages_of(turns) for turns in examples)
+    return {"texts": np.array([answers(model, [turns], **options)[0] for turns in asked])}
+
+
+def trace(recipe: CausalLM, model: Model, work: Path, wanted: Sequence[str]) -> None:
+    """Writes the tokenizer and the chat template, how a device converses, and what Keras answers."""
+    text_models.write_tokenizer(model, work, 1)
+    calibration, golden = (_stored(work / f"{name}.npz") for name in ("calibration", "golden"))
+    text_models.write_calibration(inputs(model, calibration), work)
+    write_json(work / "chat.json", contract(model))
+    write_beside(model, work / "tokenizer")
+    np.savez(work / "answers.npz", allow_pickle=False, **golden_answers(model, golden))
+
+
+def _stored(path: Path) -> list[Any]:
+    with np.load(path, allow_pickle=False) as stored:
+        return [stored[name] for name in stored.files]
+
+
+def _write_folder(recipe: CausalLM, model: Model, work: Path, folder: Path) -> None:
+    hugging_face.write(model, contract(model), work / "tokenizer", folder)
+
+
+TASK: Task[CausalLM] = Task(
+    building=Building(
+        build=build,
+        prepare=lambda recipe, model, splits: None,
+        describe=lambda recipe, model, splits: describe(model, splits),
+        load=load,
+        write_beside=write_beside,
+        vary=lambda model, inputs: None,  # it says something else about every text already
+        largest_product=text_models.largest_product,
+    ),
+    feeding=Feeding(
+        order=lambda recipe, *rest: order(*rest),
+        batches=_batches,
+        example=lambda recipe, model, split, batch_size: example(model, split, batch_size),
+        fingerprint=lambda recipe, model, changed: preprocessing(model),
+        shapes="bucketed",
+    ),
+    learning=Learning(
+        targets=_targets,
+        loss=lambda recipe: loss,
+        meter=lambda recipe: metric(),
+        validated=None,
+        starts=True,
+        sampled=sampled,
+        samples=samples,
+    ),
+    predict=lambda recipe, model, split, batch_size, told: {"sums": scores(model, split, batch_size, told)},
+    answer=_answer,
+    signatures=signatures,
+    trace=trace,
+    reference=lambda recipe, model, examples: {"sums": reference(recipe, model, examples)},
+    folder=_write_folder,
+)

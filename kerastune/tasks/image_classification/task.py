@@ -1,12 +1,13 @@
-"""Image classification: one label an image, on any KerasHub backbone that has an ImageClassifier.
+"""Image classification: labels, or a number, for an image, on any KerasHub backbone that has an ImageClassifier.
 
 The preset's own image converter makes the pixels, in training and inside every exported graph alike:
 float32 0..255 RGB -> resize -> scale and offset. What differs between the two is the most common deployment bug.
 """
 
 import json
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import keras
 import keras_hub
@@ -16,25 +17,22 @@ import tensorflow as tf
 from keras_hub.src.utils.preset_utils import check_file_exists, load_json
 
 from kerastune import assets
-from kerastune.data import Order, Split, Splits
+from kerastune.data import Order, Split
 from kerastune.errors import RecipeError
-from kerastune.recipe import Recipe
-from kerastune.tasks.image_classification.settings import Augment
-from kerastune.tasks.labels import count as count
-from kerastune.tasks.labels import loss as loss
-from kerastune.tasks.labels import metric as metric
-from kerastune.tasks.labels import scatter as scatter
-from kerastune.tasks.labels import targets as targets
-from kerastune.tasks.labels import truth as truth
-from kerastune.tasks.pipeline import ahead
+from kerastune.files import write_json
+from kerastune.formats.graphs import Signature
+from kerastune.modalities import image as pixels
+from kerastune.targets import classify
+from kerastune.tasks import losses
+from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task
+from kerastune.tasks.image_classification.settings import Augment, ImageClassification
+from kerastune.tasks.losses import activated
+from kerastune.tasks.pipeline import ahead, with_truth
 
-Task: TypeAlias = Any  # a keras_hub.models.ImageClassifier; KerasHub has no types
 Scores = npt.NDArray[np.float32]
-Signature: TypeAlias = tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]
-"""A function of tensors to named tensors, and the names, shapes and dtypes of what it takes."""
 
 
-def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task:
+def build(recipe: ImageClassification, preset: str, num_outputs: int, precision: str) -> Model:
     """The preset's backbone under a new, randomly initialised head of `num_outputs` logits.
 
     Args:
@@ -45,12 +43,12 @@ def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task
         AssetError: the preset cannot be found or reached.
         RecipeError: the preset holds no image classifier, or cannot take that image size.
     """
-    image_size: int | None = getattr(recipe.data, "image_size", None)
+    image_size: int | None = recipe.data.image_size
     keras.config.set_dtype_policy(precision)  # the head follows the global policy, the backbone its own
     try:
         with assets.reaching(preset):
             backbone = _at_size(keras_hub.models.Backbone.from_preset(preset, dtype=precision), image_size)
-            task = keras_hub.models.ImageClassifier.from_preset(
+            model = keras_hub.models.ImageClassifier.from_preset(
                 preset, backbone=backbone, num_classes=num_outputs, activation="linear"
             )
     except ValueError as error:
@@ -61,20 +59,20 @@ def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task
             "Use a preset of an image backbone (EfficientNet, MobileNet, ResNet, ViT, …); leave out "
             "data.image_size for backbones with position embeddings.",
         ) from error
-    if task.preprocessor is not None and task.preprocessor.image_converter is None:
-        task.preprocessor.image_converter = _hugging_face_converter(preset, task.preprocessor)
-    if task.preprocessor is None or task.preprocessor.image_converter is None:
+    if model.preprocessor is not None and model.preprocessor.image_converter is None:
+        model.preprocessor.image_converter = _hugging_face_converter(preset, model.preprocessor)
+    if model.preprocessor is None or model.preprocessor.image_converter is None:
         raise RecipeError(
             f"preset = {preset!r} brings no image converter, so nothing says how pixels become model inputs.",
-            "Save the preset with its preprocessor (task.save_to_preset), or use another.",
+            "Save the preset with its preprocessor (model.save_to_preset), or use another.",
         )
-    converter = task.preprocessor.image_converter
+    converter = model.preprocessor.image_converter
     own = backbone.input_shape[1:3]
     size = own if None not in own else (image_size, image_size) if image_size else converter.image_size
     if size is None:
         raise RecipeError(f"preset = {preset!r} does not say at which size it sees images.", "Set data.image_size.")
     converter.image_size = (int(size[0]), int(size[1]))
-    return task
+    return model
 
 
 def _hugging_face_converter(preset: str, preprocessor: Any) -> Any:
@@ -111,7 +109,7 @@ def _at_size(backbone: Any, image_size: int | None) -> Any:
     return resized
 
 
-def load(folder: str, precision: str = "float32") -> Task:
+def load(folder: str, precision: str = "float32") -> Model:
     """A tuned model from a run folder.
 
     Raises:
@@ -121,36 +119,28 @@ def load(folder: str, precision: str = "float32") -> Task:
     return keras_hub.models.ImageClassifier.from_preset(folder, dtype=precision)
 
 
-def prepare(recipe: Recipe, task: Task, splits: Splits) -> None:
-    """A new head of a classifier needs nothing."""
-
-
-def describe(task: Task, splits: Splits) -> dict[str, Any]:
+def describe(model: Model) -> dict[str, Any]:
     """What run.json says of the inputs: height and width in pixels."""
-    return {"image_size": list(task.preprocessor.image_converter.image_size)}
+    return {"image_size": list(model.preprocessor.image_converter.image_size)}
 
 
 # --- feeding -----------------------------------------------------------------------------------------------
 
-FREE = False
-"""All batches have the same shape but for their first axis."""
-BEFORE = GENERATES = False
-
 
 def order(
-    task: Task, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
+    model: Model, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
 ) -> Order:
     return Order(len(split), batch_size, epochs, seed, start)
 
 
-def example(task: Task, split: Split, batch_size: int) -> tf.Tensor:
+def example(model: Model, split: Split, batch_size: int) -> tf.Tensor:
     """The first batch of model inputs, without changes."""
-    x, _ = next(iter(batches(task, split, order(task, split, batch_size))))
+    x, _ = next(iter(batches(model, split, order(model, split, batch_size))))
     return x
 
 
 def batches(
-    task: Task, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
+    model: Model, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
 ) -> tf.data.Dataset:
     """Batches of (model inputs float32 [B, H, W, 3], indices into the split int64 [B]).
 
@@ -160,11 +150,11 @@ def batches(
             made, in a resumed run too.
         view: draws the changes of that number instead of the batch's own, for a cache of augmented views.
     """
-    height, width = task.preprocessor.image_converter.image_size
-    resize, normalise = _resize(task), _normalise(task)
+    height, width = model.preprocessor.image_converter.image_size
+    resize, normalise = _resize(model), _normalise(model)
 
     def read(i: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = tf.numpy_function(split.image, [i], tf.uint8, stateful=False)
+        image = tf.numpy_function(lambda i: pixels.decode(split.read(i)), [i], tf.uint8, stateful=False)
         image = resize(tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32))  # -> [H, W, 3]
         return tf.ensure_shape(image, [height, width, 3]), i
 
@@ -183,16 +173,16 @@ def batches(
     return ahead(examples.map(lambda x, i: (normalise(x), i)))
 
 
-def _resize(task: Task) -> Any:
-    return _converter(task, {"scale": None, "offset": None})
+def _resize(model: Model) -> Any:
+    return _converter(model, {"scale": None, "offset": None})
 
 
-def _normalise(task: Task) -> Any:
-    return _converter(task, {"image_size": None})
+def _normalise(model: Model) -> Any:
+    return _converter(model, {"image_size": None})
 
 
-def _converter(task: Task, without: dict[str, None]) -> Any:
-    converter = task.preprocessor.image_converter
+def _converter(model: Model, without: dict[str, None]) -> Any:
+    converter = model.preprocessor.image_converter
     # Pixels stay exact under mixed precision.
     return type(converter).from_config({**converter.get_config(), "dtype": "float32", **without})
 
@@ -201,7 +191,7 @@ def _augmentation(
     augment: Augment, height: int, width: int, seed: int, view: int | None
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
     layers: list[keras.layers.Layer] = []
-    pixels = {"value_range": (0, 255)}
+    limits = {"value_range": (0, 255)}
     if augment.flip != "none":
         layers.append(keras.layers.RandomFlip(augment.flip))
     if augment.crop:
@@ -212,14 +202,14 @@ def _augmentation(
         factor = augment.color
         layers.append(
             keras.layers.RandomColorJitter(
-                **pixels,
+                **limits,
                 brightness_factor=factor,
                 contrast_factor=factor,
                 saturation_factor=(0.5 - factor / 2, 0.5 + factor / 2),  # 0.5 leaves the image as it is
             )
         )
     if augment.rand_augment:
-        layers.append(keras.layers.RandAugment(**pixels, factor=augment.rand_augment))
+        layers.append(keras.layers.RandAugment(**limits, factor=augment.rand_augment))
     draw = _drawing_from(layers, seed)
 
     def change(number: tf.Tensor, images: tf.Tensor) -> tf.Tensor:  # float32 0..255 [B, H, W, 3] -> the same
@@ -274,9 +264,9 @@ def _both(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     return batch["images"], batch["labels"]
 
 
-def preprocessing(task: Task, augment: Augment | None = None) -> str:
+def preprocessing(model: Model, augment: Augment | None = None) -> str:
     """Everything that decides which inputs the same data make, for the feature cache's key."""
-    converter = task.preprocessor.image_converter
+    converter = model.preprocessor.image_converter
     return json.dumps([converter.get_config(), augment.model_dump() if augment else None], sort_keys=True, default=str)
 
 
@@ -284,16 +274,16 @@ def preprocessing(task: Task, augment: Augment | None = None) -> str:
 
 
 def scores(
-    target: str, task: Task, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
+    target: str, model: Model, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
 ) -> Scores:
-    """Class probabilities of a whole split: float32 [n, num_classes], rows sum to 1.
+    """What `losses.activated` makes of a whole split: float32 [n, K], in the split's order.
 
     `each(n)` is called as the first n examples are done.
     """
-    forward = tf.function(lambda x: keras.ops.softmax(tf.cast(task(x, training=False), tf.float32)))
+    forward = tf.function(lambda x: activated(target, model(x, training=False)))
     found: list[Scores] = []
     done = 0
-    for x, _ in batches(task, split, order(task, split, batch_size)):
+    for x, _ in batches(model, split, order(model, split, batch_size)):
         found.append(forward(x).numpy())
         done += len(found[-1])
         each(done)
@@ -303,23 +293,23 @@ def scores(
 # --- what the device sees ----------------------------------------------------------------------------------
 
 
-def device_function(task: Task, resize: bool = True) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Raw pixels in, probabilities out: uint8 [B, H, W, 3] of any size -> {"scores": float32 [B, num_classes]}.
+def device_function(target: str, model: Model, resize: bool = True) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Raw pixels in, scores out: uint8 [B, H, W, 3] of any size -> {"scores": float32 [B, K]}.
 
     Without `resize`, images have the size that the model sees: the operators would do nothing, and take memory.
     """
-    converter = task.preprocessor.image_converter if resize else _normalise(task)
+    converter = model.preprocessor.image_converter if resize else _normalise(model)
 
     def device(images: tf.Tensor) -> dict[str, tf.Tensor]:
         x = converter(tf.cast(images, tf.float32))  # -> [B, h, w, 3], the size the model was trained at
-        return {"scores": tf.nn.softmax(task(x, training=False), name="scores")}
+        return {"scores": tf.identity(activated(target, model(x, training=False)), name="scores")}
 
     return device
 
 
-def bytes_function(task: Task) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Encoded JPEG or PNG files in: string [B] -> {"scores": float32 [B, num_classes]}. Alpha is put on white."""
-    converter = task.preprocessor.image_converter
+def bytes_function(target: str, model: Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Encoded JPEG or PNG files in: string [B] -> {"scores": float32 [B, K]}. Alpha is put on white."""
+    converter = model.preprocessor.image_converter
     height, width = converter.image_size
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:  # string [] -> float32 [h, w, 3]
@@ -337,35 +327,32 @@ def bytes_function(task: Task) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
 
     def device(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         x = tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([height, width, 3], tf.float32))
-        return {"scores": tf.nn.softmax(task(x, training=False), name="scores")}
+        return {"scores": tf.identity(activated(target, model(x, training=False)), name="scores")}
 
     return device
 
 
-SERVING = ("serving_default", "serve_bytes")
-"""The signatures that TensorFlow Serving answers to."""
-
-
-def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
+def signatures(recipe: ImageClassification, model: Model) -> dict[str, Signature]:
     """What an exported model may answer to: name -> (function, its inputs).
 
     "any_size" is `serving_default` for one image; the "fixed" ones take an image of the size that the model sees.
     """
-    images, sized = device_function(task), device_function(task, resize=False)
-    height, width = task.preprocessor.image_converter.image_size
-    pixels, fixed = [None, None, 3], [1, height, width, 3]
+    target = recipe.data.target
+    images, sized = device_function(target, model), device_function(target, model, resize=False)
+    height, width = model.preprocessor.image_converter.image_size
+    sizes, fixed = [None, None, 3], [1, height, width, 3]
     return {
-        "serving_default": (images, [tf.TensorSpec([None, *pixels], tf.uint8, name="images")]),
-        "serve_bytes": (bytes_function(task), [tf.TensorSpec([None], tf.string, name="image_bytes")]),
-        "any_size": (images, [tf.TensorSpec([1, *pixels], tf.uint8, name="images")]),
+        "serving_default": (images, [tf.TensorSpec([None, *sizes], tf.uint8, name="images")]),
+        "serve_bytes": (bytes_function(target, model), [tf.TensorSpec([None], tf.string, name="image_bytes")]),
+        "any_size": (images, [tf.TensorSpec([1, *sizes], tf.uint8, name="images")]),
         "fixed_uint8": (sized, [tf.TensorSpec(fixed, tf.uint8, name="images")]),
         "fixed_float32": (sized, [tf.TensorSpec(fixed, tf.float32, name="images")]),
     }
 
 
-def resizing(task: Task) -> dict[str, Any]:
+def resizing(model: Model) -> dict[str, Any]:
     """How the model's image converter resizes, for devices that do it themselves."""
-    converter = task.preprocessor.image_converter
+    converter = model.preprocessor.image_converter
     height, width = converter.image_size
     return {
         "height": height,
@@ -377,12 +364,91 @@ def resizing(task: Task) -> dict[str, Any]:
     }
 
 
-def reference(recipe: Recipe, task: Task, images: list[npt.NDArray[np.uint8]]) -> Scores:
-    """What the Keras model itself says, outside any graph: uint8 [H, W, 3] each -> float32 [n, num_classes]."""
-    converter = task.preprocessor.image_converter
+def reference(recipe: ImageClassification, model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Scores:
+    """What the Keras model itself says, outside any graph: uint8 [H, W, 3] each -> float32 [n, K]."""
+    converter = model.preprocessor.image_converter
     logits = [
-        np.asarray(task(converter(np.asarray(image, np.float32)[None]), training=False), np.float64) for image in images
+        np.asarray(model(converter(np.asarray(image, np.float32)[None]), training=False), np.float64)
+        for image in images
     ]
-    shifted = np.exp(np.concatenate(logits) - np.max(logits, axis=-1))
-    probabilities: Scores = (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
-    return probabilities
+    return np.asarray(_activated(recipe.data.target, np.concatenate(logits)), np.float32)
+
+
+def _activated(target: str, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """`losses.activated` in double precision."""
+    if target == "number":
+        return logits
+    if target == "labels":
+        return np.asarray(1 / (1 + np.exp(-logits)))
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(-1, keepdims=True))
+
+
+def trace(recipe: ImageClassification, model: Model, work: Path, wanted: Sequence[str]) -> None:
+    """Writes how the model resizes, and where a device resizes by itself, the examples as it will see them."""
+    settings = resizing(model)
+    write_json(work / "image.json", settings)
+    if any("/fixed" in one for one in wanted):
+        _resize_examples(work, settings)
+
+
+def _resize_examples(work: Path, settings: dict[str, Any]) -> None:
+    if settings["antialias"] or settings["interpolation"] not in ("nearest", "bilinear", "bicubic"):
+        raise ValueError(f"no device resizes as this model does ({settings}); use a target with images of any size")
+    manifest = {"image": {**settings, "resize": "outside"}}
+    for name in ("golden", "calibration"):
+        with np.load(work / f"{name}.npz", allow_pickle=False) as stored:
+            images = {key: classify.fit(stored[key], manifest) for key in stored.files}
+        if name == "calibration":
+            # int8 inputs must span 0..255 exactly, so that a pixel's byte is its int8 value.
+            next(iter(images.values()))[0, :2] = [[0], [255]]
+        np.savez(work / f"{name}_fixed.npz", allow_pickle=False, **images)
+
+
+# --- the row ------------------------------------------------------------------------------------------------
+
+
+def _batches(
+    recipe: ImageClassification, model: Model, split: Split, order: Order, targets: Targets, changes: Changes | None
+) -> Dataset:
+    if changes is None:
+        return with_truth(batches(model, split, order), targets)
+    augment = recipe.augment
+    found = with_truth(batches(model, split, order, augment, changes.seed, changes.view), targets)
+    mix = mixing(augment, changes.seed) if changes.view is None else None
+    if mix is None:
+        return found
+    numbered = found.enumerate(order.start)
+    return numbered.map(lambda number, batch: (*mix(number, batch[0], batch[1]), *batch[2:]))
+
+
+def _target(recipe: ImageClassification) -> str:
+    return recipe.data.target
+
+
+TASK: Task[ImageClassification] = Task(
+    building=Building(
+        build=build,
+        prepare=losses.start_at_the_mean,
+        describe=lambda recipe, model, splits: describe(model),
+        load=lambda folder, recipe, precision: load(folder, precision),
+        write_beside=lambda model, folder: None,
+        vary=losses.vary,
+        largest_product=lambda model: None,  # a product says nothing of convolutions
+    ),
+    feeding=Feeding(
+        order=lambda recipe, *rest: order(*rest),
+        batches=_batches,
+        example=lambda recipe, model, split, batch_size: example(model, split, batch_size),
+        fingerprint=lambda recipe, model, changed: preprocessing(model, recipe.augment if changed else None),
+        shapes="fixed",
+    ),
+    learning=losses.learning(_target),
+    predict=lambda recipe, model, split, batch_size, told: {
+        "scores": scores(recipe.data.target, model, split, batch_size, told)
+    },
+    answer=lambda recipe, model, examples, options: {"scores": reference(recipe, model, examples)},
+    signatures=signatures,
+    trace=trace,
+    reference=lambda recipe, model, examples: {"scores": reference(recipe, model, examples)},
+)

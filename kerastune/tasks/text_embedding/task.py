@@ -7,7 +7,7 @@ ones, and so on: [sides * B, L] in, [sides * B, D] out.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import keras
@@ -19,34 +19,23 @@ import tensorflow as tf
 from kerastune import assets
 from kerastune.data import Order, Split, Splits
 from kerastune.errors import RecipeError
-from kerastune.recipe import Recipe
-from kerastune.tasks import scoring
+from kerastune.formats.graphs import Signature
+from kerastune.tasks import losses, text_models
+from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Learning, Model, Targets, Task
 from kerastune.tasks.image_classification.settings import Augment
-from kerastune.tasks.labels import count as count
-from kerastune.tasks.labels import truth as truth
-from kerastune.tasks.text_classification import task as text_classification
-from kerastune.tasks.text_classification.task import SERVING as SERVING
-from kerastune.tasks.text_classification.task import Signature, input_names, set_length, signed
-from kerastune.tasks.tokens import Ints, Tokens, fed, rows, tokenised
-from kerastune.tasks.tokens import mixing as mixing
-from kerastune.tasks.tokens import preprocessing as preprocessing
+from kerastune.tasks.learnt import LEARNT
+from kerastune.tasks.pipeline import with_truth
+from kerastune.tasks.text_embedding.settings import TextEmbedding
+from kerastune.tasks.text_models import input_names, set_length, signed
+from kerastune.tasks.tokens import Ints, Tokens, fed, preprocessing, rows, tokenised
 
-Task: TypeAlias = Any  # a keras_hub.models.TextEmbedder; KerasHub has no types
 Vectors = npt.NDArray[np.float32]
-
-GENERATES = False
-
-FREE = True
-"""Batches differ in length: all axes but the first."""
-
-BEFORE = True
-"""A preset that embeds can do so before it is tuned: its metrics then are recorded, too."""
 
 TEMPERATURE = 0.05
 """Cosines are divided by it in the losses; the default of Sentence Transformers, as a scale of 20."""
 
 
-def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task:
+def build(recipe: TextEmbedding, preset: str, num_outputs: int, precision: str) -> Model:
     """The preset as a text embedder, with the pooling and normalisation that it says; the mean where it says none.
 
     Args:
@@ -61,15 +50,15 @@ def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task
     keras.config.set_dtype_policy(precision)
     try:
         with assets.reaching(preset):
-            task = keras_hub.models.TextEmbedder.from_preset(preset, dtype=precision)
+            model = keras_hub.models.TextEmbedder.from_preset(preset, dtype=precision)
     except ValueError as error:
         raise RecipeError(
             f"preset = {recipe.preset!r} cannot be built as a text embedder: {error}",
             "Use a preset that KerasHub has a TextEmbedder for: BERT, XLM-RoBERTa, Gemma 3 or Qwen 3.",
         ) from error
-    set_length(recipe, task)
-    owned = {id(weight) for weight in task.backbone.weights}
-    if all(id(weight) in owned for weight in task.weights):
+    set_length(recipe, model)
+    owned = {id(weight) for weight in model.backbone.weights}
+    if all(id(weight) in owned for weight in model.weights):
         for number, phase in enumerate(recipe.phases):
             if phase.unfreeze in ("head", "gradual"):
                 raise RecipeError(
@@ -77,27 +66,23 @@ def build(recipe: Recipe, preset: str, num_outputs: int, precision: str) -> Task
                     "has no head to train.",
                     'Use "all", "top:N" or "match:REGEX".',
                 )
-    return task
+    return model
 
 
-def prepare(recipe: Recipe, task: Task, splits: Splits) -> None:
-    """A pretrained embedder needs nothing."""
-
-
-def describe(task: Task, splits: Splits) -> dict[str, Any]:
+def describe(model: Model, splits: Splits) -> dict[str, Any]:
     """What run.json says of the inputs and the vectors."""
-    parts = {name: sides(task, getattr(splits, name)).tokens for name in ("train", "validation", "test")}
+    parts = {name: sides(model, getattr(splits, name)).tokens for name in ("train", "validation", "test")}
     return {
-        "sequence_length": task.preprocessor.sequence_length,
+        "sequence_length": model.preprocessor.sequence_length,
         "buckets": list(parts["train"].buckets),
         "truncated": {name: part.truncated for name, part in parts.items()},
-        "dimensions": int(task.output_shape[-1]),
-        "pooling": task.pooling_mode,
-        "normalized": bool(task.normalize),
+        "dimensions": int(model.output_shape[-1]),
+        "pooling": model.pooling_mode,
+        "normalized": bool(model.normalize),
     }
 
 
-def load(folder: str, precision: str = "float32") -> Task:
+def load(folder: str, precision: str = "float32") -> Model:
     """A tuned model from a run folder.
 
     Raises:
@@ -148,30 +133,32 @@ class Sides:
 _known: "WeakKeyDictionary[Split, dict[str, Sides]]" = WeakKeyDictionary()
 
 
-def sides(task: Task, split: Split) -> Sides:
+def sides(model: Model, split: Split) -> Sides:
     """The split's texts; tokenised when they are first asked for."""
-    known, key = _known.setdefault(split, {}), preprocessing(task)
+    known, key = _known.setdefault(split, {}), preprocessing(model)
     if key not in known:
         number: dict[str, int] = {}
-        index = np.array([[number.setdefault(t, len(number)) for t in split.texts(i)] for i in range(len(split))])
+        index = np.array(
+            [[number.setdefault(t, len(number)) for t in split.example(i).tolist()] for i in range(len(split))]
+        )
         peers: tuple[npt.NDArray[np.int64], ...] = ()
         if split.labels.ndim == 1:
             of_label = [np.flatnonzero(split.labels == label) for label in range(int(split.labels.max()) + 1)]
             peers = tuple(of_label[label] for label in split.labels)
-        known[key] = Sides(tokenised(task.preprocessor, [[text] for text in number]), index, peers)
+        known[key] = Sides(tokenised(model.preprocessor, [[text] for text in number]), index, peers)
     return known[key]
 
 
 def order(
-    task: Task, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
+    model: Model, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
 ) -> Order:
     """The batches of a split, each of examples whose longest sides are about as long."""
-    found = sides(task, split)
+    found = sides(model, split)
     return Order(len(split), batch_size, epochs, seed, start, np.searchsorted(found.tokens.buckets, found.lengths))
 
 
 def batches(
-    task: Task, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
+    model: Model, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
 ) -> tf.data.Dataset:
     """Batches of (model inputs by name, int32 [sides * B, length of the bucket]; indices into the split int64 [B]).
 
@@ -181,7 +168,7 @@ def batches(
     Args:
         augment, view: those of tasks that change their examples; texts are never changed.
     """
-    found = sides(task, split)
+    found = sides(model, split)
 
     def cut() -> Any:
         for number, examples in enumerate(order, order.start):
@@ -194,9 +181,9 @@ def batches(
     return fed(found.tokens, cut)
 
 
-def example(task: Task, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
+def example(model: Model, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
     """Model inputs of the longest texts: the largest batch there is."""
-    found = sides(task, split)
+    found = sides(model, split)
     longest = np.argsort(-found.lengths, kind="stable")[:batch_size]
     index = found.index[longest]
     if found.peers:
@@ -207,27 +194,28 @@ def example(task: Task, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
 # --- learning ----------------------------------------------------------------------------------------------
 
 
-def targets(
-    target: str, num_classes: int, truth: npt.NDArray[Any], smoothing: float = 0.0, balanced: bool = False
-) -> tuple[Vectors, Vectors]:
-    """What vectors are compared by, float32 [n, K], and each example's weight in the loss, float32 [n].
-
-    Of pairs which text each side is; of groups the label, of both sides; or the score. The other arguments are those of
-    labels.
-    """
-    rows = np.stack([truth, truth], 1) if target == "groups" else truth
-    return rows.astype(np.float32), np.ones(len(truth), np.float32)
+def targets(recipe: TextEmbedding, model: Model, splits: Splits, name: str, training: bool) -> Targets:
+    """What vectors are compared by, float32 [n, K]: the number of each side's text, the label of both sides, or the
+    score."""
+    truth = getattr(splits, name).labels
+    sided = np.stack([truth, truth], 1) if recipe.data.target == "groups" else truth
+    return Targets(sided.astype(np.float32), np.ones(len(truth), np.float32))
 
 
-def loss(target: str) -> Callable[..., tf.Tensor]:
-    """(targets, vectors) -> the mean over a batch. Examples have no weights: they are all 1."""
+def loss(target: str) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+    """(targets, vectors, weights) -> the batch's sum and size. Examples have no weights: they are all 1."""
     each = cosent if target == "scores" else in_batch_negatives
-    return lambda y, outputs, sample_weight=None: tf.reduce_mean(each(y, outputs))
+
+    def summed(truth: tf.Tensor, outputs: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        losses = each(truth, outputs)
+        return tf.reduce_sum(losses), tf.cast(tf.shape(losses)[0], tf.float32)
+
+    return summed
 
 
 def metric(target: str) -> keras.metrics.Metric:
     """What is shown of training: the same as `validated`, but among the texts of a batch."""
-    name = scoring.SIMILARITY[target]
+    name = LEARNT[target].metric.name
     return keras.metrics.MeanMetricWrapper(_rank_correlation if target == "scores" else _found, name=name)
 
 
@@ -242,9 +230,9 @@ def validated(target: str, y: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.
     truth = np.concatenate(y)
     if target == "groups":
         vectors, truth = vectors[:, :1], truth[:, 0]
-    name = scoring.SIMILARITY[target]
+    learnt = LEARNT[target]
     known = truth if target == "scores" else truth.astype(np.int64)
-    return {name: float(scoring.similarity(target, known, vectors)[name])}
+    return {learnt.metric.name: learnt.statistic(learnt.per_example(known, {"embeddings": vectors}))}
 
 
 def in_batch_negatives(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
@@ -335,28 +323,28 @@ def _ranks(values: tf.Tensor) -> tf.Tensor:
 
 
 def scores(
-    target: str, task: Task, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
+    target: str, model: Model, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
 ) -> Vectors:
     """The vectors of a whole split, each distinct text once: float32 [n, sides, D], in the split's order.
 
     `each(n)` is called as about the first n examples are done.
     """
-    found = sides(task, split)
-    vectors = _vectors(task, found.tokens, batch_size, lambda n: each(n * len(split) // len(found.tokens.lengths)))
+    found = sides(model, split)
+    vectors = _vectors(model, found.tokens, batch_size, lambda n: each(n * len(split) // len(found.tokens.lengths)))
     return vectors[found.index]
 
 
-def embed(task: Task, texts: Sequence[str], batch_size: int = 32) -> Vectors:
+def embed(model: Model, texts: Sequence[str], batch_size: int = 32) -> Vectors:
     """The vectors of texts: float32 [n, D]."""
-    return _vectors(task, tokenised(task.preprocessor, [[text] for text in texts]), batch_size)
+    return _vectors(model, tokenised(model.preprocessor, [[text] for text in texts]), batch_size)
 
 
-def _vectors(task: Task, tokens: Tokens, batch_size: int, each: Callable[[int], None] = lambda n: None) -> Vectors:
+def _vectors(model: Model, tokens: Tokens, batch_size: int, each: Callable[[int], None] = lambda n: None) -> Vectors:
     forward = tf.function(
-        lambda x: tf.cast(task(x, training=False), tf.float32),
+        lambda x: tf.cast(model(x, training=False), tf.float32),
         input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in tokens.rows}],
     )
-    found = np.empty((len(tokens.lengths), task.output_shape[-1]), np.float32)
+    found = np.empty((len(tokens.lengths), model.output_shape[-1]), np.float32)
     done = 0
     for index in Order(len(found), batch_size, groups=tokens.groups):
         found[index] = forward(rows(tokens, index)).numpy()
@@ -364,10 +352,10 @@ def _vectors(task: Task, tokens: Tokens, batch_size: int, each: Callable[[int], 
     return found
 
 
-def fingerprint(task: Task) -> str:
+def fingerprint(model: Model) -> str:
     """sha256 of the model and of how it takes texts: vectors of other models cannot be compared."""
-    found = hashlib.sha256(f"{preprocessing(task)} {task.pooling_mode} {task.normalize}".encode())
-    for weight in task.weights:
+    found = hashlib.sha256(f"{preprocessing(model)} {model.pooling_mode} {model.normalize}".encode())
+    for weight in model.weights:
         found.update(np.ascontiguousarray(weight.numpy()).tobytes())
     return found.hexdigest()
 
@@ -375,32 +363,70 @@ def fingerprint(task: Task) -> str:
 # --- what the device sees ----------------------------------------------------------------------------------
 
 
-def device_function(task: Task) -> Callable[..., dict[str, tf.Tensor]]:
+def device_function(model: Model) -> Callable[..., dict[str, tf.Tensor]]:
     """Token ids in, vectors out: int32 [B, L] an input, in `input_names`' order -> {"embeddings": float32 [B, D]}."""
-    names = input_names(task)
+    names = input_names(model)
 
     def device(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
-        vectors = task(dict(zip(names, tensors, strict=True)), training=False)
+        vectors = model(dict(zip(names, tensors, strict=True)), training=False)
         return {"embeddings": tf.cast(vectors, tf.float32, name="embeddings")}
 
     return device
 
 
-def signatures(recipe: Recipe, task: Task) -> dict[str, Signature]:
+def signatures(recipe: TextEmbedding, model: Model) -> dict[str, Signature]:
     """What an exported model may answer to, as in text_classification; it takes one text, whatever it learnt from."""
-    return signed(device_function(task), task, ("texts",))
+    return signed(device_function(model), model, ("texts",))
 
 
-def inputs(task: Task, examples: Sequence[Sequence[str]]) -> list[dict[str, Ints]]:
+def inputs(model: Model, examples: Sequence[Any]) -> list[dict[str, Ints]]:
     """The first text of each example as an exported model takes it: int32 [L] by name."""
-    return text_classification.inputs(task, [example[:1] for example in examples])
+    return text_models.inputs(model, [example[:1] for example in examples])
 
 
-def reference(recipe: Recipe, task: Task, examples: Sequence[Sequence[str]]) -> Vectors:
+def reference(recipe: TextEmbedding, model: Model, examples: Sequence[Any]) -> Vectors:
     """What the Keras model itself says, outside any graph, of the first text of each example: float32 [n, D]."""
-    said = [task({name: row[None] for name, row in x.items()}, training=False) for x in inputs(task, examples)]
+    said = [model({name: row[None] for name, row in x.items()}, training=False) for x in inputs(model, examples)]
     return np.concatenate([np.asarray(vector, np.float32) for vector in said])
 
 
-def scatter(task: Task, inputs: Any) -> None:
-    """The vectors of a model that is not tuned differ already."""
+def _batches(
+    recipe: TextEmbedding, model: Model, split: Split, order: Order, targets: Targets, changes: Changes | None
+) -> Dataset:
+    return with_truth(batches(model, split, order, seed=changes.seed if changes else 0), targets)
+
+
+TASK: Task[TextEmbedding] = Task(
+    building=Building(
+        build=build,
+        prepare=lambda recipe, model, splits: None,
+        describe=lambda recipe, model, splits: describe(model, splits),
+        load=lambda folder, recipe, precision: load(folder, precision),
+        write_beside=lambda model, folder: None,
+        vary=lambda model, inputs: None,  # vectors differ already
+        largest_product=text_models.largest_product,
+    ),
+    feeding=Feeding(
+        order=lambda recipe, *rest: order(*rest),
+        batches=_batches,
+        example=lambda recipe, model, split, batch_size: example(model, split, batch_size),
+        fingerprint=lambda recipe, model, changed: preprocessing(model),
+        shapes="bucketed",
+    ),
+    learning=Learning(
+        targets=targets,
+        loss=lambda recipe: loss(recipe.data.target),
+        meter=lambda recipe: metric(recipe.data.target),
+        validated=lambda recipe, truths, outputs: validated(recipe.data.target, truths, outputs),
+        starts=True,
+        sampled=losses.no_samples,
+        samples=losses.no_answers,
+    ),
+    predict=lambda recipe, model, split, batch_size, told: {
+        "embeddings": scores(recipe.data.target, model, split, batch_size, told)
+    },
+    answer=lambda recipe, model, examples, options: {"embeddings": reference(recipe, model, examples)},
+    signatures=signatures,
+    trace=lambda recipe, model, work, wanted: text_models.trace(model, work, 1),
+    reference=lambda recipe, model, examples: {"embeddings": reference(recipe, model, examples)},
+)

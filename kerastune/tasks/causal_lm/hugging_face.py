@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kerastune.errors import KerastuneError
-from kerastune.exporting.tokenizer import FILE
 from kerastune.targets.chats import TEMPLATE
+from kerastune.tasks.tokenizer import FILE
 
 
 def write(task: Any, chat: Mapping[str, Any], tokenizer: Path, folder: Path) -> None:

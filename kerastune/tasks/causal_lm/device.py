@@ -1,0 +1,115 @@
+"""Tokens and a cache in, what may follow and the next cache out. Imports no TensorFlow."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerastune.data import Split, Splits, spread
+from kerastune.modalities import Example
+from kerastune.modalities.conversation import CONVERSATION
+from kerastune.tasks import text_device
+from kerastune.tasks.causal_lm.settings import CausalLM
+from kerastune.tasks.contract import Device, Form, Questions, Record, Wanted
+from kerastune.tasks.learnt import LEARNT, Learnt
+
+GOLDEN_ANSWERS = 20
+
+_TOKENS = "as tokenizer.json numbers them: `chat.prefill` of a prompt at a time, then one by one"
+
+
+def learnt(recipe: CausalLM) -> Learnt:
+    """What the assistant says."""
+    return LEARNT[recipe.data.target]
+
+
+def form(recipe: CausalLM, wanted: Wanted) -> Form:
+    """One function of some tokens and a cache, under the names that a format can hold."""
+    signature = {"serving": "serving", "graph": "serving_default", "single": "prefill+decode", "folder": "folder"}
+    return Form(signature[wanted.style])
+
+
+def golden(recipe: CausalLM, splits: Splits) -> list[Example]:
+    """Validation conversations, and as many training ones as make `GOLDEN_ANSWERS`."""
+    found = text_device.golden(recipe, splits)
+    more = spread(splits.train, GOLDEN_ANSWERS - len(found))
+    return [*found, *(splits.train.example(i) for i in more)]
+
+
+def audited(recipe: CausalLM, splits: Splits) -> list[list[str]]:
+    """What is said in every turn."""
+    every = [(split, i) for split in (splits.train, splits.validation, splits.test) for i in range(len(split))]
+    return [[str(content)] for split, i in every for _, content in split.example(i)]
+
+
+def manifest(recipe: CausalLM, wanted: Wanted, form: Form, work: Path) -> Record:
+    """Tokens, their position and a cache in; logits and the next cache out."""
+    chat, text = (json.loads((work / f"{name}.json").read_text("utf-8")) for name in ("chat", "text"))
+    if wanted.style == "folder":
+        return _of_folder(chat, text)
+    has_raw = wanted.style == "serving" and (work / "serving_text").is_dir()
+    raw = {"raw": text_device.RAW, "raw_needs": "tensorflow_text"} if has_raw else {}
+    cache = {"shape": chat["cache"], "dtype": "float32", "range": None}
+    return {
+        "signatures": list(text_device.SERVING) if wanted.style == "serving" else form.signature.split("+"),
+        "text": {"pairs": False, "checked": text["checked"], **raw},
+        "chat": chat,
+        "inputs": [
+            {"name": "tokens", "shape": [1, None], "dtype": "int32", "range": None, "meaning": _TOKENS},
+            {
+                "name": "position",
+                "shape": [1],
+                "dtype": "int32",
+                "range": None,
+                "meaning": "of the first of the tokens",
+            },
+            {"name": "kv_cache", **cache, "meaning": "keys and values of all tokens before; zeros in the beginning"},
+        ],
+        "outputs": [_logits(chat), {"name": "kv_cache_next", **cache, "meaning": "the next kv_cache"}],
+        "preprocessing": {
+            "inside": [],
+            "outside": ["render chat_template.jinja", "tokenise with tokenizer.json", "choose each next token"],
+        },
+    }
+
+
+def _of_folder(chat: Record, text: Record) -> Record:
+    """The entries of a language model that transformers runs, with a cache of its own."""
+    tokens = {"dtype": "int64", "range": None, "meaning": "as tokenizer.json numbers them"}
+    return {
+        "signatures": ["forward"],
+        "text": {"pairs": False, "checked": text["checked"]},
+        "chat": {name: value for name, value in chat.items() if name not in ("cache", "prefill")},
+        "inputs": [{"name": "input_ids", "shape": [1, None], **tokens}],
+        "outputs": [_logits(chat)],
+        "preprocessing": {"inside": [], "outside": ["PreTrainedTokenizerFast.apply_chat_template", "generate"]},
+    }
+
+
+def _logits(chat: Record) -> dict[str, Any]:
+    shape, meaning = [1, None, chat["vocabulary"]], "of what may follow each of the tokens"
+    return {"name": "logits", "shape": shape, "dtype": "float32", "range": None, "meaning": meaning}
+
+
+def questions(recipe: CausalLM, split: Split, chosen: Sequence[int]) -> Questions:
+    """Each conversation, with its answer, which is scored."""
+    return Questions([split.example(i) for i in chosen], np.arange(len(chosen)))
+
+
+DEVICE: Device[CausalLM] = Device(
+    modality=CONVERSATION,
+    learnt=learnt,
+    form=form,
+    refusal=text_device.refusal,
+    candidates=text_device.candidates,
+    golden=golden,
+    calibration=text_device.calibration,
+    audited=audited,
+    manifest=manifest,
+    questions=questions,
+    sides=lambda recipe: 1,
+    serving=text_device.SERVING,
+    unit="a token",
+)

@@ -1,0 +1,111 @@
+"""Images in, labels or numbers out. Imports no TensorFlow."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kerastune.data import Split, Splits, spread
+from kerastune.modalities import Example
+from kerastune.modalities.image import IMAGE, shrunk, tinted
+from kerastune.tasks.contract import Device, Form, Questions, Record, Wanted
+from kerastune.tasks.heads import activation, scores_of
+from kerastune.tasks.image_classification.settings import ImageClassification
+from kerastune.tasks.learnt import LEARNT, Learnt
+
+GOLDEN, TINTED = 16, 8
+LARGEST_SIDE = 320
+"""Pixels: golden and calibration images are real, but no larger than this, and every model shrinks them."""
+
+
+def learnt(recipe: ImageClassification) -> Learnt:
+    """The row that the recipe's data name: one label, several, or a number."""
+    return LEARNT[recipe.data.target]
+
+
+def form(recipe: ImageClassification, wanted: Wanted) -> Form:
+    """Images of any size, resized in the graph; or of one size, where the place resizes."""
+    if wanted.style == "serving":
+        return Form("serving", "uint8")
+    if wanted.images == "any":
+        return Form("any_size" if wanted.style == "single" else "serving_default", "uint8")
+    # The converter itself makes the integer inputs of an int8 model; elsewhere a cast does.
+    is_cast = wanted.quantize not in ("auto", "int8", "int16x8") and wanted.io != "float32"
+    signature = "fixed_uint8" if is_cast else "fixed_float32"
+    # Pixels that a device has resized are whole numbers; in training they were not.
+    return Form(signature, wanted.io, wanted.io, "calibration_fixed", "golden_fixed", exact=False)
+
+
+def refusal(recipe: ImageClassification, wanted: Wanted) -> str | None:
+    """None: what does not work depends on the backbone alone."""
+    return None
+
+
+def candidates(wanted: Wanted) -> tuple[str, ...]:
+    """int8 first; a place without floating point takes nothing else."""
+    return ("int8",) if wanted.io == "int8" else ("int8", "float16", "dynamic", "none")
+
+
+def golden(recipe: ImageClassification, splits: Splits) -> list[Example]:
+    """Validation images, spread over the labels, some of them also in red and in blue."""
+    images = [calibration(recipe, splits.validation, i) for i in spread(splits.validation, GOLDEN)]
+    return [*images, *(tint for image in images[:TINTED] for tint in tinted(image))]
+
+
+def calibration(recipe: ImageClassification, split: Split, i: int) -> Example:
+    """The image, no larger than `LARGEST_SIDE`."""
+    return shrunk(split.example(i), LARGEST_SIDE)
+
+
+def manifest(recipe: ImageClassification, wanted: Wanted, form: Form, work: Path) -> Record:
+    """Pixels in, scores out."""
+    settings = json.loads((work / "image.json").read_text("utf-8"))
+    batch = None if form.signature in ("serving", "serving_default") else 1
+    height, width = settings["height"], settings["width"]
+    resizing = f"resize to {height}x{width}, {settings['interpolation']}, as in training"
+    outside = ["decode the file to RGB", "apply its EXIF orientation", "put transparency on white"]
+    is_fixed, is_int8 = not form.exact, form.io == "int8"
+    meaning, dtype = "RGB pixels of an upright image", form.int8_io if wanted.quantize == "int8" else "float32"
+    return {
+        "signatures": list(DEVICE.serving) if form.signature == "serving" else [form.signature],
+        "image": {**settings, "resize": "outside" if is_fixed else "inside"},
+        "inputs": [
+            {
+                "name": "images",
+                "shape": [batch, height, width, 3] if is_fixed else [batch, None, None, 3],
+                "dtype": form.io,
+                "range": [-128, 127] if is_int8 else [0, 255],
+                "meaning": meaning
+                + (", minus 128" if is_int8 else "")
+                + ("" if is_fixed else ", of any height and width"),
+            }
+        ],
+        "outputs": [scores_of(recipe.data.target, batch, work, dtype)],
+        "preprocessing": {
+            "inside": [*([] if is_fixed else [resizing]), "scale and offset", *activation(recipe.data.target)],
+            "outside": [*outside, *([resizing] if is_fixed else [])],
+        },
+    }
+
+
+def questions(recipe: ImageClassification, split: Split, chosen: Sequence[int]) -> Questions:
+    """Each image, at its own size."""
+    return Questions([split.example(i) for i in chosen], np.arange(len(chosen)))
+
+
+DEVICE: Device[ImageClassification] = Device(
+    modality=IMAGE,
+    learnt=learnt,
+    form=form,
+    refusal=refusal,
+    candidates=candidates,
+    golden=golden,
+    calibration=calibration,
+    audited=lambda recipe, splits: [],
+    manifest=manifest,
+    questions=questions,
+    sides=lambda recipe: 1,
+    serving=("serving_default", "serve_bytes"),
+    unit="an image",
+)

@@ -1,0 +1,137 @@
+"""Targets, losses and meters of one label, any number of labels, and a number; for every modality.
+
+`target` is the kind of truth that the recipe's data hold, a row of `kerastune.tasks.learnt.LEARNT`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from sklearn.utils.class_weight import compute_class_weight
+
+from kerastune.data import Splits
+from kerastune.tasks.contract import Learning, Loss, Model, Targets
+
+Floats = npt.NDArray[np.float32]
+
+
+def targets(
+    target: str, num_classes: int, truth: npt.NDArray[Any], smoothing: float = 0.0, balanced: bool = False
+) -> tuple[Floats, Floats]:
+    """What the outputs are compared with, float32 [n, K], and each example's weight in the loss, float32 [n].
+
+    Args:
+        smoothing: share of each target that is spread over all labels; of one label only.
+        balanced: weighs each class by n_examples / (n_classes * n_class), as scikit-learn does; of one label only.
+    """
+    weights = np.ones(len(truth), np.float32)
+    if target != "label":
+        return truth.astype(np.float32), weights
+    if balanced:
+        present = np.unique(truth)
+        by_class = np.zeros(num_classes, np.float32)
+        by_class[present] = compute_class_weight("balanced", classes=present, y=truth)
+        weights = by_class[truth]
+    one_hot = np.eye(num_classes, dtype=np.float32)[truth]
+    return one_hot * np.float32(1 - smoothing) + np.float32(smoothing / num_classes), weights
+
+
+def loss(target: str) -> Loss:
+    """Squared error of a number, binary cross-entropy of several labels, cross-entropy of one."""
+    each: keras.losses.Loss
+    if target == "number":
+        each = keras.losses.MeanSquaredError(reduction=None)
+    elif target == "labels":
+        each = keras.losses.BinaryCrossentropy(from_logits=True, reduction=None)
+    else:
+        each = keras.losses.CategoricalCrossentropy(from_logits=True, reduction=None)
+
+    def summed(truth: tf.Tensor, outputs: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        losses = each(truth, outputs)  # [B]
+        return tf.reduce_sum(losses * tf.cast(weights, losses.dtype)), tf.cast(tf.shape(losses)[0], losses.dtype)
+
+    return summed
+
+
+def metric(target: str) -> keras.metrics.Metric:
+    """The metric that chooses the best epoch; higher is better, 1 is perfect.
+
+    It is the mean of `tasks.scoring.quality`: accuracy; of several labels the share of examples that have them all
+    right, as scikit-learn counts; of numbers R².
+    """
+    if target == "number":
+        made = keras.metrics.R2Score(name="r2")
+        made.update_state(np.zeros((2, 1)), np.zeros((2, 1)))  # only then it has its variables
+        made.reset_state()
+        return made
+    if target == "labels":
+        return keras.metrics.MeanMetricWrapper(_all_right, name="accuracy")
+    return keras.metrics.CategoricalAccuracy(name="accuracy")
+
+
+def _all_right(truth: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.cast(tf.reduce_all((logits > 0) == (truth > 0.5), axis=-1), tf.float32)[:, None], axis=-1)
+
+
+def activated(target: str, logits: tf.Tensor) -> tf.Tensor:
+    """Logits as scores, float32 [B, K]: probabilities that sum to 1, one probability a label, or numbers."""
+    if target == "number":
+        return tf.cast(logits, tf.float32)
+    logits = tf.cast(logits, tf.float32)
+    return tf.nn.sigmoid(logits) if target == "labels" else tf.nn.softmax(logits)
+
+
+def head(model: Model) -> tuple[keras.Variable, keras.Variable]:
+    """The kernel and the bias of the last layer: the weights that the backbone does not have, the last two."""
+    kernel, bias = [w for layer in model.layers if layer is not model.backbone for w in layer.weights][-2:]
+    return kernel, bias
+
+
+def start_at_the_mean(recipe: Any, model: Model, splits: Splits) -> None:
+    """Lets a head of numbers start at their mean: it then learns how they differ."""
+    if recipe.data.target == "number":
+        head(model)[1].assign(splits.train.labels.mean(axis=0))
+
+
+def vary(model: Model, inputs: Any) -> None:
+    """Draws the head at random, so that the logits of each output have mean 0 and deviation 2 over a batch."""
+    kernel, bias = head(model)
+    kernel.assign(keras.random.normal(kernel.shape, seed=0))
+    bias.assign(keras.ops.zeros(bias.shape))
+    logits = np.asarray(model(inputs, training=False), np.float32)  # [B, K]
+    scale = 2 / np.maximum(logits.std(axis=0), 1e-6)
+    kernel.assign(kernel * scale)
+    bias.assign(-logits.mean(axis=0) * scale)
+
+
+def learning(target: Callable[[Any], str]) -> Learning[Any]:
+    """What heads of labels and numbers learn, for any modality; `target` is the kind of truth of a recipe."""
+
+    def targets_of(recipe: Any, model: Model, splits: Splits, name: str, training: bool) -> Targets:
+        split, settings = getattr(splits, name), recipe.train
+        smoothing, balanced = settings.label_smoothing, settings.class_weights == "balanced"
+        more = (smoothing, balanced) if training else ()
+        return Targets(*targets(target(recipe), len(splits.labels), split.labels, *more))
+
+    return Learning(
+        targets=targets_of,
+        loss=lambda recipe: loss(target(recipe)),
+        meter=lambda recipe: metric(target(recipe)),
+        validated=None,
+        starts=False,
+        sampled=no_samples,
+        samples=no_answers,
+    )
+
+
+def no_samples(recipe: Any, splits: Splits) -> list[list[dict[str, str]]]:
+    """None: the model writes no text."""
+    return []
+
+
+def no_answers(recipe: Any, model: Model, splits: Splits) -> list[str]:
+    """None: the model writes no text."""
+    return []
