@@ -48,6 +48,25 @@ class Data(Settings):
         return self
 
 
+class Labelled(Data):
+    """What every source takes whose examples may have several labels, or a number."""
+
+    label_separator: Text | None = None
+    """An example may have several labels, with this between them: "|" reads "sport|politics" as two."""
+    regression: bool = False
+    """The label is a number, which the model learns to predict."""
+
+    @property
+    def target(self) -> Target:
+        return "number" if self.regression else "labels" if self.label_separator else "label"
+
+    @model_validator(mode="after")
+    def _numbers_are_not_separated(self) -> "Labelled":
+        if self.regression and self.label_separator:
+            raise ValueError("regression and label_separator exclude each other: a label is one number, or names")
+        return self
+
+
 class Images(Data):
     """What every source of images takes."""
 
@@ -65,8 +84,8 @@ class FolderData(Images):
     """The folder that holds the label folders."""
 
 
-class CsvData(Images):
-    """A CSV file with a column of image paths and a column of labels."""
+class CsvData(Images, Labelled):
+    """A CSV file with a column of image paths and a column of labels or numbers."""
 
     reader = "csv"
 
@@ -102,8 +121,8 @@ class Tfds(Data):
     label_key: Text = "label"
 
 
-class TfdsData(Tfds, Images):
-    """A TensorFlow Datasets data set with an image and a label."""
+class TfdsData(Tfds, Images, Labelled):
+    """A TensorFlow Datasets data set with an image and a label, or a number."""
 
     image_key: Text = "image"
 
@@ -121,25 +140,6 @@ class Texts(Data):
     def paired(self) -> bool:
         """Whether an example has two texts."""
         return False
-
-
-class Labelled(Data):
-    """What every source of labels takes, where an example may have several, or a number."""
-
-    label_separator: Text | None = None
-    """An example may have several labels, with this between them: "|" reads "sport|politics" as two."""
-    regression: bool = False
-    """The label is a number, which the model learns to predict."""
-
-    @property
-    def target(self) -> Target:
-        return "number" if self.regression else "labels" if self.label_separator else "label"
-
-    @model_validator(mode="after")
-    def _numbers_are_not_separated(self) -> "Labelled":
-        if self.regression and self.label_separator:
-            raise ValueError("regression and label_separator exclude each other: a label is one number, or names")
-        return self
 
 
 class Table(Texts):

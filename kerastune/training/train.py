@@ -22,7 +22,6 @@ from kerastune.data import Split, Splits, ragged
 from kerastune.errors import KerastuneError, RecipeError, VerificationError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
-from kerastune.tasks import scoring
 from kerastune.tasks.wanted import refusals
 from kerastune.training import checkpoint, lora, phases, saving
 from kerastune.training.feed import cache_key
@@ -48,16 +47,9 @@ class Plan:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        return {name: _counts(self.splits, getattr(self.splits, name)) for name in ("train", "validation", "test")}
-
-
-def _counts(splits: Splits, split: Split) -> dict[str, int]:
-    """Examples of each label; of a number, all of them."""
-    if split.labels.ndim == 1:
-        found = np.bincount(split.labels, minlength=len(splits.labels))
-    else:
-        found = np.array([len(split)]) if len(splits.labels) == 1 else split.labels.sum(0)
-    return {label: int(count) for label, count in zip(splits.labels, found, strict=True)}
+        """Examples by label in each split."""
+        parts = {name: getattr(self.splits, name) for name in ("train", "validation", "test")}
+        return {name: part.truth.counts(self.splits.labels, part.labels) for name, part in parts.items()}
 
 
 def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Decision] = ()) -> Plan:
@@ -436,8 +428,7 @@ def untrained(recipe: Recipe, made: Plan, folder: Path, progress: Progress) -> r
 
     Its last layer is drawn anew so that scores vary, and it scores only a few validation and test images.
     """
-    together = scoring.together(recipe.data.target)
-    few = [data.few(split, _FEW, together) for split in (made.splits.validation, made.splits.test)]
+    few = [data.few(split, _FEW) for split in (made.splits.validation, made.splits.test)]
     splits = replace(made.splits, validation=few[0], test=few[1])
     kind = tasks.get(recipe.task)
     example = kind.feeding.example(recipe, made.task, splits.validation, len(splits.validation))

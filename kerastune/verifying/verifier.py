@@ -204,8 +204,8 @@ def _in_runtime(
         encoded = [_png(image) for image in images]
         parts.append(_Part("golden images as PNG files", encoded, expected, tolerance["golden_error"]))
     if source:
-        unseen, together = source.splits(progress).validation, scoring.together(target)
-        chosen = spread(unseen, SUBSET, together) if RUNTIMES[name].slow else list(range(len(unseen)))
+        unseen = source.splits(progress).validation
+        chosen = spread(unseen, SUBSET) if RUNTIMES[name].slow else list(range(len(unseen)))
         (said_before,) = source.predicted("validation", [unseen.digests[i] for i in chosen]).values()
         keras_scores = np.asarray(said_before)
         asked, said_by_keras, place = _examples(unseen, unit, chosen), keras_scores, np.arange(len(chosen))

@@ -17,6 +17,7 @@ from kerastune.data.source import (
     relative,
 )
 from kerastune.data.sources.rows import rows
+from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
 from kerastune.recipe.sources import CsvData
 
@@ -66,6 +67,7 @@ def _source(table: _Table) -> Source:
         where=printable(table.settings.path),
         examples=[table.examples[i] for i in kept],
         read=lambda i: read_file(paths[i]),
+        labels=(table.settings.label_column,) if table.settings.regression else None,
         problems=tuple(table.problems),
         notes=tuple(f"{counted(count, 'row')}: {what}" for what, count in table.notes.items()),
     )
@@ -79,11 +81,16 @@ def _add(table: _Table, line: int, cells: dict[str, Any] | str) -> None:
     if any(values[key] != cells[column] for key, column in table.columns.items()):
         table.notes["spaces around a cell removed"] += 1
     full = os.path.normpath(os.path.join(table.root, values["image_column"]))
+    settings = table.settings
+    label = TRUTHS[settings.target].parse(values["label_column"], settings.label_separator)
     problem = _wrong(values) or _unreachable(values["image_column"], full, table)
-    row = Example(relative(full, table.root), values["label_column"], values.get("split_column"))
-    if problem:
-        _problem(table, line, problem)
-    elif full in table.seen:
+    if isinstance(label, Problem):
+        problem = problem or label.text
+    if problem or isinstance(label, Problem):
+        _problem(table, line, problem or "")
+        return
+    row = Example(relative(full, table.root), label, values.get("split_column"))
+    if full in table.seen:
         _repeat(table, line, row, table.seen[full])
     else:
         table.seen[full] = len(table.examples)
@@ -99,8 +106,6 @@ def _problem(table: _Table, line: int, text: str) -> None:
 def _wrong(values: dict[str, str]) -> str | None:
     if not values["image_column"]:
         return "has no image path"
-    if not values["label_column"]:
-        return "has no label"
     split = values.get("split_column", "train")
     return None if split in SPLITS else f"the split is {split!r}, not one of {', '.join(SPLITS)}"
 

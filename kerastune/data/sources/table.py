@@ -1,7 +1,6 @@
 """Rows of a CSV, JSON Lines or Parquet file: texts, and their labels or scores, for the tasks that read texts."""
 
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from kerastune.data.source import SPLITS, Example, Label, Problem, Progress, Source, counted
 from kerastune.data.sources.rows import EXAMPLES, files, rows
+from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
 from kerastune.recipe.sources import Table
 
@@ -70,7 +70,7 @@ def _add(table: _Table, where: str, row: dict[str, Any] | str, split: str | None
     texts = [cleaned(table.notes, row[column]) for column in wanted]
     label: Label | Problem = ()
     if settings.truth:
-        label = labelled(row[named[settings.truth]], settings.target, settings.separator)
+        label = TRUTHS[settings.target].parse(row[named[settings.truth]], settings.separator)
     said = row[settings.split_column] if settings.split_column else split
     problem = (
         next((f"has no text in column {c!r}" for c, text in zip(wanted, texts, strict=True) if not text), None)
@@ -96,19 +96,3 @@ def cleaned(notes: Counter[str], value: Any) -> str:
         notes["NUL characters removed"] += 1
         text = text.replace("\x00", "")
     return text.strip()
-
-
-def labelled(value: Any, target: str, separator: str | None) -> Label | Problem:
-    """A cell as the label, the labels or the number that it stands for."""
-    text, what = "" if value is None else str(value).strip(), "score" if target == "scores" else "label"
-    if target == "labels":
-        return tuple(sorted({name.strip() for name in text.split(str(separator)) if name.strip()}))
-    if not text:
-        return Problem("", f"has no {what}")
-    if target in ("label", "groups"):
-        return text
-    try:
-        number = float(text)
-    except ValueError:
-        return Problem("", f"the {what} is {printable(text)!r}, which is no number")
-    return number if math.isfinite(number) else Problem("", f"the {what} is {text}, which is no finite number")

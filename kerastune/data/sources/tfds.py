@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kerastune.data.source import Example, Label, Problem, Progress, Source
-from kerastune.data.sources.table import labelled
+from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
 from kerastune.recipe.sources import TfdsData, TfdsTextData
 
@@ -218,9 +218,7 @@ def _label(value: Any, names: tuple[str, ...] | None, settings: TfdsData | TfdsT
         if 0 <= int(value) < len(names):
             return names[int(value)]
         return Problem("", f"has no label (its number is {value})")
-    if isinstance(settings, TfdsData):
-        return _text(value)
-    return labelled(_text(value), settings.target, settings.label_separator)
+    return TRUTHS[settings.target].parse(_text(value), settings.label_separator)
 
 
 def _order(

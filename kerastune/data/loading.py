@@ -1,0 +1,136 @@
+"""Reads, checks and splits the data of a recipe: every example once, all problems in one message."""
+
+import functools
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+from kerastune.data.rules import (
+    Draft,
+    assign,
+    everything_at_once,
+    part_copies,
+    refuse_single_examples,
+    refuse_two_labels_for_one_example,
+    refuse_untrained,
+    require_enough,
+    require_splits,
+    require_two_labels,
+)
+from kerastune.data.source import SPLITS, Problem, Progress, Source, counted, some
+from kerastune.data.sources import chat, csv, folder, table, tfds
+from kerastune.data.splits import Split, Splits
+from kerastune.modalities import Report
+from kerastune.recipe import Data
+
+SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
+    "folder": folder.examples,
+    "csv": csv.examples,
+    "table": table.examples,
+    "chat": chat.examples,
+    "tfds": tfds.examples,
+}
+"""What reads a source, by the name that its settings give as `reader`."""
+
+_BLOCK = 512  # examples between two calls of `progress`
+_PART = 16  # examples a thread takes at a time
+
+
+def load(settings: Data, progress: Progress | None = None) -> Splits:
+    """Reads, checks and splits the data that a recipe names.
+
+    Args:
+        settings: the recipe's [data] table.
+        progress: called with a stage, how many are done, and how many there are (0: not known).
+
+    Raises:
+        DataError: with every problem in one message, unless `skip_bad` leaves them out.
+    """
+    progress = progress or (lambda stage, done, total: None)
+    draft = Draft(settings, SOURCES[settings.reader](settings, progress))
+    require_two_labels(draft, chain.from_iterable(map(draft.labels, draft.alive)))
+    require_splits(draft, settings)
+    _read_all(draft, progress)
+    refuse_two_labels_for_one_example(draft)
+    refuse_single_examples(draft)
+    assign(draft, settings)
+    part_copies(draft)
+    refuse_untrained(draft)
+    if draft.problems and not settings.skip_bad:
+        raise everything_at_once(draft)
+    require_enough(draft, settings)
+    return _build(draft)
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def _read_all(draft: Draft, progress: Progress) -> None:
+    """Hashes and checks every example, a block at a time."""
+    remarks: dict[str, list[str]] = defaultdict(list)
+    bad: set[int] = set()
+    total = len(draft.alive)
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow and hashlib release the GIL
+        for start in range(0, total, _BLOCK):
+            block = range(start, min(start + _BLOCK, total))
+            parts = [block[at : at + _PART] for at in range(0, len(block), _PART)]
+            checked = chain.from_iterable(pool.map(lambda part: [_check(draft, i) for i in part], parts))
+            for i, (digest, report) in zip(block, checked, strict=True):
+                draft.digests[i] = digest
+                for remark in report.remarks:
+                    remarks[remark].append(draft.id(i))
+                if report.problem:
+                    bad.add(i)
+                    draft.problems.append(Problem(draft.id(i), report.problem))
+            progress(f"checking {draft.unit}s", block.stop, total)
+    draft.drop(bad)
+    for remark, ids in sorted(remarks.items()):
+        draft.notes.append(f"{counted(len(ids), draft.unit)}: {remark} ({some(ids)})")
+
+
+def _check(draft: Draft, i: int) -> tuple[str, Report]:
+    try:
+        data = draft.source.read(i)
+    except OSError as error:
+        return "", Report(problem=f"cannot be read: {error.strerror or error}")
+    return hashlib.sha256(data).hexdigest(), draft.modality.check(data, draft.id(i))
+
+
+# --- building -----------------------------------------------------------------------------------------------
+
+
+def _build(draft: Draft) -> Splits:
+    order = draft.source.labels
+    labels = draft.truth.ordered(order, tuple(sorted(draft.by_label())))
+    if order and (unused := len(order) - len(labels)):
+        draft.notes.append(f"{counted(unused, 'label')} without {draft.one} left out")
+    train, validation, test = (_split(draft, split, labels) for split in SPLITS)
+    facts = sorted(f"{draft.splits[i]} {draft.digests[i]} {draft.label(i)!r}" for i in draft.alive)
+    return Splits(
+        labels=labels,
+        train=train,
+        validation=validation,
+        test=test,
+        fingerprint=hashlib.sha256("\n".join(facts).encode()).hexdigest(),
+        notes=tuple(draft.notes),
+        skipped=tuple({"id": problem.id, "problem": problem.text} for problem in draft.problems),
+    )
+
+
+def _split(draft: Draft, split: str, labels: tuple[str, ...]) -> Split:
+    members = [i for i in draft.alive if draft.splits[i] == split]
+    read = draft.source.read
+    return Split(
+        ids=tuple(draft.id(i) for i in members),
+        digests=tuple(draft.digests[i] for i in members),
+        labels=draft.truth.array(
+            [draft.label(i) for i in members], labels, [functools.partial(read, i) for i in members]
+        ),
+        read=lambda i: read(members[i]),
+        modality=draft.modality,
+        truth=draft.truth,
+    )

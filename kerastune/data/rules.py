@@ -1,0 +1,218 @@
+"""The rules that hold for all data: what is refused, what is left out, and which split an example goes to.
+
+An example's split depends on its bytes alone, so a new file moves no other, and copies never sit in two splits.
+"""
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from kerastune.data.source import SPLITS, Label, Problem, Source, counted, some
+from kerastune.data.truths import TRUTHS, Truth
+from kerastune.errors import DataError, listed, printable
+from kerastune.modalities import MODALITIES, Modality
+from kerastune.recipe import Data
+
+
+@dataclass
+class Draft:
+    """What is known so far; `alive` are the examples still in."""
+
+    settings: Data
+    source: Source
+    alive: list[int] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.alive = list(range(len(self.source.examples)))
+        self.digests = [""] * len(self.alive)
+        self.splits = [example.split or "" for example in self.source.examples]
+        self.problems = list(self.source.problems)
+        self.notes = list(self.source.notes)
+
+    @property
+    def modality(self) -> Modality:
+        return MODALITIES[self.settings.modality]
+
+    @property
+    def unit(self) -> str:
+        return self.modality.name
+
+    @property
+    def truth(self) -> Truth:
+        return TRUTHS[self.settings.target]
+
+    @property
+    def one(self) -> str:
+        return self.modality.one
+
+    def label(self, i: int) -> Label:
+        return self.source.examples[i].label
+
+    def labels(self, i: int) -> tuple[str, ...]:
+        """The names that an example is given; none where it is given something else."""
+        return self.truth.names(self.label(i))
+
+    def id(self, i: int) -> str:
+        return self.source.examples[i].id
+
+    def declares(self, split: str) -> bool:
+        return any(example.split == split for example in self.source.examples)
+
+    def drop(self, gone: set[int]) -> None:
+        self.alive = [i for i in self.alive if i not in gone]
+
+    def by_label(self) -> dict[str, list[int]]:
+        groups: dict[str, list[int]] = defaultdict(list)
+        for i in self.alive:
+            for label in self.labels(i):
+                groups[label].append(i)
+        return groups
+
+    def labels_in(self, split: str) -> set[str]:
+        return {label for i in self.alive if self.splits[i] == split for label in self.labels(i)}
+
+
+# --- rules --------------------------------------------------------------------------------------------------
+
+
+def require_two_labels(draft: Draft, labels: Iterable[str]) -> None:
+    present = sorted(set(labels))
+    if len(present) == 1:
+        others = draft.problems
+        beside = f"\nAnd {counted(len(others), 'problem')}:\n{listed(others)}" if others else ""
+        raise DataError(
+            f"Only one label in {draft.source.where}: {printable(present[0])!r}.{beside}",
+            f"A classifier needs at least two labels with at least two {draft.unit}s each.",
+        )
+
+
+def require_splits(draft: Draft, settings: Data) -> None:
+    for split, share, why in (
+        ("test", settings.test_fraction, "the accuracy is measured there"),
+        ("validation", settings.validation_fraction, "the best epoch is chosen there"),
+    ):
+        if share == 0 and not draft.declares(split):
+            raise DataError(
+                f"data.{split}_fraction = 0, and {draft.source.where} brings no {split} split.",
+                f"Set data.{split}_fraction, for instance to 0.15: {why}.",
+            )
+
+
+def refuse_two_labels_for_one_example(draft: Draft) -> None:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i in draft.alive:
+        groups[draft.digests[i]].append(i)
+    torn = [group for group in groups.values() if len({draft.label(i) for i in group}) > 1]
+    if not torn:
+        return
+    unit, what = draft.unit, draft.truth.word
+    if not draft.source.mendable or draft.truth.differ:
+        ids = some([draft.id(group[0]) for group in torn])
+        draft.notes.append(f"{counted(len(torn), unit)} under more than one {what} ({ids})")
+        return
+    for first, *others in torn:
+        labels = len({draft.label(i) for i in (first, *others)})
+        same = f"is the same {unit} as {draft.id(first)}: one {unit}, {labels} labels"
+        draft.problems += [Problem(draft.id(i), same) for i in others]
+    draft.drop({i for group in torn for i in group})
+
+
+def refuse_single_examples(draft: Draft) -> None:
+    singles = {label: members[0] for label, members in draft.by_label().items() if len(members) == 1}
+    for label, i in singles.items():
+        only = f"has one {draft.unit} that can be used ({draft.id(i)}); 2 are the least"
+        draft.problems.append(Problem(f"label {printable(label)!r}", only))
+    draft.drop(set(singles.values()))
+
+
+def assign(draft: Draft, settings: Data) -> None:
+    """Splits off from train, by content, what the source does not declare."""
+    test = 0.0 if draft.declares("test") else settings.test_fraction
+    validation = 0.0 if draft.declares("validation") else settings.validation_fraction
+    for i in draft.alive:
+        if draft.source.examples[i].split in (None, "train"):
+            decides = draft.truth.place(draft.digests[i], functools.partial(draft.source.read, i))
+            place = int(decides[:16], 16) / 2**64
+            draft.splits[i] = "test" if place < test else "validation" if place < test + validation else "train"
+
+
+def part_copies(draft: Draft) -> None:
+    """Takes copies of test images out of validation and train, and of validation images out of train."""
+    held: dict[str, str] = {}  # digest → the split that keeps it
+    for wanted in reversed(SPLITS):
+        held |= {
+            draft.digests[i]: wanted for i in draft.alive if draft.splits[i] == wanted and draft.digests[i] not in held
+        }
+    gone = [i for i in draft.alive if held[draft.digests[i]] != draft.splits[i]]
+    moves = Counter((draft.splits[i], held[draft.digests[i]]) for i in gone)
+    for (split, other), count in sorted(moves.items()):
+        draft.notes.append(f"{counted(count, draft.unit)} left out of {split}: exact copies of {other} {draft.unit}s")
+    draft.drop(set(gone))
+    first = {draft.digests[i]: i for i in reversed(draft.alive)}
+    copies = len(draft.alive) - len(first)
+    if copies and not draft.truth.repeats:  # what is there twice would find itself
+        draft.drop(set(draft.alive) - set(first.values()))
+        draft.notes.append(f"{counted(copies, 'exact copy', 'exact copies')} of another {draft.unit} left out")
+    elif copies:
+        draft.notes.append(f"{counted(copies, 'exact copy', 'exact copies')} of another {draft.unit} in the same split")
+
+
+def refuse_untrained(draft: Draft) -> None:
+    if draft.truth.unseen:
+        return
+    trained = draft.labels_in("train")
+    untrained = {label: members for label, members in draft.by_label().items() if label not in trained}
+    for label, members in untrained.items():
+        where = " and ".join(sorted({draft.splits[i] for i in members}))
+        ids = f"{counted(len(members), draft.unit)} ({some([draft.id(i) for i in members])})"
+        draft.problems.append(
+            Problem(f"label {printable(label)!r}", f"has no training {draft.unit}; in {where}: {ids}")
+        )
+    draft.drop({i for members in untrained.values() for i in members})
+
+
+def require_enough(draft: Draft, settings: Data) -> None:
+    labels = draft.by_label()
+    if not draft.alive:
+        raise DataError(f"No usable {draft.unit} is left in {draft.source.where}.", listed(draft.problems))
+    require_two_labels(draft, labels)
+    for split in SPLITS:
+        members = [i for i in draft.alive if draft.splits[i] == split]
+        ids, given = [draft.id(i) for i in members], [draft.label(i) for i in members]
+        if not members and draft.truth.least(ids, given) is None:
+            cure = f"Add {draft.unit}s." if split == "train" else _cure(draft, settings, split)
+            raise DataError(f"The {split} split of {draft.source.where} holds no {draft.unit}.", cure)
+        if split == "train":
+            continue
+        if (least := draft.truth.least(ids, given)) and least[0] < 2:
+            raise DataError(
+                f"The {split} split of {draft.source.where} holds {counted(len(members), draft.unit)} of "
+                f"{counted(*least)}: too few to measure anything.",
+                _cure(draft, settings, split),
+            )
+        if why := draft.truth.pairless(given):
+            raise DataError(f"The {split} split of {draft.source.where} holds {why}.", _cure(draft, settings, split))
+        present = draft.labels_in(split)
+        missing = [repr(printable(label)) for label in sorted(labels) if label not in present]
+        if missing:
+            draft.notes.append(f"{counted(len(missing), 'label')} without {draft.one} in {split}: {some(missing)}")
+
+
+def _cure(draft: Draft, settings: Data, split: str) -> str:
+    if draft.declares(split):
+        of = " of other labels" if draft.truth.least([], []) else ""
+        return f"Add {draft.unit}s{of} to {split}, or name a larger slice of the data."
+    share = getattr(settings, f"{split}_fraction")
+    return f"Add {draft.unit}s, or raise data.{split}_fraction = {share:g}."
+
+
+def everything_at_once(draft: Draft) -> DataError:
+    return DataError(
+        f"{counted(len(draft.problems), 'problem')} in {draft.source.where}:\n{listed(draft.problems)}",
+        "Mend or remove them; or set data.skip_bad = true to leave them out (run.json then lists them).",
+    )

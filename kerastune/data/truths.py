@@ -1,0 +1,205 @@
+"""What data say of an example: one row a kind of truth. What is learnt from it is in `kerastune.tasks.learnt`."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kerastune.data.source import Label, Problem
+from kerastune.errors import printable
+
+Names = tuple[str, ...]
+Array = npt.NDArray[Any]
+Read = Callable[[int], bytes]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A row of `TRUTHS`.
+
+    Attributes:
+        name: what settings call it.
+        parse: (cell, separator between several) -> the label that it stands for, or what is wrong with it.
+        word: what examples differ in, in messages: "label".
+        names: the names that an example is given; none where it is given something else.
+        ordered: (the source's order, names that occur) -> the labels of the data, in the order of the outputs.
+        array: (labels given, labels of the data, contents) -> the truth of a split.
+        classes: the truth of a split -> the class of each example, int64 [n], for choices that are spread over all.
+        counts: (labels of the data, truth of a split) -> examples by label.
+        place: (digest, content) -> the hash that says which split an example goes to.
+        together: examples of one class that it takes to judge any of them.
+        differ: whether people may give one example two truths.
+        repeats: whether an exact copy in the same split is worth keeping.
+        unseen: whether labels may occur outside of training only.
+        least: (ids, labels given) -> how many different ones a split has, and the word for them; None: one is enough.
+        pairless: why a split cannot be judged although it has enough, or None.
+    """
+
+    name: str
+    parse: Callable[[Any, str | None], Label | Problem]
+    word: str
+    names: Callable[[Label], Names]
+    ordered: Callable[[Names | None, Names], Names]
+    array: Callable[[Sequence[Label], Names, Sequence[Callable[[], bytes]]], Array]
+    classes: Callable[[Array], Ints]
+    counts: Callable[[Names, Array], dict[str, int]]
+    place: Callable[[str, Callable[[], bytes]], str] = lambda digest, content: digest
+    together: int = 1
+    differ: bool = False
+    repeats: bool = True
+    unseen: bool = False
+    least: Callable[[Sequence[str], Sequence[Label]], tuple[int, str] | None] = lambda ids, given: None
+    pairless: Callable[[Sequence[Label]], str | None] = lambda given: None
+
+
+def _text(value: Any, separator: str | None = None, what: str = "label") -> Label | Problem:
+    return str(value).strip() or Problem("", f"has no {what}") if value is not None else Problem("", f"has no {what}")
+
+
+def _set(value: Any, separator: str | None) -> Label | Problem:
+    names = ("" if value is None else str(value)).split(separator)
+    return tuple(sorted({name.strip() for name in names if name.strip()}))
+
+
+def _number(value: Any, separator: str | None, what: str = "label") -> Label | Problem:
+    text = _text(value, what=what)
+    if isinstance(text, Problem):
+        return text
+    try:
+        number = float(str(text))
+    except ValueError:
+        return Problem("", f"the {what} is {printable(str(text))!r}, which is no number")
+    return number if math.isfinite(number) else Problem("", f"the {what} is {text}, which is no finite number")
+
+
+def _score(value: Any, separator: str | None) -> Label | Problem:
+    return _number(value, separator, "score")
+
+
+def _unsaid(value: Any, separator: str | None) -> Label | Problem:
+    return ()
+
+
+def _one(label: Label) -> Names:
+    return (str(label),)
+
+
+def _several(label: Label) -> Names:
+    return label if isinstance(label, tuple) else (str(label),)
+
+
+def _none(label: Label) -> Names:
+    return ()
+
+
+def _present(order: Names | None, present: Names) -> Names:
+    return tuple(label for label in order or present if label in set(present))
+
+
+def _given(order: Names | None, present: Names) -> Names:
+    return order or ()
+
+
+def _indices(given: Sequence[Label], labels: Names, contents: Any) -> Array:
+    number = {label: n for n, label in enumerate(labels)}
+    return np.array([number[str(label)] for label in given], np.int64)
+
+
+def _sets(given: Sequence[Label], labels: Names, contents: Any) -> Array:
+    number = {label: n for n, label in enumerate(labels)}
+    found = np.zeros((len(given), len(labels)), np.float32)
+    for row, names in zip(found, map(_several, given), strict=True):
+        row[[number[name] for name in names if name in number]] = 1
+    return found
+
+
+def _numbers(given: Sequence[Label], labels: Names, contents: Any) -> Array:
+    return np.array(given, np.float32).reshape(-1, 1)
+
+
+def _nothing(given: Sequence[Label], labels: Names, contents: Any) -> Array:
+    return np.zeros((len(given), 1), np.float32)  # what is said is in the example itself
+
+
+def _numbered(given: Sequence[Label], labels: Names, contents: Sequence[Callable[[], bytes]]) -> Array:
+    """Which text each side of each pair is, int64 [n, sides], counted from 0: equal texts have one number."""
+    known: dict[str, int] = {}
+    return np.array(
+        [[known.setdefault(text, len(known)) for text in json.loads(read())] for read in contents], np.int64
+    )
+
+
+def _rows(truth: Array) -> Ints:
+    """Equal rows are one class."""
+    return np.unique(truth, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def _tenths(truth: Array) -> Ints:
+    """A tenth of the numbers is one class."""
+    return np.argsort(np.argsort(truth[:, 0], kind="stable")) * 10 // max(len(truth), 1)
+
+
+def _by_index(labels: Names, truth: Array) -> dict[str, int]:
+    return dict(zip(labels, np.bincount(truth, minlength=len(labels)).tolist(), strict=True))
+
+
+def _by_set(labels: Names, truth: Array) -> dict[str, int]:
+    return {label: int(count) for label, count in zip(labels, truth.sum(0), strict=True)}
+
+
+def _all(labels: Names, truth: Array) -> dict[str, int]:
+    return {labels[0]: len(truth)}
+
+
+def _by_first_text(digest: str, content: Callable[[], bytes]) -> str:
+    """All that belongs to one text goes to one split."""
+    return hashlib.sha256(json.loads(content())[0].encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _labels(ids: Sequence[str], given: Sequence[Label]) -> tuple[int, str]:
+    return len({name for label in given for name in _several(label)}), "label"
+
+
+def _values(ids: Sequence[str], given: Sequence[Label]) -> tuple[int, str]:
+    return len({str(label) for label in given}), "different number"
+
+
+def _lines(ids: Sequence[str], given: Sequence[Label]) -> tuple[int, str]:
+    return len(set(ids)), "pair"
+
+
+def _no_two(given: Sequence[Label]) -> str | None:
+    return None if len(set(given)) < len(given) else "no two texts of one label: there is nothing to find"
+
+
+LABEL = Truth("label", _text, "label", _one, _present, _indices, _rows, _by_index, least=_labels)
+LABELS = Truth("labels", _set, "label", _several, _present, _sets, _rows, _by_set, least=_labels)
+NUMBER = Truth("number", _number, "number", _none, _given, _numbers, _tenths, _all, differ=True, least=_values)
+SCORES = Truth("scores", _score, "number", _none, _given, _numbers, _tenths, _all, differ=True, least=_values)
+TEXT = Truth("text", _unsaid, "label", _none, _given, _nothing, _tenths, _all)
+PAIRS = Truth(
+    "pairs", _unsaid, "label", _none, _given, _numbered, _rows, _all, place=_by_first_text, repeats=False, least=_lines
+)
+GROUPS = Truth(
+    "groups",
+    _text,
+    "label",
+    _one,
+    _present,
+    _indices,
+    _rows,
+    _by_index,
+    together=2,
+    repeats=False,
+    unseen=True,
+    least=_labels,
+    pairless=_no_two,
+)
+
+TRUTHS: dict[str, Truth] = {one.name: one for one in (LABEL, LABELS, NUMBER, SCORES, TEXT, PAIRS, GROUPS)}
