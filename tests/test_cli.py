@@ -160,6 +160,11 @@ def test_copy_makes_a_file_that_is_the_recipe(tmp_path: Path) -> None:
     assert recipe.read("mine.toml").phases == recipe.read("quickstart").phases
 
 
+def test_the_next_step_can_be_pasted_into_a_shell() -> None:
+    step = invoke("recipes", "copy", "quickstart", "it's mine.toml").stderr.rpartition("then ")[2]
+    assert shlex.split(step) == ["kerastune", "validate", "it's mine.toml"]
+
+
 def test_copy_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("precious")
     result = invoke("recipes", "copy", "quickstart", "mine.toml")

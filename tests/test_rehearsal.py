@@ -1,6 +1,8 @@
 """`validate` tries a recipe's exports before anything is trained."""
 
 import json
+import shlex
+from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner
@@ -50,6 +52,14 @@ def test_a_broken_converter_is_exit_code_4(recipe, tmp_path, monkeypatch):
 def test_the_exports_can_be_left_out(recipe, tmp_path):
     result = validate(recipe("resnet", exports=EXPORTS), tmp_path / "mine.toml", "--no-exports")
     assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "exports: linux-auto, too-much")
+
+
+def test_the_next_step_runs_what_was_validated(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    overrides = ["-s", "train.batch_size=4", "-s", "phases.0.unfreeze=match:^(block|stem)"]
+    result = validate(recipe("resnet"), Path("my recipe.toml"), *overrides)
+    step = result.stderr.rpartition("Next: ")[2]
+    assert shlex.split(step) == ["kerastune", "run", "my recipe.toml", *overrides]
 
 
 def test_an_untrained_model_says_something_else_about_every_image(recipe, tmp_path):

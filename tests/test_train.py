@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from kerastune import evaluate, fine_tune, run
+from kerastune.cli import show
 from kerastune.data import Order
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.progress import Progress
@@ -236,8 +237,8 @@ def test_the_audit_is_told_before_each_phase_and_the_proof_after(recipe, tmp_pat
     told = []
 
     class Listens(Progress):
-        def table(self, title, header, rows):
-            told.append((title, header, rows))
+        def phase(self, title, audit):
+            told.append(show.phase(audit, title))
 
         def say(self, line):
             told.append(line)

@@ -1,11 +1,14 @@
-"""What this machine has: versions, GPUs, XLA, runtimes, hubs; and what to install."""
+"""kerastune doctor: versions, GPUs, XLA, runtimes and hubs of this machine; and what to install."""
 
 import urllib.error
 import urllib.request
 from typing import Any
 
-from kerastune import environment
-from kerastune.verifying.runtimes import RUNTIMES
+import click
+
+from kerastune.cli import show
+from kerastune.cli.options import json_option
+from kerastune.cli.terminal import emit, say
 
 _HUBS = {
     "Kaggle (KerasHub presets)": "https://www.kaggle.com",
@@ -13,9 +16,24 @@ _HUBS = {
 }
 
 
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Show what this machine has, and what to install.
+
+    Example: kerastune doctor
+    """
+    found = examine()
+    emit(as_json, found, lambda: show.machine(found))
+    say("\nNext: kerastune recipes list")
+
+
 def examine() -> dict[str, Any]:
     """Everything worth knowing before a run; takes some seconds and asks the hubs whether they are there."""
     import tensorflow as tf
+
+    from kerastune import environment
+    from kerastune.verifying.runtimes import RUNTIMES
 
     gpus = tf.config.list_physical_devices("GPU")
     missing = dict.fromkeys(row.install for row in RUNTIMES.values() if not row.version)

@@ -38,6 +38,11 @@ class Data(Settings):
         """
         return "label"
 
+    @property
+    def paired(self) -> bool:
+        """Whether an example has two texts."""
+        return False
+
     @model_validator(mode="after")
     def _leave_something_to_train_on(self) -> "Data":
         if self.validation_fraction + self.test_fraction >= 1:
@@ -135,11 +140,6 @@ class Texts(Data):
 
     max_length: Annotated[int, Field(ge=4, le=10_000_000)] | None = None
     """Tokens of an example, special ones included, beyond which it is cut off. Default: what the preset says."""
-
-    @property
-    def paired(self) -> bool:
-        """Whether an example has two texts."""
-        return False
 
 
 class Table(Texts):

@@ -88,7 +88,7 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
     found: list[Found] = []
     if metrics and is_embedding:
         found, without = _found(of, progress or Progress())
-    made = _artifacts(of)
+    made = artifact.inside(of.exports)
     page = _template().render(
         of=of,
         record=record,
@@ -262,11 +262,6 @@ def _shown(of: Run, mistakes: list[Mistake], progress: Progress) -> tuple[dict[s
         return {}, error.message
     except (OSError, UnreadableImage) as error:  # a file that went away or broke while it was read
         return {}, str(error)
-
-
-def _artifacts(of: Run) -> list[artifact.Artifact]:
-    folders = sorted(of.exports.iterdir()) if of.exports.is_dir() else []
-    return [artifact.load(f) for f in folders if artifact.is_artifact(f) and not f.name.startswith(".")]
 
 
 # --- pictures ----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import tensorflow as tf
 from kerastune import run, tasks
 from kerastune.data import Order, Splits
 from kerastune.errors import KerastuneError
-from kerastune.progress import Progress, audit_table
+from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
 from kerastune.training import checkpoint, lora, memory, optimizers, phases
 from kerastune.training.feed import Feed, seed_of
@@ -158,7 +158,7 @@ class Training:
             audit = phases.freeze(self.task, phase, at.epoch)
             stage = [unit["name"] for unit in audit["units"] if unit["trainable_parameters"]]
             if functions is None or stage != at.stage:
-                self.progress.table(*audit_table(audit, f"{self.title}, from epoch {at.epoch}"))
+                self.progress.phase(f"{self.title}, from epoch {at.epoch}", audit)
                 if stage != at.stage:
                     at.stage, at.frozen = stage, phases.frozen_hashes(self.task)
                 functions = self._functions(feed)

@@ -136,6 +136,12 @@ def load(folder: str | Path) -> Artifact:
     return Artifact(path)
 
 
+def inside(folder: Path) -> list[Artifact]:
+    """The artifacts in a folder, by name; none of those that are still being written."""
+    folders = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [Artifact(each) for each in folders if is_artifact(each) and not each.name.startswith(".")]
+
+
 def write(
     folder: Path,
     manifest: dict[str, Any],

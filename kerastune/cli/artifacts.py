@@ -1,0 +1,188 @@
+"""kerastune export, verify, benchmark and serve: files that leave, and the proof that they compute what was trained."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kerastune import files
+from kerastune.cli import show
+from kerastune.cli.options import force_option, json_option, out_option
+from kerastune.cli.progress import progress
+from kerastune.cli.terminal import emit, put, say, shown
+from kerastune.errors import ConverterError, VerificationError
+
+if TYPE_CHECKING:
+    from kerastune.verifying.artifact import Artifact
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN")
+@click.option("--target", help="A place: see kerastune targets list.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["saved_model", "tflite", "onnx", "transformers"]),
+    help="A file format, instead of a target or as another one that it takes.",
+)
+@click.option(
+    "--quantize",
+    type=click.Choice(["none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"]),
+    help="Default: the target's own. auto takes the smallest that keeps the limits.",
+)
+@click.option(
+    "--max-accuracy-drop",
+    type=click.FloatRange(0, 1),
+    default=0.02,
+    show_default=True,
+    help="Refuse a quantised model that loses more of the validation accuracy.",
+)
+@click.option("--max-size-mb", type=click.FloatRange(0, min_open=True), help="Refuse a larger model.")
+@click.option(
+    "--max-latency-ms", type=click.FloatRange(0, min_open=True), help="Refuse a slower model (median, on this machine)."
+)
+@out_option
+@force_option
+@json_option
+def export(
+    run_folder: str,
+    target: str | None,
+    format_: str | None,
+    quantize: str | None,
+    max_accuracy_drop: float,
+    max_size_mb: float | None,
+    max_latency_ms: float | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Export a run's model and verify it in its runtime; exit code 3 if it does not compute what was trained.
+
+    Example: kerastune export runs/first --target linux --quantize int8
+    """
+    if target is None and format_ is None:
+        raise click.UsageError("Give --target NAME or --format FORMAT.")
+    from kerastune import recipe
+    from kerastune import run as runs
+    from kerastune.exporting import exporter
+    from kerastune.reporting import report
+
+    of = runs.load(run_folder)
+    limits = {"accuracy_drop": max_accuracy_drop, "size_mb": max_size_mb, "latency_ms": max_latency_ms}
+    wanted = recipe.parse_export(
+        {"target": target, "format": format_, "quantize": quantize} | {f"max_{k}": v for k, v in limits.items()}
+    )
+    with progress() as told:
+        try:
+            (made,) = exporter.export(of, wanted, out, force=force, progress=told)
+        except (VerificationError, ConverterError):
+            report.write(of, progress=told)  # it lists the artifacts, and those that were refused
+            raise
+        report.write(of, progress=told)
+    _show(made, made.report or {}, as_json)
+    say(f"\nNext: {show.predicting(made.folder, made)}")
+    say(f"How to deploy it: kerastune targets show {made.manifest['target']}")
+
+
+@click.command()
+@click.argument("artifact_folder", metavar="ARTIFACT")
+@click.option("--run", "run_folder", metavar="RUN", help="The run it came from, if the artifact was moved.")
+@click.option(
+    "--runtime", "names", multiple=True, metavar="NAME", help="One of those below; default: all that are installed."
+)
+@json_option
+def verify(artifact_folder: str, run_folder: str | None, names: tuple[str, ...], as_json: bool) -> None:
+    """Replay an artifact in real runtimes; exit code 3 if it does not compute what was trained.
+
+    \b
+    litert, litert-reference   TFLite: LiteRT with fast kernels, and with the plain ones
+    tflm                       TFLite: TensorFlow Lite Micro
+    mediapipe                  TFLite: MediaPipe's ImageClassifier
+    browser                    TFLite and ONNX with images of one size: LiteRT.js, onnxruntime-web
+    onnxruntime                ONNX
+    openvino                   ONNX, TFLite and SavedModel
+    saved-model                SavedModel: TensorFlow without Keras
+
+    Example: kerastune verify runs/first/exports/linux --runtime litert
+    """
+    from kerastune.verifying import artifact, verifier
+
+    of = artifact.load(artifact_folder)
+    with progress() as told:
+        report = verifier.verify(of, run_folder, in_runtimes=names, progress=told)
+    _show(of, report, as_json)
+    if report["validation"] is None:
+        say(f"Only the golden {of.unit}s were replayed; --run RUN also scores that run's validation split.")
+    say(f"\nNext: {show.predicting(of.folder, of)}")
+
+
+@click.command()
+@click.argument("artifact_folders", nargs=-1, required=True, metavar="ARTIFACT...")
+@click.option("--threads", type=click.IntRange(1), help="Threads of one inference; default: the runtime's own choice.")
+@click.option(
+    "--runtime", "names", multiple=True, metavar="NAME", help="As in verify; default: all that are installed."
+)
+@click.option("--plot", "image", type=click.Path(path_type=Path), help="Plot accuracy against latency into this file.")
+@json_option
+def benchmark(
+    artifact_folders: tuple[str, ...], threads: int | None, names: tuple[str, ...], image: Path | None, as_json: bool
+) -> None:
+    """Time artifacts in real runtimes: size, time to load, latency, memory, and the accuracy they were verified with.
+
+    Example: kerastune benchmark runs/first/exports/* --threads 1 --plot latency.png
+    """
+    from kerastune.verifying import artifact
+    from kerastune.verifying import benchmark as timing
+
+    if image:
+        files.refuse_plot(image)
+    made = [artifact.load(folder) for folder in artifact_folders]
+    with progress() as told:
+        rows = timing.benchmark(made, threads=threads, in_runtimes=names, progress=told)
+    if image:
+        timing.plot(rows, image)
+    emit(as_json, rows, lambda: show.benchmark(rows))
+    say(f"\nNext: open {shown(image)}" if image else "\nNext: --plot latency.png draws it")
+
+
+@click.command()
+@click.argument("artifact_folder", metavar="ARTIFACT")
+@click.option("--name", help="The model's name in URLs; default: the artifact's.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 lets others in.")
+@click.option("--port", default=8501, show_default=True, type=click.IntRange(0, 65535), help="REST; 0: a free one.")
+@click.option(
+    "--grpc-port", default=8500, show_default=True, type=click.IntRange(0, 65535), help="gRPC; 0: a free one."
+)
+@json_option
+def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_port: int, as_json: bool) -> None:
+    """Serve a SavedModel artifact as TF Serving does, until Ctrl-C: a stand-in to develop against.
+
+    Example: kerastune serve runs/first/exports/tf-serving
+    """
+    from kerastune.serving import serving
+
+    def ready(where: dict[str, Any]) -> None:
+        asked = """echo '{"signature_name": "serve_bytes", "instances": [{"b64": "'$(base64 -w0 photo.jpg)'"}]}'"""
+        if where["texts"]:
+            row = dict.fromkeys(where["texts"], "a text") if len(where["texts"]) > 1 else "a text"
+            asked = f"echo '{json.dumps({'instances': [row]})}'"
+        curl = f"{asked} | curl -d @- {where['rest']}:predict"
+
+        def listening() -> None:
+            put(f"REST: {where['rest']}\ngRPC: {where['grpc']}, model {where['name']}, version {where['version']}")
+            put(f"Requests may have {where['max_request_bytes'] >> 20} MiB. Nobody is asked who they are.")
+            put("This is a stand-in for TF Serving. For production: kerastune targets show tf-serving")
+
+        emit(as_json, {**where, "example": curl}, listening)
+        say(f"\nNext: {curl}")
+
+    done = serving.serve(artifact_folder, name, host, port, grpc_port, ready)
+    say(f"Stopped after {done['requests']} requests, {done['failed']} of them refused.")
+    if done["in_flight"]:
+        say(f"{done['in_flight']} were given up: they took too long to be answered.")
+
+
+def _show(of: "Artifact", report: dict[str, Any], as_json: bool) -> None:
+    row = show.artifact_document(of, report)
+    emit(as_json, {**row, "report": report}, lambda: show.artifact(row, of, report))

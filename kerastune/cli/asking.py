@@ -1,0 +1,134 @@
+"""kerastune predict and search: asking a run or an artifact."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from kerastune.cli.options import json_option
+from kerastune.cli.progress import progress
+from kerastune.cli.terminal import emit, put, say, table, typed
+
+if TYPE_CHECKING:
+    from kerastune.run import Run
+    from kerastune.verifying.artifact import Artifact
+
+
+@click.command()
+@click.argument("folder", metavar="RUN_OR_ARTIFACT")
+@click.argument("examples", nargs=-1, metavar="FILE_OR_TEXT...")
+@click.option("--file", "lines", type=click.File(encoding="utf-8"), help="A file with one text a line; - for stdin.")
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many labels to print for each.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Maximum tokens to generate; default: 64.")
+@click.option("--temperature", type=click.FloatRange(0), help="0 = greedy; above 0 = sample; default: 0.")
+@click.option("--seed", type=click.IntRange(0), help="Sampling seed; default: 0.")
+@json_option
+def predict(
+    folder: str,
+    examples: tuple[str, ...],
+    lines: IO[str] | None,
+    top: int,
+    max_tokens: int | None,
+    temperature: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Label image files or texts, or ask a language model.
+
+    A run answers in Keras, an artifact in its own runtime. A model of pairs takes two texts for each. Text embedders
+    print vectors. --max-tokens, --temperature and --seed are for language models.
+
+    \b
+    Example: kerastune predict runs/first/exports/onnxruntime photo.jpg --top 1
+             kerastune predict runs/questions "Where is the Louvre?"
+             kerastune predict runs/tone "How do I boil an egg?" --temperature 0.7
+    """
+    from kerastune.predicting import inference
+
+    asked = [*examples, *(line.rstrip("\n") for line in lines or () if line.strip())]
+    if not asked:
+        raise click.UsageError("Name image files, or give texts.")
+    of = inference.opened(folder)
+    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    given = {name: value for name, value in settings.items() if value is not None}
+    if inference.generates(of):
+        _answer(of, asked, given, as_json)
+    elif given:
+        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} is for language models.")
+    elif inference.embeds(of):
+        _embed(of, asked, as_json)
+        say(f"\nNext: {typed('kerastune', 'search', folder)} --index FILE QUERY; --json prints all numbers")
+    else:
+        _label(of, asked, top, as_json)
+        say("\nNext: the report.html of its run shows where this model is wrong")
+
+
+def _answer(of: "Run | Artifact", prompts: Sequence[str], settings: dict[str, Any], as_json: bool) -> None:
+    from kerastune.predicting import inference
+
+    said = inference.generate(of, prompts, **settings)
+    answers = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(prompts, said, strict=True)]
+    emit(as_json, answers, lambda: put("\n".join(f"{a['prompt']}\n  {a['answer']}" for a in answers)))
+
+
+def _embed(of: "Run | Artifact", texts: Sequence[str], as_json: bool) -> None:
+    from kerastune.predicting import search as searching
+
+    vectors = searching.embed(of, texts)
+
+    def show() -> None:
+        for text, vector in zip(texts, vectors, strict=True):
+            first = " ".join(f"{value:.4f}" for value in vector[:6])
+            put(f"{text}\n  {len(vector)} numbers of length {float((vector**2).sum()) ** 0.5:.4f}: {first} …")
+
+    document = [{"input": text, "embedding": vector.tolist()} for text, vector in zip(texts, vectors, strict=True)]
+    emit(as_json, document, show)
+
+
+def _label(of: "Run | Artifact", examples: Sequence[str], top: int, as_json: bool) -> None:
+    from kerastune.predicting import inference
+
+    found = inference.predict(of, examples, top)
+
+    def show() -> None:
+        for prediction in found:
+            put(prediction.input)
+            for label, probability in prediction.labels:
+                put(f"  {probability:.4f}  {label}")
+
+    document = [
+        {"input": p.input, "labels": [{"label": label, "probability": value} for label, value in p.labels]}
+        for p in found
+    ]
+    emit(as_json, document, show)
+
+
+@click.command()
+@click.argument("folder", metavar="RUN_OR_ARTIFACT")
+@click.argument("query")
+@click.option(
+    "--index",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The texts: .csv, .jsonl, .parquet or .txt, or an .npz that --save wrote.",
+)
+@click.option("--column", default="text", show_default=True, help="The column of texts in --index.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="How many texts to print.")
+@click.option("--save", type=click.Path(path_type=Path), help="Keep the vectors of --index in this new .npz file.")
+@json_option
+def search(folder: str, query: str, index: Path, column: str, top: int, save: Path | None, as_json: bool) -> None:
+    """Find the texts of a file that are most like a query, by the cosine of their vectors.
+
+    \b
+    Example: kerastune search runs/questions --index faq.csv --column question "Who wrote Emma?"
+             kerastune search runs/questions --index faq.txt --save faq.npz "Who wrote Emma?"
+    """
+    from kerastune.predicting import search as searching
+
+    with progress() as told:
+        found = searching.search(folder, index, query, top=top, column=column, save=save, progress=told)
+    rows = [[f"{hit.similarity:.4f}", hit.text] for hit in found]
+    document = [{"text": hit.text, "similarity": hit.similarity} for hit in found]
+    emit(as_json, document, lambda: table(["cosine", "text"], rows))
+    say(f"\nNext: --index {typed(save)} is quicker" if save else "\nNext: --save INDEX.npz keeps the vectors")

@@ -1,0 +1,46 @@
+"""Options and arguments that several commands have."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kerastune.cli.terminal import typed
+
+if TYPE_CHECKING:
+    from kerastune.recipe import Recipe
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+out_option = click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder to write.")
+force_option = click.option("--force", is_flag=True, help="Replace the folder if it exists.")
+
+
+def recipe_argument(function: Function) -> Function:
+    """RECIPE and its overrides."""
+    option = click.option(
+        "-s",
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a key: -s train.batch_size=64 -s phases.0.epochs=1",
+    )
+    return click.argument("recipe")(option(function))
+
+
+def read(recipe: str, overrides: tuple[str, ...]) -> "Recipe":
+    """The recipe, with the mistakes that need no TensorFlow found before it is imported."""
+    from kerastune import assets
+    from kerastune import recipe as recipes
+
+    wanted = recipes.read(recipe, overrides)
+    assets.resolve_preset(wanted.preset)
+    return wanted
+
+
+def running(recipe: str, overrides: tuple[str, ...]) -> str:
+    """The command that runs a recipe with its overrides, as one would type it."""
+    return typed("kerastune", "run", recipe, *(word for override in overrides for word in ("-s", override)))

@@ -1,0 +1,306 @@
+"""What results look like: plans, runs, artifacts, verifications and benchmarks as tables and sentences.
+
+Each function takes the JSON document that its command prints with --json, so that both say the same.
+"""
+
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kerastune.cli.terminal import put, shown, table, typed
+
+if TYPE_CHECKING:
+    from kerastune.run import Run
+    from kerastune.verifying.artifact import Artifact
+
+_ASKED = {"image": ["PHOTO.jpg"], "text": ["A TEXT"], "conversation": ["PROMPT"]}
+_ASKED_OF_PAIRS = ["A TEXT", "ANOTHER"]
+
+
+def predicting(folder: Path, of: "Run | Artifact") -> str:
+    """The command that asks a run or an artifact, as one would type it."""
+    from kerastune.run import Run
+
+    if isinstance(of, Run):
+        modality, paired = of.recipe.data.modality, of.recipe.data.paired
+    else:
+        modality, paired = of.modality, of.manifest.get("text", {}).get("pairs", False)
+    words = _ASKED_OF_PAIRS if paired else _ASKED[modality]
+    asked = " ".join(f'"{word}"' if modality != "image" else word for word in words)
+    return f"{typed('kerastune', 'predict', folder)} {asked}"
+
+
+# --- plans -------------------------------------------------------------------------------------------------
+
+
+def plan(document: dict[str, Any]) -> None:
+    """What a run would do."""
+    counts = document["counts"]
+    rows = [[label, *(str(counts[split][label]) for split in counts)] for label in document["labels"]]
+    totals = ["total", *(str(sum(counts[split].values())) for split in counts)]
+    table(["label", *counts], [*rows, totals])
+    for note in document["notes"]:
+        put(f"note: {note}")
+    for skipped in document["skipped"]:
+        put(f"left out: {skipped['id']}: {skipped['problem']}")
+    put()
+    for number, audit in enumerate(document["phases"], start=1):
+        title, header, rows = phase(audit, f"phase {number} ({audit['unfreeze']})")
+        put(title)
+        table(header, rows)
+        put()
+    put(f"memory: up to about {document['memory_mb']:,} MB for the model, and 1 GB for the libraries (estimated)")
+    for decision in document["decisions"]:
+        where = f"phase {decision['phase']}: " if "phase" in decision else ""
+        put(f"{where}{decision['key']} = {decision['asked']}: {decision['got']} ({decision['why']})")
+    if all(row["passed"] is None for row in document["exports"]):
+        put(f"exports: {', '.join(row['name'] for row in document['exports']) or 'none'}")
+    else:
+        put()
+        _rehearsal(document["exports"], document["seconds"]["exports"])
+
+
+def phase(audit: dict[str, Any], title: str) -> tuple[str, list[str], list[list[str]]]:
+    """What trains in a phase, as a title, a header and rows; neighbouring units that are treated alike share a row."""
+    norms = audit["batch_norm"]
+    facts = [
+        f"{audit['epochs']} epoch{'s' if audit['epochs'] != 1 else ''}",
+        f"{audit['trainable_parameters']:,} of {audit['trainable_parameters'] + audit['frozen_parameters']:,} "
+        "parameters train",
+        f"{audit['optimizer']}, {audit['schedule']} learning rate",
+        f"BatchNorm: {norms['inference']} inference, {norms['training']} training",
+    ]
+    rows = []
+    for _, alike in groupby(audit["units"], key=lambda unit: (unit["trainable_parameters"] > 0, unit["learning_rate"])):
+        units = list(alike)
+        names = [unit["name"] for unit in units]
+        trainable = sum(unit["trainable_parameters"] for unit in units)
+        rows.append(
+            [
+                ", ".join(names) if len(names) < 4 else f"{names[0]} … {names[-1]} ({len(names)} units)",
+                f"{sum(unit['parameters'] for unit in units):,}",
+                f"{trainable:,}",
+                f"{units[0]['learning_rate']:g}" if trainable else "frozen",
+            ]
+        )
+    return f"{title}: {'; '.join(facts)}", ["units", "parameters", "trainable", "learning rate"], rows
+
+
+def _rehearsal(exports: list[dict[str, Any]], seconds: float) -> None:
+    def figure(row: dict[str, Any], key: str, form: str, unit: float = 1) -> str:
+        return "–" if row[key] is None else format(row[key] / unit, form)
+
+    table(
+        ["export", "format", "quantize", "size MB", "converter MB", "latency ms", "max error", ""],
+        [
+            [
+                row["name"],
+                row["format"],
+                row["quantize"],
+                figure(row, "size_bytes", ".2f", 1e6),
+                figure(row, "converter_peak_mb", ",.0f"),
+                figure(row, "latency_ms", ".1f"),
+                figure(row, "max_error", ".1e"),
+                "ok" if row["passed"] else "; ".join(row["problems"]),
+            ]
+            for row in exports
+        ],
+    )
+    put(
+        f"(tried in {seconds:.0f} s with an untrained head: max_accuracy_drop is not judged, and auto stops at the "
+        "first that keeps the other limits; converter MB is the most memory it held; latency is the median for one "
+        "image)"
+    )
+
+
+# --- runs --------------------------------------------------------------------------------------------------
+
+
+def run_document(made: "Run") -> dict[str, Any]:
+    """A run's figures, its report and its artifacts, for `run` and for --json."""
+    from kerastune.verifying import artifact
+
+    record, metric = made.record, made.metric
+    before = record.get("before", {})
+    perplexities = {
+        f"{split}_perplexity": {"before": before[split]["perplexity"], "after": record["metrics"][split]["perplexity"]}
+        for split in ("test", "validation")
+        if "perplexity" in before.get(split, {})
+    }
+    return {
+        "run": str(made.folder),
+        "status": record["status"],
+        "metric": metric,
+        f"test_{metric}": record["metrics"]["test"][metric],
+        f"validation_{metric}": record["metrics"]["validation"][metric],
+        **({f"untuned_test_{metric}": before["test"][metric]} if "before" in record else {}),
+        **perplexities,
+        "seconds": record["seconds"],
+        "report": str(made.report),
+        "artifacts": [artifact_document(each, each.report) for each in artifact.inside(made.exports) if each.report],
+    }
+
+
+def run(document: dict[str, Any]) -> None:
+    """What a run reached."""
+    put(f"run:    {shown(Path(document['run']))}")
+    put(f"report: {shown(Path(document['report']))}")
+    metric = document["metric"]
+    put(", ".join(f"{split} {metric} {document[f'{split}_{metric}']:.4f}" for split in ("test", "validation")))
+    if f"untuned_test_{metric}" in document:
+        put(f"(test {metric} before training: {document[f'untuned_test_{metric}']:.4f})")
+    for split in ("test", "validation"):
+        if found := document.get(f"{split}_perplexity"):
+            put(f"{split} perplexity {found['before']:.2f} before training, {found['after']:.2f} after")
+    if document["artifacts"]:
+        put()
+        _artifacts(document["artifacts"])
+
+
+def metrics(found: dict[str, Any], of: "Run") -> None:
+    """Figures on each split; of classes also those of each class."""
+    for split, figures in found.items():
+        numbers = {name: value for name, value in figures.items() if isinstance(value, float)}
+        put(f"{split}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items()))
+    if per_class := found["test"].get("per_class"):
+        put()
+        columns = ["precision", "recall", "f1"]
+        table(
+            ["label (test)", *columns, f"{of.recipe.data.unit}s"],
+            [[name, *(f"{row[c]:.3f}" for c in columns), str(row["support"])] for name, row in per_class.items()],
+        )
+
+
+# --- artifacts ---------------------------------------------------------------------------------------------
+
+
+def artifact_document(of: "Artifact", report: dict[str, Any]) -> dict[str, Any]:
+    """An artifact and what its own runtime said, as one row."""
+    scored = report["validation"] or {}
+    return {
+        "name": of.manifest["name"],
+        "folder": shown(of.folder),
+        "unit": of.unit,
+        "format": of.manifest["format"],
+        "quantize": of.manifest["quantize"],
+        "size_bytes": report["size_bytes"],
+        "latency_ms": report["latency_ms"]["median"],
+        "max_error": scored.get("max_error", report["golden"]["max_error"]),
+        "metric": of.manifest["metric"],
+        "accuracy": scored.get("accuracy"),
+        "accuracy_drop": scored.get("accuracy_drop"),
+        "accuracy_drop_interval": scored.get("accuracy_drop_interval"),
+        "verified_by": report["runtime"],
+    }
+
+
+def artifact(row: dict[str, Any], of: "Artifact", report: dict[str, Any]) -> None:
+    """A verified artifact: its row, the candidates that `auto` tried, and what each runtime said."""
+    _artifacts([row])
+    _candidates(report["ladder"])
+    put()
+    compared = "answers" if of.modality == "conversation" else "labels" if of.labels else "nearest"
+    _runtimes(report["runtimes"], row["metric"], compared)
+    if perplexity := (report["validation"] or {}).get("perplexity"):
+        put(f"perplexity {perplexity:.4f}, in Keras {report['validation']['keras_perplexity']:.4f}")
+
+
+def _artifacts(found: list[dict[str, Any]]) -> None:
+    metric, unit = found[0]["metric"].replace("_", " "), found[0]["unit"]
+    table(
+        ["artifact", "format", "quantize", "size MB", "latency ms", "max error", metric, "verified by"],
+        [
+            [
+                a["name"],
+                a["format"],
+                a["quantize"],
+                f"{a['size_bytes'] / 1e6:.2f}",
+                f"{a['latency_ms']:.1f}",
+                f"{a['max_error']:.1e}",
+                "–" if a["accuracy"] is None else f"{a['accuracy']:.4f}",
+                a["verified_by"],
+            ]
+            for a in found
+        ],
+    )
+    put(f"({metric} on the validation split, in the runtime named; latency is the median for one {unit})")
+
+
+def _candidates(tried: list[dict[str, Any]]) -> None:
+    if not tried:
+        return
+    put()
+    rows = []
+    for each in tried:
+        name = each["quantize"] + (f", {len(each['kept_float'])} layers in float" if each["kept_float"] else "")
+        figures = ["–"] * 3
+        if "size_bytes" in each:
+            figures = [f"{each['size_bytes'] / 1e6:.2f}", f"{each['latency_ms']:.1f}", f"{each['accuracy']:.4f}"]
+        rows.append([name, *figures, "kept" if each["passed"] else "; ".join(each["problems"])])
+    table(["tried", "size MB", "latency ms", "accuracy", ""], rows)
+
+
+def _runtimes(found: dict[str, dict[str, Any]], metric: str, compared: str) -> None:
+    """What each runtime said, beside Keras on the same examples."""
+    metric = metric.replace("_", " ")
+    rows = []
+    for name, runtime in found.items():
+        if runtime["passed"] is None:
+            rows.append([name, *["–"] * 5, "; ".join(runtime["problems"])])
+            continue
+        scored = runtime["validation"]
+        rows.append(
+            [
+                f"{name} {runtime['version']}",
+                f"{runtime['golden']['max_error']:.1e}",
+                _agreement(runtime),
+                f"{scored['accuracy_drop']:.4f}" if scored else "–",
+                "{:.4f} to {:.4f}".format(*scored["accuracy_drop_interval"]) if scored else "–",
+                f"{runtime['latency_ms']['median']:.1f}",
+                scored["verdict"] if scored else "",
+            ]
+        )
+    header = ["runtime", "max error", f"{compared} as in Keras", f"{metric} drop", "95 % interval", "latency ms"]
+    table([*header, f"{metric} is"], rows)
+
+
+def _agreement(runtime: dict[str, Any]) -> str:
+    """How much of what a runtime said is what Keras said."""
+    if answers := runtime.get("generation"):
+        return f"{answers['equal']} of {answers['prompts']}"
+    scored = runtime["validation"]
+    return f"{scored['label_agreement']:.2%} of {scored['examples']}" if scored else "–"
+
+
+def benchmark(rows: list[dict[str, Any]]) -> None:
+    """What artifacts cost and how accurate they are, in each runtime."""
+    header = ["artifact", "runtime", "size MB", "load ms", "latency ms", "95th percentile", "peak MB", "accuracy"]
+    cells = [
+        [
+            row["artifact"],
+            f"{row['runtime']} {row['version']}",
+            f"{row['size_bytes'] / 1e6:.2f}",
+            f"{row['load_ms']:.0f}",
+            f"{row['latency_ms']['median']:.2f}",
+            f"{row['latency_ms']['p95']:.2f}",
+            "–" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}",
+            "–" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
+        ]
+        for row in rows
+    ]
+    table(header, cells)
+
+
+def machine(found: dict[str, Any]) -> None:
+    """What `doctor` found."""
+    table(["package", "version"], [list(row) for row in found["versions"].items()])
+    has = found["machine"]
+    put(f"\nmachine: {has['cpu']}, {has['cores']} cores, {has['memory_gb']} GB, {has['system']}")
+    put(f"GPUs: {', '.join(found['gpus']) or 'none'}")
+    put(f"XLA: {'works' if found['xla'] else 'does not work'}")
+    for name, version in found["runtimes"].items():
+        put(f"runtime {name}: {version or 'not installed'}")
+    for hub, there in found["hubs"].items():
+        put(f"{hub}: {'reachable' if there else 'not reachable (kerastune assets list works without)'}")
+    for line in found["advice"]:
+        put(f"advice: {line}")

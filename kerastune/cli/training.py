@@ -1,0 +1,225 @@
+"""kerastune validate, run, train, resume, lr-find, evaluate and report: from a recipe to a run."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kerastune import files
+from kerastune.cli import show
+from kerastune.cli.options import force_option, json_option, out_option, read, recipe_argument, running
+from kerastune.cli.progress import Terminal, progress
+from kerastune.cli.terminal import INTERRUPTED, emit, put, say, shown, typed
+from kerastune.errors import KerastuneError
+
+if TYPE_CHECKING:
+    from kerastune.run import Run
+
+
+@click.command()
+@recipe_argument
+@click.option("--no-exports", is_flag=True, help="Do not try the exports, which takes minutes.")
+@json_option
+def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json: bool) -> None:
+    """Check a recipe and every file of its data, try its exports, and print what a run would do.
+
+    The exports are made and verified with the model as it is before training, and thrown away.
+
+    Example: kerastune validate quickstart -s train.batch_size=64
+    """
+    from kerastune import recipe as recipes
+
+    wanted = read(recipe, overrides)
+    from kerastune.exporting import rehearsal
+    from kerastune.training import train
+
+    failure: KerastuneError | None = None
+    started = time.monotonic()
+    names = map(recipes.export_name, wanted.exports)
+    rows: list[dict[str, Any]] = [{"name": name, "passed": None, "problems": []} for name in names]
+    with progress() as told:
+        plan = train.plan(wanted, told)
+        planned = time.monotonic()
+        if wanted.exports and not no_exports:
+            rows, failure = rehearsal.rehearse(wanted, plan, told)
+    document = {
+        "recipe": wanted.model_dump(mode="json"),
+        "labels": list(plan.splits.labels),
+        "counts": plan.counts,
+        "notes": list(plan.splits.notes),
+        "skipped": list(plan.splits.skipped),
+        "phases": list(plan.audits),
+        "decisions": list(plan.decisions),
+        "memory_mb": plan.memory_mb,
+        "exports": rows,
+        "seconds": {"plan": round(planned - started, 1), "exports": round(time.monotonic() - planned, 1)},
+    }
+    emit(as_json, document, lambda: show.plan(document))
+    if failure:
+        raise failure
+    say(f"\nNext: {running(recipe, overrides)}")
+
+
+@click.command()
+@recipe_argument
+@out_option
+@force_option
+@json_option
+def run(recipe: str, overrides: tuple[str, ...], out: Path | None, force: bool, as_json: bool) -> None:
+    """Train, evaluate, export, verify and report: the whole job.
+
+    Example: kerastune run quickstart -o runs/first
+    """
+    wanted = read(recipe, overrides)
+    from kerastune.training import train as trainer
+
+    with progress() as told:
+        made = trainer.fine_tune(wanted, out, force=force, job="run", progress=told)
+        failure = _finish(made, told)
+    _conclude(made, failure, as_json)
+
+
+@click.command()
+@recipe_argument
+@out_option
+@force_option
+@json_option
+def train(recipe: str, overrides: tuple[str, ...], out: Path | None, force: bool, as_json: bool) -> None:
+    """Train and evaluate, without exporting.
+
+    Example: kerastune train quickstart -s phases.0.epochs=1
+    """
+    wanted = read(recipe, overrides)
+    from kerastune.training import train as trainer
+
+    with progress() as told:
+        made = trainer.fine_tune(wanted, out, force=force, progress=told)
+        failure = _finish(made, told)
+    _conclude(made, failure, as_json)
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN")
+@json_option
+def resume(run_folder: str, as_json: bool) -> None:
+    """Resume a training that was killed or interrupted, to the same bits; then finish the job it was part of.
+
+    Example: kerastune resume runs/first
+    """
+    from kerastune.training import train as trainer
+
+    with progress() as told:
+        made = trainer.resume(run_folder, told)
+        failure = _finish(made, told)
+    _conclude(made, failure, as_json)
+
+
+@click.command("lr-find")
+@recipe_argument
+@click.option("--phase", default=1, show_default=True, type=click.IntRange(1), help="Those before it train first.")
+@click.option("--steps", default=100, show_default=True, type=click.IntRange(10), help="Steps of the climb.")
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), default="lr-find.png", show_default=True, help="The plot to write."
+)
+@json_option
+def lr_find(recipe: str, overrides: tuple[str, ...], phase: int, steps: int, out: Path, as_json: bool) -> None:
+    """Find a learning rate: train with one that climbs, and see where the loss falls fastest.
+
+    Example: kerastune lr-find quickstart --phase 1 -o rates.png
+    """
+    wanted = read(recipe, overrides)
+    from kerastune.training import lr_finder
+
+    files.refuse_plot(out)
+    with progress() as told:
+        found = lr_finder.find(wanted, phase, steps, told)
+    lr_finder.plot(found, out)
+    document = {
+        "phase": phase,
+        "suggestion": found.suggestion,
+        "plot": str(out),
+        "rates": found.rates.tolist(),
+        "losses": found.losses.tolist(),
+    }
+    suggestion = f"{found.suggestion:.1e}" if found.suggestion else "none: the loss falls at no rate"
+    emit(as_json, document, lambda: put(f"suggested learning rate: {suggestion}\nplot: {shown(out)}"))
+    if found.suggestion:
+        say(f"\nNext: {running(recipe, (*overrides, f'phases.{phase - 1}.learning_rate={suggestion}'))}")
+    else:
+        say("\nNext: look at the plot; more --steps smooth it")
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN")
+@json_option
+def evaluate(run_folder: str, as_json: bool) -> None:
+    """Score a run's model again on its validation and test splits.
+
+    Example: kerastune evaluate runs/first
+    """
+    from kerastune import run as runs
+
+    of = runs.load(run_folder)
+    from kerastune.training import train
+
+    with progress() as told:
+        metrics = train.evaluate(of, told)
+    emit(as_json, metrics, lambda: show.metrics(metrics, of))
+    say(f"\nNext: {typed('kerastune', 'report', run_folder)}, or {_exporting(run_folder)}")
+
+
+@click.command()
+@click.argument("run_folder", metavar="RUN")
+@json_option
+def report(run_folder: str, as_json: bool) -> None:
+    """Rebuild report.html from what the run folder holds.
+
+    Example: kerastune report runs/first
+    """
+    from kerastune import run as runs
+    from kerastune.reporting import report as reporter
+
+    of = runs.load(run_folder)
+    with progress() as told:
+        path = reporter.write(of, progress=told)
+    emit(as_json, {"report": str(path)}, lambda: put(shown(path)))
+    say("\nNext: open it in a browser; it is one file and needs no network")
+
+
+def _finish(made: "Run", told: Terminal) -> KerastuneError | None:
+    """Exports, if that is part of the job, and reports. Returns an export's failure, to be shown last."""
+    from kerastune.exporting import exporter
+    from kerastune.reporting import report as reporter
+
+    failure: KerastuneError | None = None
+    if made.record["status"] == "interrupted":
+        reporter.write(made, progress=told)
+        say(f"Interrupted. What was trained is in {shown(made.folder)}; it has no scores yet.")
+        resume, evaluate = (typed("kerastune", command, made.folder) for command in ("resume", "evaluate"))
+        say(f"\nNext: {resume}, or {evaluate}")
+        click.get_current_context().exit(INTERRUPTED)
+    if made.record["job"] == "run":
+        try:
+            exporter.export(made, progress=told)
+        except KerastuneError as error:
+            failure = error
+    reporter.write(made, progress=told)
+    return failure
+
+
+def _conclude(made: "Run", failure: KerastuneError | None, as_json: bool) -> None:
+    """Shows a finished run and what to do next."""
+    document = show.run_document(made)
+    emit(as_json, document, lambda: show.run(document))
+    if failure:
+        raise failure
+    if made.record["job"] == "train" and made.recipe.data.target != "text":
+        say(f"\nNext: {_exporting(made.folder)}")
+    else:
+        folder = next((Path(each["folder"]) for each in document["artifacts"]), made.folder)
+        say(f"\nNext: {show.predicting(folder, made)}, or open {shown(made.report)} in a browser")
+
+
+def _exporting(run_folder: str | Path) -> str:
+    return typed("kerastune", "export", run_folder, "--target", "linux")
