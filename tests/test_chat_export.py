@@ -1,6 +1,5 @@
 """Language models leave as TFLite, ONNX and SavedModel with a cache, and answer as in Keras, token for token."""
 
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -144,8 +143,7 @@ def test_serve_answers_prompts_as_the_run_does(made: dict[str, Any]) -> None:
             status, said = server.post({"instances": [prompt]})
             assert status == 400 and why in said["error"]
     finally:
-        server.process.send_signal(signal.SIGINT)
-        server.process.communicate(timeout=40)
+        server.stop()
 
 
 def test_a_saved_model_of_raw_texts_takes_several_prompts_and_no_marks(made: dict[str, Any]) -> None:

@@ -29,7 +29,8 @@ ROOMS = [
 
 HEAVY = {"tensorflow", "keras", "keras_hub", "tensorflow_datasets", "onnx", "tf2onnx", "ai_edge_litert"}
 # The rest imports TensorFlow inside functions, or never.
-MAY_BE_HEAVY = ("training", "exporting.rehearsal", "serving.server", "serving.warmup", "keras_private")
+SERVER = tuple(f"serving.{name}" for name in ("server", "signatures", "tensors", "raw_texts", "warmup"))
+MAY_BE_HEAVY = ("training", "exporting.rehearsal", *SERVER, "keras_private")
 LIGHT_TASKS = {"contract", "learnt", "wanted", "heads", "text_device", "device", "settings"}
 
 

@@ -160,27 +160,19 @@ def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_por
 
     Example: kerastune serve runs/first/exports/tf-serving
     """
-    from kerastune.serving import serving
+    from kerastune.serving import stand_in
 
     def ready(where: dict[str, Any]) -> None:
-        asked = """echo '{"signature_name": "serve_bytes", "instances": [{"b64": "'$(base64 -w0 photo.jpg)'"}]}'"""
-        if where["texts"]:
-            row = dict.fromkeys(where["texts"], "a text") if len(where["texts"]) > 1 else "a text"
-            asked = f"echo '{json.dumps({'instances': [row]})}'"
-        curl = f"{asked} | curl -d @- {where['rest']}:predict"
-
         def listening() -> None:
             put(f"REST: {where['rest']}\ngRPC: {where['grpc']}, model {where['name']}, version {where['version']}")
             put(f"Requests may have {where['max_request_bytes'] >> 20} MiB. Nobody is asked who they are.")
             put("This is a stand-in for TF Serving. For production: kerastune targets show tf-serving")
 
-        emit(as_json, {**where, "example": curl}, listening)
-        say(f"\nNext: {curl}")
+        emit(as_json, where, listening)
+        say(f"\nNext: {where['example']}")
 
-    done = serving.serve(artifact_folder, name, host, port, grpc_port, ready)
-    say(f"Stopped after {done['requests']} requests, {done['failed']} of them refused.")
-    if done["in_flight"]:
-        say(f"{done['in_flight']} were given up: they took too long to be answered.")
+    stand_in.serve(artifact_folder, name, host, port, grpc_port, ready)
+    say("Stopped.")
 
 
 def _show(of: "Artifact", report: dict[str, Any], as_json: bool) -> None:

@@ -7,8 +7,9 @@ import numpy as np
 
 from kerastune.errors import VerificationError
 from kerastune.exporting import microcontroller
+from kerastune.modalities import image
 from kerastune.progress import Progress
-from kerastune.serving import serving
+from kerastune.serving import files
 from kerastune.verifying import runtimes
 from kerastune.verifying.artifact import Artifact
 
@@ -20,20 +21,30 @@ Extra = Callable[[Artifact, Progress], dict[str, Any]]
 
 def _serving_files(of: Artifact, progress: Progress) -> dict[str, Any]:
     """TF Serving's own configuration, and a Compose file."""
-    return _write(of, serving.serving_files(of.manifest["name"]))
+    return _write(of, files.configuration(of.manifest["name"]))
 
 
 def _warmup(of: Artifact, progress: Progress) -> dict[str, Any]:
-    """Requests that TF Serving warms up with, where its stubs are installed to write them.
+    """Requests that TF Serving warms up with, where its stubs are installed to write them: images, also as files.
 
     Raises:
         VerificationError: what the model answers to them is not what Keras said.
     """
-    model, (examples, reference) = of.folder / of.manifest["model"], of.golden()
-    if of.modality == "image" and serving.write_warmup(model, examples[:_WARM_UP_IMAGES]):
-        answers = [outputs["scores"][0] for _, outputs in serving.replay_warmup(model)]
-        expected = reference[:_WARM_UP_IMAGES].repeat(2, axis=0)  # each image as pixels, and as a file
-        error = float(np.abs(np.stack(answers) - expected).max())
+    if "image" not in of.manifest:
+        return {}
+    images, reference = of.golden()
+    requests = [
+        one
+        for pixels in images[:_WARM_UP_IMAGES]
+        for one in (
+            ("serving_default", {"images": pixels[None]}),
+            ("serve_bytes", {"image_bytes": np.array([image.png(pixels)])}),
+        )
+    ]
+    answers = files.write_warmup(of.folder / of.manifest["model"], requests)
+    if answers:
+        found = np.concatenate([outputs[of.manifest["outputs"][0]["name"]] for outputs in answers])
+        error = float(np.abs(found - reference[:_WARM_UP_IMAGES].repeat(2, axis=0)).max())
         if not error <= of.manifest["tolerance"]["golden_error"]:
             raise VerificationError(
                 f"{of.manifest['name']}: the answers to the warm-up requests are {error:.3g} from Keras's."

@@ -91,6 +91,16 @@ def check(data: bytes, name: str) -> Report:
     return Report(remarks=tuple(remarks))
 
 
+def pixels(data: bytes) -> int:
+    """The pixels that an image's header announces, without decoding it; 0 of anything else."""
+    kind = _format(data)
+    try:
+        with _FORMATS[kind or ""][1](io.BytesIO(data)) as image:
+            return image.width * image.height
+    except (KeyError, *_DAMAGE):
+        return 0
+
+
 def _read(data: bytes) -> tuple[Image.Image, list[str]]:
     kind = _format(data)
     if kind is None:
@@ -239,6 +249,12 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
     if problems:
         raise DataError("\n".join(["Some files cannot be read:", *problems]), "Mend them or leave them out.")
     return Asked([str(path) for path in paths], pixels)
+
+
+def png(pixels: Example) -> bytes:
+    """The image as a PNG file, without loss."""
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
 
 
 def shrunk(pixels: Example, side: int) -> Example:

@@ -1,0 +1,66 @@
+"""Raw texts as a signature: tokenised as the artifact's own reader does, then asked of the model's signature of tokens.
+
+TF Serving answers them from an artifact's second SavedModel, which not every artifact has.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from kerastune.serving.signatures import Arrays, Refused, Signature, Specs
+from kerastune.targets import chats, texts
+from kerastune.verifying.artifact import Artifact
+
+NAME = "serve_texts"
+
+
+def signature(of: Artifact, tokens: Signature) -> Signature | None:
+    """A signature of strings; None where the artifact takes no texts."""
+    make = _MODALITIES.get(of.modality)
+    return make(of, tokens) if make else None
+
+
+def _texts(of: Artifact, tokens: Signature) -> Signature:
+    packing = of.manifest["text"]
+    names = ("texts", "pairs") if packing["pairs"] else ("texts",)
+    tokenised = texts.load(of.folder, packing)
+    return Signature(_strings(names), tokens.outputs, lambda given: tokens.compute(tokenised(_rows(names, given))))
+
+
+def _prompts(of: Artifact, tokens: Signature) -> Signature:
+    """Answers prompts, greedily and as long as the golden answers."""
+    settings = of.manifest["chat"]
+    chat = chats.load(of.folder, settings)
+
+    def step(tokens_: Any, position: Any, kv_cache: Any) -> tuple[Any, Any]:
+        found = tokens.compute({"tokens": tokens_, "position": position, "kv_cache": kv_cache})
+        return found["logits"], found["kv_cache_next"]
+
+    def answer(prompt: str) -> bytes:
+        if marks := chat.marks(prompt):
+            raise Refused(f"a prompt holds {marks[0]!r}, a mark of the chat template")
+        ids = chat.prompt([{"role": "user", "content": prompt.strip()}])
+        if why := chats.too_long(ids, settings):
+            raise Refused(f"the prompt {why}")
+        return str(chat.decode(chats.generate(step, settings, ids, settings["max_tokens"]))).encode()
+
+    def compute(given: Arrays) -> Arrays:
+        return {"answers": np.array([answer(prompt) for (prompt,) in _rows(("prompts",), given)], object)}
+
+    return Signature(_strings(("prompts",)), _strings(("answers",)), compute)
+
+
+def _strings(names: Sequence[str]) -> Specs:
+    return {name: tf.TensorSpec([None], tf.string, name) for name in sorted(names)}
+
+
+def _rows(names: Sequence[str], given: Arrays) -> list[list[str]]:
+    columns = [[text.decode() for text in given[name]] for name in names]
+    if len(set(map(len, columns))) > 1:
+        raise Refused(f"inputs {' and '.join(names)} differ in how many texts they have")
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+_MODALITIES: dict[str, Callable[[Artifact, Signature], Signature]] = {"text": _texts, "conversation": _prompts}

@@ -1,0 +1,62 @@
+"""What a SavedModel answers to: functions of any number of named arrays."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import grpc
+import numpy.typing as npt
+import tensorflow as tf
+
+Array: TypeAlias = npt.NDArray[Any]
+Arrays: TypeAlias = Mapping[str, Array]
+Specs: TypeAlias = Mapping[str, Any]  # `tf.TensorSpec`s by name; TensorFlow has no types
+
+
+class Refused(Exception):
+    """A request that is not answered. `reason` is short, whatever the request holds; `code` is a grpc.StatusCode."""
+
+    def __init__(self, reason: str, code: Any = grpc.StatusCode.INVALID_ARGUMENT) -> None:
+        super().__init__(reason)
+        self.reason, self.code = reason if len(reason) < 1000 else f"{reason[:1000]}…", code
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A function of named arrays: the specs of its inputs and outputs, and `compute`, which raises Refused."""
+
+    inputs: Specs
+    outputs: Specs
+    compute: Callable[[Arrays], Arrays]
+
+
+def load(folder: Path, closed: threading.Event) -> dict[str, Signature]:
+    """The signatures of the SavedModel in `folder`, by name. Once `closed` is set they refuse to compute."""
+    model = tf.saved_model.load(str(folder))
+
+    def signature(name: str) -> Signature:
+        function = model.signatures[name]
+        inputs, outputs = function.structured_input_signature[1], function.structured_outputs
+
+        def compute(arrays: Arrays) -> Arrays:
+            if closed.is_set():
+                raise Refused("the server has stopped", grpc.StatusCode.UNAVAILABLE)
+            takes = {key: tf.constant(arrays[key], spec.dtype) for key, spec in inputs.items()}
+            try:  # by way of the model, which its signatures do not keep alive
+                return {key: tensor.numpy() for key, tensor in model.signatures[name](**takes).items()}
+            except tf.errors.ResourceExhaustedError as error:
+                raise Refused(_reason(error.message), grpc.StatusCode.RESOURCE_EXHAUSTED) from error
+            except tf.errors.OpError as error:
+                raise Refused(_reason(error.message)) from error
+
+        return Signature(dict(sorted(inputs.items())), dict(sorted(outputs.items())), compute)
+
+    return {name: signature(name) for name in model.signatures}
+
+
+def _reason(message: str) -> str:
+    """TensorFlow's message without the place in the graph: the line before the node's name."""
+    lines = [line.strip() for line in message.partition("[[")[0].splitlines() if line.strip()]
+    return lines[-1] if lines else message
