@@ -1,6 +1,5 @@
 """kerastune export, verify, benchmark and serve: files that leave, and the proof that they compute what was trained."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
