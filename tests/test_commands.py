@@ -1,0 +1,66 @@
+"""The commands from a recipe to an answer, each from another folder than the data's."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from kerastune.cli import cli
+
+
+def invoke(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(cli, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, recipe: Callable[..., Any], pictures: Path) -> Path:
+    """A run with one artifact, made where the data are named by a relative path."""
+    folder = tmp_path_factory.mktemp("commands")
+    (folder / "mine.toml").write_text(recipe("resnet", phases=[{"unfreeze": "head", "learning_rate": 3e-2}]).to_toml())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(pictures.parent)
+        overrides = ["-s", f"data.path={pictures.name}", "-s", 'exports=[{format="onnx"}]']
+        result = invoke("run", folder / "mine.toml", *overrides, "-o", folder / "my run")
+    assert re.search(r"^test accuracy [\d.]+, validation accuracy [\d.]+$", result.stdout, re.MULTILINE)
+    assert re.search(r"^onnx +onnx +none +[\d.]+ .* onnxruntime$", result.stdout, re.MULTILINE)
+    assert "phase 1/1 (head), from epoch 1: 1 epoch; 195 of" in result.stderr
+    assert f"Next: kerastune predict '{folder.name}/my run/exports/onnx' PHOTO.jpg, or open" in result.stderr
+    return folder / "my run"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_run_is_evaluated_and_reported_from_another_folder(run_folder: Path) -> None:
+    result = invoke("evaluate", run_folder)
+    assert re.search(r"^test: .*accuracy [\d.]+", result.stdout, re.MULTILINE)
+    assert re.search(r"^red +[\d.]+ +[\d.]+ +[\d.]+ +\d+$", result.stdout, re.MULTILINE)
+    assert f"Next: kerastune report '{run_folder}'" in result.stderr
+    assert invoke("report", run_folder).stdout.strip() == f"{run_folder}/report.html"
+
+
+def test_a_run_is_exported_from_another_folder(run_folder: Path) -> None:
+    result = invoke("export", run_folder, "--target", "linux", "-o", "my artifact", "--max-accuracy-drop", "0.1")
+    assert re.search(r"^litert [\d.]+ .* same$|not enough", result.stdout, re.MULTILINE)
+    assert "Next: kerastune predict 'my artifact' PHOTO.jpg" in result.stderr
+    assert "kerastune targets show linux" in result.stderr
+
+
+def test_an_artifact_is_verified_benchmarked_and_asked(run_folder: Path, pictures: Path) -> None:
+    artifact, photo = run_folder / "exports" / "onnx", next(pictures.rglob("*.png"))
+    assert "onnxruntime" in invoke("verify", artifact, "--runtime", "onnxruntime").stdout
+    result = invoke("benchmark", artifact, "--runtime", "onnxruntime", "--plot", "latency.png", "--json")
+    assert json.loads(result.stdout)[0]["accuracy"] > 0
+    assert Path("latency.png").is_file()
+    assert re.match(rf"{photo}\n  [\d.]+  \w+\n", invoke("predict", artifact, photo, "--top", "1").stdout)
+    same = [json.loads(invoke("predict", of, photo, "--json").stdout)[0]["labels"][0] for of in (artifact, run_folder)]
+    assert same[0]["label"] == same[1]["label"]
+    assert same[0]["probability"] == pytest.approx(same[1]["probability"], abs=1e-4)
