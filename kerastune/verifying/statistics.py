@@ -1,0 +1,125 @@
+"""One paired comparison for every metric, and one rule for verdicts."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest, bootstrap, norm, t
+
+from kerastune.errors import VerificationError
+from kerastune.tasks.learnt import Learnt, Predictions
+
+Verdict = Literal["same", "worse", "too few to tell"]
+
+_Doubles = npt.NDArray[np.float64]
+_Z = 1.959964  # two-sided 95 %
+_RESAMPLES = 999
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A metric of an artifact beside Keras's, on the same examples.
+
+    Attributes:
+        examples: how many were judged; of a search, the queries.
+        value: the artifact's metric.
+        keras: Keras's.
+        drop: how much worse the artifact is; negative where it is better.
+        interval: 95 % interval of the drop; None where there is one example.
+        p_value: of no difference.
+        verdict: "same" where the whole interval is at or below what is allowed, "worse" where it is above it, else
+            "too few to tell".
+        lost, won: examples that Keras alone gets right, and the artifact alone; None where an example is not simply
+            right or wrong.
+    """
+
+    examples: int
+    value: float
+    keras: float
+    drop: float
+    interval: tuple[float, float] | None
+    p_value: float
+    verdict: Verdict
+    lost: int | None = None
+    won: int | None = None
+
+
+def paired(
+    learnt: Learnt, truth: npt.NDArray[np.generic], ours: Predictions, theirs: Predictions, allowed: float
+) -> Paired | None:
+    """The metric of `ours` beside that of `theirs`; None where no example can be judged.
+
+    Where an example is right or wrong: the adjusted Wald interval for paired proportions of Bonett & Price 2012 (J.
+    Educ. Behav. Stat. 37, 479-488), which stays honest where the two hardly ever differ, and McNemar's exact test.
+    Everywhere else: a bootstrap over the examples, with the expanded percentile interval of Hesterberg 2015 (Am. Stat.
+    69, 371-386), which is as wide as Student's where there are few.
+
+    Args:
+        truth: what is known of each example, one row an example.
+        allowed: a drop of the metric that counts as none.
+
+    Raises:
+        VerificationError: the metric is no number.
+    """
+    mine, known = learnt.per_example(truth, ours), learnt.per_example(truth, theirs)  # [n, S]
+    if not len(mine):
+        return None
+    value, keras = learnt.statistic(mine), learnt.statistic(known)
+    drop = learnt.metric.loss(keras, value)
+    if not math.isfinite(drop):
+        raise VerificationError(f"The {learnt.metric.words} is no number: {value}, in Keras {keras}.")
+    if _is_right_or_wrong(mine, known):
+        better, worse = (int((one > other).sum()) for one, other in ((mine, known), (known, mine)))
+        lost, won = (worse, better) if learnt.metric.higher_is_better else (better, worse)
+        interval, p_value = _of_proportions(lost, won, len(mine))
+    else:
+        lost = won = None
+        interval, p_value = _of_bootstrap(learnt, mine, known)
+    if interval:
+        interval = min(interval[0], drop), max(interval[1], drop)
+    is_same = np.array_equal(mine, known) and bool(learnt.comparison.agree(ours, theirs).all())
+    verdict: Verdict = "same" if is_same else _verdict(interval, allowed)
+    return Paired(len(mine), value, keras, drop, interval, p_value, verdict, lost, won)
+
+
+def _verdict(interval: tuple[float, float] | None, allowed: float) -> Verdict:
+    low, high = interval or (-math.inf, math.inf)
+    return "same" if high <= allowed else "worse" if low > allowed else "too few to tell"
+
+
+def _is_right_or_wrong(*statistics: _Doubles) -> bool:
+    return all(one.shape[1] == 1 and bool(np.isin(one, (0, 1)).all()) for one in statistics)
+
+
+def _of_proportions(lost: int, won: int, n: int) -> tuple[tuple[float, float], float]:
+    p_lost, p_won = (lost + 1) / (n + 2), (won + 1) / (n + 2)
+    middle = p_lost - p_won
+    half = _Z * math.sqrt((p_lost + p_won - middle**2) / (n + 2))
+    p_value = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+    return (max(middle - half, -1.0), min(middle + half, 1.0)), p_value
+
+
+def _of_bootstrap(learnt: Learnt, mine: _Doubles, known: _Doubles) -> tuple[tuple[float, float] | None, float]:
+    n = len(mine)
+    if n < 2:
+        return None, 1.0
+
+    def drop(chosen: npt.NDArray[np.int64]) -> float:
+        return learnt.metric.loss(learnt.statistic(known[chosen]), learnt.statistic(mine[chosen]))
+
+    level = 1 - 2 * float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)))
+    drawn = bootstrap(
+        (np.arange(n),),
+        drop,
+        vectorized=False,
+        n_resamples=_RESAMPLES,
+        confidence_level=level,
+        method="percentile",
+        rng=0,
+    )
+    spread = drawn.bootstrap_distribution
+    tail = 1 + min(int((spread >= 0).sum()), int((spread <= 0).sum()))
+    low, high = map(float, drawn.confidence_interval)
+    return (low, high), min(2 * tail / (_RESAMPLES + 1), 1.0)
