@@ -73,7 +73,7 @@ def test_an_error_rate_is_worse_where_it_is_higher() -> None:
 
 @pytest.mark.parametrize("n", [8, 30])
 def test_intervals_of_few_numbers_hold_the_difference_as_often_as_they_say(n: int) -> None:
-    """The mean difference of token accuracies is 0 in truth; an interval must miss it in 5 % of draws, or hardly more."""
+    """The true difference of token accuracies is 0; an interval must miss it in hardly more than 5 % of draws."""
     random, missed = np.random.default_rng(0), 0
     for _ in range(200):
         tokens = np.full((n, 1), 100.0)

@@ -70,12 +70,14 @@ def paired(
     drop = learnt.metric.loss(keras, value)
     if not math.isfinite(drop):
         raise VerificationError(f"The {learnt.metric.words} is no number: {value}, in Keras {keras}.")
+    lost: int | None = None
+    won: int | None = None
+    interval: tuple[float, float] | None
     if _is_right_or_wrong(mine, known):
         better, worse = (int((one > other).sum()) for one, other in ((mine, known), (known, mine)))
         lost, won = (worse, better) if learnt.metric.higher_is_better else (better, worse)
         interval, p_value = _of_proportions(lost, won, len(mine))
     else:
-        lost = won = None
         interval, p_value = _of_bootstrap(learnt, mine, known)
     if interval:
         interval = min(interval[0], drop), max(interval[1], drop)
