@@ -3,7 +3,8 @@
 import sys
 from pathlib import Path
 
-from kerastune.formats import FORMATS, Conversion
+from kerastune.formats import FORMATS
+from kerastune.formats.conversion import Conversion
 
 
 def main(work, *jobs):
@@ -13,7 +14,7 @@ def main(work, *jobs):
         conversion = Conversion("serving" if format == "saved_model" else signature, quantize)
         said = ""
         try:
-            FORMATS[format].write(Path(work), path, conversion)
+            FORMATS[format].converter.write(Path(work), path, conversion)
         except Exception as error:  # converters raise whatever they like
             said = f"{type(error).__name__}: {error}"
         path.with_suffix(".why").write_text(said, "utf-8")

@@ -105,7 +105,7 @@ def artifact_of(of: run.Run, job: Any, work: Path, folder: Path) -> Artifact:
     conversion, golden = job.conversion(job.quantize), job.form.golden
     path = folder / FORMATS[job.target.format].model
     path.parent.mkdir(parents=True)
-    FORMATS[job.target.format].write(work, path, conversion)
+    FORMATS[job.target.format].converter.write(work, path, conversion)
     with np.load(work / f"{golden}.npz") as stored, np.load(work / f"{golden}_expected.npz") as expected:
         images, reference = [stored[name] for name in stored.files], expected["scores"]
     manifest = exporter._manifest(of, job, conversion, work, 1.0)

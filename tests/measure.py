@@ -1,7 +1,7 @@
 """One row of docs/export-matrix.md: a family through kerastune's own tracing, formats and quantisations, and back.
 
 WORK/examples.npz, WORK/expected.npz    "000/token_ids", batch included; and what Keras itself says about them
-WORK/calibration.npz                    as `kerastune.formats.Conversion` wants it
+WORK/calibration.npz                    as `kerastune.formats.conversion.Conversion` wants it
 """
 
 import json
@@ -94,7 +94,7 @@ def _judged(work: Path, job: Job) -> Cell:
         return {"error": None, "bytes": None, "why": why}
     cell = replay(work, path, RUNTIMES[format], signature)
     if cell["why"] is None:
-        problems, takes = FORMATS[format].inspect(path)
+        problems, takes = FORMATS[format].converter.inspect(path)
         if sorted(takes) != sorted(json.loads((work / f"{signature}.dtypes.json").read_text("utf-8"))):
             problems.append(f"it takes {', '.join(takes)}")
         if problems:

@@ -15,7 +15,8 @@ from flatbuffers.table import Table
 from kerastune import export, verify
 from kerastune.errors import ConverterError, VerificationError
 from kerastune.exporting import microcontroller
-from kerastune.formats import About, metadata, tflite
+from kerastune.formats import metadata, tflite
+from kerastune.formats.metadata import About
 from kerastune.recipe import parse_export
 from kerastune.verifying import artifact, runtimes
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from kerastune.exporting.extras import EXTRAS
+from kerastune.formats import FORMATS
+from kerastune.recipe import target
 from kerastune.verifying.runtimes import RUNTIMES
 
 ROOT = Path(__file__).parents[1]
@@ -18,10 +20,10 @@ ROOT = Path(__file__).parents[1]
 # The rooms, in the order of the work. What stands in a row may import the rows before it and what is left of it there.
 ROOMS = [
     *("targets", "errors", "progress"),
-    *("child", "files", "environment"),
+    *("child", "files", "environment", "formats"),
     *("assets", "recipe"),
     *("modalities", "data", "run"),
-    *("formats", "tasks", "training"),
+    *("tasks", "training"),
     *("verifying", "serving", "exporting"),
     *("predicting", "reporting"),
     *("cli", "__main__"),
@@ -136,6 +138,19 @@ def test_only_the_command_line_prints(path: Path) -> None:
     }
 
 
+NAMED = {*FORMATS, *target.names(), *RUNTIMES}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_nobody_asks_for_a_format_a_target_or_a_runtime_by_name(path: Path) -> None:
+    """Their rows and folders say what they need; `if format == "tflite"` would be a row of its own elsewhere."""
+    if path.parent.name in ("formats", "prefix"):  # onnxruntime is also a way to run a frozen prefix
+        return
+    compared = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Compare)]
+    names = [one.value for node in compared for one in ast.walk(node) if isinstance(one, ast.Constant)]
+    assert not NAMED & {name for name in names if isinstance(name, str)}
+
+
 def test_the_facade_imports_nothing_of_kerastune_until_it_is_asked() -> None:
     code = "import sys, kerastune; sys.exit(any(name.startswith('kerastune.') for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -166,9 +181,9 @@ def test_what_makes_tokens_needs_numpy_and_tokenizers_only() -> None:
 def test_every_target_has_a_reader_and_says_where_it_runs() -> None:
     targets = [path for path in (ROOT / "export").iterdir() if path.is_dir() and path.name != "__pycache__"]
     assert targets
-    for target in targets:
-        assert {"reader.py", "target.toml"} <= {path.name for path in target.iterdir()}
-        assert set(tomllib.loads((target / "target.toml").read_text("utf-8")).get("extras", ())) <= set(EXTRAS)
+    for folder in targets:
+        assert {"reader.py", "target.toml"} <= {path.name for path in folder.iterdir()}
+        assert set(tomllib.loads((folder / "target.toml").read_text("utf-8")).get("extras", ())) <= set(EXTRAS)
 
 
 @pytest.mark.parametrize(

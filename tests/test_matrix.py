@@ -10,7 +10,8 @@ from matrix import AXES, FLOAT, PAGE, QUANTIZED, problems, refusal
 from measure import RUNTIMES, TOLERANCE, largest_error, measure, passed, replay
 from trace_family import write_examples, write_graphs
 
-from kerastune.formats import FORMATS, Conversion, graphs, support, tflite
+from kerastune.formats import FORMATS, graphs, support, tflite
+from kerastune.formats.conversion import Conversion
 
 # The converter's own, where it measures ranges.
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*Warning. tf.lite.Interpreter is deprecated:UserWarning")
@@ -36,7 +37,9 @@ def traced(tmp_path_factory):
 
 def converted(work, format, quantize, signature):
     path = work / f"{format}-{quantize}"
-    FORMATS[format].write(work, path, Conversion("serving" if format == "saved_model" else signature, quantize))
+    FORMATS[format].converter.write(
+        work, path, Conversion("serving" if format == "saved_model" else signature, quantize)
+    )
     return replay(work, path, RUNTIMES[format], signature)
 
 
@@ -49,7 +52,7 @@ def test_a_text_classifier_exports_in_every_format_and_quantisation(traced, form
 
 def test_an_onnx_file_says_the_same_in_openvino(traced):
     path = traced[2] / "for-openvino"
-    FORMATS["onnx"].write(traced[2], path, Conversion("any"))
+    FORMATS["onnx"].converter.write(traced[2], path, Conversion("any"))
     assert passed(replay(traced[2], path, "openvino", "any"))
 
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from kerastune import child, export, verify
 from kerastune.errors import ConverterError, KerastuneError, RecipeError, VerificationError
-from kerastune.formats import Conversion, graphs, support, tflite
+from kerastune.formats import graphs, support, tflite
+from kerastune.formats.conversion import Conversion
 from kerastune.recipe import parse_export, target
 from kerastune.targets import classify
 from kerastune.training import train

@@ -15,7 +15,7 @@ import pytest
 
 from kerastune import export, fine_tune, verify
 from kerastune.errors import RecipeError, VerificationError
-from kerastune.formats import support
+from kerastune.formats import FORMATS, support
 from kerastune.predicting import inference
 from kerastune.recipe import Export, parse
 from kerastune.tasks import tokenizer
@@ -114,7 +114,7 @@ for folder in sys.argv[1:]:
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of each family, what Keras said, and what transformers says in a process without TensorFlow."""
     folder = tmp_path_factory.mktemp("folders")
-    said = {family: {"keras": written(family, folder / family)[1]} for family in support.TRANSFORMERS}
+    said = {family: {"keras": written(family, folder / family)[1]} for family in FORMATS["transformers"].families}
     paths = [folder / family / family for family in said]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     subprocess.run([sys.executable, "-c", f"TALKS = {TALKS!r}{ASK}", *map(str, paths)], check=True, env=offline)
@@ -126,7 +126,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @needs_transformers
-@pytest.mark.parametrize("family", support.TRANSFORMERS)
+@pytest.mark.parametrize("family", FORMATS["transformers"].families)
 def test_a_family_says_in_transformers_what_it_says_in_keras(asked: dict[str, Any], family: str) -> None:
     """The chat template's tokens are the same, and logits within 1e-4."""
     keras, theirs = asked[family]["keras"], asked[family]["transformers"]
@@ -261,5 +261,5 @@ def test_a_recipe_of_another_task_is_refused() -> None:
         "phases": [{"unfreeze": "all", "epochs": 1, "learning_rate": 1e-3}],
     }
     values |= {"data": {"source": "csv", "path": "a.csv"}, "exports": [{"target": "transformers"}]}
-    with pytest.raises(RecipeError, match="target transformers is for task = causal_lm"):
+    with pytest.raises(RecipeError, match="target transformers is for conversations"):
         parse(values, "test")

@@ -11,6 +11,7 @@ from kerastune.cli.options import force_option, json_option, out_option
 from kerastune.cli.progress import progress
 from kerastune.cli.terminal import emit, put, say, shown
 from kerastune.errors import ConverterError, VerificationError
+from kerastune.formats import FORMATS, QUANTIZATIONS
 
 if TYPE_CHECKING:
     from kerastune.verifying.artifact import Artifact
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["saved_model", "tflite", "onnx", "transformers"]),
+    type=click.Choice(list(FORMATS)),
     help="A file format, instead of a target or as another one that it takes.",
 )
 @click.option(
     "--quantize",
-    type=click.Choice(["none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"]),
+    type=click.Choice(QUANTIZATIONS),
     help="Default: the target's own. auto takes the smallest that keeps the limits.",
 )
 @click.option(

@@ -17,9 +17,11 @@ from kerastune import assets, child, environment, files, run, tasks
 from kerastune.data import ragged, spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.exporting.extras import EXTRAS
-from kerastune.formats import FORMATS, About, Conversion
+from kerastune.formats import FORMATS
+from kerastune.formats.conversion import Conversion
+from kerastune.formats.metadata import About
 from kerastune.progress import Progress
-from kerastune.recipe import QUANTIZATIONS, Export, export_name
+from kerastune.recipe import Export, export_name
 from kerastune.recipe.target import Target
 from kerastune.run import Run
 from kerastune.tasks.contract import Form, Wanted
@@ -208,12 +210,12 @@ def _candidates(of: Run, job: _Job, work: Path, progress: Progress) -> Iterator[
     if job.quantize != "auto":
         yield job.conversion(job.quantize)
         return
-    known = QUANTIZATIONS[job.target.format]
+    format = FORMATS[job.target.format]
     for quantize in tasks.device(of.recipe.task).candidates(job.wanted):
-        if quantize not in known:
+        if quantize not in format.quantizations:
             continue
         yield job.conversion(quantize)
-        if quantize == "int8" and job.wanted.style == "single":
+        if quantize == "int8" and format.converter.layer_errors:
             progress.say("Looking for the layers that suffer most in int8")
             for names in _worst(job, work):
                 yield job.conversion("int8", names)
@@ -223,7 +225,8 @@ def _worst(job: _Job, work: Path) -> list[tuple[str, ...]]:
     """The layers that int8 is worst for: a twentieth of them, then a fifth."""
     path = work / "layers.json"
     asked = json.dumps(asdict(replace(job.conversion("int8"), io="float32")))
-    child.run("The quantisation debugger", ["-m", "kerastune.formats", "layer-errors", str(work), str(path), asked])
+    options = [job.target.format, str(work), str(path), asked, "layer-errors"]
+    child.run("The quantisation debugger", ["-m", "kerastune.formats", *options])
     layers = [row["layer"] for row in json.loads(path.read_text("utf-8"))]
     return [tuple(layers[: max(least, len(layers) // part)]) for least, part in ((1, 20), (3, 5))]
 

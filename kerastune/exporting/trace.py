@@ -20,6 +20,7 @@ every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every sig
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ import numpy as np
 
 from kerastune import run, tasks
 from kerastune.data import ragged
-from kerastune.formats import graphs
+from kerastune.formats import FORMATS
+from kerastune.formats.contract import Traced
 
 _RAW = {"serving_default": "serve_texts", "serve_scores": "serve_scores"}
 
@@ -44,21 +46,14 @@ def main(run_folder: str, work_folder: str, *wanted: str) -> None:
         expected = task.reference(recipe, model, some)
         np.savez(path.with_name(f"{path.stem}_expected.npz"), allow_pickle=False, **ragged.packed(expected))
     signatures = task.signatures(recipe, model)
+    raw = {key: signatures[asked] for key, asked in _RAW.items() if asked in signatures}
+    if raw and not _is_plain(examples[work / "golden.npz"]):
+        raw = {}
+    tokenizer = model.preprocessor.tokenizer if raw else None
+    folder = partial(task.folder, recipe, model, work) if task.folder else None
+    traced = Traced(work, signatures, device.serving, raw, tokenizer, folder)
     for format, name in (one.split("/") for one in wanted):
-        if format == "transformers":
-            assert task.folder
-            task.folder(recipe, model, work, work / name)
-        elif format == "saved_model":
-            graphs.saved_model({key: signatures[key] for key in device.serving}, work / name)
-            raw = {key: signatures[asked] for key, asked in _RAW.items() if asked in signatures}
-            if raw and _is_plain(examples[work / "golden.npz"]):
-                graphs.saved_model(raw, work / f"{name}_text", model.preprocessor.tokenizer)
-        elif format == "tflite":
-            several = {one: signatures[one] for one in name.split("+")}
-            graphs.saved_model(several, work / name)
-            graphs.write_dtypes(name, next(iter(several.values())), work)
-        else:
-            graphs.frozen(name, signatures[name], work)
+        FORMATS[format].converter.trace(traced, name)
 
 
 def _is_plain(golden: list[Any]) -> bool:

@@ -16,11 +16,11 @@ class Conversion:
     Attributes:
         signature: the signature it is made from; a SavedModel is made from "serving", a TFLite file with two signatures
             from "ONE+OTHER".
-        quantize: one of `kerastune.recipe.QUANTIZATIONS` of the format.
+        quantize: one of `Format.quantizations`.
         io: dtype of the inputs and outputs of an "int8" TFLite file.
         calibration: WORK/<calibration>.npz holds the inputs that int8 ranges are measured on: "000/token_ids" is
             what the first example has for the input `token_ids`, without the batch.
-        keep_float: names of the layers (`tflite.layer_errors`) that "int8" leaves in float32.
+        keep_float: names of the layers (`Converter.layer_errors`) that "int8" leaves in float32.
     """
 
     signature: str

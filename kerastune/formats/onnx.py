@@ -7,11 +7,18 @@ from typing import Any
 
 import numpy as np
 
+from kerastune.formats import graphs
+from kerastune.formats.contract import Converter, Traced
 from kerastune.formats.conversion import Conversion, calibration
 
 OPSET = 17  # tf2onnx 1.17 writes 11 to 18
 # What has weights, and what is between two of those. Resizing stays float: it comes before all else.
 _INT8 = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu", "AveragePool", "GlobalAveragePool", "MaxPool", "Concat"]
+
+
+def trace(traced: Traced, name: str) -> None:
+    """Writes a signature's graph with its weights as constants."""
+    graphs.frozen(name, traced.signatures[name], traced.work)
 
 
 def write(work: Path, path: Path, conversion: Conversion) -> None:
@@ -148,3 +155,6 @@ def inspect(path: Path) -> tuple[list[str], list[str]]:
     takes = [value.name for value in graph.input if value.name not in stored]
     found = [f"operators that ONNX lacks: {', '.join(foreign)}"] if foreign else []
     return found, takes
+
+
+CONVERTER = Converter(trace, write, inspect)

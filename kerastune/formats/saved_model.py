@@ -3,7 +3,16 @@
 import shutil
 from pathlib import Path
 
+from kerastune.formats import graphs
+from kerastune.formats.contract import Converter, Traced
 from kerastune.formats.conversion import Conversion
+
+
+def trace(traced: Traced, name: str) -> None:
+    """Writes the signatures that a server answers to, and those of raw texts into a model beside it."""
+    graphs.saved_model({key: traced.signatures[key] for key in traced.serving}, traced.work / name)
+    if traced.raw:
+        graphs.saved_model(traced.raw, traced.work / f"{name}_text", traced.tokenizer)
 
 
 def write(work: Path, path: Path, conversion: Conversion) -> None:
@@ -25,3 +34,6 @@ def inspect(path: Path) -> tuple[list[str], list[str]]:
     takes = list(graph.signature_def["serving_default"].inputs)
     found = [f"operators that TensorFlow's core lacks: {', '.join(foreign)}"] if foreign else []
     return found, takes
+
+
+CONVERTER = Converter(trace, write, inspect)

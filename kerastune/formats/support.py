@@ -1,7 +1,9 @@
 """What is known not to work, before an hour of training: docs/export-matrix.md, which `make matrix` measures."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+
+from kerastune.formats import FORMATS
 
 INACCURATE = 0.05
 """What is refused although it runs is off by at least this there, of the largest output."""
@@ -24,18 +26,27 @@ _INT8 = ("int8", "int16x8")
 _DECODERS = ("Gemma", "Gemma3", "GPT2", "Llama", "Qwen3")
 _NORMED = ("ViT", "DeiT", "SwinTransformer", "MiT", "SegFormer", "SAM", "Whisper")
 _TOKENS = ("Bert", "Roberta", "DistilBert", "DebertaV3", "Bart", "T5", "Moonshine", *_DECODERS)
-_REFUSED: list[tuple[tuple[str, ...], Callable[[str, str], bool], str]] = [
-    (("FNet",), lambda format, quantize: format != "saved_model", _FOURIER),
-    (("DFine",), lambda format, quantize: format == "tflite" and quantize in _INT8, _CALIBRATION),
-    (("DFine",), lambda format, quantize: format == "onnx" and quantize in ("dynamic", "int8"), _LOOPS),
-    (("T5",), lambda format, quantize: quantize == "float16", _MASKS),
-    (_DECODERS, lambda format, quantize: quantize == "int8", _LANGUAGE),
-    (_NORMED, lambda format, quantize: quantize == "int16x8", _NORM),
-    (_TOKENS, lambda format, quantize: quantize == "int16x8", _INTEGERS),
-]
 
-TRANSFORMERS = ("Gemma", "GPT2", "Llama3", "Mistral", "Qwen")
-"""Language models that leave as Hugging Face folders: KerasHub writes these, and transformers was seen to agree."""
+
+@dataclass(frozen=True)
+class _Refused:
+    """Families, formats and quantisations that do not go together; any format or quantisation, where there are none."""
+
+    families: tuple[str, ...]
+    why: str
+    formats: tuple[str, ...] = ()
+    quantizations: tuple[str, ...] = ()
+
+
+_REFUSED = [
+    _Refused(("FNet",), _FOURIER, formats=("tflite", "onnx", "transformers")),
+    _Refused(("DFine",), _CALIBRATION, formats=("tflite",), quantizations=_INT8),
+    _Refused(("DFine",), _LOOPS, formats=("onnx",), quantizations=("dynamic", "int8")),
+    _Refused(("T5",), _MASKS, quantizations=("float16",)),
+    _Refused(_DECODERS, _LANGUAGE, quantizations=("int8",)),
+    _Refused(_NORMED, _NORM, quantizations=("int16x8",)),
+    _Refused(_TOKENS, _INTEGERS, quantizations=("int16x8",)),
+]
 
 _OPEN_LENGTH_FAILS = ("DebertaV3", *(one for one in _DECODERS if one != "GPT2"), "T5", "Moonshine")
 
@@ -54,11 +65,12 @@ def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> s
         unit: "text" for models whose texts are padded.
     """
     family = _family(backbone)
-    for families, applies, why in _REFUSED:
-        if family in families and applies(format, quantize):
-            return f"{family} cannot be exported as {format} with quantize = {quantize!r}: {why}"
-    if format == "transformers" and family not in TRANSFORMERS:
-        return f"{family} cannot be exported as transformers: KerasHub writes {', '.join(TRANSFORMERS)}"
+    for row in _REFUSED:
+        fits = family in row.families and format in (row.formats or (format,))
+        if fits and quantize in (row.quantizations or (quantize,)):
+            return f"{family} cannot be exported as {format} with quantize = {quantize!r}: {row.why}"
+    if (known := FORMATS[format].families) and family not in known:
+        return f"{family} cannot be exported as {format}: KerasHub writes {', '.join(known)}"
     return texts_refusal(quantize) if unit == "text" else None
 
 

@@ -7,11 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from kerastune.formats import metadata
+from kerastune.formats import graphs, metadata
+from kerastune.formats.contract import Converter, Traced
 from kerastune.formats.conversion import Conversion, calibration
 from kerastune.formats.metadata import About
 
 _OVERFLOW = 65520.0  # float16's largest number is 65504; what is below this rounds to it
+
+
+def trace(traced: Traced, name: str) -> None:
+    """Writes a SavedModel with a signature, or with those of "ONE+OTHER"."""
+    several = {one: traced.signatures[one] for one in name.split("+")}
+    graphs.saved_model(several, traced.work / name)
+    graphs.write_dtypes(name, next(iter(several.values())), traced.work)
 
 
 def write(work: Path, path: Path, conversion: Conversion) -> None:
@@ -191,3 +199,6 @@ def inspect(path: Path) -> tuple[list[str], list[str]]:
     found = [f"it needs TensorFlow operators: {b', '.join(flex).decode()}"] if flex else []
     takes = list(next(iter(Interpreter(str(path)).get_signature_list().values()))["inputs"])
     return found, takes
+
+
+CONVERTER = Converter(trace, write, inspect, layer_errors)

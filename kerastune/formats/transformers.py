@@ -4,7 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+from kerastune.formats.contract import Converter, Traced
 from kerastune.formats.conversion import Conversion
+
+
+def trace(traced: Traced, name: str) -> None:
+    """Has the task write the folder."""
+    assert traced.folder
+    traced.folder(traced.work / name)
 
 
 def write(work: Path, path: Path, conversion: Conversion) -> None:
@@ -21,3 +28,6 @@ def inspect(path: Path) -> tuple[list[str], list[str]]:
     problems = [f"weights in {', '.join(sorted(dtypes - {'F32'}))}"] if dtypes != {"F32"} else []
     problems += ["config.json names code of its own: auto_map"] if "auto_map" in config else []
     return problems, ["input_ids"]
+
+
+CONVERTER = Converter(trace, write, inspect)

@@ -5,13 +5,12 @@ suggestion, and all problems are reported in one message. The keys that every re
 exports.py and sources.py here; a task's own are with the task, in kerastune/tasks/TASK/settings.py.
 """
 
-from kerastune.recipe.exports import QUANTIZATIONS, Export, export_name
+from kerastune.recipe.exports import Export, export_name
 from kerastune.recipe.reading import find, json_schema, parse, parse_export, read, recipes, shipped
 from kerastune.recipe.settings import Lora, Phase, Recipe, Train
 from kerastune.recipe.sources import Data
 
 __all__ = [
-    "QUANTIZATIONS",
     "Data",
     "Export",
     "Lora",

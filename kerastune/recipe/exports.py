@@ -1,21 +1,21 @@
 """The [[exports]] tables: where a model goes, in which format, how quantised, within which limits."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from kerastune.errors import quoted
+from kerastune.formats import FORMATS, QUANTIZATIONS
 from kerastune.recipe import target
 from kerastune.recipe.base import Name, Settings, Text
 from kerastune.recipe.explain import did_you_mean
 
-QUANTIZATIONS = {
-    "saved_model": ("none",),
-    "tflite": ("none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"),
-    "onnx": ("none", "dynamic", "int8", "auto"),
-    "transformers": ("none",),
-}
-"""What `quantize` may be in each format."""
+if TYPE_CHECKING:  # mypy wants literals that are written out
+    Format = str
+    Quantization = str
+else:
+    Format = Literal[tuple(FORMATS)]
+    Quantization = Literal[QUANTIZATIONS]
 
 
 class Export(Settings):
@@ -23,9 +23,9 @@ class Export(Settings):
 
     target: Text | None = None
     """A place it runs: a folder in export/ (`kerastune targets list`)."""
-    format: Literal["saved_model", "tflite", "onnx", "transformers"] | None = None
+    format: Format | None = None
     """Instead of a target, or another format that the target takes: "onnx" for "browser"."""
-    quantize: Literal["none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"] | None = None
+    quantize: Quantization | None = None
     """Default: what the target says, or "none". "float16", "dynamic" (int8) and "int4" store weights so; "int8" and
     "int16x8" also compute so, calibrated on training images. "auto" tries int8, int8 with its worst layers left in
     float, float16 and none, and takes the first that keeps the limits below."""
@@ -59,8 +59,8 @@ class Export(Settings):
     @model_validator(mode="after")
     def _quantisation_is_to_be_had(self) -> "Export":
         format, quantize = self.resolved
-        if quantize not in QUANTIZATIONS[format]:
-            raise ValueError(f"{format} takes quantize = {' or '.join(QUANTIZATIONS[format])}, not {quantize!r}")
+        if quantize not in (known := FORMATS[format].quantizations):
+            raise ValueError(f"{format} takes quantize = {' or '.join(known)}, not {quantize!r}")
         if self.target and target.load(self.target).io == "int8" and quantize not in ("int8", "auto"):
             raise ValueError(f"target {self.target!r} computes in int8 alone, so it takes no quantize = {quantize!r}")
         return self

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from kerastune.errors import KerastuneError
+from kerastune.formats import FORMATS
 from kerastune.verifying import artifact
 from kerastune.verifying.artifact import Artifact
 
@@ -44,7 +45,7 @@ def serve(
         VerificationError: a file of the artifact has changed.
     """
     of = of if isinstance(of, Artifact) else artifact.load(of)
-    if of.manifest["format"] != "saved_model":
+    if FORMATS[of.manifest["format"]].style != "serving":
         raise KerastuneError(
             f"{of.folder} is {of.manifest['format']}, and TF Serving serves SavedModels.",
             f"kerastune export {of.manifest['run']} --target tf-serving",

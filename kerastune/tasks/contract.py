@@ -217,7 +217,7 @@ class Wanted:
     Attributes:
         style: what its format holds: "serving" (several signatures, batches), "graph" (one signature, batches),
             "single" (one example at a time) or "folder" (what `Task.folder` writes).
-        quantize: one of `kerastune.recipe.QUANTIZATIONS`.
+        quantize: one of `kerastune.formats.QUANTIZATIONS`.
         images: whether its place takes images of any size or of one.
         io: how its place holds images and, in int8 models, outputs: "uint8", "int8" or "float32".
         backbone: the class of the model's backbone.

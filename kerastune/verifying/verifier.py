@@ -138,7 +138,7 @@ def replay(
             f"Train longer, or look at the data: the model says the same about every {of.unit}.",
         )
     try:
-        problems, takes = FORMATS[of.manifest["format"]].inspect(of.folder / of.manifest["model"])
+        problems, takes = FORMATS[of.manifest["format"]].converter.inspect(of.folder / of.manifest["model"])
     except Exception as error:  # each format's parser has its own
         raise VerificationError(f"{of.manifest['model']} is no {of.manifest['format']} model: {error}.") from error
     promised = [one["name"] for one in of.manifest["inputs"]]

@@ -15,7 +15,8 @@ from keras.src import tree
 
 from kerastune import child
 from kerastune.errors import ConverterError
-from kerastune.formats import Conversion, graphs
+from kerastune.formats import graphs
+from kerastune.formats.conversion import Conversion
 from kerastune.progress import Progress
 from kerastune.training.prefix.cache import Arrays
 from kerastune.training.prefix.features import Cut, difference
