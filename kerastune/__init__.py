@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kerastune.exporting.exporter import export
     from kerastune.predicting.inference import predict
+    from kerastune.recipe import Export
     from kerastune.recipe import read as read_recipe
     from kerastune.training.train import evaluate, fine_tune, resume
     from kerastune.verifying.verifier import verify
 
-__all__ = ["evaluate", "export", "fine_tune", "predict", "read_recipe", "resume", "verify"]
+__all__ = ["Export", "evaluate", "export", "fine_tune", "predict", "read_recipe", "resume", "verify"]
 __version__ = version("kerastune")
 
 _WHERE = {
+    "Export": ("recipe", "Export"),
     "evaluate": ("training.train", "evaluate"),
     "export": ("exporting.exporter", "export"),
     "fine_tune": ("training.train", "fine_tune"),
@@ -37,3 +39,7 @@ def __getattr__(name: str) -> Any:  # TensorFlow takes seconds to import: only w
         module, attribute = _WHERE[name]
         return getattr(import_module(f"kerastune.{module}"), attribute)
     raise AttributeError(f"module 'kerastune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kerastune.errors import KerastuneError, RecipeError
+from kerastune.errors import KerastuneError, RecipeError, shortened
 
 
 def absolute(path: str | Path) -> Path:
@@ -48,12 +48,17 @@ def whole_folder(target: Path, force: bool = False, kind: str = "run") -> Iterat
         shutil.rmtree(partial, ignore_errors=True)
 
 
+_LONGEST_NAME = 220  # bytes; file systems take 255, and what is unfinished has a longer name
 _MARKS = {"run": {"run.json", "recipe.toml"}, "artifact": {"manifest.json", "golden.npz"}}
 
 
 def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
-    """Raises KerastuneError if `target` exists; with `force`, only if it is not a folder of that kind, or empty."""
-    if not target.exists():
+    """Raises KerastuneError if `target` exists; with `force`, only if it is not a folder of that kind, or empty.
+
+    And if it does not exist, and could not be made.
+    """
+    if not os.path.lexists(target):
+        _refuse_unwritable(target)
         return
     if not force:
         raise KerastuneError(f"{target} exists already.", "Give another folder with -o, or replace it: --force.")
@@ -63,6 +68,19 @@ def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
             f"{target} is something else than a{'n' if kind == 'artifact' else ''} {kind}, so --force keeps it.",
             "Give another folder with -o.",
         )
+
+
+def _refuse_unwritable(target: Path) -> None:
+    parent = next(folder for folder in target.parents if os.path.lexists(folder))
+    if not parent.is_dir():
+        why = f"{parent} is not a folder"
+    elif not os.access(parent, os.W_OK | os.X_OK):
+        why = f"nothing can be written into {parent}"
+    elif len(os.fsencode(target.name)) > _LONGEST_NAME:
+        why = f"its name has more than {_LONGEST_NAME} bytes"
+    else:
+        return
+    raise KerastuneError(f"{shortened(str(target))} cannot be made: {why}.", "Give another folder with -o.")
 
 
 def put_in_place(new: Path, target: Path) -> None:

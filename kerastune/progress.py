@@ -13,4 +13,7 @@ class Progress:
         """A phase begins; `audit` says what trains in it, as in run.json."""
 
     def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """`done` of `total` units of a stage are finished; called often. `detail`: figures so far."""
+        """`done` of `total` units of a stage are finished (0: not known how many); called often.
+
+        `detail`: figures so far.
+        """

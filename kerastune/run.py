@@ -133,6 +133,11 @@ def recipe_of(folder: Path) -> Recipe:
     return read(str(folder / RECIPE))
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a training of that folder was killed, or is still running."""
+    return not is_run(folder) and _work(folder).is_dir()
+
+
 def is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
@@ -150,6 +155,8 @@ def load(folder: str | Path) -> Run:
     """
     path = absolute(folder)
     if not is_run(path):
+        if is_unfinished(path):
+            raise KerastuneError(f"The training of {path} has not ended.", f"kerastune resume {path} goes on with it.")
         what = "has no run.json, so it is no run" if path.is_dir() else "is not a folder"
         raise KerastuneError(f"{path} {what}.", "kerastune run RECIPE makes one (in runs/).")
     return Run(path)

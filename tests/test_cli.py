@@ -1,5 +1,6 @@
 """The command line: help, exit codes, one JSON document on stdout, and nothing on the terminal that is not ours."""
 
+import io
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from click.testing import CliRunner, Result
 
 from kerastune import recipe
 from kerastune.cli import cli
+from kerastune.cli.progress import Terminal
+from kerastune.cli.terminal import folded
 from kerastune.recipe import target
 
 HEAVY = {"tensorflow", "keras", "keras_hub", "jax", "torch"}
@@ -243,6 +246,35 @@ def test_wrong_usage_is_exit_code_2(command: str) -> None:
     assert "Usage: " in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("there", "there exists already"),
+        ("file/run", "cannot be made: {here}/file is not a folder"),
+        ("n" * 250, "cannot be made: its name has more than 220 bytes"),
+        ("/proc/self/run", "cannot be made: nothing can be written into /proc/self"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused_before_tensorflow_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, message: str
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("kerastune.assets.resolve_preset", lambda preset: preset)
+    monkeypatch.setitem(sys.modules, "kerastune.training.train", None)
+    result = invoke("run", "quickstart", "-o", out)
+    assert result.exit_code == 1
+    assert message.format(here=tmp_path) in result.stderr
+
+
+def test_a_training_that_has_not_ended_is_answered_with_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "first.partial").mkdir()
+    for command in ("report first", "export first --target linux", "predict first photo.jpg", "evaluate first"):
+        result = invoke(*command.split())
+        assert result.exit_code == 1
+        assert f"hint: kerastune resume {tmp_path}/first" in result.stderr
+
+
 def test_export_says_that_it_wants_a_target_or_a_format() -> None:
     assert "Give --target NAME or --format FORMAT." in invoke("export", "run").stderr
 
@@ -276,6 +308,32 @@ def test_a_recipe_with_control_characters_is_shown_without_them(tmp_path: Path) 
 def test_a_terminal_that_knows_few_characters_is_no_bug() -> None:
     done = process("-m", "kerastune", "assets", "list", PYTHONIOENCODING="ascii")
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+# --- narrow terminals --------------------------------------------------------------------------------------
+
+
+def test_a_table_fits_a_narrow_terminal_and_loses_nothing() -> None:
+    rows = [["linux", "1.5", "servers, desktops and a Raspberry Pi"], ["a-very-long-name-in-one-word", "12", "-"]]
+    lines = folded(["target", "size MB", "where"], rows, width=40)
+    assert max(map(len, lines)) <= 40
+    words = " ".join(lines).split()
+    assert {"linux", "1.5", "servers,", "Raspberry", "12"} <= set(words)
+
+
+def test_a_bar_keeps_its_figures_on_a_narrow_terminal_and_goes_when_its_stage_is_done() -> None:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    terminal = Terminal(console)
+    terminal.advance("phase 2/2 (all), epoch 1/2", 1234, 10000, "loss 0.4321  accuracy 0.8752  1,234 examples/s")
+    console.print(terminal.bar.get_renderable())
+    assert "1234/10000" in console.file.getvalue()
+    assert "--:--" in console.file.getvalue()
+    terminal.advance("phase 2/2 (all), epoch 1/2", 10000, 10000)
+    assert not terminal.bar.tasks
+    terminal.advance("reading", 5, 0)  # how many there are is not known
+    assert [task.total for task in terminal.bar.tasks] == [None]
 
 
 # --- noise and bugs ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,23 @@ def test_a_run_is_evaluated_and_reported_from_another_folder(run_folder: Path) -
 
 def test_a_run_is_exported_from_another_folder(run_folder: Path) -> None:
     result = invoke("export", run_folder, "--target", "linux", "-o", "my artifact", "--max-accuracy-drop", "0.1")
-    assert re.search(r"^litert [\d.]+ .* same$|not enough", result.stdout, re.MULTILINE)
+    assert re.search(r"^litert [\d.]+ .* (same|not enough data)$", result.stdout, re.MULTILINE)
     assert "Next: kerastune predict 'my artifact' PHOTO.jpg" in result.stderr
     assert "kerastune targets show linux" in result.stderr
+
+
+def test_an_artifact_without_its_run_says_loudly_what_was_not_checked(run_folder: Path, tmp_path: Path) -> None:
+    alone = shutil.copytree(run_folder / "exports" / "onnx", tmp_path / "onnx")
+    assert "NOT scored on the validation split" in invoke("verify", alone, "--runtime", "onnxruntime").stdout
+    result = invoke("verify", alone, "--runtime", "onnxruntime", "--run", run_folder)
+    assert "NOT scored" not in result.stdout
 
 
 def test_an_artifact_is_verified_benchmarked_and_asked(run_folder: Path, pictures: Path) -> None:
     artifact, photo = run_folder / "exports" / "onnx", next(pictures.rglob("*.png"))
     assert "onnxruntime" in invoke("verify", artifact, "--runtime", "onnxruntime").stdout
-    result = invoke("benchmark", artifact, "--runtime", "onnxruntime", "--plot", "latency.png", "--json")
+    refused = ["refused.failed.json"]  # of RUN/exports/*
+    result = invoke("benchmark", artifact, *refused, "--runtime", "onnxruntime", "--plot", "latency.png", "--json")
     assert json.loads(result.stdout)[0]["accuracy"] > 0
     assert Path("latency.png").is_file()
     assert re.match(rf"{photo}\n  [\d.]+  \w+\n", invoke("predict", artifact, photo, "--top", "1").stdout)

@@ -57,7 +57,9 @@ def export(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Export a run's model and verify it in its runtime; exit code 3 if it does not compute what was trained.
+    """Export a run's model and verify it in its runtime.
+
+    Exit code 3 if it does not compute what was trained.
 
     Example: kerastune export runs/first --target linux --quantize int8
     """
@@ -89,11 +91,13 @@ def export(
 @click.argument("artifact_folder", metavar="ARTIFACT")
 @click.option("--run", "run_folder", metavar="RUN", help="The run it came from, if the artifact was moved.")
 @click.option(
-    "--runtime", "names", multiple=True, metavar="NAME", help="One of those below; default: all that are installed."
+    "--runtime", "names", multiple=True, metavar="NAME", help="One of those above; default: all that are installed."
 )
 @json_option
 def verify(artifact_folder: str, run_folder: str | None, names: tuple[str, ...], as_json: bool) -> None:
-    """Replay an artifact in real runtimes; exit code 3 if it does not compute what was trained.
+    """Replay an artifact in real runtimes.
+
+    Exit code 3 if it does not compute what was trained. The runtimes:
 
     \b
     litert, litert-reference   TFLite: LiteRT with fast kernels, and with the plain ones
@@ -112,8 +116,6 @@ def verify(artifact_folder: str, run_folder: str | None, names: tuple[str, ...],
     with progress() as told:
         report = verifier.verify(of, run_folder, in_runtimes=names, progress=told)
     _show(of, report, as_json)
-    if report["validation"] is None:
-        say(f"Only the golden {of.unit}s were replayed; --run RUN also scores that run's validation split.")
     say(f"\nNext: {show.predicting(of.folder, of)}")
 
 
@@ -128,7 +130,9 @@ def verify(artifact_folder: str, run_folder: str | None, names: tuple[str, ...],
 def benchmark(
     artifact_folders: tuple[str, ...], threads: int | None, names: tuple[str, ...], image: Path | None, as_json: bool
 ) -> None:
-    """Time artifacts in real runtimes: size, time to load, latency, memory, and the accuracy they were verified with.
+    """Time artifacts in real runtimes.
+
+    Shows size, time to load, latency and memory, and the accuracy that they were verified with.
 
     Example: kerastune benchmark runs/first/exports/* --threads 1 --plot latency.png
     """
@@ -137,7 +141,10 @@ def benchmark(
 
     if image:
         files.refuse_plot(image)
-    made = [artifact.load(folder) for folder in artifact_folders]
+    refused = [folder for folder in artifact_folders if folder.endswith(".failed.json")]  # RUN/exports/* names them
+    for each in refused:
+        say(f"left out: {each} says why an export was refused")
+    made = [artifact.load(folder) for folder in artifact_folders if folder not in refused]
     with progress() as told:
         rows = timing.benchmark(made, threads=threads, in_runtimes=names, progress=told)
     if image:
@@ -156,7 +163,9 @@ def benchmark(
 )
 @json_option
 def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_port: int, as_json: bool) -> None:
-    """Serve a SavedModel artifact as TF Serving does, until Ctrl-C: a stand-in to develop against.
+    """Serve a SavedModel artifact as TF Serving does.
+
+    A stand-in to develop against; it runs until Ctrl-C.
 
     Example: kerastune serve runs/first/exports/tf-serving
     """

@@ -118,7 +118,9 @@ def _label(of: "Run | Artifact", examples: Sequence[str], top: int, as_json: boo
 @click.option("--save", type=click.Path(path_type=Path), help="Keep the vectors of --index in this new .npz file.")
 @json_option
 def search(folder: str, query: str, index: Path, column: str, top: int, save: Path | None, as_json: bool) -> None:
-    """Find the texts of a file that are most like a query, by the cosine of their vectors.
+    """Find the texts of a file that are most like a query.
+
+    Ranks them by the cosine of their vectors.
 
     \b
     Example: kerastune search runs/questions --index faq.csv --column question "Who wrote Emma?"

