@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code each kind maps to.
+"""Errors, and the exit code of each kind.
 
     KerastuneError          1  a mistake the user can mend
     ├── RecipeError         1  the recipe: unknown key, wrong type, impossible value

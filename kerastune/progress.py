@@ -1,4 +1,4 @@
-"""How long work tells what it does. The library is silent by default; the command line subclasses this."""
+"""The interface through which long work reports. The library is silent; the command line subclasses this."""
 
 from typing import Any
 

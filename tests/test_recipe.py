@@ -209,10 +209,11 @@ def test_what_needs_images_or_classes_is_refused_where_there_are_none(
     ("overrides", "message"),
     [
         (["augment.flip=horizontal", "train.cache=disk"], 'train.cache = "disk" would show every epoch the same'),
+        (["augment.cutmix=1.0", "train.class_weights=balanced"], "train.class_weights weighs an image by its label"),
         (["augment.mixup=0.2", "train.cache_views=3"], "train.cache_views cannot keep mixup or cutmix"),
     ],
 )
-def test_a_cache_that_would_drop_augmentation_is_refused(pets: str, overrides: list[str], message: str) -> None:
+def test_training_that_augmentation_would_falsify_is_refused(pets: str, overrides: list[str], message: str) -> None:
     assert message in refused(pets, *overrides)
 
 

@@ -1,4 +1,4 @@
-"""How long work is shown: a bar on a terminal, lines in a log."""
+"""Shows the progress of long work: a bar on a terminal, lines in a log."""
 
 import contextlib
 import sys

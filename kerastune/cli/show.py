@@ -1,4 +1,4 @@
-"""What results look like: plans, runs, artifacts, verifications and benchmarks as tables and sentences.
+"""Shows results: plans, runs, artifacts, verifications and benchmarks, as tables and sentences.
 
 Each function takes the JSON document that its command prints with --json, so that both say the same.
 """
@@ -34,7 +34,7 @@ def predicting(folder: Path, of: "Run | Artifact") -> str:
 
 
 def plan(document: dict[str, Any]) -> None:
-    """What a run would do."""
+    """Shows what a run would do."""
     counts = document["counts"]
     rows = [[label, *(str(counts[split][label]) for split in counts)] for label in document["labels"]]
     totals = ["total", *(str(sum(counts[split].values())) for split in counts)]
@@ -61,7 +61,7 @@ def plan(document: dict[str, Any]) -> None:
 
 
 def phase(audit: dict[str, Any], title: str) -> tuple[str, list[str], list[list[str]]]:
-    """What trains in a phase, as a title, a header and rows; neighbouring units that are treated alike share a row."""
+    """The title, header and rows that show a phase; neighbouring units that are treated alike share a row."""
     norms = audit["batch_norm"]
     facts = [
         f"{audit['epochs']} epoch{'s' if audit['epochs'] != 1 else ''}",
@@ -142,7 +142,7 @@ def run_document(made: "Run") -> dict[str, Any]:
 
 
 def run(document: dict[str, Any]) -> None:
-    """What a run reached."""
+    """Shows what a run reached."""
     put(f"run:    {shown(Path(document['run']))}")
     put(f"report: {shown(Path(document['report']))}")
     metric = document["metric"]
@@ -158,7 +158,7 @@ def run(document: dict[str, Any]) -> None:
 
 
 def metrics(found: dict[str, Any], of: "Run") -> None:
-    """Figures on each split; of classes also those of each class."""
+    """Shows figures on each split, and of each class."""
     for split, figures in found.items():
         numbers = {name: value for name, value in figures.items() if isinstance(value, float)}
         put(f"{split}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items()))
@@ -175,7 +175,7 @@ def metrics(found: dict[str, Any], of: "Run") -> None:
 
 
 def artifact_document(of: "Artifact", report: dict[str, Any]) -> dict[str, Any]:
-    """An artifact and what its own runtime said, as one row."""
+    """An artifact with the figures of its own runtime, as one row."""
     scored = report["validation"] or {}
     return {
         "name": of.manifest["name"],
@@ -195,7 +195,7 @@ def artifact_document(of: "Artifact", report: dict[str, Any]) -> dict[str, Any]:
 
 
 def artifact(row: dict[str, Any], of: "Artifact", report: dict[str, Any]) -> None:
-    """A verified artifact: its row, the candidates that `auto` tried, and what each runtime said.
+    """Shows a verified artifact: its row, the candidates that `auto` tried, and what each runtime gives.
 
     The row's error is the largest on the validation split, where that was scored; each runtime's is that on the golden
     examples.
@@ -247,7 +247,7 @@ def _candidates(tried: list[dict[str, Any]]) -> None:
 
 
 def _runtimes(found: dict[str, dict[str, Any]], metric: str, compared: str) -> None:
-    """What each runtime said, beside Keras on the same examples."""
+    """Shows each runtime beside Keras, on the same examples."""
     metric = metric.replace("_", " ")
     rows = []
     for name, runtime in found.items():
@@ -271,7 +271,7 @@ def _runtimes(found: dict[str, dict[str, Any]], metric: str, compared: str) -> N
 
 
 def _agreement(runtime: dict[str, Any]) -> str:
-    """How much of what a runtime said is what Keras said."""
+    """How many of a runtime's outputs agree with Keras's."""
     if answers := runtime.get("generation"):
         return f"{answers['equal']} of {answers['prompts']}"
     scored = runtime["validation"]
@@ -279,7 +279,7 @@ def _agreement(runtime: dict[str, Any]) -> str:
 
 
 def benchmark(rows: list[dict[str, Any]]) -> None:
-    """What artifacts cost and how accurate they are, in each runtime."""
+    """Shows what artifacts cost and how accurate they are, in each runtime."""
     header = ["artifact", "runtime", "size MB", "load ms", "latency ms", "95th percentile", "peak MB", "accuracy"]
     cells = [
         [
@@ -298,7 +298,7 @@ def benchmark(rows: list[dict[str, Any]]) -> None:
 
 
 def machine(found: dict[str, Any]) -> None:
-    """What `doctor` found."""
+    """Shows what `doctor` found."""
     table(["package", "version"], [list(row) for row in found["versions"].items()])
     has = found["machine"]
     put(f"\nmachine: {has['cpu']}, {has['cores']} cores, {has['memory_gb']} GB, {has['system']}")

@@ -1,4 +1,4 @@
-"""kerastune assets, targets and cache: what there is to start from, where a model can go, and what is kept."""
+"""kerastune assets, targets and cache: lists of what there is."""
 
 import click
 

@@ -53,7 +53,7 @@ def predict(
         scores = runtimes.ask(of, of.manifest["runtime"], arrays).scores
     else:
         data = of.recipe.data
-        is_text, pairs = data.unit == "text", getattr(data, "paired", False)
+        is_text, pairs = data.unit == "text", data.paired
         names, arrays = _texts(examples, pairs) if is_text else _images(examples)
         from kerastune import tasks
 

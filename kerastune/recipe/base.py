@@ -1,4 +1,4 @@
-"""What settings are made of: their base class, and the types that several of them share."""
+"""The base class of settings, and the types that several of them share."""
 
 import re
 from typing import Annotated

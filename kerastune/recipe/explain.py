@@ -1,4 +1,4 @@
-"""Says what is wrong with a recipe: the key's path, what was received, what is near."""
+"""Explains what is wrong with a recipe: the key's path, the received value, and a suggestion."""
 
 import difflib
 import re
@@ -54,7 +54,7 @@ def explain(problem: ErrorDetails, recipe: type[BaseModel], tasks: Iterable[str]
 def _locate(loc: tuple[int | str, ...], recipe: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
     """A pydantic location as the user's key path, and the settings class that owns its last key.
 
-    Where a table may be of several classes, pydantic puts the source's name into the location; users never wrote that.
+    Where a table may be of several classes, pydantic adds the source's name to the location, which users never wrote.
     """
     path: list[str] = []
     owner, tables = recipe, [recipe]

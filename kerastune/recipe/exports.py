@@ -22,21 +22,21 @@ class Export(Settings):
     """One artifact: a target, or a format, with a quantisation."""
 
     target: Text | None = None
-    """A place it runs: a folder in export/ (`kerastune targets list`)."""
+    """The place where it runs: a folder in export/ (`kerastune targets list`)."""
     format: Format | None = None
     """Instead of a target, or another format that the target takes: "onnx" for "browser"."""
     quantize: Quantization | None = None
-    """Default: what the target says, or "none". "float16", "dynamic" (int8) and "int4" store weights so; "int8" and
-    "int16x8" also compute so, calibrated on training images. "auto" tries int8, int8 with its worst layers left in
-    float, float16 and none, and takes the first that keeps the limits below."""
+    """Default: the target's own, or "none". "float16", "dynamic" (int8) and "int4" store weights in that type; "int8"
+    and "int16x8" also compute in it, calibrated on training images. "auto" tries int8, int8 with its worst layers left
+    in float, float16 and none, and takes the first that keeps the limits below."""
     name: Name | None = None
     """The artifact's folder name. Default: the target's or the format's name, and the quantisation."""
     max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.02
     """A quantised artifact that loses more validation accuracy than this is refused."""
     max_size_mb: Annotated[float, Field(gt=0)] | None = None
-    """A larger model is refused. In megabytes (10^6 bytes)."""
+    """A larger model is refused; in megabytes (10^6 bytes)."""
     max_latency_ms: Annotated[float, Field(gt=0)] | None = None
-    """A model is refused whose median latency for one image, here, is above this. In milliseconds."""
+    """A slower model is refused: the median latency for one image on this machine, in milliseconds."""
 
     @field_validator("target")
     @classmethod

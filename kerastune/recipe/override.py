@@ -32,7 +32,7 @@ def override(values: dict[str, Any], assignment: str) -> None:
 
 
 def unreadable(error: Exception) -> str:
-    """Why Python's TOML reader gave up on what may be valid TOML."""
+    """Says why Python's TOML reader gave up on text that may be valid TOML."""
     return "it nests too deeply" if isinstance(error, RecursionError) else "a number has more than 4,300 digits"
 
 

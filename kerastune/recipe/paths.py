@@ -1,12 +1,12 @@
-"""Which texts of a recipe are paths, and what they count from.
+"""Paths in recipes, and the names that may stand in their place.
 
-A path is made absolute once, when the recipe is read: it counts from the folder that the command runs in, and `~` is
-the home folder. So a run finds its data from wherever it is asked later. Where a name may stand instead of a path:
+A path is made absolute once, when the recipe is read: relative to the folder that the command runs in, with `~` as the
+home folder. A run therefore finds its data from any folder. Where a name may stand instead of a path:
 
-- the name of an asset means the asset, even where a file is called so (./NAME is the file);
-- an address, with ://, stays as it is;
-- of data, the bare name of a shipped .jsonl file means that file, unless one of that name is there;
-- of presets, a bare name is KerasHub's to know, unless it is that of a folder with a preset in it.
+- an asset's name always means the asset; ./NAME is a file or folder called so;
+- a URL stays as it is;
+- for data, the bare name of a shipped .jsonl file means that file, unless a file of that name is there;
+- for presets, a bare name is a KerasHub preset, unless a folder of that name holds a preset.
 """
 
 import os

@@ -80,7 +80,7 @@ def read(reference: str | os.PathLike[str] | Mapping[str, Any], overrides: Itera
     """Reads a recipe, applies overrides, and validates the whole.
 
     Args:
-        reference: a shipped recipe's name, a TOML file's path, or what such a file would hold.
+        reference: a shipped recipe's name, a TOML file's path, or the content of such a file.
         overrides: `a.b=value` each, in order.
 
     Raises:
@@ -120,7 +120,7 @@ def _copied(value: Any) -> Any:
 
 
 def parse(values: Mapping[str, Any], origin: str) -> Recipe:
-    """Validates what a recipe's file holds; `origin` names it in messages."""
+    """Validates the content of a recipe; `origin` names it in messages."""
     known, task = recipes(), values.get("task")
     is_known = isinstance(task, str) and task in known
     found: list[tuple[type[Recipe], list[ErrorDetails]]] = []
@@ -139,7 +139,7 @@ def parse(values: Mapping[str, Any], origin: str) -> Recipe:
 
 
 def parse_export(values: Mapping[str, Any]) -> Export:
-    """An export that was asked for outside a recipe; the same problems, the same words."""
+    """Validates an export that is asked for outside a recipe, with the same messages."""
     try:
         return Export.model_validate(values)
     except ValidationError as error:
@@ -148,7 +148,7 @@ def parse_export(values: Mapping[str, Any]) -> Export:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a recipe, for editors."""
+    """The JSON Schema of a recipe, for editors."""
     any_task: Any = Annotated[Union[*recipes().values()], Field(discriminator="task")]
     schema = TypeAdapter(any_task).json_schema()
     for recipe in recipes().values():

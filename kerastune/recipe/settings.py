@@ -20,7 +20,7 @@ from kerastune.recipe.sources import Data
 
 
 class Train(Settings):
-    """What holds for all phases."""
+    """Settings of all phases."""
 
     batch_size: Count = 32
     xla: Literal["auto", True, False] = "auto"
@@ -59,16 +59,16 @@ class Lora(Settings):
     alpha: Annotated[float, Field(gt=0)] | None = None
     """The adapters' output is scaled by alpha / rank. Default: rank."""
     targets: Annotated[tuple[Regex, ...], Field(strict=False, min_length=1)] = (r"^(query|value)(_dense)?$",)
-    """Which layers get adapters: expressions that are tried on a layer's name and path."""
+    """The layers that get adapters: expressions, searched for in a layer's name and path."""
     bias: bool = False
-    """Whether the targeted layers' biases train too."""
+    """Train the biases of these layers as well."""
 
 
 class Phase(Settings):
-    """A part of training: what trains, for how long, how fast."""
+    """A part of training: the units that train, for how long, and how fast."""
 
     unfreeze: Text
-    """Who trains: "head", "all", "none", "top:N" (the head and the last N blocks), "match:REGEX" (the head
+    """The units that train: "head", "all", "none", "top:N" (the head and the last N blocks), "match:REGEX" (the head
     and every unit that the expression finds, by its own name or by the name of one of its layers) or "gradual" (the
     head in the first epoch, then one more block an epoch from the top; Howard & Ruder 2018, arXiv:1801.06146)."""
     epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 1
@@ -77,7 +77,7 @@ class Phase(Settings):
     """Each block learns at this share of the rate of the block above it; the head has the full rate
     (Howard & Ruder 2018, arXiv:1801.06146)."""
     learning_rates: dict[Regex, Rate] = Field({})
-    """Learning rates of their own for the units that an expression finds (as `match:` does); the first match counts."""
+    """Learning rates of the units that an expression finds, as in `match:`; the first match counts."""
     optimizer: Literal["adam", "adamw", "lion", "rmsprop", "sgd"] = "adam"
     """"sgd" uses Nesterov momentum 0.9."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -94,9 +94,9 @@ class Phase(Settings):
     gradient_accumulation: Count = 1
     """Batches whose gradients are averaged into one step."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Gradients whose norm over all weights is larger are scaled down to it."""
+    """The largest norm of the gradients over all weights; larger ones are scaled down. Default: no limit."""
     ema: Fraction = 0.0
-    """Momentum of an exponential moving average of the weights, which is what is validated and kept. 0: none."""
+    """Momentum of an exponential moving average of the weights; the average is validated and kept. 0: none."""
 
     @field_validator("unfreeze")
     @classmethod

@@ -1,4 +1,4 @@
-"""The [data] table: what every source of data takes, and the settings of the sources in kerastune/data/sources."""
+"""The [data] table: settings of the sources in kerastune/data/sources."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -13,7 +13,7 @@ Delimiter = Literal[",", ";", "\t", "|"]
 
 
 class Data(Settings):
-    """What every source of data takes."""
+    """Settings of every source of data."""
 
     unit: ClassVar[Literal["image", "text"]] = "image"
     """What an example is."""
@@ -31,9 +31,9 @@ class Data(Settings):
 
     @property
     def target(self) -> Target:
-        """What an example is given: one label, any number of labels, a number, or a text to say.
+        """The kind of ground truth: one label, any number of labels, a number, or the text itself.
 
-        Of texts to embed: "pairs" of texts that belong together (or with a third that does not), "groups" of texts
+        For embeddings: "pairs" of texts that belong together (perhaps with a third that does not), "groups" of texts
         with one label, or "scores" of how alike two texts are.
         """
         return "label"
@@ -54,10 +54,10 @@ class Data(Settings):
 
 
 class Labelled(Data):
-    """What every source takes whose examples may have several labels, or a number."""
+    """Settings of every source whose examples may have several labels, or a number."""
 
     label_separator: Text | None = None
-    """An example may have several labels, with this between them: "|" reads "sport|politics" as two."""
+    """Separates labels, where an example may have several: "|" reads "sport|politics" as two."""
     regression: bool = False
     """The label is a number, which the model learns to predict."""
 
@@ -73,7 +73,7 @@ class Labelled(Data):
 
 
 class Images(Data):
-    """What every source of images takes."""
+    """Settings of every source of images."""
 
     image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
     """Side in pixels of the square the model sees. Default: what the preset was trained at."""
@@ -98,7 +98,7 @@ class CsvData(Images, Labelled):
     path: FilePath
     """The CSV file (UTF-8, with a header line)."""
     delimiter: Delimiter = ","
-    """What separates its cells."""
+    """Separates the cells."""
     images: FilePath | None = None
     """The folder that image paths are relative to, and must stay inside. Default: the CSV file's folder."""
     image_column: Text = "image"
@@ -108,7 +108,7 @@ class CsvData(Images, Labelled):
 
 
 class Tfds(Data):
-    """What every TensorFlow Datasets data set takes."""
+    """Settings of every TensorFlow Datasets data set."""
 
     reader = "tfds"
 
@@ -133,17 +133,17 @@ class TfdsData(Tfds, Images, Labelled):
 
 
 class Texts(Data):
-    """What every source of texts takes."""
+    """Settings of every source of texts."""
 
     unit = "text"
     modality = "text"
 
     max_length: Annotated[int, Field(ge=4, le=10_000_000)] | None = None
-    """Tokens of an example, special ones included, beyond which it is cut off. Default: what the preset says."""
+    """Maximum tokens of an example, special ones included; longer ones are cut. Default: the preset's."""
 
 
 class Table(Texts):
-    """What every file with a row an example takes."""
+    """Settings of every file with one example a row."""
 
     reader: ClassVar[Reader] = "table"
 
@@ -153,7 +153,7 @@ class Table(Texts):
     folder, or a fetched asset, that holds train.csv (or .jsonl, .parquet) and, if wanted, validation.csv and
     test.csv."""
     delimiter: Delimiter = ","
-    """What separates the cells of a CSV file."""
+    """Separates the cells of a CSV file."""
     split_column: Text | None = None
     """A column that says train, validation or test. Default: split by content hash."""
 
@@ -169,7 +169,7 @@ class Table(Texts):
 
     @property
     def separator(self) -> str | None:
-        """What stands between the labels of an example that may have several."""
+        """Separates the labels of an example that may have several."""
         return None
 
 
@@ -222,7 +222,7 @@ class ChatData(Table):
     """Instead of the two: a list of {"role", "content"}, where role is system, user or assistant. Every turn of the
     assistant is learnt. Not in CSV files."""
     system: Text | None = None
-    """What is said first, as the system, in every conversation that does not say it itself."""
+    """A system message that starts every conversation without one of its own."""
 
     @property
     def columns(self) -> tuple[str, ...]:

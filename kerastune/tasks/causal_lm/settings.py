@@ -1,4 +1,4 @@
-"""What a recipe of a language model may ask for."""
+"""Settings of a language model's recipe."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,12 +10,12 @@ from kerastune.recipe.sources import ChatData
 
 
 class Samples(Settings):
-    """What the model says to some prompts of the validation split: before training, and after each epoch."""
+    """Answers to some prompts of the validation split, generated before training and after each epoch."""
 
     count: Annotated[int, Field(ge=0, le=100)] = 4
     """How many prompts; 0: none."""
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 48
-    """Where a text is cut off that does not end."""
+    """Maximum tokens of an answer."""
 
 
 def _or_false(schema: dict[str, Any]) -> None:

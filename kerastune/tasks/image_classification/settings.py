@@ -1,4 +1,4 @@
-"""What a recipe of image classification may ask for."""
+"""Settings of an image classification recipe."""
 
 from typing import Annotated, Literal
 
@@ -45,10 +45,12 @@ class ImageClassification(Recipe):
         return self.augment.any
 
     @model_validator(mode="after")
-    def _every_epoch_is_augmented(self) -> "ImageClassification":
+    def _augmentation_suits_training(self) -> "ImageClassification":
         train, augment = self.train, self.augment
         if train.cache_views and (augment.mixup or augment.cutmix):
             raise ValueError("train.cache_views cannot keep mixup or cutmix, which need two images at a time")
+        if train.class_weights != "none" and (augment.mixup or augment.cutmix):
+            raise ValueError("train.class_weights weighs an image by its label, and mixup and cutmix blend two images")
         if augment.any and train.cache in ("memory", "disk") and not train.cache_views:
             raise ValueError(
                 f'train.cache = "{train.cache}" would show every epoch the same augmented images; '

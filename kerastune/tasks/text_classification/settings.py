@@ -1,4 +1,4 @@
-"""What a recipe of text classification may ask for."""
+"""Settings of a text classification recipe."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""What a recipe of text embedding may ask for."""
+"""Settings of a text embedding recipe."""
 
 from typing import Literal
 
