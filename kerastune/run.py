@@ -15,7 +15,7 @@ import contextlib
 import csv
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -140,11 +140,6 @@ def is_unfinished(folder: Path) -> bool:
 
 def is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file()
-
-
-def rank(epoch: Mapping[str, float], metric: str) -> tuple[float, float]:
-    """Which epoch is kept: the one that ranks highest, and the first of equals."""
-    return epoch[f"val_{metric}"], -epoch["val_loss"]
 
 
 def load(folder: str | Path) -> Run:

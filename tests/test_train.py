@@ -19,6 +19,7 @@ from kerastune.progress import Progress
 from kerastune.tasks import losses, text_models
 from kerastune.tasks.image_classification import task as image_classification
 from kerastune.tasks.image_classification.settings import Augment
+from kerastune.tasks.learnt import Metric
 from kerastune.training import loop, train
 
 
@@ -125,7 +126,7 @@ def test_a_training_that_diverges_at_once_says_what_to_change(recipe, tmp_path):
 
 def test_of_equally_accurate_epochs_the_one_with_the_lowest_loss_is_kept():
     epochs = [{"val_accuracy": a, "val_loss": x} for a, x in ((0.9, 0.1), (1.0, 0.5), (1.0, 0.2), (1.0, 0.2))]
-    assert max(range(4), key=lambda i: run.rank(epochs[i], "accuracy")) == 2
+    assert max(range(4), key=lambda i: Metric("accuracy").rank(epochs[i])) == 2
 
 
 def test_early_stopping_ends_a_phase(recipe, tmp_path):

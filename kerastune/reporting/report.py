@@ -25,11 +25,12 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 from scipy.stats import binomtest
 
+from kerastune import tasks
 from kerastune.errors import KerastuneError, printable
 from kerastune.modalities.image import UnreadableImage
 from kerastune.progress import Progress
 from kerastune.recipe import export_name
-from kerastune.run import Run, rank
+from kerastune.run import Run
 from kerastune.tasks import scoring
 from kerastune.verifying import artifact
 from kerastune.verifying.runtimes import RUNTIMES
@@ -98,7 +99,7 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         counts=_counts(record),
         is_large=len(of.labels) > LARGEST_MATRIX,
         history=history,
-        kept=_kept(history, of.metric),
+        kept=_kept(history, of),
         curves=[(name, _curve(name, of, history)) for name in ("loss", of.metric)] if history else [],
         pairs=_confused(of.labels, (metrics or {}).get("test", {}).get("confusion_matrix")),
         wrong=wrong,
@@ -150,9 +151,10 @@ def _counts(record: dict[str, Any]) -> list[tuple[str, list[int]]]:
     return [(label, [*row, sum(row)]) for label, row in rows]
 
 
-def _kept(history: list[dict[str, float]], metric: str) -> int:
+def _kept(history: list[dict[str, float]], of: Run) -> int:
     """The epoch, counted over all phases from 1, whose weights the run kept (0: none)."""
-    return 1 + max(range(len(history)), key=lambda i: rank(history[i], metric), default=-1)
+    metric = tasks.device(of.recipe.task).learnt(of.recipe).metric
+    return 1 + max(range(len(history)), key=lambda i: metric.rank(history[i]), default=-1)
 
 
 def _confused(labels: Sequence[str], matrix: list[list[int]] | None) -> list[tuple[str, str, int, float]]:
@@ -229,7 +231,7 @@ def _said(of: Run, history: list[dict[str, float]]) -> list[dict[str, Any]]:
     found = of.record.get("generations")
     if not found:
         return []
-    kept = history[_kept(history, of.metric) - 1] if history else None
+    kept = history[_kept(history, of) - 1] if history else None
     key = f"{kept['phase']:.0f}.{kept['epoch']:.0f}" if kept else None
     return [
         {
@@ -291,7 +293,7 @@ def _curve(metric: str, of: Run, history: list[dict[str, float]]) -> str:
         looks = {"training": (metric, _TRAIN, "--"), "validation": (f"val_{metric}", _VALIDATION, "-")}
         for name, (key, color, line) in looks.items():
             axes.plot(epochs, [r[key] for r in history], line, color=color, label=name, marker="o", ms=4)
-        kept = _kept(history, of.metric)
+        kept = _kept(history, of)
         axes.plot([kept], [history[kept - 1][f"val_{metric}"]], "o", ms=10, mfc="none", mec=_INK, label="kept")
         _bands(axes, [int(row["phase"]) for row in history], of.record["phases"])
         axes.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))

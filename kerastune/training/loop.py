@@ -22,6 +22,7 @@ from kerastune.data import Order, Splits
 from kerastune.errors import KerastuneError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
+from kerastune.tasks.learnt import Metric
 from kerastune.training import checkpoint, lora, memory, optimizers, phases
 from kerastune.training.feed import Feed, seed_of
 
@@ -94,9 +95,14 @@ class Training:
         return self.recipe.phases[min(self.at.phase, len(self.recipe.phases)) - 1]  # the last one, after the end
 
     @property
+    def judge(self) -> Metric:
+        """What chooses the best epoch."""
+        return tasks.device(self.recipe.task).learnt(self.recipe).metric
+
+    @property
     def metric(self) -> str:
         """The name of what chooses the best epoch."""
-        return str(self.metrics[1].name)
+        return self.judge.name
 
     @property
     def title(self) -> str:
@@ -211,10 +217,10 @@ class Training:
                 f"{self.title} diverged: the validation loss of epoch {at.epoch} is {row['val_loss']}.",
                 f"Lower phases.{at.phase - 1}.learning_rate; kerastune lr-find RECIPE suggests one.",
             )
-        metric = self.metric
-        if not diverged and (at.best is None or run.rank(row, metric) > run.rank(at.best, metric)):
+        metric, judge = self.metric, self.judge
+        if not diverged and (at.best is None or judge.rank(row) > judge.rank(at.best)):
             self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", f"val_{metric}", "val_loss")}}, weights)
-        improved = at.phase_best is None or row[f"val_{metric}"] > at.phase_best
+        improved = at.phase_best is None or judge.loss(row[f"val_{metric}"], at.phase_best) > 0
         at.phase_best = row[f"val_{metric}"] if improved else at.phase_best
         at.waited = 0 if improved else at.waited + 1
         self.progress.say(

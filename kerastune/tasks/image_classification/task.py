@@ -332,12 +332,11 @@ def bytes_function(target: str, model: Model) -> Callable[[tf.Tensor], dict[str,
     return device
 
 
-def signatures(recipe: ImageClassification, model: Model) -> dict[str, Signature]:
+def signatures(target: str, model: Model) -> dict[str, Signature]:
     """What an exported model may answer to: name -> (function, its inputs).
 
     "any_size" is `serving_default` for one image; the "fixed" ones take an image of the size that the model sees.
     """
-    target = recipe.data.target
     images, sized = device_function(target, model), device_function(target, model, resize=False)
     height, width = model.preprocessor.image_converter.image_size
     sizes, fixed = [None, None, 3], [1, height, width, 3]
@@ -364,14 +363,14 @@ def resizing(model: Model) -> dict[str, Any]:
     }
 
 
-def reference(recipe: ImageClassification, model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Scores:
+def reference(target: str, model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Scores:
     """What the Keras model itself says, outside any graph: uint8 [H, W, 3] each -> float32 [n, K]."""
     converter = model.preprocessor.image_converter
     logits = [
         np.asarray(model(converter(np.asarray(image, np.float32)[None]), training=False), np.float64)
         for image in images
     ]
-    return np.asarray(_activated(recipe.data.target, np.concatenate(logits)), np.float32)
+    return np.asarray(_activated(target, np.concatenate(logits)), np.float32)
 
 
 def _activated(target: str, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -447,8 +446,8 @@ TASK: Task[ImageClassification] = Task(
     predict=lambda recipe, model, split, batch_size, told: {
         "scores": scores(recipe.data.target, model, split, batch_size, told)
     },
-    answer=lambda recipe, model, examples, options: {"scores": reference(recipe, model, examples)},
-    signatures=signatures,
+    answer=lambda recipe, model, examples, options: {"scores": reference(recipe.data.target, model, examples)},
+    signatures=lambda recipe, model: signatures(recipe.data.target, model),
     trace=trace,
-    reference=lambda recipe, model, examples: {"scores": reference(recipe, model, examples)},
+    reference=lambda recipe, model, examples: {"scores": reference(recipe.data.target, model, examples)},
 )

@@ -42,6 +42,10 @@ class Metric:
         """The name as people read it."""
         return self.name.replace("_", " ")
 
+    def rank(self, epoch: Mapping[str, float]) -> tuple[float, float]:
+        """The place of an epoch by its validation figures: the highest is kept, and the first of equals."""
+        return -self.loss(0.0, epoch[f"val_{self.name}"]), -epoch["val_loss"]
+
     def loss(self, theirs: float, ours: float) -> float:
         """How much worse ours is than theirs; negative where it is better."""
         return theirs - ours if self.higher_is_better else ours - theirs
