@@ -179,7 +179,7 @@ def test_changed_data_are_refused(interrupted: Path, tmp_path: Path, pictures: P
 
 def test_another_version_is_refused(interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = {**environment.versions(), "keras": "4.0.0"}
-    monkeypatch.setattr(run, "versions", lambda: now)
+    monkeypatch.setattr(environment, "versions", lambda: now)
     with pytest.raises(KerastuneError, match=r"versions\.keras: '.*' then, '4.0.0' now"):
         resume(copied(interrupted, tmp_path))
 
@@ -218,7 +218,7 @@ def test_a_disk_that_is_full_ends_the_run_and_keeps_the_last_checkpoint(recipe: 
     (tmp_path / "my.toml").write_text(wanted.to_toml())
     code = (
         "import resource, sys; from kerastune import fine_tune, read_recipe\n"
-        "from kerastune import checkpoint; write = checkpoint.write_arrays\n"
+        "from kerastune.training import checkpoint; write = checkpoint.write_arrays\n"
         "def later(path, arrays):\n"
         "    if path.name == '000006.npz': resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "    write(path, arrays)\n"
