@@ -14,6 +14,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 COLORS = {"blue": (40, 60, 200), "green": (50, 180, 70), "red": (210, 50, 40)}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _forking() -> Iterator[None]:
+    """Children that need TensorFlow fork, in a session of tests, from one process that has imported it."""
+    from kerastune import child
+
+    with child.forking():
+        yield
+
+
 @pytest.fixture(scope="session")
 def assets_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A KERASTUNE_HOME with the quickstart's assets. KERASTUNE_TEST_HOME keeps it from one session to the next."""

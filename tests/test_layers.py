@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 # The rooms, in the order of the work. What stands in a row may import the rows before it and what is left of it there.
 ROOMS = [
     *("targets", "errors", "progress"),
-    *("child", "files", "environment", "formats"),
+    *("forkserver", "child", "files", "environment", "formats"),
     *("assets", "recipe"),
     *("modalities", "data", "run"),
     *("tasks", "training"),

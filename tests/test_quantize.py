@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerastune import child, export, verify
-from kerastune.errors import ConverterError, KerastuneError, RecipeError, VerificationError
+from kerastune import export, verify
+from kerastune.errors import KerastuneError, RecipeError, VerificationError
 from kerastune.formats import graphs, support, tflite
 from kerastune.formats.conversion import Conversion
 from kerastune.recipe import parse_export, target
@@ -170,29 +170,6 @@ def test_every_target_can_be_read_and_names_runtimes_of_its_format():
         assert where.format in runtimes.RUNTIMES[where.runtimes[0]].formats, where
         assert all(formats & set(runtimes.RUNTIMES[name].formats) for name in where.runtimes), where
         assert target.readme(where.name).startswith(f"# {where.name}")
-
-
-# --- children ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        ("import os; os.kill(os.getpid(), 11)", r"The toy crashed \(killed by SIGSEGV\)"),
-        ("import os; os.kill(os.getpid(), 9)", "The toy was killed, probably by the system for using up the memory"),
-        ("raise ValueError('why')", "The toy failed: .*ValueError: why"),
-        ("import time; time.sleep(60)", "The toy took more than .* minutes and was ended"),
-    ],
-)
-def test_a_crash_a_kill_a_failure_and_a_hang_are_told_apart(code, said):
-    with pytest.raises(ConverterError, match=said):
-        child.run("The toy", ["-c", code], timeout=3)
-
-
-def test_a_child_is_ended_before_the_memory_runs_out(monkeypatch):
-    monkeypatch.setattr(child, "_MEMORY_LEFT", 1.0)
-    with pytest.raises(ConverterError, match="GB when the memory ran out"):
-        child.run("The toy", ["-c", "import time; time.sleep(60)"])
 
 
 # --- comparing ---------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from kerastune.verifying.verifier import FLOAT_TOLERANCE, OTHER_KERNELS, refuse_
 CALIBRATION_EXAMPLES = 128
 
 
+@child.forking()
 def export(
     of: Run | str | Path,
     wanted: Export | Sequence[Export] | None = None,
@@ -70,6 +71,7 @@ def export(
         return []
     _refuse_unsupported(of, jobs)
     of.predictions("validation")  # an interrupted run has none to compare with, and says so now
+    child.preload()
     made: list[Artifact] = []
     failures: list[KerastuneError] = []
     with _traced(of, {f"{job.target.format}/{job.form.signature}" for job in jobs}, progress) as work:

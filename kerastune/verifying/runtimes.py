@@ -2,8 +2,8 @@
 
 import contextlib
 import io
+import os
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -287,20 +287,23 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
         out = Path(scratch) / "out.npz"
         command = [runtime.python, str(targets / runtime.reader), str(of.folder), *runtime.options, *options]
         with (Path(scratch) / "stderr").open("w+b") as stderr, ThreadPoolExecutor(1) as pool:
-            reader = subprocess.Popen(
-                [*command, "--stream", str(out)], stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, cwd=scratch
-            )
-            watched = pool.submit(_watch, reader, out)
-            assert reader.stdin
-            try:
-                for array in arrays:
-                    reader.stdin.write(_message(array))
-            except BrokenPipeError:
-                pass  # the reader has died; its exit code and words are below
-            finally:
-                with contextlib.suppress(BrokenPipeError):
-                    reader.stdin.close()
-                stopped, code = watched.result(), reader.wait()
+            theirs, ours = os.pipe()
+            with open(ours, "wb") as asked:
+                forks = runtime.package.startswith("tensorflow")
+                with open(theirs, "rb"):  # closed at once: who writes to a dead reader must be told
+                    reader = child.start(
+                        [*command, "--stream", str(out)], stderr, stdin=theirs, folder=scratch, forks=forks
+                    )
+                watched = pool.submit(_watch, reader, out)
+                try:
+                    for array in arrays:
+                        asked.write(_message(array))
+                except BrokenPipeError:
+                    pass  # the reader has died; its exit code and words are below
+                finally:
+                    with contextlib.suppress(BrokenPipeError):
+                        asked.close()
+                    stopped, code = watched.result(), reader.wait()
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip()
         if stopped:
@@ -323,7 +326,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
             )
 
 
-def _watch(reader: "subprocess.Popen[bytes]", out: Path) -> str | None:
+def _watch(reader: child.Child, out: Path) -> str | None:
     """Waits for a reader, and ends it where it must be ended: why, or None. It touches `out` after each array."""
     stopped, _ = child.watch(reader, SECONDS, lambda: out.stat().st_mtime_ns if out.exists() else None)
     child.end(reader)
