@@ -31,7 +31,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, recipe: Callable[..., A
     assert re.search(r"^test accuracy [\d.]+, validation accuracy [\d.]+$", result.stdout, re.MULTILINE)
     assert re.search(r"^onnx +onnx +none +[\d.]+ .* onnxruntime$", result.stdout, re.MULTILINE)
     assert "phase 1/1 (head), from epoch 1: 1 epoch; 195 of" in result.stderr
-    assert f"Next: kerastune predict '{folder.name}/my run/exports/onnx' PHOTO.jpg, or open" in result.stderr
+    assert f"Next: kerastune predict '{folder.name}/my run/exports/onnx' photo.jpg, or open" in result.stderr
     return folder / "my run"
 
 
@@ -51,7 +51,7 @@ def test_a_run_is_evaluated_and_reported_from_another_folder(run_folder: Path) -
 def test_a_run_is_exported_from_another_folder(run_folder: Path) -> None:
     result = invoke("export", run_folder, "--target", "linux", "-o", "my artifact", "--max-accuracy-drop", "0.1")
     assert re.search(r"^litert [\d.]+ .* (same|not enough data)$", result.stdout, re.MULTILINE)
-    assert "Next: kerastune predict 'my artifact' PHOTO.jpg" in result.stderr
+    assert "Next: kerastune predict 'my artifact' photo.jpg" in result.stderr
     assert "kerastune targets show linux" in result.stderr
 
 

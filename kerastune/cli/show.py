@@ -13,21 +13,18 @@ if TYPE_CHECKING:
     from kerastune.run import Run
     from kerastune.verifying.artifact import Artifact
 
-_ASKED = {"image": ["PHOTO.jpg"], "text": ["A TEXT"], "conversation": ["PROMPT"]}
-_ASKED_OF_PAIRS = ["A TEXT", "ANOTHER"]
-
 
 def predicting(folder: Path, of: "Run | Artifact") -> str:
     """The command that asks a run or an artifact, as one would type it."""
+    from kerastune.modalities import MODALITIES
     from kerastune.run import Run
 
     if isinstance(of, Run):
         modality, paired = of.recipe.data.modality, of.recipe.data.paired
     else:
         modality, paired = of.modality, of.manifest.get("text", {}).get("pairs", False)
-    words = _ASKED_OF_PAIRS if paired else _ASKED[modality]
-    asked = " ".join(f'"{word}"' if modality != "image" else word for word in words)
-    return f"{typed('kerastune', 'predict', folder)} {asked}"
+    asked = [MODALITIES[modality].asked_as] * (2 if paired else 1)
+    return " ".join([typed("kerastune", "predict", folder), *asked])
 
 
 # --- plans -------------------------------------------------------------------------------------------------

@@ -231,11 +231,9 @@ def _conclude(made: "Run", failure: KerastuneError | None, as_json: bool) -> Non
     emit(as_json, document, lambda: show.run(document))
     if failure:
         raise failure
-    if made.record["job"] == "train" and made.recipe.data.target != "text":
-        say(f"\nNext: {_exporting(made.folder)}")
-    else:
-        folder = next((Path(each["folder"]) for each in document["artifacts"]), made.folder)
-        say(f"\nNext: {show.predicting(folder, made)}, or open {shown(made.report)} in a browser")
+    folder = next((Path(each["folder"]) for each in document["artifacts"]), made.folder)
+    then = _exporting(made.folder) if made.record["job"] == "train" else f"open {shown(made.report)} in a browser"
+    say(f"\nNext: {show.predicting(folder, made)}, or {then}")
 
 
 def _exporting(run_folder: str | Path) -> str:
