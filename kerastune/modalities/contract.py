@@ -41,6 +41,7 @@ class Modality:
         preview: (example, alternative text) -> HTML that a report shows; all foreign text in it is escaped.
         ask: (arguments, texts an example has) -> the examples they name; raises DataError with every problem at once.
         asked_as: an argument in usage lines and in reports: "photo.jpg".
+        is_picture: whether a report lays previews out in a grid, and not one a row.
         readers: files of export/ that travel with an artifact, beside the target's own reader.
         packages: pip packages that these readers need, besides numpy.
     """
@@ -53,5 +54,6 @@ class Modality:
     preview: Callable[[Example, str], Markup]
     ask: Callable[[Sequence[str | Path], int], Asked]
     asked_as: str
+    is_picture: bool
     readers: tuple[str, ...]
     packages: tuple[str, ...]

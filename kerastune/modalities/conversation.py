@@ -51,6 +51,7 @@ CONVERSATION = Modality(
     preview=preview,
     ask=ask,
     asked_as='"a prompt"',
+    is_picture=False,
     readers=("chats.py",),
     packages=("tokenizers", "jinja2"),
 )

@@ -279,6 +279,7 @@ IMAGE = Modality(
     preview=preview,
     ask=ask,
     asked_as="photo.jpg",
+    is_picture=True,
     readers=(),
     packages=("pillow",),
 )

@@ -53,6 +53,7 @@ TEXT = Modality(
     preview=preview,
     ask=ask,
     asked_as='"a text"',
+    is_picture=False,
     readers=("texts.py",),
     packages=("tokenizers",),
 )

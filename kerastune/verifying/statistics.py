@@ -125,3 +125,27 @@ def _of_bootstrap(learnt: Learnt, mine: _Doubles, known: _Doubles) -> tuple[tupl
     tail = 1 + min(int((spread >= 0).sum()), int((spread <= 0).sum()))
     low, high = map(float, drawn.confidence_interval)
     return (low, high), min(2 * tail / (_RESAMPLES + 1), 1.0)
+
+
+def interval(learnt: Learnt, each: _Doubles) -> tuple[float, float]:
+    """The 95 % interval of a metric, from the statistics of its examples: Wilson's where each is right or wrong, else
+    that of a bootstrap over the examples, widened to hold the value itself.
+
+    Args:
+        each: `Learnt.per_example`, float64 [n, S].
+    """
+    if _is_right_or_wrong(each, each):
+        found = binomtest(int(each.sum()), len(each)).proportion_ci(0.95, method="wilson")
+        return float(found.low), float(found.high)
+    value = learnt.statistic(each)
+    if len(each) < 2:
+        return value, value
+    drawn = bootstrap(
+        (np.arange(len(each)),),
+        lambda some: learnt.statistic(each[some]),
+        vectorized=False,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        rng=0,
+    ).confidence_interval
+    return min(float(drawn.low), value), max(float(drawn.high), value)

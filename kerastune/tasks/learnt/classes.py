@@ -121,7 +121,7 @@ def _answer(labels: Labels, predictions: Predictions, index: int, top: int) -> A
 
 
 def _context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
-    return {}
+    return {"pairs": []}
 
 
 def _one_context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:

@@ -105,11 +105,12 @@ class Shown:
     Attributes:
         fragment: the file of `kerastune.tasks.learnt` with the report's section on the test split, in Jinja.
         heading: of that section.
-        context: (labels, truth, predictions, test split) -> what the fragment reads.
+        context: (labels, truth, predictions, test split or None) -> what the fragment reads.
         mistakes: (labels, truth, predictions) -> the wrong examples, the worst first.
         answer: (labels, predictions, index, how many labels) -> one prediction in words.
         beside: further figures that a report and a verification print, by their key in `metrics`.
         said: outputs and labels in the model's facts, from (labels, run record): "10 labels".
+        note: what else a reader of the learning curves should know.
     """
 
     fragment: str
@@ -119,6 +120,7 @@ class Shown:
     answer: Callable[[Labels, Predictions, int, int], Answer]
     said: Callable[[Labels, Mapping[str, Any]], str]
     beside: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True)

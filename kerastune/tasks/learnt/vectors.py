@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 from scipy.stats import spearmanr
 
+from kerastune.errors import printable
 from kerastune.tasks.learnt.contract import (
     Answer,
     Bools,
@@ -220,47 +221,62 @@ def _correlation(per_example: Doubles) -> float:
     return rank_correlation(per_example[:, 0], per_example[:, 1])
 
 
+_EXCERPT = 300  # characters
+_NOTE = "In training a text is compared with the others of its batch, in validation with those of the whole split."
+
+
 @dataclass(frozen=True)
 class Retrieved:
     """A test text, and what the model finds with it.
 
     Attributes:
-        index: of the example in its split.
         rank: of the nearest text that belongs to it, from 1; None for two texts with a score.
-        belongs: (example, side) of that text; or the label, or the score, in words.
-        nearest: (example, side) of texts, their cosines, and whether they belong to it.
+        belongs: that text, or the label, or the score.
+        nearest: texts, their cosines, and whether they belong to it.
     """
 
-    index: int
+    id: str
+    text: str
     rank: int | None
-    belongs: tuple[int, int] | str
-    nearest: list[tuple[tuple[int, int], float, bool]]
+    belongs: str
+    nearest: list[tuple[str, float, bool]]
 
 
 def _context(target: str, labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
     """The queries whose match ranks worst, and a few that rank best."""
+    if test is None:
+        return {"retrieved": []}
     ranked = sorted(neighbours(target, truth, vectors_of(predictions), _NEAREST), key=lambda one: -one.rank)
     chosen = [*ranked[:_WORST], *ranked[_WORST:][-_NEAREST:]]
-    return {
-        "retrieved": [
-            Retrieved(
-                one.example,
-                one.rank,
-                labels[truth[one.example]] if target == "groups" else (one.example, 1),
-                one.nearest,
-            )
-            for one in chosen
-        ]
-    }
+    rows = [
+        Retrieved(
+            test.ids[one.example],
+            _text(test, one.example),
+            one.rank,
+            labels[truth[one.example]] if target == "groups" else _text(test, one.example, 1),
+            [(_text(test, *place), cosine, belongs) for place, cosine, belongs in one.nearest],
+        )
+        for one in chosen
+    ]
+    return {"retrieved": rows}
 
 
 def _misplaced(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
     """The scored pairs that are furthest out of rank."""
+    if test is None:
+        return {"retrieved": []}
     near = cosines(vectors_of(predictions))
     place, wanted = (np.argsort(np.argsort(values, kind="stable")) for values in (near, truth[:, 0]))
     worst = [int(i) for i in np.argsort(-np.abs(place - wanted), kind="stable")[:_WORST]]
-    rows = [Retrieved(i, None, f"{truth[i, 0]:.4g}", [((i, 1), float(near[i]), True)]) for i in worst]
+    rows = [
+        Retrieved(test.ids[i], _text(test, i), None, f"{truth[i, 0]:.4g}", [(_text(test, i, 1), float(near[i]), True)])
+        for i in worst
+    ]
     return {"retrieved": rows}
+
+
+def _text(test: Any, example: int, side: int = 0) -> str:
+    return printable(str(test.example(example)[side]))[:_EXCERPT]
 
 
 def _answer(labels: Labels, predictions: Predictions, index: int, top: int) -> Answer:
@@ -294,6 +310,7 @@ def _retrieving(target: str) -> Learnt:
             _answer,
             _said,
             ("recall_at_1", "recall_at_5", "recall_at_10", "mrr"),
+            _NOTE,
         ),
         labels=lambda labels: (),
     )
@@ -315,6 +332,7 @@ SCORES = Learnt(
         _answer,
         _said,
         ("spearman", "pearson"),
+        _NOTE,
     ),
     labels=lambda labels: (),
 )
