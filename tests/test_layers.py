@@ -87,13 +87,7 @@ def test_imports_follow_the_order_of_the_work(path: Path, room: str) -> None:
     assert others <= set(ROOMS[: ROOMS.index(room)])
 
 
-_CIRCLE = pytest.mark.xfail(reason="feed and loop know each other", strict=True)
-
-
-@pytest.mark.parametrize(
-    "room",
-    [pytest.param(room, marks=_CIRCLE if room == "training" else ()) for room in sorted(set(modules().values()))],
-)
+@pytest.mark.parametrize("room", sorted(set(modules().values())))
 def test_no_two_modules_of_a_room_import_each_other(room: str) -> None:
     inside = {path: dotted(path) for path, its in modules().items() if its == room}
     reads = {name: imported(path.read_text("utf-8"), lazy=False) for path, name in inside.items()}

@@ -18,13 +18,15 @@ import numpy as np
 import tensorflow as tf
 
 from kerastune import run, tasks
-from kerastune.data import Order, Splits
+from kerastune.data import Splits
 from kerastune.errors import KerastuneError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
 from kerastune.tasks.learnt import Metric
 from kerastune.training import checkpoint, lora, memory, optimizers, phases
-from kerastune.training.feed import Feed, seed_of
+from kerastune.training.batches import Batches, seed_of
+from kerastune.training.feed import Feed
+from kerastune.training.prefix import cutting, features
 
 Decision = dict[str, Any]
 Step = Callable[..., Any]
@@ -78,6 +80,7 @@ class Training:
         progress: Progress,
     ) -> None:
         self.recipe, self.splits, self.task, self.work, self.moving = recipe, splits, task, work, moving
+        self.batches = Batches(recipe, task, splits)
         self.base = lora.hashes(task)
         self.folder = work / run.CHECKPOINTS
         self.folder.mkdir(exist_ok=True)
@@ -160,7 +163,7 @@ class Training:
         feed, functions = None, None
         while at.epoch <= phase.epochs and not (patience and at.waited >= patience):
             # The phase is cut in front of all that it will ever train, which is how `_phase` has left it.
-            feed = feed or Feed(self)
+            feed = feed or self.feed()
             audit = phases.freeze(self.task, phase, at.epoch)
             stage = [unit["name"] for unit in audit["units"] if unit["trainable_parameters"]]
             if functions is None or stage != at.stage:
@@ -173,6 +176,33 @@ class Training:
             self._prove(at.frozen)
             with _uninterrupted():
                 self._end_epoch(row, weights)
+
+    def feed(self, cached: bool = True) -> Feed:
+        """The batches of the phase that runs, cut in front of what trains as the model is now.
+
+        Args:
+            cached: use the features that were decided to be kept; else all batches hold inputs.
+        """
+        cut, kept, decision = None, None, self.decision("train.cache") or {}
+        if "after" in decision:  # the plan has proved that the two parts are the whole
+            cut, why = cutting.cut(self.task, self.batches.example, self.batches.bucketed)
+            assert cut, why
+            if cached and decision["got"] != "off":
+                kept = self._kept(cut, on_disk=decision["got"] == "disk")
+        return Feed(self.batches, self.at.phase, self.phase.epochs, cut, kept)
+
+    def _kept(self, cut: cutting.Cut, on_disk: bool) -> features.Kept:
+        """Runs the frozen part over all examples, or finds what an earlier run kept of it."""
+        batches, phase, run_prefix = self.batches, self.at.phase, None
+        key = features.keys(batches, phase, cut)
+        if known := self.decision("train.cache forward"):
+            by = known["got"]
+        elif on_disk and (by := features.stored(key, self.recipe.train.cache_views)):
+            self.decided("train.cache forward", "auto", by, "an earlier run kept its features")
+        else:
+            run_prefix, by, why = features.fastest(batches, phase, cut, self.progress)
+            self.decided("train.cache forward", "auto", by, why)
+        return features.keep(batches, phase, cut, key, by, on_disk, self.title, self.progress, run_prefix)
 
     def _epoch(self, feed: Feed, train: Step, test: Step) -> tuple[dict[str, float], checkpoint.Arrays]:
         """Runs what is left of an epoch, and validates. Returns the history's row and the validated weights."""
@@ -274,11 +304,9 @@ class Training:
 
     def _recalibrate(self) -> dict[str, Any]:
         """Sets the statistics of the unfrozen BatchNorm layers to those of the training data, and validates anew."""
-        targets = self.kind.learning.targets(self.recipe, self.task, self.splits, "train", True)
-        train = self.splits.train
-        batches = self.kind.feeding.batches(self.recipe, self.task, train, self.order("train"), targets, None)
+        batches = self.batches.of("train", self.batches.order("train"))
         audit = phases.recalibrate(self.task, self.phase, (x for x, *_ in batches))
-        feed = Feed(self, cached=False)
+        feed = self.feed(cached=False)
         found = self._validate(feed, self.compiled(feed, xla=False)[1])
         best = {"phase": self.at.phase, "epoch": (self.at.best or {}).get("epoch", 0)}
         metric = self.metric
@@ -314,7 +342,7 @@ class Training:
             return plain, f"the phase has {left} steps, too few to measure"
         batches = _alike(feed.train(1, 0), _TIMED_STEPS + 1)
         before = self._arrays()
-        shapes = self.order("train").shapes
+        shapes = self.batches.order("train").shapes
         try:
             traced_s, plain_s = _timed(plain[0], batches, self.metrics)
             if shapes * traced_s > _SAVED * plain_s * left:  # compiling takes longer than tracing, for each shape
@@ -378,12 +406,7 @@ class Training:
     @functools.cached_property
     def steps(self) -> int:
         """Steps an epoch."""
-        return self.order("train").steps
-
-    def order(self, split: str, epochs: int = 1, start: int = 0, shuffled: bool = False) -> Order:
-        seed = (self.recipe.seed, self.at.phase) if shuffled else None
-        batch_size, part = self.recipe.train.batch_size, getattr(self.splits, split)
-        return self.kind.feeding.order(self.recipe, self.task, part, batch_size, epochs, seed, start)
+        return self.batches.order("train").steps
 
     # --- what is kept --------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ def _climb(training: Training, steps: int, progress: Progress) -> tuple[Any, Any
     growth = (HIGHEST / LOWEST) ** (1 / max(steps - 1, 1))
     inner = getattr(training.optimizer, "inner_optimizer", training.optimizer)
     inner.learning_rate = keras.optimizers.schedules.ExponentialDecay(LOWEST, 1, growth)  # grows: the rate is above 1
-    feed = Feed(training)
+    feed = training.feed()
     step, _ = training.compiled(feed, xla=False)
     losses: list[float] = []
     mean = 0.0

@@ -176,7 +176,7 @@ def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> dict[st
     """Sets who trains in an epoch of a phase (from 1; default: the last), and returns the audit.
 
     What trains in the last epoch is what the optimizer has to know. A training step that was traced before goes on
-    training what it saw. Dropout and its like in front of all that trains run in inference mode (`features`).
+    training what it saw. Dropout and its like in front of all that trains run in inference mode (`cutting`).
 
     Raises:
         RecipeError: the phase asks for units or layers that are not there.

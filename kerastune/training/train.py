@@ -10,7 +10,7 @@ import timeit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,10 +24,9 @@ from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
 from kerastune.tasks.wanted import refusals
 from kerastune.training import checkpoint, lora, phases, saving
-from kerastune.training.feed import cache_key
+from kerastune.training.batches import Batches
 from kerastune.training.loop import Training, without_xla
-from kerastune.training.prefix import cache, features
-from kerastune.training.prefix.forward import Implementation
+from kerastune.training.prefix import cache, cutting, features
 
 Decision = dict[str, Any]
 _TIMED_ROWS, _TIMED_PRODUCTS = 512, 10
@@ -85,12 +84,12 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         raise RecipeError(f"train.xla = true, but these layers have no XLA: {', '.join(bad)}.", 'Use xla = "auto".')
     if refused := refusals(recipe, recipe.exports, type(task.backbone).__name__):
         raise RecipeError("\n".join(refused) + ".", "Choose another quantize or target in [[exports]].")
-    example = kind.feeding.example(recipe, task, splits.validation, recipe.train.batch_size)
+    batches = Batches(recipe, task, splits)
     audits, moving = [], frozenset[str]()
     for number, phase in enumerate(recipe.phases, start=1):
         audits.append(phases.freeze(task, phase))
         moving |= _moving(task, phase)
-        decisions.append({"phase": number, **_cache(recipe, number, task, splits, example)})
+        decisions.append({"phase": number, **_cache(batches, number)})
         lora.merge(task)
     return Plan(splits, task, tuple(audits), tuple(decisions), moving, _memory_mb(recipe, task, splits))
 
@@ -319,31 +318,24 @@ def _capabilities() -> list[tuple[int, int]]:
     return [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
 
 
-def _cache(recipe: Recipe, number: int, task: Any, splits: Splits, example: Any) -> Decision:
+def _cache(batches: Batches, number: int) -> Decision:
     """Whether and where a phase, as it is frozen now, keeps the outputs of its frozen layers."""
+    recipe = batches.recipe
     phase, settings = recipe.phases[number - 1], recipe.train
     if not phase.epochs:
         return {"key": "train.cache", "asked": settings.cache, "got": "off", "why": "the phase has no epochs"}
-    cut, where = features.cut(task, example, tasks.get(recipe.task).feeding.shapes == "bucketed")
-    if cut and (fault := features.prove(cut, example)):
+    cut, where = cutting.cut(batches.task, batches.example, batches.bucketed)
+    if cut and (fault := cutting.prove(cut, batches.example)):
         cut, where = None, fault
-    bytes_needed = 0
-    is_stored = False
-    if cut:
-        examples = len(splits.train) * max(settings.cache_views, 1) + len(splits.validation)
-        bytes_needed = examples * cut.bytes_per_example
-        view = 0 if settings.cache_views else None
-        keys = [cache_key(recipe, number, task, cut, splits.train, by, view) for by in get_args(Implementation)]
-        is_stored = any(cache.stored(key) for key in keys)
     got, why = cache.decide(
         settings.cache,
-        bytes_needed=bytes_needed,
+        bytes_needed=features.count(batches) * cut.bytes_per_example if cut else 0,
         epochs=phase.epochs,
         memory_available=psutil.virtual_memory().available,
         disk_available=cache.room(),
         changes=recipe.augments and not settings.cache_views,
         cut_reason=None if cut else where,
-        is_stored=is_stored,
+        is_stored=cut is not None and bool(features.stored(features.keys(batches, number, cut), settings.cache_views)),
     )
     found = {"key": "train.cache", "asked": settings.cache, "got": got, "why": f"{why}; {where}" if cut else why}
     return {**found, "after": list(cut.after), "bytes_per_example": cut.bytes_per_example} if cut else found

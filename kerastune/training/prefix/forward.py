@@ -19,7 +19,7 @@ from kerastune.formats import graphs
 from kerastune.formats.conversion import Conversion
 from kerastune.progress import Progress
 from kerastune.training.prefix.cache import Arrays
-from kerastune.training.prefix.features import Cut, difference
+from kerastune.training.prefix.cutting import Cut, difference
 
 Forward = Callable[[Any], Arrays]
 Implementation = Literal["tensorflow", "folded", "xla", "onnxruntime"]
@@ -34,7 +34,7 @@ def forward(made: Cut, name: Implementation, example: Any, free: bool = False) -
 
     Args:
         example: a full batch of inputs.
-        free: as in `features.cut`.
+        free: as in `cutting.cut`.
 
     Raises:
         RuntimeError: that implementation cannot run this prefix here; the message says why.
@@ -76,7 +76,7 @@ def fastest(
 
     Args:
         example_batches: the first batches; the first of them full. Two or more make the timing better.
-        free: as in `features.cut`.
+        free: as in `cutting.cut`.
 
     Returns:
         The forward pass, and the decision: {"key", "got", "why"}.

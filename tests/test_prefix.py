@@ -16,7 +16,7 @@ from tiny import BACKBONES, VIT, classifier, hub
 from kerastune.errors import KerastuneError, RecipeError
 from kerastune.recipe import Phase
 from kerastune.training import phases
-from kerastune.training.prefix import cache, features, forward
+from kerastune.training.prefix import cache, cutting, forward
 from kerastune.training.prefix.cache import Spec
 
 random = np.random.default_rng(0)
@@ -61,14 +61,14 @@ def frozen(task: Any, unfreeze: str = "head", **settings: Any) -> Any:
     return task
 
 
-def cut(task: Any, x: Any) -> features.Cut:
-    found, why = features.cut(task, x)
+def cut(task: Any, x: Any) -> cutting.Cut:
+    found, why = cutting.cut(task, x)
     assert found is not None, why
     return found
 
 
 def relative(one: Any, other: Any) -> float:
-    return features.difference([np.asarray(one)], [np.asarray(other)])
+    return cutting.difference([np.asarray(one)], [np.asarray(other)])
 
 
 # --- where ---------------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ def test_a_model_is_cut_before_the_first_layer_that_trains(
     found = cut(frozen(task, unfreeze), x)
     assert list(found.after) == after
     assert found.bytes_per_example == size
-    assert features.prove(found, x) is None
+    assert cutting.prove(found, x) is None
 
 
 def test_the_share_is_that_of_the_backbones_parameters() -> None:
@@ -116,7 +116,7 @@ def test_the_share_is_that_of_the_backbones_parameters() -> None:
 
 def test_nothing_is_cut_where_the_first_layer_trains() -> None:
     task, x = build("ResNet")
-    found, why = features.cut(frozen(task, "all"), x)
+    found, why = cutting.cut(frozen(task, "all"), x)
     assert found is None
     assert why == "conv1_conv (trains) comes first, so there is nothing to run in advance"
 
@@ -154,7 +154,7 @@ def test_several_tensors_cross_where_a_skip_connection_does() -> None:
     found = cut(toy(backbone, head), PIXELS)
     assert found.after == ("first", "second")
     assert found.specs == (Spec((8, 8, 4), "float32"), Spec((8, 8, 2), "float32"))
-    assert features.prove(found, PIXELS) is None
+    assert cutting.prove(found, PIXELS) is None
 
 
 def test_a_tensor_that_is_read_twice_is_kept_once() -> None:
@@ -183,7 +183,7 @@ def test_masks_cross_with_the_tensors_that_carry_them() -> None:
         "input 0.NotEqual": Spec((5,), "bool"),
         "table": Spec((5, 8), "float32"),
     }
-    assert features.prove(found, ids) is None
+    assert cutting.prove(found, ids) is None
     mask, table = found.prefix(ids)
     assert relative(found.tail((tf.ones_like(mask), table), training=False), task(ids)) > 1e-3  # it is obeyed
 
@@ -198,7 +198,7 @@ def test_a_trainable_batch_norm_is_not_cut_through_even_if_it_has_no_weights_tha
     def head(x: Any) -> Any:
         return layers.Dense(2)(layers.BatchNormalization(center=False, scale=False, name="norm")(x))
 
-    found, why = features.cut(toy(layers.Conv2D(4, 3, name="convolution"), head), PIXELS)
+    found, why = cutting.cut(toy(layers.Conv2D(4, 3, name="convolution"), head), PIXELS)
     assert found is not None
     assert found.after == ("convolution",)
     assert "norm (moves its statistics) comes next" in why
@@ -213,7 +213,7 @@ def test_what_crosses_keeps_its_type() -> None:
     found = cut(frozen(task, "top:1"), IMAGES)
     assert found.specs == (Spec((17, 8), "bfloat16"),)
     assert found.bytes_per_example == 2 * 17 * 8
-    assert features.prove(found, IMAGES) is None
+    assert cutting.prove(found, IMAGES) is None
     kept = cache.compute(forward.forward(found, "tensorflow", IMAGES), [(IMAGES, range(8))], 8, found.specs)
     assert relative(found.tail(kept.rows(np.arange(8)), training=False), task(IMAGES)) == 0
 
@@ -225,7 +225,7 @@ def test_the_proof_fails_when_the_parts_are_not_the_whole() -> None:
     task, x = build("ResNet")
     found = cut(frozen(task, "top:1"), x)
     task.trainable = False
-    assert features.prove(found, x) == "the weights that train are not those behind the cut"
+    assert cutting.prove(found, x) == "the weights that train are not those behind the cut"
 
 
 class Restless(layers.Layer):
@@ -241,7 +241,7 @@ class Restless(layers.Layer):
 def test_the_proof_fails_when_the_split_model_computes_something_else() -> None:
     base = keras.Sequential([layers.Conv2D(4, 3), Restless()])
     found = cut(toy(base, layers.Conv2D(2, 3)), PIXELS)
-    assert "the split model's outputs differ by 0.0" in str(features.prove(found, PIXELS))
+    assert "the split model's outputs differ by 0.0" in str(cutting.prove(found, PIXELS))
 
 
 def losses(task: Any, outputs: Callable[[Any], Any], batches: list[tuple[Any, Any]]) -> list[float]:
@@ -541,10 +541,10 @@ def test_every_implementation_computes_the_prefix_for_full_and_partial_batches(n
     found = cut(frozen(task), x)
     run = forward.forward(found, name, x)
     part, other = ({k: v[i] for k, v in x.items()} if isinstance(x, dict) else x[i] for i in (slice(3), slice(1, 4)))
-    assert features.difference(found.prefix(x), run(x)) < 1e-4
-    assert features.difference(found.prefix(part), run(part)) < 1e-4
+    assert cutting.difference(found.prefix(x), run(x)) < 1e-4
+    assert cutting.difference(found.prefix(part), run(part)) < 1e-4
     assert np.array_equal(run(x)[0], run(x)[0])
-    assert features.difference(found.prefix(other), run(part)) > 1e-3
+    assert cutting.difference(found.prefix(other), run(part)) > 1e-3
 
 
 def test_nothing_else_is_tried_for_a_short_pass() -> None:
@@ -562,7 +562,7 @@ def test_the_faster_candidate_is_taken_if_it_agrees(monkeypatch: pytest.MonkeyPa
     run, decision = forward.fastest(found, [PIXELS[:1]] * 6, n_batches=10**6)
     assert (decision["key"], decision["got"]) == ("train.cache forward", "onnxruntime")
     for x in (PIXELS, PIXELS[:3]):
-        assert features.difference(found.prefix(x), run(x)) < 1e-4
+        assert cutting.difference(found.prefix(x), run(x)) < 1e-4
         assert np.array_equal(run(x)[0], run(x)[0])
 
 

@@ -1,0 +1,68 @@
+"""Batches of a task's examples: the one place where training calls the task's feeding."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from kerastune import tasks
+from kerastune.data import Order, Split, Splits
+from kerastune.recipe import Recipe
+from kerastune.tasks.contract import Changes, Dataset, Feeding, Targets, Tensors
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A recipe's examples as batches for its model. Splits are named "train" and "validation"."""
+
+    recipe: Recipe
+    task: Any
+    splits: Splits
+
+    @property
+    def _feeding(self) -> Feeding[Any]:
+        return tasks.get(self.recipe.task).feeding
+
+    @property
+    def bucketed(self) -> bool:
+        """Whether axes other than the first differ from batch to batch."""
+        return self._feeding.shapes == "bucketed"
+
+    @cached_property
+    def targets(self) -> dict[str, Targets]:
+        """What outputs are compared with, by split. Label smoothing and class weights are for training alone."""
+        make = tasks.get(self.recipe.task).learning.targets
+        return {
+            name: make(self.recipe, self.task, self.splits, name, name == "train") for name in ("train", "validation")
+        }
+
+    def split(self, name: str) -> Split:
+        found: Split = getattr(self.splits, name)
+        return found
+
+    @cached_property
+    def example(self) -> Tensors:
+        """Inputs of a full validation batch; of the largest there is, where batches differ in more than size."""
+        return self._feeding.example(self.recipe, self.task, self.splits.validation, self.recipe.train.batch_size)
+
+    def order(self, name: str, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0) -> Order:
+        batch_size = self.recipe.train.batch_size
+        return self._feeding.order(self.recipe, self.task, self.split(name), batch_size, epochs, seed, start)
+
+    def of(self, name: str, order: Order, changes: Changes | None = None) -> Dataset:
+        """A dataset of (inputs, truth, weights float32 [B], indices into the split int64 [B])."""
+        return self._feeding.batches(self.recipe, self.task, self.split(name), order, self.targets[name], changes)
+
+    def changes(self, phase: int, view: int | None = None) -> Changes:
+        """The random changes that a phase draws for its training examples."""
+        return Changes(seed_of(self.recipe.seed, phase), view)
+
+    def fingerprint(self, changed: bool) -> str:
+        """What decides which inputs the same data make."""
+        return self._feeding.fingerprint(self.recipe, self.task, changed)
+
+
+def seed_of(*entropy: int) -> int:
+    """A seed of 63 bits, drawn from several numbers."""
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
