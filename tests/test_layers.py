@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 # The rooms, in the order of the work. What stands in a row may import the rows before it and what is left of it there.
 ROOMS = [
-    *("targets", "errors", "progress"),
+    *("targets", "errors", "records", "progress"),
     *("forkserver", "child", "files", "environment", "formats"),
     *("assets", "recipe"),
     *("modalities", "data", "run"),

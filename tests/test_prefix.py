@@ -15,7 +15,7 @@ from tiny import BACKBONES, VIT, classifier, hub
 
 from kerastune.errors import KerastuneError, RecipeError
 from kerastune.recipe import Phase
-from kerastune.training import phases
+from kerastune.training import decide, phases
 from kerastune.training.prefix import cache, cutting, forward
 from kerastune.training.prefix.cache import Spec
 
@@ -506,7 +506,7 @@ ROOM: dict[str, Any] = {
     ],
 )
 def test_where_features_are_kept(asked: Any, case: dict[str, Any], got: str, why: str) -> None:
-    found = cache.decide(asked, **{**ROOM, **case})
+    found = decide.place(asked, **{**ROOM, **case})
     assert found[0] == got
     assert why in found[1]
 
@@ -522,7 +522,7 @@ def test_where_features_are_kept(asked: Any, case: dict[str, Any], got: str, why
 )
 def test_what_was_asked_for_and_cannot_be_had_is_an_error(asked: Any, case: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message) as caught:
-        cache.decide(asked, **{**ROOM, **case})
+        decide.place(asked, **{**ROOM, **case})
     assert caught.value.message.startswith(f'train.cache = "{asked}"')
     assert caught.value.hint
 

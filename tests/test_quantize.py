@@ -13,7 +13,7 @@ from kerastune.formats import graphs, support, tflite
 from kerastune.formats.conversion import Conversion
 from kerastune.recipe import parse_export, target
 from kerastune.targets import classify
-from kerastune.training import train
+from kerastune.training.plan import plan
 from kerastune.verifying import artifact, runtimes
 from kerastune.verifying.verifier import LEAST_AGREEMENT, paired
 
@@ -142,7 +142,7 @@ def test_a_transformer_is_refused_int16_before_anything_is_traced(trained, tmp_p
 def test_a_recipe_is_refused_before_it_is_trained(recipe):
     exports = [{"target": "linux", "quantize": "int16x8"}, {"target": "linux"}]
     with pytest.raises(RecipeError, match="ViT cannot be exported as tflite with quantize = 'int16x8': LiteRT has no"):
-        train.plan(recipe("vit", exports=exports))
+        plan(recipe("vit", exports=exports))
 
 
 def test_a_place_without_floating_point_takes_no_floats():

@@ -12,7 +12,7 @@ from kerastune.cli import cli
 from kerastune.data import few
 from kerastune.errors import ConverterError
 from kerastune.exporting import rehearsal
-from kerastune.training import train
+from kerastune.training.plan import plan
 
 EXPORTS = [
     {"target": "linux", "quantize": "auto", "max_accuracy_drop": 0.0},
@@ -63,8 +63,8 @@ def test_the_next_step_runs_what_was_validated(recipe, tmp_path, monkeypatch):
 
 
 def test_an_untrained_model_says_something_else_about_every_image(recipe, tmp_path):
-    made = train.plan(recipe("efficientnet"))
-    of = train.untrained(recipe("efficientnet"), made, tmp_path, rehearsal.Progress())
+    made = plan(recipe("efficientnet"))
+    of = rehearsal.untrained(made, tmp_path, rehearsal.Progress())
     scores = of.predictions("validation")[2]["scores"]
     assert np.ptp(scores, axis=0).min() > 0.2
     assert len(few(made.splits.train, 5)) == 5 and len(set(few(made.splits.train, 3).labels)) == 3

@@ -16,11 +16,13 @@ from kerastune.cli import show
 from kerastune.data import Order
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.progress import Progress
+from kerastune.records import Decision
 from kerastune.tasks import losses, text_models
 from kerastune.tasks.image_classification import task as image_classification
 from kerastune.tasks.image_classification.settings import Augment
 from kerastune.tasks.learnt import Metric
-from kerastune.training import loop, train
+from kerastune.training import decide, precision
+from kerastune.training.plan import plan
 
 
 def splits_of(made):
@@ -255,7 +257,7 @@ def test_the_audit_is_told_before_each_phase_and_the_proof_after(recipe, tmp_pat
 
 @pytest.mark.parametrize("saved", [0.0, 1e9])
 def test_xla_is_measured_where_it_could_pay_and_training_is_not_touched_by_it(recipe, tmp_path, monkeypatch, saved):
-    monkeypatch.setattr(loop, "_SAVED", saved)
+    monkeypatch.setattr(decide, "_SAVED", saved)
     phases = [{"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}]
     made = fine_tune(recipe("vit", phases=phases, train={"batch_size": 8, "cache": "off"}), tmp_path / "run")
     (found,) = [d for d in made.record["decisions"] if d["key"] == "train.xla"]
@@ -286,7 +288,7 @@ def test_mixed_precision_is_read_back_and_exports_as_float32(recipe, tmp_path):
     ],
 )
 def test_automatic_precision_is_bfloat16_where_every_gpu_has_it(gpus, policy, why):
-    got, said = train._on_gpus(gpus)
+    got, said = precision._on_gpus(gpus)
     assert got == policy
     assert why in said
 
@@ -294,20 +296,20 @@ def test_automatic_precision_is_bfloat16_where_every_gpu_has_it(gpus, policy, wh
 @pytest.mark.parametrize("gain", [1.0, 2.0])
 def test_texts_are_trained_in_bfloat16_on_a_cpu_that_was_measured_to_be_faster_in_it(recipe, monkeypatch, gain):
     built, seconds = [], iter([gain, 1.0] * 2)  # of a product, in float32 and bfloat16
-    monkeypatch.setattr(train, "_capabilities", list)
-    monkeypatch.setattr(train.timeit, "repeat", lambda *_, **__: [next(seconds)])
+    monkeypatch.setattr(precision, "_capabilities", list)
+    monkeypatch.setattr(precision.timeit, "repeat", lambda *_, **__: [next(seconds)])
     task = image_classification.build(recipe("vit"), recipe("vit").preset, 3, "float32")
-    task, decision = train._in_best_precision(lambda policy: built.append(policy) or task, text_models.largest_product)
-    assert decision["got"] == built[-1] == ("float32" if gain == 1 else "mixed_bfloat16")
-    assert f"{gain:.2f} times as long in float32" in decision["why"]
-    _, unmeasured = train._in_best_precision(built.append, None)
-    assert unmeasured["got"] == "float32"
-    assert "no GPU" in unmeasured["why"]
+    task, decision = precision.build_fastest(lambda policy: built.append(policy) or task, text_models.largest_product)
+    assert decision.got == built[-1] == ("float32" if gain == 1 else "mixed_bfloat16")
+    assert f"{gain:.2f} times as long in float32" in decision.why
+    _, unmeasured = precision.build_fastest(built.append, None)
+    assert unmeasured.got == "float32"
+    assert "no GPU" in unmeasured.why
 
 
 def test_a_training_that_is_gone_on_with_keeps_its_precision_whatever_is_faster_now(recipe):
-    then = {"key": "train.precision", "asked": "auto", "got": "mixed_bfloat16", "why": "it was faster there"}
-    made = train.plan(recipe("vit"), decided=[then])
+    then = Decision("train.precision", "auto", "mixed_bfloat16", "it was faster there")
+    made = plan(recipe("vit"), decided=[then])
     assert made.task.backbone.dtype_policy.name == "mixed_bfloat16"
     assert made.decisions[0] == then
 
@@ -335,7 +337,7 @@ def test_xla_that_a_layer_forbids_is_an_error_that_names_it(recipe, monkeypatch)
 
     build_with(monkeypatch, with_zoom)
     with pytest.raises(RecipeError, match=r"xla = true, but these layers have no XLA: conv1_bn"):
-        train.plan(recipe("resnet", train={"batch_size": 8, "xla": True}))
+        plan(recipe("resnet", train={"batch_size": 8, "xla": True}))
 
 
 def test_an_image_size_that_the_preset_was_not_built_for_is_taken(recipe, pictures, tmp_path):
@@ -347,7 +349,7 @@ def test_an_image_size_that_the_preset_was_not_built_for_is_taken(recipe, pictur
 def test_an_image_size_that_position_embeddings_forbid_is_explained(recipe, pictures):
     data = {"source": "folder", "path": str(pictures), "image_size": 48}
     with pytest.raises(RecipeError, match="at image_size = 48"):
-        train.plan(recipe("vit", data=data))
+        plan(recipe("vit", data=data))
 
 
 def test_a_phase_that_trains_nothing_is_a_measurement(recipe, tmp_path):
@@ -485,7 +487,7 @@ def test_ctrl_c_keeps_what_is_done(recipe, tmp_path):
 
 
 def test_memory_is_estimated_from_the_graph(recipe):
-    small, large = (train.plan(recipe("resnet", train={"batch_size": b})).memory_mb for b in (8, 64))
+    small, large = (plan(recipe("resnet", train={"batch_size": b})).memory_mb for b in (8, 64))
     assert 0 < small < large
 
 

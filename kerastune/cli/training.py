@@ -33,14 +33,15 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
 
     wanted = read(recipe, overrides)
     from kerastune.exporting import rehearsal
-    from kerastune.training import train
+    from kerastune.records import to_json
+    from kerastune.training import plan as planning
 
     failure: KerastuneError | None = None
     started = time.monotonic()
     names = map(recipes.export_name, wanted.exports)
     rows: list[dict[str, Any]] = [{"name": name, "passed": None, "problems": []} for name in names]
     with progress() as told:
-        plan = train.plan(wanted, told)
+        plan = planning.plan(wanted, told)
         planned = time.monotonic()
         if wanted.exports and not no_exports:
             rows, failure = rehearsal.rehearse(wanted, plan, told)
@@ -51,7 +52,7 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
         "notes": list(plan.splits.notes),
         "skipped": list(plan.splits.skipped),
         "phases": list(plan.audits),
-        "decisions": list(plan.decisions),
+        "decisions": [to_json(decision) for decision in plan.decisions],
         "memory_mb": plan.memory_mb,
         "exports": rows,
         "seconds": {"plan": round(planned - started, 1), "exports": round(time.monotonic() - planned, 1)},

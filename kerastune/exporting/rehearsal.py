@@ -1,19 +1,25 @@
 """Before an hour of training: a recipe's exports, made and verified with the untrained model, and thrown away."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kerastune import data, run, tasks
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.exporting import exporter
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe, export_name
 from kerastune.training import train
+from kerastune.training.batches import Batches
+from kerastune.training.plan import Plan
 from kerastune.verifying.artifact import Artifact
+
+_FEW = 64  # examples of a split
 
 
 def rehearse(
-    recipe: Recipe, made: train.Plan, progress: Progress | None = None
+    recipe: Recipe, made: Plan, progress: Progress | None = None
 ) -> tuple[list[dict[str, Any]], KerastuneError | None]:
     """Exports the planned model before it is trained, as its run will be: what cannot work fails now.
 
@@ -34,7 +40,7 @@ def rehearse(
     progress, failure = progress or Progress(), None
     wanted = [one.model_copy(update={"max_accuracy_drop": 1.0}) for one in recipe.exports]
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
-        of = train.untrained(recipe, made, Path(scratch), progress)
+        of = untrained(made, Path(scratch), progress)
         try:
             exporter.export(of, wanted, progress=progress)
         except (VerificationError, ConverterError) as error:
@@ -51,6 +57,29 @@ def rehearse(
                 problem = refused.get(name) or (failure.message if failure else "")
                 rows.append({**row, **dict.fromkeys(_FIGURES), "passed": False, "problems": [problem]})
     return rows, failure
+
+
+def untrained(made: Plan, folder: Path, progress: Progress) -> run.Run:
+    """A run of the planned model before it is trained, to try its exports with.
+
+    Its head is drawn anew so that outputs vary, and it scores only a few validation and test examples.
+    """
+    recipe, model = made.recipe, made.task
+    few = [data.few(split, _FEW) for split in (made.splits.validation, made.splits.test)]
+    splits = replace(made.splits, validation=few[0], test=few[1])
+    kind = tasks.get(recipe.task)
+    kind.building.vary(model, kind.feeding.example(recipe, model, splits.validation, len(splits.validation)))
+    loaded, _ = train.save(Batches(recipe, model, splits), folder)
+    predictions, metrics = train.score(recipe, loaded, splits, progress)
+    record = {
+        "labels": list(splits.labels),
+        "backbone": type(model.backbone).__name__,
+        "recipe_sha256": recipe.sha256(),
+        "metric": tasks.device(recipe.task).learnt(recipe).metric.name,
+        "metrics": metrics,
+    }
+    run.write(folder, recipe, record, [], predictions)
+    return run.Run(folder, [splits])
 
 
 _FIGURES = ("size_bytes", "converter_peak_mb", "latency_ms", "max_error")

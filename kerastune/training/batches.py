@@ -46,6 +46,11 @@ class Batches:
         """Inputs of a full validation batch; of the largest there is, where batches differ in more than size."""
         return self._feeding.example(self.recipe, self.task, self.splits.validation, self.recipe.train.batch_size)
 
+    @property
+    def one(self) -> Tensors:
+        """Inputs of a training batch of one example."""
+        return self._feeding.example(self.recipe, self.task, self.splits.train, 1)
+
     def order(self, name: str, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0) -> Order:
         batch_size = self.recipe.train.batch_size
         return self._feeding.order(self.recipe, self.task, self.split(name), batch_size, epochs, seed, start)

@@ -1,38 +1,35 @@
-"""The loop over phases, epochs and steps: what is trained, kept, written down, and gone on with after a kill."""
+"""Runs the training loop over phases, epochs and steps; checkpoints it and resumes it after a kill."""
 
 import contextlib
 import dataclasses
 import functools
-import itertools
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from kerastune import run, tasks
-from kerastune.data import Splits
 from kerastune.errors import KerastuneError
 from kerastune.progress import Progress
-from kerastune.recipe import Phase, Recipe
+from kerastune.recipe import Phase
+from kerastune.records import Decision, from_json, to_json
 from kerastune.tasks.learnt import Metric
-from kerastune.training import checkpoint, lora, memory, optimizers, phases
-from kerastune.training.batches import Batches, seed_of
+from kerastune.training import checkpoint, decide, lora, memory, optimizers, phases
+from kerastune.training.batches import seed_of
 from kerastune.training.feed import Feed
+from kerastune.training.plan import Plan
 from kerastune.training.prefix import cutting, features
+from kerastune.training.prefix.forward import Implementation
+from kerastune.training.steps import Steps, compiled
 
-Decision = dict[str, Any]
-Step = Callable[..., Any]
-_TIMED_STEPS = 5
 _SHORT = 5.0  # seconds: epochs that end sooner after a checkpoint are sooner trained again than written
-_SAVED = 0.5  # the share of a step that XLA might save, at best
 
 
 @dataclass
@@ -48,47 +45,42 @@ class Position:
     waited: int = 0  # epochs since the phase's best one, for early stopping
     phase_best: float | None = None
     stage: list[str] = field(default_factory=list)  # the units that train in the stage that `frozen` is of
-    best: dict[str, float] | None = None
+    best: dict[str, Any] | None = None
     best_file: str = ""
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     said: dict[str, list[str]] = field(default_factory=dict)  # by "phase.epoch", where the task generates
     ran: list[dict[str, Any]] = field(default_factory=list)  # one record a phase
     decisions: list[Decision] = field(default_factory=list)
     frozen: dict[str, str] = field(default_factory=dict)  # hashes from before the stage that is running
     seconds: float = 0.0
 
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "decisions": [to_json(decision) for decision in self.decisions]}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Position":
+        return Position(**{**value, "decisions": [from_json(Decision, each) for each in value["decisions"]]})
+
 
 class Training:
     """One training, in a work folder that holds its checkpoints and best weights.
 
     Args:
-        task: the model, as built from the recipe.
-        decisions: what was decided before training; what is measured on the way is added.
-        moving: keys (`lora.key`) of the weights that some phase may move; the others need no checkpoint.
+        made: its plan. What is decided on the way is added to the plan's decisions.
         facts: what may not change between a checkpoint and its resumption; written into each checkpoint.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        splits: Splits,
-        task: Any,
-        decisions: Sequence[Decision],
-        moving: frozenset[str],
-        work: Path,
-        facts: Mapping[str, Any],
-        progress: Progress,
-    ) -> None:
-        self.recipe, self.splits, self.task, self.work, self.moving = recipe, splits, task, work, moving
-        self.batches = Batches(recipe, task, splits)
-        self.base = lora.hashes(task)
+    def __init__(self, made: Plan, work: Path, facts: Mapping[str, Any], progress: Progress) -> None:
+        self.recipe, self.splits, self.task, self.batches = made.recipe, made.splits, made.task, made.batches
+        self.work, self.moving = work, made.moving
+        self.base = lora.hashes(made.task)
         self.folder = work / run.CHECKPOINTS
         self.folder.mkdir(exist_ok=True)
         self.facts, self.progress = facts, progress
-        self.kind = tasks.get(recipe.task)
-        self.at = Position(decisions=list(decisions))
+        self.kind = tasks.get(made.recipe.task)
+        self.at = Position(decisions=list(made.decisions))
         self.optimizer: Any = None
-        self.metrics = [keras.metrics.Mean(name="loss"), self.kind.learning.meter(recipe)]
+        self.metrics = [keras.metrics.Mean(name="loss"), self.kind.learning.meter(made.recipe)]
         self._left: checkpoint.Arrays = {}  # of a checkpoint: what is put back once its variables exist
         self._unwritten: checkpoint.Arrays = {}  # the best weights, if they are newer than the last checkpoint
         self._lap = self._saved = time.perf_counter()
@@ -113,19 +105,24 @@ class Training:
 
     def decision(self, key: str) -> Decision | None:
         """What was decided for the phase that runs, in this process or in the one that is resumed."""
-        return next((d for d in self.at.decisions if d["key"] == key and d.get("phase") == self.at.phase), None)
+        return next((d for d in self.at.decisions if d.key == key and d.phase == self.at.phase), None)
 
     def decided(self, key: str, asked: Any, got: Any, why: str) -> Any:
-        self.at.decisions.append({"phase": self.at.phase, "key": key, "asked": asked, "got": got, "why": why})
+        self.at.decisions.append(Decision(key, asked, got, why, self.at.phase))
         return got
 
-    def run(self) -> bool:
-        """Trains what is left; the task then holds the best weights. Returns whether Ctrl-C ended it."""
+    def run(self, last: int | None = None) -> bool:
+        """Trains what is left; the task then holds the best weights. Returns whether Ctrl-C ended it.
+
+        Args:
+            last: the phase to end after; by default the recipe's last.
+        """
+        last = len(self.recipe.phases) if last is None else last
         try:
             if not self._left:
                 self.save()  # whoever is killed from here on can go on
             with memory.kept():
-                while self.at.phase <= len(self.recipe.phases):
+                while self.at.phase <= last:
                     self._phase()
             self._put_back()
         except KeyboardInterrupt:
@@ -160,78 +157,81 @@ class Training:
 
     def _epochs(self) -> None:
         at, phase, patience = self.at, self.phase, self.recipe.train.early_stopping
-        feed, functions = None, None
+        feed, steps = None, None
         while at.epoch <= phase.epochs and not (patience and at.waited >= patience):
             # The phase is cut in front of all that it will ever train, which is how `_phase` has left it.
-            feed = feed or self.feed()
+            feed = feed or self.feed(phase.epochs)
             audit = phases.freeze(self.task, phase, at.epoch)
             stage = [unit["name"] for unit in audit["units"] if unit["trainable_parameters"]]
-            if functions is None or stage != at.stage:
+            if steps is None or stage != at.stage:
                 self.progress.phase(f"{self.title}, from epoch {at.epoch}", audit)
                 if stage != at.stage:
                     at.stage, at.frozen = stage, phases.frozen_hashes(self.task)
-                functions = self._functions(feed)
+                steps = self._functions(feed)
                 self.save()  # what was measured holds for whoever resumes
-            row, weights = self._epoch(feed, *functions)
+            row, weights = self._epoch(feed, steps)
             self._prove(at.frozen)
             with _uninterrupted():
                 self._end_epoch(row, weights)
 
-    def feed(self, cached: bool = True) -> Feed:
+    def feed(self, epochs: int, cached: bool = True) -> Feed:
         """The batches of the phase that runs, cut in front of what trains as the model is now.
 
         Args:
+            epochs: how many epochs there will be batches for.
             cached: use the features that were decided to be kept; else all batches hold inputs.
         """
-        cut, kept, decision = None, None, self.decision("train.cache") or {}
-        if "after" in decision:  # the plan has proved that the two parts are the whole
+        cut, kept, decision = None, None, self.decision("train.cache")
+        if decision and decision.after:  # the plan has proved that the two parts are the whole
             cut, why = cutting.cut(self.task, self.batches.example, self.batches.bucketed)
             assert cut, why
-            if cached and decision["got"] != "off":
-                kept = self._kept(cut, on_disk=decision["got"] == "disk")
-        return Feed(self.batches, self.at.phase, self.phase.epochs, cut, kept)
+            if cached and decision.got != "off":
+                kept = self._kept(cut, on_disk=decision.got == "disk")
+        return Feed(self.batches, self.at.phase, epochs, cut, kept)
 
     def _kept(self, cut: cutting.Cut, on_disk: bool) -> features.Kept:
         """Runs the frozen part over all examples, or finds what an earlier run kept of it."""
         batches, phase, run_prefix = self.batches, self.at.phase, None
         key = features.keys(batches, phase, cut)
-        if known := self.decision("train.cache forward"):
-            by = known["got"]
-        elif on_disk and (by := features.stored(key, self.recipe.train.cache_views)):
-            self.decided("train.cache forward", "auto", by, "an earlier run kept its features")
+        known = self.decision("train.cache forward")
+        stored = features.stored(key, self.recipe.train.cache_views) if on_disk else None
+        if known:
+            by: Implementation = known.got  # type: ignore[assignment]
+        elif stored:
+            by = self.decided("train.cache forward", "auto", stored, "an earlier run kept its features")
         else:
             run_prefix, by, why = features.fastest(batches, phase, cut, self.progress)
             self.decided("train.cache forward", "auto", by, why)
         return features.keep(batches, phase, cut, key, by, on_disk, self.title, self.progress, run_prefix)
 
-    def _epoch(self, feed: Feed, train: Step, test: Step) -> tuple[dict[str, float], checkpoint.Arrays]:
+    def _epoch(self, feed: Feed, steps: Steps) -> tuple[dict[str, float], checkpoint.Arrays]:
         """Runs what is left of an epoch, and validates. Returns the history's row and the validated weights."""
         at, started = self.at, time.perf_counter()
         first = at.step
         for batch in feed.train(at.epoch, at.step):
             with _uninterrupted():  # a step and its count belong together
-                train(*batch)
+                steps.train(*batch)
                 at.step += 1
             self._tell(first, started)
             if self._due():
                 self.save()
         row = {"phase": at.phase, "epoch": at.epoch} | {m.name: float(m.result()) for m in self.metrics}
         with optimizers.averaged(self.optimizer, self.task):
-            row |= {f"val_{name}": value for name, value in self._validate(feed, test).items()}
+            row |= {f"val_{name}": value for name, value in self._validate(feed, steps).items()}
             weights = self._weights()
             if samples := self.kind.learning.samples(self.recipe, self.task, self.splits):
                 self.at.said[f"{at.phase}.{at.epoch}"] = samples
         rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
         return row | {"learning_rate": rate, "seconds": round(time.perf_counter() - started, 2)}, weights
 
-    def _validate(self, feed: Feed, test: Step) -> dict[str, float]:
+    def _validate(self, feed: Feed, steps: Steps) -> dict[str, float]:
         train_state = [variable.numpy() for metric in self.metrics for variable in metric.variables]
         try:
             self._reset_metrics()
             said = []
             whole = self.kind.learning.validated
             for x, y, weights in feed.validation():
-                outputs = test(x, y, weights)
+                outputs = steps.test(x, y, weights)
                 said += [(y, tf.nest.map_structure(_numpy, outputs))] if whole else []
             found = {metric.name: float(metric.result()) for metric in self.metrics}
             return found | whole(self.recipe, *zip(*said, strict=True)) if whole else found
@@ -306,8 +306,8 @@ class Training:
         """Sets the statistics of the unfrozen BatchNorm layers to those of the training data, and validates anew."""
         batches = self.batches.of("train", self.batches.order("train"))
         audit = phases.recalibrate(self.task, self.phase, (x for x, *_ in batches))
-        feed = self.feed(cached=False)
-        found = self._validate(feed, self.compiled(feed, xla=False)[1])
+        feed = self.feed(1, cached=False)
+        found = self._validate(feed, self.compiled(feed, xla=False))
         best = {"phase": self.at.phase, "epoch": (self.at.best or {}).get("epoch", 0)}
         metric = self.metric
         was = (self.at.best or {}).get(f"val_{metric}", math.nan)
@@ -319,75 +319,38 @@ class Training:
 
     # --- steps ---------------------------------------------------------------------------------------------
 
-    def _functions(self, feed: Feed) -> tuple[Step, Step]:
-        """The training and the validation step, compiled in the way that is faster."""
+    def _functions(self, feed: Feed) -> Steps:
+        """The steps, compiled in the way that is faster."""
         asked, known = self.recipe.train.xla, self.decision("train.xla")
         if known is not None or asked != "auto":
-            got = known["got"] if known else self.decided("train.xla", asked, asked, "as asked")
+            got = bool(known.got if known else self.decided("train.xla", asked, asked, "as asked"))
             self.at.ran[-1]["xla"] = got
             return self.compiled(feed, got)
-        plain = self.compiled(feed, xla=False)
-        chosen, why = self._measured(feed, plain)
-        self.at.ran[-1]["xla"] = self.decided("train.xla", "auto", chosen is not plain, why)
+        order = self.batches.order("train")
+        chosen, got, why = decide.xla(
+            functools.partial(self.compiled, feed),
+            self.task,
+            feed.train(1, 0),
+            self.steps * self.phase.epochs,
+            order.shapes,
+            self.metrics,
+            self._unchanged,
+        )
+        self.at.ran[-1]["xla"] = self.decided("train.xla", "auto", got, why)
         return chosen
 
-    def _measured(self, feed: Feed, plain: tuple[Step, Step]) -> tuple[tuple[Step, Step], str]:
-        """Times real training steps with and without XLA, then puts everything back as it was."""
-        if bad := without_xla(self.task):
-            return plain, f"XLA does not know these layers: {', '.join(bad)}"
-        if _is_convolutional(self.task) and not tf.config.list_physical_devices("GPU"):
-            return plain, "XLA has no fast convolutions on CPUs (EfficientNet-Lite0: 9 images/s instead of 119)"
-        left = self.steps * self.phase.epochs
-        if left <= 2 * _TIMED_STEPS:
-            return plain, f"the phase has {left} steps, too few to measure"
-        batches = _alike(feed.train(1, 0), _TIMED_STEPS + 1)
+    def compiled(self, feed: Feed, xla: bool) -> Steps:
+        loss = self.kind.learning.loss(self.recipe)
+        return compiled(feed, self.task, loss, self.optimizer, self.metrics, xla)
+
+    @contextlib.contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Puts everything back that steps inside the block change."""
         before = self._arrays()
-        shapes = self.batches.order("train").shapes
         try:
-            traced_s, plain_s = _timed(plain[0], batches, self.metrics)
-            if shapes * traced_s > _SAVED * plain_s * left:  # compiling takes longer than tracing, for each shape
-                why = (
-                    f"{left} steps of {1e3 * plain_s:.1f} ms end before compiling {shapes} shapes could pay for itself"
-                )
-                return plain, f"{why}: to trace one takes {traced_s:.1f} s"
-            compiled = self.compiled(feed, xla=True)
-            try:
-                compile_s, xla_s = _timed(compiled[0], batches, self.metrics, give_up=2 * plain_s)
-            except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-                return plain, f"XLA cannot compile the step: {str(error).splitlines()[0][:200]}"
+            yield
         finally:
             self._put_back(before)
-        # Every further shape, that of an epoch's last batch among them, is compiled once more.
-        cost = left * xla_s + (shapes - 1) * compile_s
-        times = f"a step takes {1e3 * plain_s:.1f} ms without XLA and {1e3 * xla_s:.1f} ms with it"
-        why = f"{times}, after {compile_s:.0f} s of compiling for each of {shapes} shapes, for {left} steps"
-        return (compiled if cost < plain_s * left else plain), why
-
-    def compiled(self, feed: Feed, xla: bool) -> tuple[Step, Step]:
-        """The training and the validation step, as functions of (inputs, targets, weights)."""
-        task, optimizer, loss_function = self.task, self.optimizer, self.kind.learning.loss(self.recipe)
-        mean, metric = self.metrics
-        forward, trained = feed.forward, task.trainable_variables
-
-        def train(x: Any, y: Any, weights: tf.Tensor) -> None:
-            with tf.GradientTape() as tape:
-                outputs = forward(x, True)
-                total, count = loss_function(y, outputs, weights)
-                loss = total / count + sum(task.losses)
-                scaled = optimizer.scale_loss(loss)
-            optimizer.apply(tape.gradient(scaled, trained), trained)
-            mean.update_state(loss, sample_weight=count)
-            metric.update_state(y, outputs)
-
-        def test(x: Any, y: Any, weights: tf.Tensor) -> Any:
-            outputs = forward(x, False)
-            total, count = loss_function(y, outputs, weights)
-            mean.update_state(total / count, sample_weight=count)
-            metric.update_state(y, outputs)
-            return outputs
-
-        options = {"input_signature": feed.signature, "jit_compile": xla, "autograph": False}
-        return tf.function(train, **options), tf.function(test, **options)
 
     def _tell(self, first: int, started: float) -> None:
         at, now = self.at, time.perf_counter()
@@ -442,7 +405,7 @@ class Training:
         if self._unwritten:
             checkpoint.write_arrays(self.folder / self.at.best_file, self._unwritten)
             self._unwritten = {}
-        record = {**self.facts, "at": dataclasses.asdict(self.at)}
+        record = {**self.facts, "at": self.at.to_json()}
         checkpoint.write(self.folder, record, self._arrays())
         needed = {record["at"]["best_file"] for record in checkpoint.records(self.folder)}
         for path in self.folder.glob("best-*.npz"):
@@ -478,9 +441,9 @@ class Training:
             "metrics": [variable for metric in self.metrics for variable in metric.variables],
         }
 
-    def go_on_from(self, at: Mapping[str, Any], arrays: checkpoint.Arrays) -> None:
+    def go_on_from(self, at: Position, arrays: checkpoint.Arrays) -> None:
         """Continues from a checkpoint instead of from the start."""
-        self.at, self._left = Position(**at), arrays
+        self.at, self._left = at, arrays
 
     def _put_back(self, arrays: checkpoint.Arrays | None = None) -> None:
         arrays, self._left = (self._left, {}) if arrays is None else (arrays, self._left)
@@ -494,51 +457,6 @@ class Training:
 
 
 # --- helpers -----------------------------------------------------------------------------------------------
-
-
-def without_xla(task: keras.Model) -> list[str]:
-    """The layers that XLA cannot compile: those that say so, and resizing by methods that it does not know."""
-    return sorted(
-        {
-            f"{layer.name} ({type(layer).__name__})"
-            for layer in task._flatten_layers()
-            if not layer.supports_jit
-            or getattr(layer, "interpolation", None) == "bicubic"
-            or getattr(layer, "antialias", False)
-        }
-    )
-
-
-def _is_convolutional(task: keras.Model) -> bool:
-    kernels = [layer for layer in task._flatten_layers() if hasattr(layer, "kernel") and layer.trainable_variables]
-    return sum(hasattr(layer, "kernel_size") for layer in kernels) > len(kernels) / 2
-
-
-def _alike(batches: Iterator[Any], count: int) -> list[Any]:
-    """The first batches of one shape; over again where there are fewer."""
-    groups: dict[str, list[Any]] = {}
-    for batch in batches:
-        of_shape = groups.setdefault(str([x.shape for x in tf.nest.flatten(batch)]), [])
-        of_shape.append(batch)
-        if len(of_shape) == count:
-            return of_shape
-    most = max(groups.values(), key=len)
-    return list(itertools.islice(itertools.cycle(most), count))
-
-
-def _timed(
-    step: Step, batches: Sequence[Any], metrics: Sequence[keras.metrics.Metric], give_up: float = math.inf
-) -> tuple[float, float]:
-    """Seconds that the first step takes, tracing and compiling included, and that a later one takes (the median)."""
-    seconds: list[float] = []
-    for batch in batches:
-        started = time.perf_counter()
-        step(*batch)
-        float(metrics[0].result())  # waits for the device
-        seconds.append(time.perf_counter() - started)
-        if len(seconds) > 1 and seconds[-1] > give_up:
-            break
-    return seconds[0], float(np.median(seconds[1:]))
 
 
 @contextlib.contextmanager

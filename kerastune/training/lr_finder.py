@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from kerastune.errors import RecipeError
 from kerastune.progress import Progress
-from kerastune.recipe import Recipe
-from kerastune.training import phases, train
+from kerastune.recipe import Phase, Recipe
+from kerastune.training import phases
 from kerastune.training.feed import Feed
 from kerastune.training.loop import Training
+from kerastune.training.plan import plan
 
 LOWEST, HIGHEST = 1e-7, 1.0
 _MEMORY = 0.95  # of the running mean that smooths the losses
@@ -59,31 +60,29 @@ def find(recipe: Recipe, phase: int = 1, steps: int = 100, progress: Progress | 
     if not tested.epochs:
         raise RecipeError(f"Phase {phase} (unfreeze = {tested.unfreeze!r}) trains nothing.")
     progress = progress or Progress()
-    made = train.plan(recipe, progress)
+    made = plan(recipe, progress)
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
-        before = recipe.model_copy(update={"phases": recipe.phases[: phase - 1]})
-        training = Training(before, made.splits, made.task, made.decisions, made.moving, Path(scratch), {}, progress)
-        if training.run():
+        training = Training(made, Path(scratch), {}, progress)
+        if training.run(phase - 1):
             raise KeyboardInterrupt
         settings = {"epochs": math.ceil(steps / training.steps), "schedule": "constant"}
-        training.recipe = recipe.model_copy(update={"phases": (*before.phases, tested.model_copy(update=settings))})
-        rates, losses = _climb(training, steps, progress)
+        rates, losses = _climb(training, tested.model_copy(update=settings), steps, progress)
     return Found(phase, rates, losses, _steepest(rates, losses))
 
 
-def _climb(training: Training, steps: int, progress: Progress) -> tuple[Any, Any]:
-    phases.freeze(training.task, training.phase)
-    training.optimizer = phases.optimizer(training.phase, training.task, steps)
+def _climb(training: Training, phase: Phase, steps: int, progress: Progress) -> tuple[Any, Any]:
+    phases.freeze(training.task, phase)
+    training.optimizer = phases.optimizer(phase, training.task, steps)
     growth = (HIGHEST / LOWEST) ** (1 / max(steps - 1, 1))
     inner = getattr(training.optimizer, "inner_optimizer", training.optimizer)
     inner.learning_rate = keras.optimizers.schedules.ExponentialDecay(LOWEST, 1, growth)  # grows: the rate is above 1
-    feed = training.feed()
-    step, _ = training.compiled(feed, xla=False)
+    feed = training.feed(phase.epochs)
+    functions = training.compiled(feed, xla=False)
     losses: list[float] = []
     mean = 0.0
     for number, batch in enumerate(_batches(feed, steps, training.steps), start=1):
         training.metrics[0].reset_state()
-        step(*batch)
+        functions.train(*batch)
         loss = float(training.metrics[0].result())
         mean = _MEMORY * mean + (1 - _MEMORY) * loss
         smooth = mean / (1 - _MEMORY**number)

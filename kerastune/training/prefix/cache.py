@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ml_dtypes  # noqa: F401  teaches NumPy "bfloat16"
 import numpy as np
@@ -28,10 +28,9 @@ import numpy.typing as npt
 import psutil
 
 from kerastune import assets
-from kerastune.errors import KerastuneError, RecipeError
+from kerastune.errors import KerastuneError
 
 Arrays = tuple[npt.NDArray[Any], ...]
-Where = Literal["off", "memory", "disk"]
 
 _RECORD = "features.json"
 _RESERVE = 2**30
@@ -258,7 +257,7 @@ def _make_room(needed: int) -> None:
             _delete(path)
     if needed > room():
         raise KerastuneError(
-            f"Features of {_size(needed)} do not fit on the disk any more: there is room for {_size(room())} "
+            f"Features of {shown_size(needed)} do not fit on the disk any more: there is room for {shown_size(room())} "
             f"in {_root()}.",
             'Make room, raise KERASTUNE_CACHE_GB, or use train.cache = "off".',
         )
@@ -304,69 +303,6 @@ def _delete(folder: Path) -> int:
     return size
 
 
-# --- where ----------------------------------------------------------------------------------------------------
-
-
-def decide(
-    asked: Literal["auto", "off", "memory", "disk"],
-    *,
-    bytes_needed: int,
-    epochs: int,
-    memory_available: int,
-    disk_available: int,
-    changes: bool,
-    cut_reason: str | None,
-    is_stored: bool = False,
-) -> tuple[Where, str]:
-    """Where a phase's features are kept, and why.
-
-    Args:
-        memory_available, disk_available: bytes; the latter is `room()`.
-        changes: augmentation makes each epoch's inputs new.
-        cut_reason: why there is nothing to keep; None if there is.
-        is_stored: an earlier run kept the same features on disk.
-
-    Raises:
-        RecipeError: what was asked for cannot be had.
-    """
-    size, memory, disk = _size(bytes_needed), _size(memory_available), _size(disk_available)
-    if asked == "off":
-        return "off", "as asked"
-    if asked != "auto":
-        wish = f'train.cache = "{asked}"'
-        if cut_reason is not None:
-            raise RecipeError(
-                f"{wish}, but a phase has nothing to keep: {cut_reason}.", 'Use cache = "auto", or train fewer layers.'
-            )
-        if changes:
-            raise RecipeError(
-                f"{wish}, but [augment] makes every epoch's images new.",
-                "Set train.cache_views to how many views of each to keep, or leave out [augment].",
-            )
-        available = memory_available if asked == "memory" else disk_available
-        if bytes_needed > available and not (asked == "disk" and is_stored):
-            raise RecipeError(
-                f"{wish}, but the features take {size}, and there is {asked} for {_size(available)}.",
-                'Use cache = "auto"; KERASTUNE_CACHE_GB bounds the disk.',
-            )
-        return asked, f"as asked; {size}"
-    if cut_reason is not None:
-        return "off", f"nothing to keep: {cut_reason}"
-    if changes:
-        return "off", "[augment] makes every epoch's images new; train.cache_views would keep some views"
-    if is_stored:
-        return "disk", f"an earlier run kept them ({size})"
-    if epochs <= 1:
-        return "off", "the phase has one epoch, so nothing would be used twice"
-    if bytes_needed <= memory_available / 4:
-        return "memory", f"{size}, at most a quarter of the {memory} of memory that is free"
-    if bytes_needed <= disk_available:
-        return "disk", f"{size}, more than a quarter of the {memory} of memory that is free; the disk takes {disk}"
-    return (
-        "off",
-        f"{size}, more than a quarter of the {memory} of memory that is free, and than the disk takes ({disk})",
-    )
-
-
-def _size(count: int) -> str:
+def shown_size(count: int) -> str:
+    """Bytes for people: "3.2 MB"."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,194 @@
+"""Decides what a recipe leaves to `auto`, with reasons: where a phase's features are kept, and whether to use XLA."""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import psutil
+import tensorflow as tf
+
+from kerastune.errors import RecipeError
+from kerastune.records import Decision
+from kerastune.training.batches import Batches
+from kerastune.training.prefix import cache as store
+from kerastune.training.prefix import cutting, features
+from kerastune.training.steps import Steps, without_xla
+
+Where = Literal["off", "memory", "disk"]
+TIMED_STEPS = 5
+_SAVED = 0.5  # the share of a step that XLA might save, at best
+
+
+# --- features ------------------------------------------------------------------------------------------------
+
+
+def cache(batches: Batches, number: int) -> Decision:
+    """Where a phase, counted from 1 and frozen as the model is now, keeps the outputs of its frozen layers.
+
+    Raises:
+        RecipeError: what was asked for cannot be had.
+    """
+    recipe = batches.recipe
+    phase, settings = recipe.phases[number - 1], recipe.train
+    if not phase.epochs:
+        return Decision("train.cache", settings.cache, "off", "the phase has no epochs", number)
+    cut, where = cutting.cut(batches.task, batches.example, batches.bucketed)
+    if cut and (fault := cutting.prove(cut, batches.example)):
+        cut, where = None, fault
+    got, why = place(
+        settings.cache,
+        bytes_needed=features.count(batches) * cut.bytes_per_example if cut else 0,
+        epochs=phase.epochs,
+        memory_available=psutil.virtual_memory().available,
+        disk_available=store.room(),
+        changes=recipe.augments and not settings.cache_views,
+        cut_reason=None if cut else where,
+        is_stored=cut is not None and bool(features.stored(features.keys(batches, number, cut), settings.cache_views)),
+    )
+    if cut is None:
+        return Decision("train.cache", settings.cache, got, why, number)
+    return Decision("train.cache", settings.cache, got, f"{why}; {where}", number, cut.after, cut.bytes_per_example)
+
+
+def place(
+    asked: Literal["auto", "off", "memory", "disk"],
+    *,
+    bytes_needed: int,
+    epochs: int,
+    memory_available: int,
+    disk_available: int,
+    changes: bool,
+    cut_reason: str | None,
+    is_stored: bool = False,
+) -> tuple[Where, str]:
+    """Where a phase's features are kept, and why.
+
+    Args:
+        memory_available, disk_available: bytes; the latter is `cache.room()`.
+        changes: augmentation makes each epoch's inputs new.
+        cut_reason: why there is nothing to keep; None if there is.
+        is_stored: an earlier run kept the same features on disk.
+
+    Raises:
+        RecipeError: what was asked for cannot be had.
+    """
+    size, memory, disk = map(store.shown_size, (bytes_needed, memory_available, disk_available))
+    if asked == "off":
+        return "off", "as asked"
+    if asked != "auto":
+        wish = f'train.cache = "{asked}"'
+        if cut_reason is not None:
+            raise RecipeError(
+                f"{wish}, but a phase has nothing to keep: {cut_reason}.", 'Use cache = "auto", or train fewer layers.'
+            )
+        if changes:
+            raise RecipeError(
+                f"{wish}, but [augment] makes every epoch's images new.",
+                "Set train.cache_views to how many views of each to keep, or leave out [augment].",
+            )
+        available = memory_available if asked == "memory" else disk_available
+        if bytes_needed > available and not (asked == "disk" and is_stored):
+            raise RecipeError(
+                f"{wish}, but the features take {size}, and there is {asked} for {store.shown_size(available)}.",
+                'Use cache = "auto"; KERASTUNE_CACHE_GB bounds the disk.',
+            )
+        return asked, f"as asked; {size}"
+    if cut_reason is not None:
+        return "off", f"nothing to keep: {cut_reason}"
+    if changes:
+        return "off", "[augment] makes every epoch's images new; train.cache_views would keep some views"
+    if is_stored:
+        return "disk", f"an earlier run kept them ({size})"
+    if epochs <= 1:
+        return "off", "the phase has one epoch, so nothing would be used twice"
+    if bytes_needed <= memory_available / 4:
+        return "memory", f"{size}, at most a quarter of the {memory} of memory that is free"
+    if bytes_needed <= disk_available:
+        return "disk", f"{size}, more than a quarter of the {memory} of memory that is free; the disk takes {disk}"
+    return (
+        "off",
+        f"{size}, more than a quarter of the {memory} of memory that is free, and than the disk takes ({disk})",
+    )
+
+
+# --- XLA -----------------------------------------------------------------------------------------------------
+
+
+def xla(
+    compiled: Callable[[bool], Steps],
+    task: keras.Model,
+    batches: Iterable[Any],
+    left: int,
+    shapes: int,
+    metrics: Sequence[keras.metrics.Metric],
+    unchanged: Callable[[], AbstractContextManager[None]],
+) -> tuple[Steps, bool, str]:
+    """Times real training steps with and without XLA: the faster steps, whether they are XLA's, and the reason.
+
+    Args:
+        compiled: makes the steps, with XLA or without.
+        batches: those of an epoch.
+        left: steps that the phase takes.
+        shapes: how many shapes batches have; each is compiled.
+        unchanged: a context at whose end the training is as it was before.
+    """
+    plain = compiled(False)
+    if bad := without_xla(task):
+        return plain, False, f"XLA does not know these layers: {', '.join(bad)}"
+    if _is_convolutional(task) and not tf.config.list_physical_devices("GPU"):
+        return plain, False, "XLA has no fast convolutions on CPUs (EfficientNet-Lite0: 9 images/s instead of 119)"
+    if left <= 2 * TIMED_STEPS:
+        return plain, False, f"the phase has {left} steps, too few to measure"
+    same = _of_one_shape(batches, TIMED_STEPS + 1)
+    with unchanged():
+        traced_s, plain_s = _timed(plain, same, metrics)
+        if shapes * traced_s > _SAVED * plain_s * left:  # compiling takes longer than tracing, for each shape
+            why = f"{left} steps of {1e3 * plain_s:.1f} ms end before compiling {shapes} shapes could pay for itself"
+            return plain, False, f"{why}: to trace one takes {traced_s:.1f} s"
+        fused = compiled(True)
+        try:
+            compile_s, xla_s = _timed(fused, same, metrics, give_up=2 * plain_s)
+        except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+            return plain, False, f"XLA cannot compile the step: {str(error).splitlines()[0][:200]}"
+    # Every further shape, that of an epoch's last batch among them, is compiled once more.
+    cost = left * xla_s + (shapes - 1) * compile_s
+    times = f"a step takes {1e3 * plain_s:.1f} ms without XLA and {1e3 * xla_s:.1f} ms with it"
+    why = f"{times}, after {compile_s:.0f} s of compiling for each of {shapes} shapes, for {left} steps"
+    return (fused, True, why) if cost < plain_s * left else (plain, False, why)
+
+
+def _is_convolutional(task: keras.Model) -> bool:
+    kernels = [layer for layer in task._flatten_layers() if hasattr(layer, "kernel") and layer.trainable_variables]
+    return sum(hasattr(layer, "kernel_size") for layer in kernels) > len(kernels) / 2
+
+
+def _of_one_shape(batches: Iterable[Any], count: int) -> list[Any]:
+    """The first batches of one shape; over again where there are fewer."""
+    groups: dict[str, list[Any]] = {}
+    for batch in batches:
+        of_shape = groups.setdefault(str([x.shape for x in tf.nest.flatten(batch)]), [])
+        of_shape.append(batch)
+        if len(of_shape) == count:
+            return of_shape
+    most = max(groups.values(), key=len)
+    return list(itertools.islice(itertools.cycle(most), count))
+
+
+def _timed(
+    steps: Steps, batches: Sequence[Any], metrics: Sequence[keras.metrics.Metric], give_up: float = math.inf
+) -> tuple[float, float]:
+    """Seconds that the first step takes, tracing and compiling included, and that a later one takes (the median)."""
+    seconds: list[float] = []
+    for batch in batches:
+        started = time.perf_counter()
+        steps.train(*batch)
+        float(metrics[0].result())  # waits for the device
+        seconds.append(time.perf_counter() - started)
+        if len(seconds) > 1 and seconds[-1] > give_up:
+            break
+    return seconds[0], float(np.median(seconds[1:]))
