@@ -5,7 +5,6 @@ RUN/recipe.toml                               the recipe as resolved
 RUN/run.json                                  what happened: labels, metrics, phases, decisions, machine
 RUN/history.csv                               one row an epoch
 RUN/predictions.npz                           the model's predictions on validation and test, by name
-RUN/adapters.npz                              of a run that ends with LoRA: the adapters, whole
 RUN/exports/NAME/                             the artifacts
 RUN/report.html
 RUN.partial/                                  a training that has not ended: its recipe, history and checkpoints
@@ -35,7 +34,6 @@ from kerastune.recipe import Recipe, read
 RECORD = "run.json"
 RECIPE = "recipe.toml"
 CHECKPOINTS = "checkpoints"
-ADAPTERS = "adapters.npz"
 PARTIAL = ".partial"
 _OWNER = "owner.json"
 
@@ -232,9 +230,7 @@ def unfinished(folder: Path) -> Iterator[Path]:
         _refuse_running(work)
     elif _has_checkpoint(folder) and load(folder).record["status"] == "interrupted":
         work.mkdir()
-        for name in (RECIPE, ADAPTERS):
-            if (folder / name).exists():
-                shutil.copy2(folder / name, work)
+        shutil.copy2(folder / RECIPE, work)
         (folder / CHECKPOINTS).rename(work / CHECKPOINTS)
     else:
         what = "is complete" if is_run(folder) else "is not there"

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 # The rooms, in the order of the work. What stands in a row may import the rows before it and what is left of it there.
 ROOMS = [
     *("targets", "errors", "records", "progress"),
-    *("forkserver", "child", "files", "environment", "formats"),
+    *("forkserver", "child", "files", "environment", "keras_private", "weights", "formats"),
     *("assets", "recipe"),
     *("modalities", "data", "run"),
     *("tasks", "training"),
@@ -32,7 +32,7 @@ ROOMS = [
 HEAVY = {"tensorflow", "keras", "keras_hub", "tensorflow_datasets", "onnx", "tf2onnx", "ai_edge_litert"}
 # The rest imports TensorFlow inside functions, or never.
 SERVER = tuple(f"serving.{name}" for name in ("server", "signatures", "tensors", "raw_texts", "warmup"))
-MAY_BE_HEAVY = ("training", "exporting.rehearsal", *SERVER, "keras_private")
+MAY_BE_HEAVY = ("training", "exporting.rehearsal", *SERVER, "keras_private", "weights")
 LIGHT_TASKS = {"contract", "learnt", "wanted", "heads", "text_device", "device", "settings"}
 
 

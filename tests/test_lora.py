@@ -1,4 +1,4 @@
-"""Adapters on tiny real models: who gets one, what trains, and that storing and merging change no bit."""
+"""Adapters on tiny real models: which layers get one, what trains, and that merging changes no prediction."""
 
 import json
 from collections.abc import Callable
@@ -12,10 +12,13 @@ import pytest
 import tensorflow as tf
 from tiny import BACKBONES, classifier
 
-from kerastune.errors import AssetError, RecipeError
+from kerastune import weights
+from kerastune.errors import RecipeError
 from kerastune.recipe import Lora, Phase
 from kerastune.training import lora
-from kerastune.training.phases import averaged, freeze, frozen_hashes, optimizer, prove_frozen, restore, state
+from kerastune.training.freezing import freeze, frozen_hashes, prove_frozen
+from kerastune.training.optimizers import averaged, of_phase
+from kerastune.weights import restore, state
 
 QUERIES = ("query", "value")
 
@@ -57,7 +60,7 @@ def lora_phase(unfreeze: str = "all", rank: int = 2, settings: dict[str, Any] | 
 def train(task: Any, x: Any, of: Phase, steps: int = 3) -> dict[str, Any]:
     """Real steps of a phase, with the proof; the audit."""
     audit = freeze(task, of)
-    made, before = optimizer(of, task, steps), frozen_hashes(task)
+    made, before = of_phase(of, task, steps), frozen_hashes(task)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     for _ in range(steps):
         with tf.GradientTape() as tape:
@@ -79,7 +82,9 @@ def moved(task: Any, before: dict[str, Any]) -> set[str]:
 
 def kinds(names: set[str]) -> set[str]:
     """The names without numbers, and without all but the last two parts of the path: "a query/kernel"."""
-    short = {(lora.key(name).lstrip("0123456789"), "/".join(name.partition(":")[2].split("/")[-2:])) for name in names}
+    short = {
+        (weights.key(name).lstrip("0123456789"), "/".join(name.partition(":")[2].split("/")[-2:])) for name in names
+    }
     return {f"{letter} {path}".strip() for letter, path in short}
 
 
@@ -170,7 +175,7 @@ def test_adapters_are_drawn_from_the_seed_and_stay_through_later_epochs() -> Non
         return state(task)
 
     first, again, other = drawn(1), drawn(1), drawn(2)
-    names = [name for name in first if lora.key(name).endswith("a")]
+    names = [name for name in first if weights.key(name).endswith("a")]
     assert names
     assert all(
         np.array_equal(first[name], again[name]) and not np.array_equal(first[name], other[name]) for name in names
@@ -205,7 +210,7 @@ def test_averages_hold_for_adapters_too() -> None:
     task = text_classifier()
     of = lora_phase(settings={"ema": 0.9, "weight_decay": 0.1})
     freeze(task, of)
-    made = optimizer(of, task, 2)
+    made = of_phase(of, task, 2)
     for _ in range(2):
         made.apply([keras.ops.ones_like(w) for w in task.trainable_weights], task.trainable_weights)
     before = state(task)
@@ -221,7 +226,7 @@ def test_weight_decay_is_for_kernels_and_adapters_of_them_and_not_for_embeddings
         for weight in task.weights:
             weight.assign(keras.ops.ones_like(weight))
         before = state(task)
-        made = optimizer(of, task, 1)
+        made = of_phase(of, task, 1)
         made.apply([keras.ops.zeros_like(w) for w in task.trainable_weights], task.trainable_weights)
         return kinds(moved(task, before))
 
@@ -281,10 +286,10 @@ def test_merging_adapters_that_have_not_trained_changes_no_bit_not_even_a_minus_
     task = text_classifier()
     kernel = next(layer for layer in task._flatten_layers() if layer.name == "query")._kernel
     kernel.assign(-0.0 * np.ones(kernel.shape))
-    before = lora.hashes(task)
+    before = [weight.numpy().tobytes() for weight in task.weights]
     freeze(task, lora_phase())
     lora.merge(task)
-    assert lora.hashes(task) == before
+    assert [weight.numpy().tobytes() for weight in task.weights] == before
 
 
 def test_a_merged_model_comes_back_from_its_preset_to_the_bit(tmp_path: Path) -> None:
@@ -313,109 +318,16 @@ def test_in_mixed_precision_the_merged_kernel_is_the_unrounded_sum() -> None:
     np.testing.assert_allclose(np.asarray(task(tokens()), np.float32), outputs, atol=0.05)  # bfloat16 has 3 digits
 
 
-# --- stored ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("make", "inputs", "targets"), MODELS, ids=IDS)
-def test_adapters_restore_the_tuned_model_to_the_bit_unmerged_and_merged(
-    make: Any, inputs: Any, targets: tuple[str, ...], tmp_path: Path
-) -> None:
-    task, x = make(), inputs()
-    train(task, x, lora_phase(targets=targets, bias=True, alpha=4.0))
-    lora.save(tmp_path / "adapters.npz", task)
-    again = make()
-    assert predict(again, x) != predict(task, x)
-    lora.load(tmp_path / "adapters.npz", again)
-    assert predict(again, x) == predict(task, x)
-    assert moved(again, state(task)) == set()
-    lora.merge(task)
-    lora.merge(again)
-    assert predict(again, x) == predict(task, x)
-    assert lora.hashes(again) == lora.hashes(task)
-
-
-def test_kerashubs_own_file_loses_the_biases_and_the_head(tmp_path: Path) -> None:
-    """Should this fail one day, `lora.save` may have become needless."""
-    task, again, x = text_classifier(), text_classifier(), tokens()
-    task.backbone.enable_lora(2)
-    made = keras.optimizers.SGD(0.05)
-    for _ in range(3):
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(task(x) ** 2)
-        made.apply(tape.gradient(loss, task.trainable_weights), task.trainable_weights)
-    task.backbone.save_lora_weights(str(tmp_path / "kerashub.lora.h5"))
-    again.backbone.load_lora_weights(str(tmp_path / "kerashub.lora.h5"))
-    assert np.abs(np.asarray(again(x)) - np.asarray(task(x))).max() > 1e-4
-    lora.save(tmp_path / "ours.npz", task)
-    ours = text_classifier()
-    lora.load(tmp_path / "ours.npz", ours)
-    assert predict(ours, x) == predict(task, x)
-
-
-def test_what_earlier_phases_trained_is_stored_where_the_base_is_known_and_missed_where_it_is_not() -> None:
-    task, x = text_classifier(), tokens()
-    base = lora.hashes(task)
-    train(task, x, phase("top:1"))
-    train(task, x, lora_phase())
-    again = text_classifier()
-    with pytest.raises(AssetError, match="weights that did not train are not those that the adapters were trained on"):
-        lora.restore(again, lora.adapters(task))
-    assert lora.hashes(again) == base
-    assert not lora.adapted(again)
-    lora.restore(again, lora.adapters(task, base))
-    assert predict(again, x) == predict(task, x)
-    assert len(lora.adapters(task, lora.hashes(task))) < len(lora.adapters(task, base)) < 1 + len(state(task))
-
-
-@pytest.mark.parametrize(
-    ("other", "problem"),
-    [
-        (lambda: text_classifier(num_classes=3), r"logits/kernel has the shape \(8, 3\), not \(8, 2\)"),
-        (lambda: text_classifier(seed=1), "the weights that did not train are not those"),
-        (lambda: classifier("ViT"), r"they were made for \d+ weights, and the model has \d+"),
-    ],
-)
-def test_adapters_of_another_model_are_refused_and_leave_this_one_alone(other: Any, problem: str) -> None:
-    task = text_classifier()
-    freeze(task, lora_phase())
-    stored, wrong = lora.adapters(task), other()
-    before = lora.hashes(wrong)
-    with pytest.raises(AssetError, match=f"The adapters are of another model: {problem}") as caught:
-        lora.restore(wrong, stored)
-    assert caught.value.hint == "Use the preset and the labels of their run."
-    assert lora.hashes(wrong) == before
-    assert not lora.adapted(wrong)
-
-
-def test_adapters_are_not_put_beside_others() -> None:
-    task, other = text_classifier(), text_classifier()
-    freeze(task, lora_phase())
-    freeze(other, lora_phase(rank=4))
-    with pytest.raises(RecipeError, match="has an adapter of rank 4 and alpha 4; asked for is rank 2 and alpha 2"):
-        lora.restore(other, lora.adapters(task))
-
-
-@pytest.mark.parametrize("content", [b"", b"no zip", "an array", "a pickle", None])
-def test_a_file_that_holds_no_adapters_is_refused(content: bytes | str | None, tmp_path: Path) -> None:
-    path = tmp_path / "adapters.npz"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content:
-        np.savez(path, about=np.array({}, dtype=object) if content == "a pickle" else np.zeros(2))
-    with pytest.raises(AssetError, match=r"adapters\.npz is no file of adapters"):
-        lora.load(path, text_classifier())
-
-
 # --- names and states --------------------------------------------------------------------------------------
 
 
 def test_names_are_the_same_with_adapters_and_without_but_for_theirs() -> None:
     task = text_classifier()
-    before = list(lora.weights(task))
-    assert len({lora.key(name) for name in before}) == len(task.weights)
+    before = list(weights.named(task))
+    assert len({weights.key(name) for name in before}) == len(task.weights)
     freeze(task, lora_phase())
-    after = lora.weights(task)
-    assert [name for name in after if lora.key(name).isdigit()] == before
+    after = weights.named(task)
+    assert [name for name in after if weights.key(name).isdigit()] == before
     assert len(after) == len(task.weights) == len(before) + 2 * 4
     assert kinds(set(after) - set(before)) == {f"{part} {of}/kernel" for part in "ab" for of in QUERIES}
 
@@ -427,7 +339,7 @@ def test_a_state_without_adapters_switches_them_off() -> None:
     assert predict(task, x) != outputs
     restore(task, before)
     assert predict(task, x) == outputs
-    assert all(not value.any() for name, value in state(task).items() if lora.key(name).endswith("b"))
+    assert all(not value.any() for name, value in state(task).items() if weights.key(name).endswith("b"))
 
 
 def test_a_state_with_adapters_puts_them_back_and_needs_them_there() -> None:

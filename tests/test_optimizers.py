@@ -1,15 +1,19 @@
 """One optimizer for all of a phase: rates of their own, one clip norm, accumulated gradients, averages, resumption."""
 
+import math
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from fitting import moved, phase, values
 from keras import optimizers as keras_optimizers
+from tiny import classifier, examples
 
 from kerastune.recipe import Phase
-from kerastune.training.optimizers import averaged, make
+from kerastune.training.freezing import freeze
+from kerastune.training.optimizers import Schedule, averaged, make, of_phase
 
 OPTIMIZERS = ["adam", "adamw", "lion", "rmsprop", "sgd"]
 
@@ -178,8 +182,8 @@ def test_averages_are_those_worked_out_by_hand_and_leave_training_alone() -> Non
         np.testing.assert_array_equal(step(optimizer, averaging), step(without, plain))
         seen.append(averaging.values)
     expected = seen[0]  # the first step's average is the weights after it
-    for values in seen[1:]:
-        expected = 0.9 * expected + 0.1 * values
+    for weights in seen[1:]:
+        expected = 0.9 * expected + 0.1 * weights
     with averaged(optimizer, averaging):
         np.testing.assert_allclose(averaging.values, expected, rtol=1e-6)
         assert not np.allclose(averaging.values, seen[-1], rtol=1e-3)
@@ -278,8 +282,8 @@ def test_an_optimizer_put_back_takes_the_same_next_steps_to_the_bit(name: str, p
     kept = [v.numpy() for v in optimizer.variables], [v.numpy() for v in task.weights]
     train(optimizer, task, range(5, 9))
     resumed = build(again)
-    for variables, values in zip((resumed.variables, again.weights), kept, strict=True):
-        for variable, value in zip(variables, values, strict=True):
+    for variables, saved in zip((resumed.variables, again.weights), kept, strict=True):
+        for variable, value in zip(variables, saved, strict=True):
             variable.assign(value)
     train(resumed, again, range(5, 9))
     assert outcome(resumed, again) == outcome(optimizer, task)
@@ -288,3 +292,96 @@ def test_an_optimizer_put_back_takes_the_same_next_steps_to_the_bit(name: str, p
     forgetful.set_weights(kept[1])
     train(build(forgetful), forgetful, range(5, 9))  # the weights alone are not enough
     assert forgetful.values.tobytes() != task.values.tobytes()
+
+
+# --- the learning rate -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "warmup", "expected"),
+    [
+        ("constant", 0, {0: 1, 5: 1, 10: 1}),
+        ("linear", 0, {0: 1, 5: 0.5, 9: 0.1, 10: 0, 20: 0}),
+        ("cosine", 0, {0: 1, 2.5: 0.5 + math.sqrt(2) / 4, 5: 0.5, 10: 0, 20: 0}),
+        ("constant", 4, {0: 0.25, 1: 0.5, 3: 1, 4: 1, 10: 1}),
+        ("linear", 4, {0: 0.25, 3: 1, 4: 1, 7: 0.5, 10: 0}),
+        ("cosine", 4, {0: 0.25, 3: 1, 4: 1, 7: 0.5, 10: 0}),
+    ],
+)
+def test_the_learning_rate_climbs_then_stays_or_falls_to_zero(
+    kind: str, warmup: int, expected: dict[float, float]
+) -> None:
+    schedule = Schedule(kind, peak=2.0, steps=10, warmup_steps=warmup)
+    found = [float(schedule(step)) for step in expected]
+    assert found == pytest.approx([2 * rate for rate in expected.values()], abs=1e-6)
+
+
+def test_a_schedule_survives_saving_alone_and_inside_an_optimizer() -> None:
+    schedule = Schedule("cosine", peak=1e-3, steps=10, warmup_steps=2)
+    again = Schedule.from_config(schedule.get_config())
+    assert again.get_config() == schedule.get_config()
+    adam = keras.optimizers.deserialize(keras.optimizers.serialize(keras.optimizers.Adam(schedule)))
+    restored = adam._learning_rate
+    assert isinstance(restored, Schedule)
+    assert [float(restored(step)) for step in range(12)] == [float(schedule(step)) for step in range(12)]
+
+
+def test_a_phases_warm_up_is_a_share_of_its_steps() -> None:
+    made = of_phase(phase("head", schedule="linear", warmup=0.25, learning_rate=0.1), classifier("ViT"), steps=40)
+    config = made._learning_rate.get_config()
+    assert config == {"kind": "linear", "peak": 0.1, "steps": 40, "warmup_steps": 10}
+
+
+# --- the optimizer -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_without_weight_decay_a_step_with_zero_gradients_moves_nothing(name: str) -> None:
+    task = classifier("ViT")
+    before = values(task)
+    made = of_phase(phase("all", optimizer=name, learning_rate=0.1), task, steps=1)
+    made.apply([keras.ops.zeros_like(w) for w in task.trainable_variables], task.trainable_variables)
+    assert moved(task, before) == set()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("family", ["EfficientNet", "ViT"])
+def test_weight_decay_shrinks_kernels_and_leaves_biases_and_norms_alone(family: str, name: str) -> None:
+    task = classifier(family)
+    for weight in task.trainable_variables:  # biases start at zero, where decay would not show
+        weight.assign_add(keras.ops.ones(weight.shape))
+    before = values(task)
+    made = of_phase(phase("all", optimizer=name, learning_rate=0.1, weight_decay=0.5), task, steps=1)
+    made.apply([keras.ops.zeros_like(w) for w in task.trainable_variables], task.trainable_variables)
+    changed = moved(task, before)
+    assert {path for path in changed if path.endswith(("bias", "beta", "gamma"))} == set()
+    kernels = {w.path: w.numpy() for w in task.trainable_variables if w.path.endswith("kernel")}
+    assert kernels.keys() <= changed
+    for path, value in kernels.items():
+        np.testing.assert_allclose(value, before[path] * (1 - 0.1 * 0.5), rtol=1e-5, atol=1e-7)
+
+
+def test_an_optimizer_takes_its_name_literally() -> None:
+    task = classifier("ViT")
+    made = {name: of_phase(phase("all", optimizer=name, weight_decay=0.1), task, steps=1) for name in OPTIMIZERS}
+    assert [type(each).__name__.lower() for each in made.values()] == OPTIMIZERS
+    assert made["sgd"].momentum == 0.9
+    assert made["sgd"].nesterov
+
+
+def test_half_batches_accumulated_are_the_whole_batch_in_a_real_model() -> None:
+    def trained(size: int, **settings: Any) -> dict[str, Any]:
+        task = classifier("ViT")
+        everything = phase("all", optimizer="sgd", learning_rate=0.1, clip_norm=0.5, **settings)
+        freeze(task, everything)
+        made, loss = of_phase(everything, task, 1), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        for x, y in examples().unbatch().batch(size):
+            with tf.GradientTape() as tape:
+                value = loss(y, task(x, training=False))
+            made.apply(tape.gradient(value, task.trainable_weights), task.trainable_weights)
+        return values(task)
+
+    halves, whole = trained(4, gradient_accumulation=2), trained(8)
+    for path, value in whole.items():
+        np.testing.assert_allclose(halves[path], value, rtol=0, atol=1e-6, err_msg=path)
+    assert any(not np.allclose(trained(4)[path], value, rtol=0, atol=1e-4) for path, value in whole.items())

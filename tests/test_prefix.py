@@ -15,7 +15,7 @@ from tiny import BACKBONES, VIT, classifier, hub
 
 from kerastune.errors import KerastuneError, RecipeError
 from kerastune.recipe import Phase
-from kerastune.training import decide, phases
+from kerastune.training import decide, freezing
 from kerastune.training.prefix import cache, cutting, forward
 from kerastune.training.prefix.cache import Spec
 
@@ -57,7 +57,7 @@ def build(family: str, seed: int = 0) -> tuple[Any, Any]:
 
 
 def frozen(task: Any, unfreeze: str = "head", **settings: Any) -> Any:
-    phases.freeze(task, Phase(unfreeze=unfreeze, **settings))
+    freezing.freeze(task, Phase(unfreeze=unfreeze, **settings))
     return task
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
+from kerastune import keras_private
 from kerastune.errors import RecipeError
 from kerastune.records import Decision
 from kerastune.training.batches import Batches
@@ -163,7 +164,8 @@ def xla(
 
 
 def _is_convolutional(task: keras.Model) -> bool:
-    kernels = [layer for layer in task._flatten_layers() if hasattr(layer, "kernel") and layer.trainable_variables]
+    layers = keras_private.layers(task)
+    kernels = [layer for layer in layers if hasattr(layer, "kernel") and layer.trainable_variables]
     return sum(hasattr(layer, "kernel_size") for layer in kernels) > len(kernels) / 2
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kerastune import run, tasks
+from kerastune import run, tasks, weights
 from kerastune.errors import KerastuneError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase
 from kerastune.records import Decision, from_json, to_json
 from kerastune.tasks.learnt import Metric
-from kerastune.training import checkpoint, decide, lora, memory, optimizers, phases
+from kerastune.training import batch_norm, checkpoint, decide, freezing, lora, memory, optimizers
 from kerastune.training.batches import seed_of
 from kerastune.training.feed import Feed
 from kerastune.training.plan import Plan
@@ -73,7 +73,6 @@ class Training:
     def __init__(self, made: Plan, work: Path, facts: Mapping[str, Any], progress: Progress) -> None:
         self.recipe, self.splits, self.task, self.batches = made.recipe, made.splits, made.task, made.batches
         self.work, self.moving = work, made.moving
-        self.base = lora.hashes(made.task)
         self.folder = work / run.CHECKPOINTS
         self.folder.mkdir(exist_ok=True)
         self.facts, self.progress = facts, progress
@@ -143,15 +142,15 @@ class Training:
         at, phase = self.at, self.phase
         # What a phase draws, adapters for one, must not depend on how much the phases before it drew.
         keras.utils.set_random_seed(seed_of(self.recipe.seed, at.phase))
-        phases.freeze(self.task, phase)
-        self.optimizer = phases.optimizer(phase, self.task, self.steps * phase.epochs)
+        freezing.freeze(self.task, phase)
+        self.optimizer = optimizers.of_phase(phase, self.task, self.steps * phase.epochs)
         if len(at.ran) < at.phase:
             at.ran.append({"epochs_run": 0, "seconds": 0.0, "precision": self.task.backbone.dtype_policy.name})
         self._put_back()
         if phase.epochs:
             self._epochs()
         else:
-            self._prove(phases.frozen_hashes(self.task))
+            self._prove(freezing.frozen_hashes(self.task))
         with _uninterrupted():
             self._end_phase()
 
@@ -161,18 +160,18 @@ class Training:
         while at.epoch <= phase.epochs and not (patience and at.waited >= patience):
             # The phase is cut in front of all that it will ever train, which is how `_phase` has left it.
             feed = feed or self.feed(phase.epochs)
-            audit = phases.freeze(self.task, phase, at.epoch)
+            audit = freezing.freeze(self.task, phase, at.epoch)
             stage = [unit["name"] for unit in audit["units"] if unit["trainable_parameters"]]
             if steps is None or stage != at.stage:
                 self.progress.phase(f"{self.title}, from epoch {at.epoch}", audit)
                 if stage != at.stage:
-                    at.stage, at.frozen = stage, phases.frozen_hashes(self.task)
+                    at.stage, at.frozen = stage, freezing.frozen_hashes(self.task)
                 steps = self._functions(feed)
                 self.save()  # what was measured holds for whoever resumes
-            row, weights = self._epoch(feed, steps)
+            row, validated = self._epoch(feed, steps)
             self._prove(at.frozen)
             with _uninterrupted():
-                self._end_epoch(row, weights)
+                self._end_epoch(row, validated)
 
     def feed(self, epochs: int, cached: bool = True) -> Feed:
         """The batches of the phase that runs, cut in front of what trains as the model is now.
@@ -218,11 +217,11 @@ class Training:
         row = {"phase": at.phase, "epoch": at.epoch} | {m.name: float(m.result()) for m in self.metrics}
         with optimizers.averaged(self.optimizer, self.task):
             row |= {f"val_{name}": value for name, value in self._validate(feed, steps).items()}
-            weights = self._weights()
+            validated = self._weights()
             if samples := self.kind.learning.samples(self.recipe, self.task, self.splits):
                 self.at.said[f"{at.phase}.{at.epoch}"] = samples
         rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
-        return row | {"learning_rate": rate, "seconds": round(time.perf_counter() - started, 2)}, weights
+        return row | {"learning_rate": rate, "seconds": round(time.perf_counter() - started, 2)}, validated
 
     def _validate(self, feed: Feed, steps: Steps) -> dict[str, float]:
         train_state = [variable.numpy() for metric in self.metrics for variable in metric.variables]
@@ -230,15 +229,15 @@ class Training:
             self._reset_metrics()
             said = []
             whole = self.kind.learning.validated
-            for x, y, weights in feed.validation():
-                outputs = steps.test(x, y, weights)
+            for x, y, weight in feed.validation():
+                outputs = steps.test(x, y, weight)
                 said += [(y, tf.nest.map_structure(_numpy, outputs))] if whole else []
             found = {metric.name: float(metric.result()) for metric in self.metrics}
             return found | whole(self.recipe, *zip(*said, strict=True)) if whole else found
         finally:
             _assign([variable for metric in self.metrics for variable in metric.variables], train_state)
 
-    def _end_epoch(self, row: dict[str, float], weights: checkpoint.Arrays) -> None:
+    def _end_epoch(self, row: dict[str, float], validated: checkpoint.Arrays) -> None:
         at = self.at
         at.history.append(row)
         diverged = not math.isfinite(row["val_loss"])
@@ -249,7 +248,7 @@ class Training:
             )
         metric, judge = self.metric, self.judge
         if not diverged and (at.best is None or judge.rank(row) > judge.rank(at.best)):
-            self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", f"val_{metric}", "val_loss")}}, weights)
+            self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", f"val_{metric}", "val_loss")}}, validated)
         improved = at.phase_best is None or judge.loss(row[f"val_{metric}"], at.phase_best) > 0
         at.phase_best = row[f"val_{metric}"] if improved else at.phase_best
         at.waited = 0 if improved else at.waited + 1
@@ -278,8 +277,8 @@ class Training:
         writer.close()
 
     def _prove(self, before: dict[str, str]) -> None:
-        after = phases.frozen_hashes(self.task)
-        self.at.ran[-1] |= {"frozen_sha256": phases.prove_frozen(before, after), "frozen_weights": len(before)}
+        after = freezing.frozen_hashes(self.task)
+        self.at.ran[-1] |= {"frozen_sha256": freezing.prove_frozen(before, after), "frozen_weights": len(before)}
 
     def _end_phase(self) -> None:
         at, ran, phase = self.at, self.at.ran[-1], self.phase
@@ -287,11 +286,8 @@ class Training:
         if phase.batch_norm == "recalibrate":
             ran["recalibrated"] = self._recalibrate()
         if phase.lora:
-            lora.save(self.work / run.ADAPTERS, self.task, self.base)
             lora.merge(self.task)
             self._keep(at.best, self._weights())
-        elif phase.epochs:
-            (self.work / run.ADAPTERS).unlink(missing_ok=True)  # they belong to weights that have moved since
         self.progress.say(
             f"{self.title}: {ran['frozen_weights']} frozen weights did not move (sha256 {ran['frozen_sha256'][:12]})"
         )
@@ -305,7 +301,7 @@ class Training:
     def _recalibrate(self) -> dict[str, Any]:
         """Sets the statistics of the unfrozen BatchNorm layers to those of the training data, and validates anew."""
         batches = self.batches.of("train", self.batches.order("train"))
-        audit = phases.recalibrate(self.task, self.phase, (x for x, *_ in batches))
+        audit = batch_norm.recalibrate(self.task, self.phase, (x for x, *_ in batches))
         feed = self.feed(1, cached=False)
         found = self._validate(feed, self.compiled(feed, xla=False))
         best = {"phase": self.at.phase, "epoch": (self.at.best or {}).get("epoch", 0)}
@@ -373,15 +369,16 @@ class Training:
 
     # --- what is kept --------------------------------------------------------------------------------------
 
-    def _keep(self, best: dict[str, Any] | None, weights: checkpoint.Arrays) -> None:
+    def _keep(self, best: dict[str, Any] | None, arrays: checkpoint.Arrays) -> None:
         if best is None:
             return
         self.at.best, self.at.best_file = best, f"best-{self.at.phase}-{self.at.epoch}.npz"
-        self._unwritten = weights
+        self._unwritten = arrays
 
     def _load_best(self) -> None:
         if self.at.best_file:
-            self._restore(self._unwritten or checkpoint.read_arrays(self.folder / self.at.best_file))
+            best = self._unwritten or checkpoint.read_arrays(self.folder / self.at.best_file)
+            weights.restore(self.task, best)
 
     def _describe_best(self) -> str:
         if self.at.best is None:
@@ -426,18 +423,13 @@ class Training:
         return arrays
 
     def _weights(self) -> checkpoint.Arrays:
-        named = lora.weights(self.task)
-        moving = {name: weight for name, weight in named.items() if lora.key(name).rstrip("ab") in self.moving}
-        return {name: weight.numpy() for name, weight in moving.items()}
-
-    def _restore(self, weights: checkpoint.Arrays) -> None:
-        unmoved = {name: value for name, value in phases.state(self.task).items() if lora.key(name).isdigit()}
-        phases.restore(self.task, unmoved | weights)
+        named = weights.named(self.task)
+        return {name: weight.numpy() for name, weight in named.items() if weights.number(name) in self.moving}
 
     def _groups(self) -> dict[str, list[Any]]:
         return {
             "optimizer": self.optimizer.variables if self.optimizer else [],
-            "seeds": phases.seed_states(self.task),
+            "seeds": weights.seed_states(self.task),
             "metrics": [variable for metric in self.metrics for variable in metric.variables],
         }
 
@@ -449,8 +441,8 @@ class Training:
         arrays, self._left = (self._left, {}) if arrays is None else (arrays, self._left)
         if not arrays:
             return
-        weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
-        self._restore(weights)
+        stored = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        weights.restore(self.task, stored)
         for group, variables in self._groups().items():
             if f"{group}/0" in arrays:  # between two phases there is no optimizer
                 _assign(variables, [arrays[f"{group}/{i}"] for i in range(len(variables))])

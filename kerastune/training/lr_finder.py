@@ -18,7 +18,7 @@ import numpy.typing as npt
 from kerastune.errors import RecipeError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
-from kerastune.training import phases
+from kerastune.training import freezing, optimizers
 from kerastune.training.feed import Feed
 from kerastune.training.loop import Training
 from kerastune.training.plan import plan
@@ -71,8 +71,8 @@ def find(recipe: Recipe, phase: int = 1, steps: int = 100, progress: Progress | 
 
 
 def _climb(training: Training, phase: Phase, steps: int, progress: Progress) -> tuple[Any, Any]:
-    phases.freeze(training.task, phase)
-    training.optimizer = phases.optimizer(phase, training.task, steps)
+    freezing.freeze(training.task, phase)
+    training.optimizer = optimizers.of_phase(phase, training.task, steps)
     growth = (HIGHEST / LOWEST) ** (1 / max(steps - 1, 1))
     inner = getattr(training.optimizer, "inner_optimizer", training.optimizer)
     inner.learning_rate = keras.optimizers.schedules.ExponentialDecay(LOWEST, 1, growth)  # grows: the rate is above 1

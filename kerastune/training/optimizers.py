@@ -8,7 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kerastune import keras_private
 from kerastune.recipe import Phase
+from kerastune.training.units import rates, units
 
 
 @keras.saving.register_keras_serializable("kerastune")
@@ -38,7 +40,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
         return {"kind": self.kind, "peak": self.peak, "steps": self.steps, "warmup_steps": self.warmup_steps}
 
 
-class _Shares(keras.optimizers.Optimizer):  # type: ignore[misc]
+class _Shares(keras_private.Optimizer):
     """Mixed into a Keras optimizer: each variable learns at a share of the learning rate, and decays at it.
 
     Not Keras's MultiOptimizer (3.15): each of its optimizers clips by the norm of its own variables only, its `apply`
@@ -49,10 +51,10 @@ class _Shares(keras.optimizers.Optimizer):  # type: ignore[misc]
     gradient counts towards the norm slice by slice, before slices of the same row are added.
     """
 
-    shares: Mapping[str, float] = {}
+    shares: Mapping[int, float] = {}  # by `id` of the variable
 
     def _share(self, variable: Any) -> float:
-        return self.shares.get(self._var_key(variable), 1.0)
+        return self.shares.get(id(variable), 1.0)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         super().build(variables)
@@ -62,9 +64,7 @@ class _Shares(keras.optimizers.Optimizer):  # type: ignore[misc]
     @property
     def averages(self) -> list[tuple[keras.Variable, keras.Variable]]:
         """Each variable and its average. Empty without EMA."""
-        if not self.use_ema:
-            return []
-        return list(zip(self._trainable_variables, self._model_variables_moving_average, strict=True))
+        return list(zip(self.variables_trained, self.moving_averages, strict=True)) if self.use_ema else []
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = learning_rate * self._share(variable)
@@ -75,12 +75,13 @@ class _Shares(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _adam(self, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:
         """Keras's Adam in one pass over memory instead of ten."""
-        index, dtype = self._get_variable_index(variable), variable.dtype
+        index, dtype = self.index(variable), variable.dtype
+        means, squares = self.moments
         steps = tf.cast(self.iterations + 1, dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
+            m=means[index].value.handle,
+            v=squares[index].value.handle,
             beta1_power=self.beta_1**steps,
             beta2_power=self.beta_2**steps,
             lr=tf.cast(rate, dtype),
@@ -90,24 +91,32 @@ class _Shares(keras.optimizers.Optimizer):  # type: ignore[misc]
             grad=tf.cast(gradient, dtype),
         )
 
-    def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
+    def decay(self, variables: Sequence[keras.Variable]) -> None:
         for variable in variables if self.weight_decay else ():
-            if self._use_weight_decay(variable):
+            if self.decays(variable):
                 variable.assign_sub(variable * self.weight_decay * self.learning_rate * self._share(variable))
 
-    def _clip_gradients(self, grads: Sequence[Any]) -> Any:
-        return super()._clip_gradients([tf.convert_to_tensor(g) for g in grads] if self.global_clipnorm else grads)
+    def clip(self, gradients: Sequence[Any]) -> list[Any]:
+        return super().clip([tf.convert_to_tensor(g) for g in gradients] if self.global_clipnorm else gradients)
 
-    def _update_model_variables_moving_average(self, _: Any) -> None:
+    def move_averages(self) -> None:
         if not self.use_ema:
             return
-        has_stepped = (self._iterations + 1) % (self.gradient_accumulation_steps or 1) == 0
+        has_stepped = (self.iterations + 1) % (self.gradient_accumulation_steps or 1) == 0
         # As Keras does, the first step's average is the weights after it.
         share = keras.ops.where(self.iterations == 0, 1.0, 1.0 - self.ema_momentum)
         share = keras.ops.where(has_stepped, share, 0.0)
         for variable, average in self.averages:
             if variable.trainable:
                 average.assign_add(share * (variable - average))
+
+
+def of_phase(phase: Phase, task: keras.Model, steps: int) -> keras.optimizers.Optimizer:
+    """A phase's optimizer over `steps` batches, built on what trains now: freeze for the whole phase before."""
+    found = units(task.backbone)
+    peak = rates(phase, found)
+    by_weight = {id(weight): peak[unit.name] for unit in found for weight in unit.weights}
+    return make(phase, task.trainable_variables, by_weight, steps, task.backbone.dtype_policy.name)
 
 
 def make(
@@ -138,7 +147,7 @@ def make(
         ema_overwrite_frequency=None,  # `averaged` looks at the averages; training goes on from the weights
         **({"momentum": 0.9, "nesterov": True} if phase.optimizer == "sgd" else {}),
     )
-    made.shares = {made._var_key(v): rates[id(v)] / phase.learning_rate for v in variables if id(v) in rates}
+    made.shares = {id(v): rates[id(v)] / phase.learning_rate for v in variables if id(v) in rates}
     # Kernels are those of Dense, EinsumDense and (depthwise) convolutions, and adapters of them (lora_kernel_a and _b,
     # whose decay draws the layer back to what it was). Embeddings, biases, normalisation and single tokens are not.
     made.exclude_from_weight_decay(var_list=[v for v in variables if "kernel" not in v.name])

@@ -8,14 +8,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kerastune import assets, data, tasks
+from kerastune import assets, data, keras_private, tasks, weights
 from kerastune.data import Splits
 from kerastune.errors import RecipeError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
 from kerastune.records import Decision
 from kerastune.tasks.wanted import refusals
-from kerastune.training import decide, lora, phases, precision
+from kerastune.training import decide, freezing, lora, precision
 from kerastune.training.batches import Batches
 from kerastune.training.steps import without_xla
 
@@ -27,7 +27,7 @@ class Plan:
     batches: Batches
     audits: tuple[dict[str, Any], ...]
     decisions: tuple[Decision, ...]
-    moving: frozenset[str]  # keys (`lora.key`) of the weights that some phase may move
+    moving: frozenset[str]  # keys (`weights.number`) of the weights that some phase may move
     memory_mb: int
 
     @property
@@ -85,7 +85,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     batches = Batches(recipe, task, splits)
     audits, moving = [], frozenset[str]()
     for number, phase in enumerate(recipe.phases, start=1):
-        audits.append(phases.freeze(task, phase))
+        audits.append(freezing.freeze(task, phase))
         moving |= _moving(task, phase)
         decisions.append(decide.cache(batches, number))
         lora.merge(task)
@@ -93,15 +93,15 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
 
 
 def _moving(task: Any, phase: Phase) -> frozenset[str]:
-    """Keys of all weights of the layers in which something moves: merging moves an adapted layer's kernel, too."""
-    keys = {id(weight): lora.key(name).rstrip("ab") for name, weight in lora.weights(task).items()}
+    """Numbers of all weights of the layers in which something moves: merging also moves an adapted layer's kernel."""
+    numbers = {id(weight): weights.number(name) for name, weight in weights.named(task).items()}
 
     def moves(layer: Any, own: list[Any]) -> bool:
         statistics = isinstance(layer, keras.layers.BatchNormalization) and phase.batch_norm == "recalibrate"
         return statistics or any(weight.trainable for weight in own)
 
-    owned = [(layer, layer._trainable_variables + layer._non_trainable_variables) for layer in task._flatten_layers()]
-    return frozenset(keys[id(weight)] for layer, own in owned if moves(layer, own) for weight in own)
+    owned = [(layer, keras_private.own_weights(layer)) for layer in keras_private.layers(task)]
+    return frozenset(numbers[id(weight)] for layer, own in owned if moves(layer, own) for weight in own)
 
 
 def _memory_mb(batches: Batches) -> int:
@@ -119,5 +119,5 @@ def _memory_mb(batches: Batches) -> int:
         for out in op.outputs
         if out.dtype.is_floating and out.shape.is_fully_defined()
     )
-    weights: int = sum(math.prod(w.shape) * 4 for w in task.weights)
-    return round((activations + 4 * weights) / 1e6)
+    parameters: int = sum(math.prod(weight.shape) for weight in task.weights)
+    return round((activations + 4 * 4 * parameters) / 1e6)

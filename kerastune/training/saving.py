@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kerastune import weights
 from kerastune.errors import VerificationError
-from kerastune.training import lora
 
 # KerasHub 0.32: constructor arguments that get_config leaves out, and where the object still knows them.
 _LEFT_OUT: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -37,7 +37,7 @@ def save(task: Any, folder: Path, load: Callable[[Path], Any], example: Any) -> 
     Raises:
         VerificationError: what comes back has other weights, predictions, tokens or image settings.
     """
-    if lora.adapted(task):
+    if weights.adapted(task):
         raise ValueError("merge the adapters first: KerasHub saves them as something else")
     task.compile()  # a fresh optimizer: the trained one's state would be saved too, and warn when it is loaded
     task.save_to_preset(str(folder))

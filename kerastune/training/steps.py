@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from kerastune import keras_private
 from kerastune.tasks.contract import Loss
 from kerastune.training.feed import Feed
 
@@ -66,7 +67,7 @@ def without_xla(task: keras.Model) -> list[str]:
     return sorted(
         {
             f"{layer.name} ({type(layer).__name__})"
-            for layer in task._flatten_layers()
+            for layer in keras_private.layers(task)
             if not layer.supports_jit
             or getattr(layer, "interpolation", None) == "bicubic"
             or getattr(layer, "antialias", False)

@@ -12,10 +12,8 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from types import FunctionType
 from typing import Any
 
@@ -23,21 +21,15 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from keras.src import tree
-from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.backend.common.global_state import set_global_attribute
-from keras.src.layers.layer import CallContext
-from keras.src.models.functional import Functional
-from keras.src.ops.core import ConvertToTensor
+from keras import tree
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from kerastune.training.phases import BLOCK
+from kerastune import keras_private
+from kerastune.keras_private import Node, Symbol
+from kerastune.training.prefix import graph
 from kerastune.training.prefix.cache import Spec
-
-Tensor = Any  # a tf.Tensor; TensorFlow has no types
-Symbol = Any  # a keras.KerasTensor
-Node = Any  # a keras.src.ops.node.Node: one call of an operation
+from kerastune.training.prefix.graph import Tensor, by_id
 
 
 @dataclass(frozen=True)
@@ -72,14 +64,14 @@ class Cut:
 
     def prefix(self, x: Any) -> tuple[Tensor, ...]:
         """Model inputs -> what crosses; in inference mode, eagerly or in a tf.function."""
-        values = _by_id(self.inputs, self.task._standardize_inputs(x))
-        _run(self.front, values)
+        values = by_id(self.inputs, keras_private.standardized(self.task, x))
+        graph.run(self.front, values)
         return tuple(values[id(symbol)] for symbol in self.crossing)
 
     def tail(self, tensors: Sequence[Any], training: bool) -> Any:
         """What crosses -> the model's outputs."""
-        values = _by_id(self.crossing, map(tf.convert_to_tensor, tensors))
-        _run(self.rest, values, training, self.still)
+        values = by_id(self.crossing, map(tf.convert_to_tensor, tensors))
+        graph.run(self.rest, values, training, self.still)
         outputs = tree.map_structure(lambda symbol: values[id(symbol)], self.outputs)
         return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
 
@@ -100,7 +92,7 @@ class Cut:
 
 
 def cut(task: keras.Model, example: Any, free: bool = False) -> tuple[Cut | None, str]:
-    """Cuts a model where a phase, as `phases.freeze` set it, starts to train.
+    """Cuts a model where a phase, as `freezing.freeze` set it, starts to train.
 
     The prefix holds every frozen deterministic layer with kernels or tables that can be run in front, and of the
     cheap rest (pooling, activations, frozen normalisation) what makes the bytes that cross fewer, or leaves them.
@@ -112,24 +104,25 @@ def cut(task: keras.Model, example: Any, free: bool = False) -> tuple[Cut | None
     Returns:
         The cut and where it is, or None and why there is none.
     """
-    if not isinstance(task, Functional):
+    if not keras_private.is_functional(task):
         return None, f"{task.name} ({type(task).__name__}) is no Functional model"
-    with _left_alone(task), warnings.catch_warnings():
+    with keras_private.without_new_calls(task), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Keras has to say about these layers it said when they were built
         inputs = [
             keras.KerasTensor((None,) * len(x.shape) if free else (None, *x.shape[1:]), x.dtype.name)
-            for x in task._standardize_inputs(example)
+            for x in keras_private.standardized(task, example)
         ]
         try:
-            outputs = _expanded(task, (tree.pack_sequence_as(task._inputs_struct, inputs),), {})
-            nodes = _between(inputs, tree.flatten(outputs))
+            structure = keras_private.input_structure(task)
+            outputs = graph.expanded(task, (tree.pack_sequence_as(structure, inputs),), {})
+            nodes = graph.between(inputs, tree.flatten(outputs))
         except Exception as error:  # a model that cannot be looked into can still be trained whole
             return None, f"the graph of {task.name} cannot be looked into: {error}"
-    reached = _unique(weight for node in nodes for weight in _weights(node) if weight.trainable)
+    reached = _unique(weight for node in nodes for weight in graph.weights(node) if weight.trainable)
     if {id(w) for w in reached} != {id(w) for w in task.trainable_variables}:
         return None, f"the graph of {task.name} does not show all the weights that train"
     frozen, first = _frozen(task, nodes)
-    required = {i for i in frozen if any(len(weight.shape) > 1 for weight in _weights(nodes[i]))}
+    required = {i for i in frozen if any(len(weight.shape) > 1 for weight in graph.weights(nodes[i]))}
     if not required:
         return None, f"{first or 'no layer'} comes first, so there is nothing to run in advance"
     front = _smallest(nodes, inputs, tree.flatten(outputs), frozen, required)
@@ -160,166 +153,18 @@ def difference(expected: Sequence[npt.NDArray[Any]], found: Sequence[npt.NDArray
     return float(np.max(differences))
 
 
-# --- from layers in layers to one graph ---------------------------------------------------------------------
-
-
-def _expanded(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Calls what is inside an operation on symbols and returns its outputs; None if it is to be called as it is."""
-    symbols = [x for x in tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
-    if any(get_keras_mask(x) is not None for x in symbols):
-        return None  # layers treat the masks of their inputs each in its own way
-    if isinstance(operation, keras.Sequential):
-        operation = operation._functional
-    # A class with a `call` of its own does more than its graph says.
-    if isinstance(operation, Functional) and type(operation).call is Functional.call:
-        values = _by_id(operation.inputs, operation._standardize_inputs(args[0]))
-        _replay(_between(operation.inputs, operation.outputs), values)
-        return tree.map_structure(lambda symbol: values[id(symbol)], operation._outputs_struct)
-    return _opened(operation, args, kwargs) if _is_mixed_container(operation) else None
-
-
-def _is_mixed_container(operation: Any) -> bool:
-    """Whether some layers inside train and others do not, and it is more than one block."""
-    if not isinstance(operation, keras.Layer) or BLOCK.search(operation.name):
-        return False
-    inner = [layer for layer in operation._flatten_layers(include_self=False) if layer.weights]
-    return bool(operation.trainable_variables) and any(not layer.trainable for layer in inner)
-
-
-def _opened(container: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Replays the calls that a container makes; None where they do not tell all that it does.
-
-    They tell all if the container calls the same layers in training and inference, handing on the mode as it is,
-    and if nothing was computed from weights alone: that is a constant in the graph, and would stay as it is.
-    """
-    kwargs = {name: value for name, value in kwargs.items() if name != "training"}
-
-    def fresh(x: Any) -> Any:
-        return keras.KerasTensor(x.shape, x.dtype) if isinstance(x, keras.KerasTensor) else x
-
-    args, kwargs = tree.map_structure(
-        lambda x: container.dtype_policy.convert_input(x, container.autocast, container.input_dtype), (args, kwargs)
-    )
-    inner_args, inner_kwargs = tree.map_structure(fresh, (args, kwargs))
-    symbols = [x for x in tree.flatten((inner_args, inner_kwargs)) if isinstance(x, keras.KerasTensor)]
-    traces = []
-    for training in (True, False):
-        mode = {"training": training} if container._call_has_training_arg else {}
-        try:
-            with _called_by(container, training):
-                outputs = container.call(*inner_args, **inner_kwargs, **mode)
-            nodes = _between(symbols, tree.flatten(outputs))
-        except Exception:  # other people's code; whatever it does not like about symbols, it then runs as it is
-            return None
-        if any(node.arguments.kwargs.get("training") not in (None, training) for node in nodes):
-            return None
-        traces.append([(type(node.operation), getattr(node.operation, "path", "")) for node in nodes])
-    constants = [x for node in nodes for x in tree.flatten((node.arguments.args, node.arguments.kwargs))]
-    raw = [x for x in constants if isinstance(x, keras.Variable)]
-    shown = {id(weight) for node in nodes for weight in _weights(node)}
-    if (
-        traces[0] != traces[1]
-        or any(tf.is_tensor(x) and x.dtype.is_floating for x in constants)
-        or not shown >= {id(weight) for weight in container.weights}
-        or (raw and container.compute_dtype != container.variable_dtype)  # they would be cast inside the container
-    ):
-        return None
-    flat = [x for x in tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
-    values = _by_id(symbols, flat)
-    _replay(nodes, values)
-    return tree.map_structure(lambda symbol: values[id(symbol)], outputs)
-
-
-@contextmanager
-def _called_by(container: keras.Layer, training: bool) -> Iterator[None]:
-    """What `Layer.__call__` does around `call`: layers inside that are not told the mode look it up."""
-    context = CallContext(entry_layer=container)
-    context.set_value("training", training)
-    set_global_attribute("current_call_ctx", context)
-    try:
-        yield
-    finally:
-        set_global_attribute("current_call_ctx", None)
-
-
-def _replay(nodes: Sequence[Node], values: dict[int, Any]) -> None:
-    for node in nodes:
-        args, kwargs = node.arguments.fill_in(values)
-        outputs = _expanded(node.operation, args, kwargs)
-        if outputs is None:
-            outputs = node.operation(*args, **kwargs)
-        values |= _by_id(node.outputs, tree.flatten(outputs))
-
-
-def _between(inputs: Sequence[Symbol], outputs: Sequence[Symbol]) -> list[Node]:
-    """The calls that lead from inputs to outputs, those that make masks included, each after those it needs."""
-    known = {id(symbol) for symbol in inputs}
-    parents: dict[Node, list[Node]] = {}
-    waiting = [_source(symbol) for symbol in outputs if id(symbol) not in known]
-    while waiting:
-        node = waiting.pop()
-        if node not in parents:
-            parents[node] = [_source(symbol) for symbol in _reads(node) if id(symbol) not in known]
-            waiting += parents[node]
-    return list(TopologicalSorter(parents).static_order())
-
-
-def _source(symbol: Symbol) -> Node:
-    made_by = symbol._keras_history
-    if made_by.operation is None or isinstance(made_by.operation, keras.layers.InputLayer):
-        raise ValueError(f"{symbol} comes from outside")
-    return made_by.operation._inbound_nodes[made_by.node_index]
-
-
-def _reads(node: Node) -> list[Symbol]:
-    """The tensors that a call needs, with the masks that Keras hands on beside them."""
-    read = list(node.input_tensors)
-    if node.arguments.kwargs.get("mask") is None:
-        read += [mask for x in node.input_tensors if (mask := get_keras_mask(x)) is not None]
-    return read
-
-
-@contextmanager
-def _left_alone(task: keras.Model) -> Iterator[None]:
-    """Symbolic calls leave nodes at every layer: these go again."""
-    layers = task._flatten_layers()
-    operations = [*layers, *(o for layer in layers if isinstance(layer, Functional) for o in layer.operations)]
-    before = [(o, len(o._inbound_nodes), len(o._outbound_nodes)) for o in operations]
-    try:
-        yield
-    finally:
-        for operation, inbound, outbound in before:
-            del operation._inbound_nodes[inbound:]
-            del operation._outbound_nodes[outbound:]
-
-
-def _run(
-    nodes: Sequence[Node], values: dict[int, Tensor], training: bool = False, still: frozenset[Node] = frozenset()
-) -> None:
-    for node in nodes:
-        for symbol in node.input_tensors:
-            mask = get_keras_mask(symbol)
-            if mask is not None and id(mask) in values:
-                set_keras_mask(values[id(symbol)], values[id(mask)])
-        args, kwargs = node.arguments.fill_in(values)
-        if isinstance(node.operation, keras.Layer):
-            # A layer that does not know the argument hands it to those inside.
-            kwargs = {**kwargs, "training": training and node not in still}
-        values |= _by_id(node.outputs, tree.flatten(node.operation(*args, **kwargs)))
-
-
 # --- where to cut --------------------------------------------------------------------------------------------
 
 
 def _frozen(task: keras.Model, nodes: Sequence[Node]) -> tuple[set[int], str]:
     """The calls that depend on the input alone, as indices, and the first layer that does not, with the reason."""
-    in_backbone = {id(layer) for layer in task.backbone._flatten_layers()}
+    in_backbone = {id(layer) for layer in keras_private.layers(task.backbone)}
     live: set[int] = set()  # symbols that change from step to step
     frozen: set[int] = set()
     first = ""
     for i, node in enumerate(nodes):
         reason = _liveliness(node, id(node.operation) in in_backbone)
-        if reason or any(id(symbol) in live for symbol in _reads(node)):
+        if reason or any(id(symbol) in live for symbol in graph.reads(node)):
             live |= {id(symbol) for symbol in node.outputs}
             first = first or f"{node.operation.name} ({reason})"
         else:
@@ -329,8 +174,8 @@ def _frozen(task: keras.Model, nodes: Sequence[Node]) -> tuple[set[int], str]:
 
 def _liveliness(node: Node, in_backbone: bool) -> str:
     """Why a call's output changes from step to step; empty if it does not."""
-    layers = node.operation._flatten_layers() if isinstance(node.operation, keras.Layer) else []
-    if any(weight.trainable for weight in _weights(node)):
+    layers = keras_private.layers(node.operation) if isinstance(node.operation, keras.Layer) else []
+    if any(weight.trainable for weight in graph.weights(node)):
         return "trains"
     if any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in layers):
         return "moves its statistics"
@@ -342,7 +187,7 @@ def _liveliness(node: Node, in_backbone: bool) -> str:
 def _is_random(layer: keras.Layer) -> bool:
     # Dropout of rate 0 may hold a seed generator that it never asks.
     rates = [getattr(layer, name) for name in ("rate", "drop_prob", "stddev") if hasattr(layer, name)]
-    return bool(layer._seed_generators) and (not rates or any(rates))
+    return bool(keras_private.random_generators(layer)) and (not rates or any(rates))
 
 
 def _smallest(
@@ -364,7 +209,7 @@ def _smallest(
     }
     edges |= {(vertices[id(symbol)], sink): never for symbol in outputs}
     for i, node in enumerate(nodes):
-        for symbol in _reads(node):
+        for symbol in graph.reads(node):
             edges[vertices[id(symbol)], 2 + i] = never  # who reads it behind the cut makes it cross
             edges[2 + i, makers[id(symbol)]] = never  # in front of the cut is all that leads there
     edges |= {(source, 2 + i): never for i in required}
@@ -387,21 +232,21 @@ def _cut_at(
 ) -> Cut:
     ahead = [node for i, node in enumerate(nodes) if i in front]
     rest = [node for i, node in enumerate(nodes) if i not in front]
-    wanted = {id(symbol) for symbol in (*tree.flatten(outputs), *(x for node in rest for x in _reads(node)))}
+    wanted = {id(symbol) for symbol in (*tree.flatten(outputs), *(x for node in rest for x in graph.reads(node)))}
     named = [(symbol, f"input {i}") for i, symbol in enumerate(inputs)]
-    if isinstance(task._inputs_struct, dict):
+    if isinstance(keras_private.input_structure(task), dict):
         named = [(symbol, of.name) for symbol, of in zip(inputs, task.inputs, strict=True)]
     names = {id(symbol): name for symbol, name in named}
     for node in ahead:
         name = node.operation.name
-        if isinstance(node.operation, ConvertToTensor):  # how a model receives its inputs
+        if isinstance(node.operation, keras_private.ConvertToTensor):  # how a model receives its inputs
             name = names[id(node.input_tensors[0])]
         elif not isinstance(node.operation, keras.Layer):  # its own name counts up from process to process
             name = f"{names[id(node.input_tensors[0])]}.{type(node.operation).__name__}"
         named += [(symbol, name) for symbol in node.outputs]
         names |= {id(symbol): name for symbol in node.outputs}
     crossing = [(symbol, name) for symbol, name in named if id(symbol) in wanted]
-    prefix_weights = _unique(weight for node in ahead for weight in _weights(node))
+    prefix_weights = _unique(weight for node in ahead for weight in graph.weights(node))
     held = {id(weight) for weight in prefix_weights}
     sizes = [(math.prod(weight.shape), id(weight) in held) for weight in task.backbone.weights]
     return Cut(
@@ -414,7 +259,7 @@ def _cut_at(
         after=tuple(name for _, name in crossing),
         specs=tuple(_spec(symbol) for symbol, _ in crossing),
         prefix_weights=prefix_weights,
-        tail_weights=_unique(weight for node in rest for weight in _weights(node) if weight.trainable),
+        tail_weights=_unique(weight for node in rest for weight in graph.weights(node) if weight.trainable),
         share=sum(size for size, inside in sizes if inside) / max(sum(size for size, _ in sizes), 1),
         still=frozenset(nodes[i] for i in frozen - front),
     )
@@ -429,16 +274,9 @@ def _can_cross(symbol: Symbol) -> bool:
     return symbol.shape[:1] == (None,) and None not in symbol.shape[1:] and symbol.dtype != "string"
 
 
-def _weights(node: Node) -> list[keras.Variable]:
-    """A layer's weights, and variables that an operation is called with."""
-    own = list(node.operation.weights) if isinstance(node.operation, keras.Layer) else []
-    arguments = tree.flatten((node.arguments.args, node.arguments.kwargs))
-    return own + [x for x in arguments if isinstance(x, keras.Variable)]
-
-
 def _settings(operation: Any) -> list[Any]:
     """The classes and plain settings of an operation and of all inside (some layers' `get_config` fails)."""
-    layers = operation._flatten_layers() if isinstance(operation, keras.Layer) else [operation]
+    layers = keras_private.layers(operation) if isinstance(operation, keras.Layer) else [operation]
     no_settings = {*vars(keras.Layer()), "built", "seed"}  # names and state, which every layer has
     found = []
     for layer in layers:
@@ -467,10 +305,6 @@ def _argument(x: Any, numbers: Mapping[int, int]) -> Any:
     if isinstance(x, keras.Variable):
         return "variable"
     return np.asarray(x).tolist() if tf.is_tensor(x) or isinstance(x, np.ndarray) else repr(x)
-
-
-def _by_id(symbols: Iterable[Symbol], values: Iterable[Any]) -> dict[int, Any]:
-    return {id(symbol): value for symbol, value in zip(symbols, values, strict=True)}
 
 
 def _unique(weights: Iterable[keras.Variable]) -> tuple[keras.Variable, ...]:

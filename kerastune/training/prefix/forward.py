@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
-from keras.src import tree
+from keras import tree
 
 from kerastune import child
 from kerastune.errors import ConverterError

@@ -1,0 +1,167 @@
+"""Freezes what a phase does not train, says what trains, and proves that nothing else has moved."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from kerastune import keras_private, weights
+from kerastune.errors import VerificationError
+from kerastune.recipe import Phase
+from kerastune.training import lora
+from kerastune.training.units import Stage, Unit, count, head, rates, stages, units
+
+
+def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> dict[str, Any]:
+    """Sets what trains in an epoch of a phase, and returns the audit.
+
+    What trains in the last epoch is what the optimizer has to know. A training step that was traced before goes on
+    training what it saw. Random layers in front of all that trains run in inference mode (`prefix.cutting`).
+
+    Args:
+        epoch: from 1; by default the phase's last.
+
+    Raises:
+        RecipeError: the phase asks for units or layers that are not there.
+    """
+    found = units(task.backbone)
+    planned = stages(phase, task)
+    peak = rates(phase, found) | {"head": phase.learning_rate}
+    adapters = _unfreeze(task, phase, found, planned[-1])
+    top = head(task)
+    rows = [
+        {
+            "epoch": stage.epoch,
+            "units": [unit.name for unit in [*stage.units, top] if unit.trainable_parameters],
+            "trainable_parameters": sum(unit.trainable_parameters for unit in [*stage.units, top]),
+        }
+        for stage in planned
+    ]
+    now = [stage for stage in planned if epoch is None or stage.epoch <= epoch][-1]
+    if now is not planned[-1]:
+        _unfreeze(task, phase, found, now)
+    in_backbone = norms(task.backbone)
+    training_norms = [norm for norm in in_backbone if norm.trainable]
+    settings = {
+        "gradient_accumulation": phase.gradient_accumulation if phase.gradient_accumulation > 1 else None,
+        "clip_norm": phase.clip_norm,
+        "ema": phase.ema or None,
+        "lora": adapters,
+        "stages": rows if phase.unfreeze == "gradual" else None,
+    }
+    return {
+        "unfreeze": phase.unfreeze,
+        "epochs": phase.epochs,
+        "learning_rate": phase.learning_rate,
+        "optimizer": phase.optimizer,
+        "schedule": phase.schedule,
+        **{name: value for name, value in settings.items() if value is not None},
+        "units": [
+            {
+                "name": unit.name,
+                "parameters": count(unit.weights),
+                "trainable_parameters": unit.trainable_parameters,
+                "learning_rate": peak[unit.name] if unit.trainable_parameters else None,
+            }
+            for unit in [*found, top]
+        ],
+        "trainable_parameters": count(task.trainable_weights),
+        "frozen_parameters": count(task.non_trainable_weights),
+        "batch_norm": {"inference": len(in_backbone) - len(training_norms), "training": len(training_norms)},
+    }
+
+
+def _unfreeze(task: keras.Model, phase: Phase, found: list[Unit], stage: Stage) -> dict[str, Any] | None:
+    """Lets the head and a stage's units train, and nothing else. Returns what the adapters are, if there are any."""
+    for layer in keras_private.layers(task):
+        # Down and up, each one: Keras tells neither weights nor inner layers what a layer's flag says already.
+        layer.trainable = False
+        layer.trainable = True
+    for unit in found:
+        unit.train(unit in stage.units)
+    head(task).train(phase.unfreeze != "none")
+    if phase.batch_norm != "train":
+        # Small batches would wreck the pretrained statistics.
+        for norm in norms(task.backbone):
+            norm.trainable = False
+    unused = _unused(task)
+    for layer in unused:
+        layer.trainable = False  # no gradient would reach it
+    if phase.lora is None:
+        lora.refuse_others(task, [], None, 0)
+        return None
+    used = [layer for unit in stage.units for layer in unit.layers if layer not in unused]
+    layers = [inner for layer in used for inner in keras_private.layers(layer)]
+    return lora.adapt(task, layers, phase.lora)
+
+
+def _unused(task: keras.Model) -> list[keras.layers.Layer]:
+    """The backbone's layers that the model's outputs do not depend on: BERT's pooler where an embedder pools itself."""
+    backbone = task.backbone
+    if not (keras_private.is_functional(task) and keras_private.is_functional(backbone)):
+        return []
+    reached, outputs = _behind(task.outputs, backbone)
+    inside, _ = _behind([backbone.outputs[i] for i in outputs], None)
+    layers = [layer for layer in backbone.layers if layer.weights]
+    unused = [layer for layer in layers if layer not in reached | inside]
+    return unused if len(unused) < len(layers) else []  # a model that does not tell how it calls its backbone
+
+
+def _behind(symbols: Iterable[Any], stop: keras.Model | None) -> tuple[set[Any], set[int]]:
+    """The operations that symbols were made by, and the outputs of `stop`, where the way back ends, among them."""
+    waiting, operations, seen, outputs = list(symbols), set(), set(), set()
+    while waiting:
+        operation, call, i = keras_private.made_by(waiting.pop())
+        if operation is stop:
+            outputs.add(i)
+            continue
+        if _holds(operation, stop):
+            waiting.append(operation.outputs[i])
+        if call not in seen:
+            seen.add(call)
+            operations.add(operation)
+            waiting += call.input_tensors
+    return operations, outputs
+
+
+def _holds(operation: Any, model: keras.Model | None) -> bool:
+    """Whether an operation is a graph with a model somewhere in it."""
+    if model is None or not keras_private.is_functional(operation):
+        return False
+    return any(each is model for each in keras_private.layers(operation))
+
+
+def norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
+    """The BatchNorm layers in a layer."""
+    return [each for each in keras_private.layers(layer) if isinstance(each, keras.layers.BatchNormalization)]
+
+
+# --- the proof ---------------------------------------------------------------------------------------------
+
+
+def frozen_hashes(task: keras.Model) -> dict[str, str]:
+    """sha256 of every weight that this phase must not move, statistics of frozen BatchNorm layers included."""
+    moving = {
+        id(statistic)
+        for norm in norms(task)
+        if norm.trainable
+        for statistic in (norm.moving_mean, norm.moving_variance)
+    }
+    frozen = [weight for weight in task.non_trainable_weights if id(weight) not in moving]
+    return {f"{i}:{weight.path}": weights.sha256(weight) for i, weight in enumerate(frozen)}
+
+
+def prove_frozen(before: dict[str, str], after: dict[str, str]) -> str:
+    """One hash over all frozen weights, equal before and after a phase.
+
+    Raises:
+        VerificationError: with the names of the weights that moved.
+    """
+    moved = [name.partition(":")[2] for name in before if after.get(name) != before[name]]
+    if moved or before.keys() != after.keys():
+        raise VerificationError(
+            f"{len(moved)} frozen weights moved during the phase: {', '.join(moved[:5])}",
+            "This is a bug in kerastune or Keras; the run was not saved. Please report it with the recipe.",
+        )
+    return hashlib.sha256("".join(before.values()).encode()).hexdigest()
