@@ -385,6 +385,42 @@ def test_a_client_that_goes_away_is_one_line_in_the_log(made):
     assert server.stop().count("went away") == 1
 
 
+ENDLESS = """
+import socket, sys, threading, time
+from kerastune.serving import server
+from kerastune.serving.signatures import Refused, Signature
+
+def compute(arrays):
+    print("computing", flush=True)
+    while not closed.is_set():
+        time.sleep(0.1)
+    raise Refused("the server has stopped")
+
+closed, server.GRACE_SECONDS = threading.Event(), 1
+served = server.Served("endless", 1, {"serving_default": Signature({}, {}, compute)}, closed)
+with socket.create_server(("127.0.0.1", 0)) as listening:
+    server.run(served, listening, "127.0.0.1", 0, lambda rpc: print(listening.getsockname()[1], rpc, flush=True))
+"""
+
+
+def test_a_request_that_takes_too_long_does_not_hold_the_server():
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True)
+    port, rpc = process.stdout.readline().split()
+    with (
+        grpc.insecure_channel(rpc) as channel,
+        socket.create_connection(("127.0.0.1", int(port))) as client,
+    ):
+        call = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict.future(question({}, name="endless"))
+        body = b'{"inputs": {}}'
+        head = b"POST /v1/models/endless:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+        client.sendall(head + body)
+        assert process.stdout.readline() + process.stdout.readline() == "computing\n" * 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+        assert call.exception() is not None
+    process.stdout.close()
+
+
 # --- what goes beside the model ----------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Files and measurements that a target wants beside the model: the `extras` of its target.toml, one row each."""
+"""Extra files and measurements for a target: the `extras` of its target.toml, one row each."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,19 +16,19 @@ from kerastune.verifying.artifact import Artifact
 _WARM_UP_IMAGES = 4
 
 Extra = Callable[[Artifact, Progress], dict[str, Any]]
-"""Adds files to an artifact, before its proof; returns further entries of its manifest."""
+"""Adds files to an artifact before it is verified; returns further entries of its manifest."""
 
 
 def _serving_files(of: Artifact, progress: Progress) -> dict[str, Any]:
-    """TF Serving's own configuration, and a Compose file."""
+    """Adds TF Serving's configuration and a Compose file."""
     return _write(of, files.configuration(of.manifest["name"]))
 
 
 def _warmup(of: Artifact, progress: Progress) -> dict[str, Any]:
-    """Requests that TF Serving warms up with, where its stubs are installed to write them: images, also as files.
+    """Adds the requests that TF Serving warms up with, if its stubs are installed: images, as pixels and as files.
 
     Raises:
-        VerificationError: what the model answers to them is not what Keras said.
+        VerificationError: the model's answers to them are not Keras's.
     """
     if "image" not in of.manifest:
         return {}
@@ -53,13 +53,13 @@ def _warmup(of: Artifact, progress: Progress) -> dict[str, Any]:
 
 
 def _c_source(of: Artifact, progress: Progress) -> dict[str, Any]:
-    """The model as a C array."""
+    """Adds the model as a C array."""
     model = (of.folder / of.manifest["model"]).read_bytes()
     return _write(of, microcontroller.c_source(of.manifest["name"], model))
 
 
 def _arena(of: Artifact, progress: Progress) -> dict[str, Any]:
-    """The bytes that TensorFlow Lite Micro works in, where it is installed to measure them."""
+    """Measures the arena of TensorFlow Lite Micro, if that is installed."""
     micro = runtimes.RUNTIMES["tflm"]
     found = microcontroller.arena_bytes(of) if micro.version else None
     if found:

@@ -1,4 +1,4 @@
-"""What a microcontroller needs beside the file: the model as a C array, and how much memory it works in."""
+"""Extras for microcontrollers: the model as a C array, and the memory that it needs to run."""
 
 import re
 
@@ -56,7 +56,7 @@ def _operators(model: bytes) -> list[str]:
 
 
 def arena_bytes(of: Artifact) -> int | None:
-    """The smallest arena that TensorFlow Lite Micro runs the model in here, rounded up to 1 KiB; None where none does.
+    """Finds the smallest arena that TensorFlow Lite Micro runs the model in here, in steps of 1 KiB; None if none does.
 
     An upper estimate for a device: pointers take 8 bytes here, and 4 on a microcontroller.
     """
@@ -64,7 +64,7 @@ def arena_bytes(of: Artifact) -> int | None:
 
     def runs(size: int) -> bool:
         try:
-            runtimes.ask(of, "tflm", image, ("--arena", str(size)))  # too small a one makes it crash, or say so
+            runtimes.ask(of, "tflm", image, ("--arena", str(size)))  # in too small an arena it crashes, or says so
         except ConverterError:
             return False
         return True

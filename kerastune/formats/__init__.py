@@ -1,4 +1,4 @@
-"""The formats that models leave in: one module and one row each. Importing this loads no converter."""
+"""The file formats of exported models: one module and one row each. Importing this package loads no converter."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ class Format:
     """A row of `FORMATS`.
 
     Attributes:
-        name: of the row, and of its module here, which holds a `CONVERTER`.
+        name: the row's key, and the name of its module here, which holds a `CONVERTER`.
         model: the model's path in an artifact folder.
-        target: the target whose settings hold where the user named a format only.
-        style: what a file holds: "serving" (several signatures, batches), "graph" (one signature, batches), "single"
-            (one example at a time) or "folder" (what the task itself writes).
-        quantizations: what `quantize` may be.
-        families: the backbones that it can hold; all, if there are none.
+        target: the target whose settings apply when the user names only a format.
+        style: the content of a file: "serving" (several signatures, batches), "graph" (one signature, batches),
+            "single" (one example at a time) or "folder" (written by the task itself).
+        quantizations: the values that `quantize` may have.
+        families: the backbones that it can hold; empty for all.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Format:
 
     @property
     def converter(self) -> "Converter":
-        """What makes and inspects its files."""
+        """The module's functions. Loads the module."""
         found: Converter = import_module(f"kerastune.formats.{self.name}").CONVERTER
         return found
 
@@ -49,7 +49,7 @@ _ROWS: Sequence[Format] = (
         ("none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"),
     ),
     Format("onnx", "model.onnx", "onnxruntime", "graph", ("none", "dynamic", "int8", "auto")),
-    # The artifact's folder itself is what transformers loads. KerasHub writes these families, and transformers agreed.
+    # transformers loads the artifact's folder. KerasHub writes these families, and transformers was seen to agree.
     Format(
         "transformers",
         "model.safetensors",
@@ -61,4 +61,4 @@ _ROWS: Sequence[Format] = (
 FORMATS = {row.name: row for row in _ROWS}
 
 QUANTIZATIONS = tuple(dict.fromkeys(one for row in _ROWS for one in row.quantizations))
-"""Those of any format."""
+"""The quantisations of all formats."""

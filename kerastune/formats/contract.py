@@ -11,15 +11,15 @@ from kerastune.formats.graphs import Signature
 
 @dataclass(frozen=True)
 class Traced:
-    """A live model as functions, from which each format makes what its converter starts from.
+    """A live model as functions, ready to be traced for a converter.
 
     Attributes:
-        work: the folder that gets it.
-        signatures: what the model may answer to, by name.
-        serving: the names of those that a server answers to.
-        raw: those of raw texts that stand in a model of their own, by the names they get there; often none.
-        tokenizer: KerasHub's, where `raw` uses it.
-        folder: writes the model into a folder without any graph, where the task can.
+        work: the folder that traces are written to.
+        signatures: the model's signatures by name.
+        serving: names of the signatures that a server answers to.
+        raw: signatures of raw texts, which go into a second model, by their names there; often none.
+        tokenizer: KerasHub's tokenizer, if `raw` uses it.
+        folder: writes the model into a folder without tracing it; None if the task cannot.
     """
 
     work: Path
@@ -32,14 +32,14 @@ class Traced:
 
 @dataclass(frozen=True)
 class Converter:
-    """What a format does. Converters crash and do not give memory back, so each step runs in a process of its own.
+    """The functions of a format. Converters crash and leak memory, so each runs in its own process.
 
     Attributes:
-        trace: (traced, name of a signature) writes what `write` reads into the work folder.
+        trace: (traced, name of a signature) writes the input of `write` into the work folder.
         write: (work folder, path, conversion) makes the model at `path`, quantisation included.
-        inspect: path -> what in a model file no device's runtime has, and the names of its inputs.
-        layer_errors: (work folder, conversion) -> how far each layer of the quantised model is off, the worst first, as
-            a list of {"layer", "op", "error"}; None where layers cannot stay in float.
+        inspect: path -> problems, such as operators that no device has; and the names of the inputs.
+        layer_errors: (work folder, conversion) -> the error of each quantised layer, worst first: a list of {"layer",
+            "op", "error"}. None if single layers cannot stay in float.
     """
 
     trace: Callable[[Traced, str], None]

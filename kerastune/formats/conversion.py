@@ -1,4 +1,4 @@
-"""What a converter is asked for; it travels to the converter's process as JSON."""
+"""Conversion settings, passed to the converter's process as JSON."""
 
 import json
 from collections.abc import Iterator
@@ -11,15 +11,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Conversion:
-    """How one signature of a traced model becomes a file.
+    """Settings for converting one signature of a traced model into a file.
 
     Attributes:
-        signature: the signature it is made from; a SavedModel is made from "serving", a TFLite file with two signatures
-            from "ONE+OTHER".
+        signature: the signature to convert; "serving" for a SavedModel, "ONE+OTHER" for a TFLite file with two.
         quantize: one of `Format.quantizations`.
         io: dtype of the inputs and outputs of an "int8" TFLite file.
-        calibration: WORK/<calibration>.npz holds the inputs that int8 ranges are measured on: "000/token_ids" is
-            what the first example has for the input `token_ids`, without the batch.
+        calibration: WORK/<calibration>.npz holds the inputs that int8 ranges are measured on: "000/token_ids" is the
+            first example's input `token_ids`, without the batch axis.
         keep_float: names of the layers (`Converter.layer_errors`) that "int8" leaves in float32.
     """
 
@@ -31,7 +30,7 @@ class Conversion:
 
 
 def calibration(work: Path, conversion: Conversion) -> Iterator[dict[str, Any]]:
-    """The examples that ranges are measured on, one after the other, as the signature takes them: by name, [1, …]."""
+    """Yields the calibration examples one by one, as the signature takes them: arrays [1, …] by name."""
     dtypes = json.loads((work / f"{conversion.signature}.dtypes.json").read_text("utf-8"))
     with np.load(work / f"{conversion.calibration}.npz", allow_pickle=False) as stored:
         for example in sorted({key.partition("/")[0] for key in stored.files}):

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 Signature: TypeAlias = "tuple[Callable[..., dict[str, Any]], list[Any]]"
-"""A function of tensors to named tensors, and the named `tf.TensorSpec`s of what it takes."""
+"""A function from tensors to named tensors, and the named `tf.TensorSpec`s of its inputs."""
 
 
 def saved_model(signatures: Mapping[str, Signature], path: Path, tokenizer: Any = None) -> None:
-    """Writes a SavedModel that answers to these signatures.
+    """Writes a SavedModel with these signatures.
 
     Args:
-        tokenizer: KerasHub's, where they use it: its tables are stored with it. AutoGraph must read its functions, so
-            nothing is inlined.
+        tokenizer: KerasHub's tokenizer, if they use it: its tables are stored too. AutoGraph must read its functions,
+            so nothing is inlined.
     """
     import keras
 
@@ -31,7 +31,7 @@ def saved_model(signatures: Mapping[str, Signature], path: Path, tokenizer: Any 
 
 
 def frozen(name: str, signature: Signature, work: Path) -> None:
-    """Writes a signature's graph with its weights as constants: NAME.pb, and NAME.json with the names of its ends."""
+    """Writes a signature's graph with its weights as constants, NAME.pb; NAME.json names its inputs and outputs."""
     function, specs = signature
     graph, outputs = freeze(function, *specs)
     if shared := {spec.name for spec in specs} & set(outputs):
@@ -50,7 +50,7 @@ def write_dtypes(name: str, signature: Signature, work: Path) -> None:
 
 
 def freeze(function: Callable[..., Any], *specs: Any) -> tuple[Any, Any]:
-    """A function traced with its weights as constants, and its outputs as they were structured."""
+    """Traces a function with its weights as constants. Returns the graph and the structured outputs."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
@@ -62,11 +62,11 @@ def freeze(function: Callable[..., Any], *specs: Any) -> tuple[Any, Any]:
 
 @contextmanager
 def _inlined() -> Iterator[None]:
-    """Inlines the XLA-compiled functions that Keras wraps some convolutions in, which no converter can read."""
+    """Inlines the XLA-compiled functions around some of Keras's convolutions: no converter can read those."""
     import tensorflow as tf
 
     was = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)  # global, and it must cover writing too
+    tf.config.run_functions_eagerly(True)  # global; writing the model needs it as well
     try:
         yield
     finally:

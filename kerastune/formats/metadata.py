@@ -1,4 +1,4 @@
-"""What a TFLite file says about itself: the TFLITE_METADATA that MediaPipe and Android Studio read, labels included.
+"""TFLite metadata: the TFLITE_METADATA that MediaPipe and Android Studio read, labels included.
 
 Written with a bare flatbuffers.Builder: field numbers are the order in TensorFlow's published metadata_schema.fbs
 (Apache-2.0), so that no package with the generated bindings is needed.
@@ -24,7 +24,7 @@ _RGB, _AXIS_LABELS = 1, 2
 
 @dataclass(frozen=True)
 class About:
-    """What is said about a model. Labels are in the order of its scores; there are none of vectors."""
+    """The metadata of a model. Labels are in the order of its scores; a model of vectors has none."""
 
     name: str
     description: str
@@ -35,7 +35,7 @@ class About:
 
 
 def read(work: Path) -> About | None:
-    """WORK/about.json, where the exporter wrote one."""
+    """Reads WORK/about.json, if the exporter wrote one."""
     path = work / "about.json"
     return About(**json.loads(path.read_text("utf-8"))) if path.is_file() else None
 
@@ -51,7 +51,7 @@ def add(model: Any, about: About) -> None:
 
 
 def with_labels(content: bytes, about: About) -> bytes:
-    """A model's file with the labels behind it, as a zip archive: there, readers of metadata look for files."""
+    """Appends the labels to a model file as a zip archive, where readers of metadata look for files."""
     file = io.BytesIO()
     file.write(content)
     with zipfile.ZipFile(file, "w") as archive:  # stored: MediaPipe maps it
@@ -60,7 +60,7 @@ def with_labels(content: bytes, about: About) -> bytes:
 
 
 def one_line(label: str) -> str:
-    """A label as it stands in labels.txt, which has one a line."""
+    """A label as a line of labels.txt."""
     return " ".join(label.splitlines())
 
 
@@ -91,17 +91,17 @@ def _metadata(about: About) -> bytes:
     text = builder.CreateString
 
     def ends() -> dict[int, int]:
-        """What an image model takes and says."""
+        """Describes the input and output of an image model."""
         image = table(2, {}, {0: _RGB})
         content = table(2, {1: image}, {0: _IMAGE_PROPERTIES})
-        normalization = table(2, {0: floats(0.0), 1: floats(1.0)})  # the model takes pixels as they are
+        normalization = table(2, {0: floats(0.0), 1: floats(1.0)})  # the model takes raw pixels
         unit = table(2, {1: normalization}, {0: _NORMALIZATION_OPTIONS})
         images = table(7, {0: text("images"), 1: text("RGB pixels of an upright image"), 3: content, 4: tables([unit])})
         labels = table(5, {0: text(LABELS), 1: text("the label of each score")}, {2: _AXIS_LABELS})
         scores = table(7, {0: text("scores"), 1: text("probability of each label"), 6: tables([labels])})
         return {2: tables([images]), 3: tables([scores])}
 
-    # Of tokens, MediaPipe's metadata knows the inputs of its own models alone.
+    # MediaPipe's metadata describes token inputs only for its own models.
     graph = table(10, ends() if about.unit == "image" else {})
     said = {0: about.name, 1: about.description, 2: about.version, 5: about.licence, 7: _PARSER}
     builder.Finish(table(8, {3: tables([graph]), **{n: text(value) for n, value in said.items()}}), b"M001")

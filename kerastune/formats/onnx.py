@@ -12,7 +12,7 @@ from kerastune.formats.contract import Converter, Traced
 from kerastune.formats.conversion import Conversion, calibration
 
 OPSET = 17  # tf2onnx 1.17 writes 11 to 18
-# What has weights, and what is between two of those. Resizing stays float: it comes before all else.
+# Ops to quantise: those with weights, and those between two of them. Resize runs first and stays in float.
 _INT8 = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu", "AveragePool", "GlobalAveragePool", "MaxPool", "Concat"]
 
 
@@ -22,11 +22,11 @@ def trace(traced: Traced, name: str) -> None:
 
 
 def write(work: Path, path: Path, conversion: Conversion) -> None:
-    """Converts, quantises, and has the file checked by ONNX's own checker."""
+    """Converts and quantises, and runs ONNX's own checker on the file."""
     import onnx
 
     model = _convert(work, conversion.signature)
-    # The converter reports success with operators left over that no runtime has.
+    # The converter reports success even if operators are left that no runtime has.
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
     if conversion.quantize != "none":
@@ -42,7 +42,7 @@ def _convert(work: Path, signature: str) -> Any:
 
     @tf_op("Erfc")
     class Erfc:
-        """Exact GELU, which tf2onnx 1.17 does not know: erfc(x) = 1 - erf(x)."""
+        """Used by the exact GELU and unknown to tf2onnx 1.17: erfc(x) = 1 - erf(x)."""
 
         @classmethod
         def version_9(cls, ctx: Any, node: Any, **kwargs: Any) -> None:
@@ -53,8 +53,9 @@ def _convert(work: Path, signature: str) -> Any:
 
     @tf_op("XlaDynamicUpdateSlice")
     class XlaDynamicUpdateSlice:
-        """Writes into a language model's cache, where tf2onnx 1.17 knows no way: each number at its place in the row of
-        all numbers, so that any axis may have any start. Sizes of the cache are known, those of what is written not.
+        """Writes into a language model's cache; unknown to tf2onnx 1.17.
+
+        Scatters into the flattened cache, so that each axis may start anywhere. Only the cache has a static shape.
         """
 
         @classmethod
@@ -128,7 +129,7 @@ def _quantise(work: Path, path: Path, conversion: Conversion) -> None:
 
 
 def _drop_zeros(graph: Any) -> None:
-    """Leaves out the zero points of weights and biases: they are 0, as where there is none, and 5 bytes a channel."""
+    """Removes the zero points of weights and biases: they are 0, which is the default, and take 5 bytes a channel."""
     from onnx import numpy_helper
 
     stored = {one.name: one for one in graph.initializer}
@@ -143,7 +144,7 @@ def _drop_zeros(graph: Any) -> None:
 
 
 def inspect(path: Path) -> tuple[list[str], list[str]]:
-    """Problems: operators that ONNX does not have; and the names of the inputs."""
+    """Returns problems (operators that ONNX does not have), and the names of the inputs."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph

@@ -1,4 +1,4 @@
-"""SavedModel: the traced model as it is, with the signatures that TF Serving answers to."""
+"""SavedModel: the traced model, with the signatures that TF Serving answers to."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ from kerastune.formats.conversion import Conversion
 
 
 def trace(traced: Traced, name: str) -> None:
-    """Writes the signatures that a server answers to, and those of raw texts into a model beside it."""
+    """Writes the signatures that a server answers to, and those of raw texts into a second model."""
     graphs.saved_model({key: traced.signatures[key] for key in traced.serving}, traced.work / name)
     if traced.raw:
         graphs.saved_model(traced.raw, traced.work / f"{name}_text", traced.tokenizer)
@@ -18,12 +18,12 @@ def trace(traced: Traced, name: str) -> None:
 def write(work: Path, path: Path, conversion: Conversion) -> None:
     """Copies the traced SavedModel."""
     shutil.copytree(work / conversion.signature, path, dirs_exist_ok=True)
-    # Keras's own note about the export; TF Serving has no use for it.
+    # Keras's own record of the export; TF Serving does not use it.
     (path / "fingerprint.pb").unlink(missing_ok=True)
 
 
 def inspect(path: Path) -> tuple[list[str], list[str]]:
-    """Problems: operators that a server with TensorFlow's core alone does not have; and the names of the inputs."""
+    """Returns problems (operators outside TensorFlow's core, which servers lack), and the names of the inputs."""
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
     from tensorflow.python.framework import op_def_registry
 

@@ -1,4 +1,4 @@
-"""What is known not to work, before an hour of training: docs/export-matrix.md, which `make matrix` measures."""
+"""Known failures, refused before an hour of training. `make matrix` measures them: docs/export-matrix.md."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from kerastune.formats import FORMATS
 
 INACCURATE = 0.05
-"""What is refused although it runs is off by at least this there, of the largest output."""
+"""A combination that runs is refused if its error there is at least this share of the largest output."""
 
 _FOURIER = "it computes with complex numbers (FFT), which LiteRT and ONNX lack"
 _CALIBRATION = "the converter crashes while it measures the ranges of activations"
@@ -16,7 +16,7 @@ _LANGUAGE = (
 )
 _PADDING = (
     "padding is masked by numbers so large that nothing is left of the attention beside them in int8 (a classifier "
-    "said the same about every text); dynamic has int8 weights, too"
+    "said the same about every text); dynamic also has int8 weights"
 )
 _NORM = "LiteRT has no int16 kernel for its layer normalisation"
 _INTEGERS = "the converter measures no ranges of integers (token ids, masks), and int16x8 wants them"
@@ -30,7 +30,7 @@ _TOKENS = ("Bert", "Roberta", "DistilBert", "DebertaV3", "Bart", "T5", "Moonshin
 
 @dataclass(frozen=True)
 class _Refused:
-    """Families, formats and quantisations that do not go together; any format or quantisation, where there are none."""
+    """Families, formats and quantisations that do not work together. Empty `formats` or `quantizations` mean all."""
 
     families: tuple[str, ...]
     why: str
@@ -52,12 +52,12 @@ _OPEN_LENGTH_FAILS = ("DebertaV3", *(one for one in _DECODERS if one != "GPT2"),
 
 
 def fixed_length(backbone: Any) -> bool:
-    """Whether a TFLite file of texts must have one length: with any length, it needs operators that LiteRT lacks."""
+    """Whether a TFLite file must take texts of one length, because any length needs operators that LiteRT lacks."""
     return _family(backbone) in _OPEN_LENGTH_FAILS
 
 
 def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> str | None:
-    """Why a backbone cannot be exported so; None where it can, or where nobody has measured.
+    """The reason why a backbone cannot be exported so; None if it can, or if nobody has measured it.
 
     Args:
         backbone: a KerasHub backbone, or the name of its class.
@@ -75,7 +75,7 @@ def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> s
 
 
 def texts_refusal(quantize: str) -> str | None:
-    """Why texts cannot be exported so, whatever the backbone."""
+    """The reason why no text model can be exported so, or None."""
     return f"texts cannot be exported with quantize = {quantize!r}: {_PADDING}" if quantize in _INT8 else None
 
 

@@ -12,7 +12,7 @@ from kerastune.formats.contract import Converter, Traced
 from kerastune.formats.conversion import Conversion, calibration
 from kerastune.formats.metadata import About
 
-_OVERFLOW = 65520.0  # float16's largest number is 65504; what is below this rounds to it
+_OVERFLOW = 65520.0  # float16's largest number is 65504; numbers below this round to it
 
 
 def trace(traced: Traced, name: str) -> None:
@@ -25,8 +25,8 @@ def trace(traced: Traced, name: str) -> None:
 def write(work: Path, path: Path, conversion: Conversion) -> None:
     """Converts one signature.
 
-    "float16", "dynamic" (int8) and "int4" store weights so and compute in float32 ("dynamic" in int8 where it can);
-    "int8" and "int16x8" (int16 activations, int8 weights) are calibrated and compute so throughout.
+    "float16", "dynamic" (int8) and "int4" store weights in that type and compute in float32 ("dynamic" in int8 where it
+    can). "int8" and "int16x8" (int16 activations, int8 weights) are calibrated and compute in those types throughout.
     """
     import tensorflow as tf
 
@@ -80,9 +80,9 @@ def _int4(content: bytes) -> bytes:
 
 
 def _packed(content: bytes, about: About | None) -> bytes:
-    """The same model with what it says about itself, and with equal vectors stored once.
+    """Adds the metadata to a model, and stores equal vectors once.
 
-    Each channel's zero point takes 8 bytes, a tenth of an int8 file. Models of more than 2 GB come back as they are.
+    Each channel's zero point takes 8 bytes, a tenth of an int8 file. Models of more than 2 GB are returned unchanged.
     """
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
@@ -93,7 +93,7 @@ def _packed(content: bytes, about: About | None) -> bytes:
             self.shared: dict[tuple[str, bytes], int] = {}
 
         def StartVector(self, size: int, count: int, alignment: int) -> int:
-            # Weights are vectors of bytes, and kernels want them at multiples of 16.
+            # Weights are byte vectors, and kernels need them aligned to 16 bytes.
             return int(super().StartVector(size, count, 16 if size == 1 else alignment))
 
         def CreateNumpyVector(self, x: Any) -> int:
@@ -104,7 +104,7 @@ def _packed(content: bytes, about: About | None) -> bytes:
 
     found = schema.Model.GetRootAs(content, 0)
     if any(found.Buffers(i).Offset() > 1 for i in range(found.BuffersLength())):
-        return content  # weights are behind the flatbuffer, out of its reach
+        return content  # weights are stored after the flatbuffer, out of its reach
     model = schema.ModelT.InitFromObj(found)
     if about:
         metadata.add(model, about)
@@ -117,7 +117,7 @@ def _debugger(converter: Any, work: Path, conversion: Conversion, options: Any) 
     import tensorflow as tf
 
     def examples() -> Iterator[list[Any]]:
-        # The debugger wants lists, and the model's inputs are in no order of ours.
+        # The debugger takes lists, in the model's own order of inputs.
         order = [one["name"] for one in debugger._quant_interpreter.get_input_details()]
         for inputs in calibration(work, conversion):
             named = {f"{conversion.signature}_{name}:0": value for name, value in inputs.items()}
@@ -130,12 +130,12 @@ def _debugger(converter: Any, work: Path, conversion: Conversion, options: Any) 
 
 
 def layer_errors(work: Path, conversion: Conversion) -> list[dict[str, Any]]:
-    """How far each layer of the int8 model is from float32 on the calibration data, the worst first.
+    """Compares each layer of the int8 model with float32 on the calibration data.
 
     Returns:
-        A list of {"layer", "op", "error"}: the root mean square error in units of the layer's int8 step. Rounding
-        alone makes 1 / sqrt(12) = 0.29; a layer far above that does not fit in int8 (TensorFlow Lite's quantization
-        debugger, whose `layer` names `Conversion.keep_float` takes).
+        A list of {"layer", "op", "error"}, worst first: the root mean square error in units of the layer's int8 step.
+        Rounding alone makes 1 / sqrt(12) = 0.29; a layer far above that does not fit in int8. From TensorFlow Lite's
+        quantization debugger; `Conversion.keep_float` takes its `layer` names.
     """
     import csv
     import io
@@ -161,15 +161,15 @@ def layer_errors(work: Path, conversion: Conversion) -> list[dict[str, Any]]:
 
 
 def _refuse_overflow(path: Path, work: Path, conversion: Conversion) -> None:
-    """GPUs and NPUs compute a float16 file in float16: activations must fit, as they do not need to here."""
+    """Raises RuntimeError if activations overflow float16: GPUs and NPUs compute in it, the CPU here does not."""
     from ai_edge_litert import schema_py_generated as schema
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    # What nobody reads may hold anything: kernels' own buffers, and results of a loop.
+    # Unread tensors may hold anything: kernels' own buffers, and results of a loop.
     first = conversion.signature.partition("+")[0]
     graph = schema.ModelT.InitFromObj(schema.Model.GetRootAs(path.read_bytes(), 0)).subgraphs[0]
     read = {int(index) for used in (graph.outputs, *(op.inputs for op in graph.operators)) for index in used}
-    # XNNPACK would keep activations to itself.
+    # XNNPACK would hide the activations.
     kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(str(path), experimental_op_resolver_type=kernels, experimental_preserve_all_tensors=True)
     run = interpreter.get_signature_runner(first)
@@ -191,7 +191,7 @@ def _refuse_overflow(path: Path, work: Path, conversion: Conversion) -> None:
 
 
 def inspect(path: Path) -> tuple[list[str], list[str]]:
-    """Problems: operators that LiteRT's builtins lack; and the names of the inputs."""
+    """Returns problems (operators that LiteRT's builtins lack), and the names of the inputs."""
     from ai_edge_litert.interpreter import Interpreter
 
     content = path.read_bytes()

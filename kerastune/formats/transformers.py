@@ -15,12 +15,12 @@ def trace(traced: Traced, name: str) -> None:
 
 
 def write(work: Path, path: Path, conversion: Conversion) -> None:
-    """Copies the folder; `path` is the weights' in it."""
+    """Copies the folder; `path` is that of the weights in it."""
     shutil.copytree(work / conversion.signature, path.parent, dirs_exist_ok=True)
 
 
 def inspect(path: Path) -> tuple[list[str], list[str]]:
-    """Problems: code of its own, and weights that are not numbers as they are proved; and the name of its input."""
+    """Returns problems (custom code, weights that are not float32), and the name of the input."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     config = json.loads(path.with_name("config.json").read_text("utf-8"))

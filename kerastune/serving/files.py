@@ -1,4 +1,4 @@
-"""Files that TF Serving wants beside a SavedModel: its configuration, a Compose file, and requests to warm up with."""
+"""Files for deploying a SavedModel with TF Serving: its configuration, a Compose file, and warm-up requests."""
 
 import importlib.util
 import json
@@ -20,10 +20,10 @@ _MOST = 1000  # requests that TF Serving replays
 
 
 def configuration(name: str) -> dict[str, str]:
-    """The texts of models.config and docker-compose.yml for an artifact that is served as `name`, by file name."""
+    """Returns the texts of models.config and docker-compose.yml, by file name, for a model served as `name`."""
     folder = files("kerastune.targets") / "tf-serving"
     texts = {file: (folder / file).read_text("utf-8") for file in ("models.config", "docker-compose.yml")}
-    # JSON's escapes are those of a protobuf's text, too.
+    # JSON escapes strings as protobuf's text format does.
     config = texts["models.config"].replace('name: "classifier"', f"name: {json.dumps(name, ensure_ascii=False)}")
     return {**texts, "models.config": config}
 
@@ -33,11 +33,11 @@ def write_warmup(model: Path, requests: Sequence[tuple[str, Named]]) -> list[dic
 
     Args:
         model: a SavedModel's folder, the one that holds saved_model.pb.
-        requests: up to 1000: a signature, and its inputs by name.
+        requests: up to 1,000, each a signature and its inputs by name.
 
     Returns:
-        What the model answers to each request, by name, in a process that knows TensorFlow and the stubs alone; None,
-        with nothing written, where tensorflow-serving-api is not installed.
+        The model's answer to each request, outputs by name, computed by TensorFlow without kerastune. None, with
+        nothing written, if tensorflow-serving-api is not installed.
 
     Raises:
         ConverterError: the process failed, or the model refused a request.
@@ -46,7 +46,7 @@ def write_warmup(model: Path, requests: Sequence[tuple[str, Named]]) -> list[dic
         raise ValueError(f"{len(requests)} warm-up requests are more than the {_MOST} that TF Serving replays")
     if importlib.util.find_spec("tensorflow_serving") is None:
         return None
-    script = str(Path(__file__).with_name("warmup.py"))  # by its path: `-m` would import kerastune
+    script = str(Path(__file__).with_name("warmup.py"))  # run by its path, because `-m` would import kerastune
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         asked, found = Path(scratch) / "asked.npz", Path(scratch) / "found.npz"
         named = {

@@ -1,6 +1,6 @@
-"""Raw texts as a signature: tokenised as the artifact's own reader does, then asked of the model's signature of tokens.
+"""A signature of raw texts: tokenises them as the artifact's reader does, then computes the signature of tokens.
 
-TF Serving answers them from an artifact's second SavedModel, which not every artifact has.
+TF Serving answers raw texts from the artifact's second SavedModel, which not every artifact has.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ NAME = "serve_texts"
 
 
 def signature(of: Artifact, tokens: Signature) -> Signature | None:
-    """A signature of strings; None where the artifact takes no texts."""
+    """Makes a signature of strings; None if the artifact takes no texts."""
     make = _MODALITIES.get(of.modality)
     return make(of, tokens) if make else None
 
@@ -30,7 +30,7 @@ def _texts(of: Artifact, tokens: Signature) -> Signature:
 
 
 def _prompts(of: Artifact, tokens: Signature) -> Signature:
-    """Answers prompts, greedily and as long as the golden answers."""
+    """Answers prompts greedily, with as many tokens as the golden answers."""
     settings = of.manifest["chat"]
     chat = chats.load(of.folder, settings)
 

@@ -5,6 +5,7 @@ import json
 import logging
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -29,26 +30,32 @@ from kerastune.serving.signatures import Refused, Signature
 from kerastune.serving.tensors import MAX_BYTES
 
 GRACE_SECONDS = 30
-"""How long requests that were accepted before a signal may take."""
+"""The time that requests get to finish after a signal."""
 
-_HELD_BYTES = 4 * MAX_BYTES  # REST bodies of all clients together
-_RPCS = 64  # accepted at a time
-_THREADS = 4  # requests that are read or computed at a time
+_HELD_BYTES = 4 * MAX_BYTES  # of all REST bodies together
+_RPCS = 64  # gRPC calls accepted at a time
+_THREADS = 4  # requests parsed or computed at a time
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model under its name; `texts` is the signature that is meant where texts are sent and none is named."""
+    """A model under its name.
+
+    Attributes:
+        closed: is set when the server has stopped, so that signatures compute no more for requests that it gave up.
+        texts: the signature for REST requests that hold texts and name none.
+    """
 
     name: str
     version: int
     signatures: dict[str, Signature]
+    closed: threading.Event
     texts: str = "serving_default"
 
     def signature(self, name: str, code: Any = grpc.StatusCode.INVALID_ARGUMENT) -> Signature:
-        """The signature of a name; raises Refused with `code` where there is none."""
+        """Finds a signature; raises Refused with `code` if there is none of that name."""
         if name not in self.signatures:
             there = ", ".join(sorted(self.signatures))
             raise Refused(f'Serving signature key "{name}" not found. There are: {there}.', code)
@@ -56,14 +63,14 @@ class Served:
 
 
 def _check(served: Served, name: str, version: str | None = None) -> None:
-    """Raises Refused where a request means another model or version."""
+    """Raises Refused if a request asks for another model or version."""
     if name != served.name or version not in (None, str(served.version)):
         what = f"Latest({name})" if version is None else f"Specific({name}, {version})"
         raise Refused(f"Servable not found for request: {what}", grpc.StatusCode.NOT_FOUND)
 
 
 def run(served: Served, listening: socket.socket, host: str, grpc_port: int, ready: Callable[[str], None]) -> None:
-    """Serves until SIGINT or SIGTERM, REST on a socket that listens; `ready` is told gRPC's address.
+    """Serves until SIGINT or SIGTERM, REST on a listening socket; `ready` gets gRPC's address.
 
     Raises:
         KerastuneError: gRPC's port is taken.
@@ -88,6 +95,7 @@ async def _run(
     async def until_stopped(app: Starlette) -> AsyncIterator[None]:
         yield
         await rpc.stop(GRACE_SECONDS)
+        served.closed.set()
 
     hosts = ["*"] if host in ("0.0.0.0", "::", "") else ["localhost", "127.0.0.1", "[::1]", address(host)]
     app = _rest(served, hosts, until_stopped)
@@ -97,12 +105,12 @@ async def _run(
 
 
 def address(host: str, port: int | None = None) -> str:
-    """HOST:PORT, or HOST alone, with the brackets of IPv6."""
+    """Formats HOST:PORT, or HOST alone, with the brackets of IPv6."""
     return (f"[{host}]" if ":" in host else host) + ("" if port is None else f":{port}")
 
 
 async def _answered(function: Callable[[Served, Any], Any], served: Served, request: Any) -> Any:
-    """Reads a request and computes its answer, in a thread. Any error is a refusal, because clients cause them all."""
+    """Computes an answer in a thread. Any error counts as a refusal, because only requests can cause one."""
     try:
         return await anyio.to_thread.run_sync(function, served, request)
     except Refused:
@@ -130,7 +138,8 @@ def _rest(served: Served, hosts: list[str], lifespan: Any) -> Starlette:
                     raise HTTPException(413, f"a request may have {MAX_BYTES} bytes here")
                 if held > _HELD_BYTES:
                     raise HTTPException(429, f"all requests together may have {_HELD_BYTES} bytes; try again")
-            return _json(await _answered(_predict_json, served, body))
+            response: Response = await _answered(_predict_json, served, body)
+            return response
         finally:
             held -= len(body)
 
@@ -170,7 +179,7 @@ def _json(document: Any, status: int = 200) -> Response:
     return Response(json.dumps(document, indent=1), status, media_type="application/json")
 
 
-def _predict_json(served: Served, body: bytearray) -> Any:
+def _predict_json(served: Served, body: bytearray) -> Response:
     document = json.loads(body)
     if not isinstance(document, dict):
         raise Refused("JSON Value: is not an object")
@@ -182,12 +191,12 @@ def _predict_json(served: Served, body: bytearray) -> Any:
     signature = served.signature(document.get("signature_name") or default)
     outputs = signature.compute((tensors.from_rows if in_rows else tensors.from_columns)(asked, signature.inputs))
     if in_rows:
-        return {"predictions": tensors.to_rows(outputs, len(asked))}
-    return {"outputs": tensors.to_columns(outputs)}
+        return _json({"predictions": tensors.to_rows(outputs, len(asked))})
+    return _json({"outputs": tensors.to_columns(outputs)})
 
 
 def _first(value: Any) -> Any:
-    """The first value in a document."""
+    """The first value in a JSON document that is neither a list nor an object."""
     while isinstance(value, list | dict) and value:
         value = value[0] if isinstance(value, list) else next(iter(value.values()))
     return value
@@ -225,7 +234,7 @@ def _predict_proto(served: Served, request: Any) -> Any:
 
 
 def _rpc(served: Served, where: str) -> tuple[Any, int]:
-    """A gRPC server, and its port."""
+    """Makes a gRPC server. Returns it and its port."""
     options = [
         ("grpc.max_receive_message_length", MAX_BYTES),
         ("grpc.max_send_message_length", -1),

@@ -1,4 +1,4 @@
-"""What a SavedModel answers to: functions of any number of named arrays."""
+"""The signatures of a SavedModel: functions of any number of named arrays."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ Specs: TypeAlias = Mapping[str, Any]  # `tf.TensorSpec`s by name; TensorFlow has
 
 
 class Refused(Exception):
-    """A request that is not answered. `reason` is short, whatever the request holds; `code` is a grpc.StatusCode."""
+    """A refused request: a reason, cut at 1,000 characters because it may quote the request, and a grpc.StatusCode."""
 
     def __init__(self, reason: str, code: Any = grpc.StatusCode.INVALID_ARGUMENT) -> None:
         super().__init__(reason)
@@ -25,7 +25,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Signature:
-    """A function of named arrays: the specs of its inputs and outputs, and `compute`, which raises Refused."""
+    """A function of named arrays: the specs of its inputs and outputs, and `compute`, which may raise Refused."""
 
     inputs: Specs
     outputs: Specs
@@ -33,7 +33,7 @@ class Signature:
 
 
 def load(folder: Path, closed: threading.Event) -> dict[str, Signature]:
-    """The signatures of the SavedModel in `folder`, by name. Once `closed` is set they refuse to compute."""
+    """Loads the signatures of a SavedModel, by name. Once `closed` is set, they refuse to compute."""
     model = tf.saved_model.load(str(folder))
 
     def signature(name: str) -> Signature:
@@ -44,7 +44,7 @@ def load(folder: Path, closed: threading.Event) -> dict[str, Signature]:
             if closed.is_set():
                 raise Refused("the server has stopped", grpc.StatusCode.UNAVAILABLE)
             takes = {key: tf.constant(arrays[key], spec.dtype) for key, spec in inputs.items()}
-            try:  # by way of the model, which its signatures do not keep alive
+            try:  # through `model`, because its signatures do not keep it alive
                 return {key: tensor.numpy() for key, tensor in model.signatures[name](**takes).items()}
             except tf.errors.ResourceExhaustedError as error:
                 raise Refused(_reason(error.message), grpc.StatusCode.RESOURCE_EXHAUSTED) from error
@@ -57,6 +57,6 @@ def load(folder: Path, closed: threading.Event) -> dict[str, Signature]:
 
 
 def _reason(message: str) -> str:
-    """TensorFlow's message without the place in the graph: the line before the node's name."""
+    """Cuts the place in the graph off TensorFlow's message: the line before the node's name stays."""
     lines = [line.strip() for line in message.partition("[[")[0].splitlines() if line.strip()]
     return lines[-1] if lines else message

@@ -1,14 +1,15 @@
 """A development stand-in for TF Serving: one artifact behind its REST and gRPC predict APIs.
 
-It answers and refuses as tensorflow_model_server does, but for three things that would hide a mistake: integers out of
-the input's range, which that wraps around, inputs of no name in the column format, which it drops, and requests above
-64 MiB. And it takes raw texts: see `kerastune.serving.raw_texts`.
+It answers and refuses as tensorflow_model_server does, with these exceptions. It refuses integers out of the input's
+range, which that server wraps around, unknown inputs in the column format, which that server drops, requests above 64
+MiB and vast images. And it also answers raw texts: see `kerastune.serving.raw_texts`.
 """
 
 import json
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,19 +30,19 @@ def serve(
     grpc_port: int = 8500,
     ready: Callable[[dict[str, Any]], None] = lambda where: None,
 ) -> None:
-    """Answers TF Serving's REST and gRPC requests until SIGINT or SIGTERM; then those it has accepted, and returns.
+    """Answers TF Serving's REST and gRPC requests until SIGINT or SIGTERM, finishes those accepted, and returns.
 
     Call it in the main thread, where signals arrive.
 
     Args:
-        name: of the model in addresses; default: the artifact's.
+        name: the model's name in addresses; default: the artifact's.
         port, grpc_port: 0 takes a free one.
-        ready: told the addresses once requests are answered: `name`, `version`, `rest`, `grpc`, `max_request_bytes`,
-            `signatures` (names of the inputs by signature) and `example`, a command that asks.
+        ready: called once requests are answered, with `name`, `version`, the addresses `rest` and `grpc`,
+            `max_request_bytes`, `signatures` (names of the inputs by signature) and `example`, a command that asks.
 
     Raises:
-        KerastuneError: a package is not installed, the artifact is no SavedModel, the name is no part of an address,
-            or the address is taken.
+        KerastuneError: a package is missing, the artifact is no SavedModel, the name does not fit into an address, or
+            the address is taken.
         VerificationError: a file of the artifact has changed.
     """
     of = of if isinstance(of, Artifact) else artifact.load(of)
@@ -66,9 +67,9 @@ def serve(
         for request in warmup.requests(model):
             asked = found[request.model_spec.signature_name]
             asked.compute(tensors.from_protos(request.inputs, asked.inputs))
-        served = server.Served(name, int(model.name), found)
+        served = server.Served(name, int(model.name), found, closed)
         if texts := raw_texts.signature(of, found["serving_default"]):
-            served = server.Served(name, int(model.name), {**found, raw_texts.NAME: texts}, raw_texts.NAME)
+            served = replace(served, signatures={**found, raw_texts.NAME: texts}, texts=raw_texts.NAME)
         url = f"http://{server.address(host, listening.getsockname()[1])}/v1/models/{quote(name)}"
         where = {
             "name": name,
@@ -78,10 +79,7 @@ def serve(
             "signatures": {key: list(one.inputs) for key, one in sorted(served.signatures.items())},
             "example": _example(url, served.signatures),
         }
-        try:
-            server.run(served, listening, host, grpc_port, lambda rpc: ready({**where, "grpc": rpc}))
-        finally:
-            closed.set()
+        server.run(served, listening, host, grpc_port, lambda rpc: ready({**where, "grpc": rpc}))
 
 
 def _listening(host: str, port: int, address: Callable[[str, int], str]) -> socket.socket:
@@ -95,7 +93,7 @@ def _listening(host: str, port: int, address: Callable[[str, int], str]) -> sock
 
 
 def _example(url: str, signatures: Mapping[str, Any]) -> str:
-    """A command that asks the model about a text or a photo; of other models, whether it is there."""
+    """A command that sends a text or a photo to the model; for other models, one that asks for its status."""
     if texts := signatures.get("serve_texts"):
         row = dict.fromkeys(texts.inputs, "a text") if len(texts.inputs) > 1 else "a text"
         return f"echo '{json.dumps({'instances': [row]})}' | curl -d @- {url}:predict"

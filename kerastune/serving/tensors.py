@@ -1,4 +1,4 @@
-"""Arrays from and to JSON and protobufs, as TF Serving has them.
+"""Arrays from and to JSON and protobufs, in TF Serving's formats.
 
 g3doc/api_rest.md, util/json_tensor.cc and servables/tensorflow/predict_util.cc in github.com/tensorflow/serving.
 """
@@ -16,10 +16,10 @@ from kerastune.modalities import image
 from kerastune.serving.signatures import Array, Arrays, Refused, Specs
 
 MAX_BYTES = 64 * 2**20
-"""Bytes of a REST body or a gRPC message. gRPC's own default is 4 MiB; TF Serving takes up to 2 GiB."""
+"""The limit of a REST body or a gRPC message. gRPC's own default is 4 MiB; TF Serving's limit is 2 GiB."""
 
 MAX_PIXELS = 2**28
-"""Pixels of all encoded images in a request: 0.8 GB in RGB."""
+"""The limit of pixels in all encoded images of a request: 0.8 GB in RGB."""
 
 
 def from_rows(rows: Any, inputs: Specs) -> Arrays:
@@ -66,7 +66,7 @@ def _checked(name: str, spec: Any, array: Array) -> Array:
 
 
 def _from_lists(name: str, value: Any, dtype: Any) -> Array:
-    array: Array = np.array(value, object)  # lists of different lengths stay lists
+    array: Array = np.array(value, object)  # numpy leaves lists of different lengths as they are
     kinds = set(map(type, array.ravel()))
     if list in kinds:
         raise Refused(f"input {name} is ragged: its lists differ in length or depth at level {array.ndim}")
@@ -109,7 +109,7 @@ def to_columns(outputs: Arrays) -> Any:
 
 
 def _to_lists(name: str, array: Array) -> Any:
-    if array.dtype == object:  # strings; TF Serving tells binary ones by their name
+    if array.dtype == object:  # strings; TF Serving recognises binary ones by their name
         binary = name.endswith("_bytes")
         texts = [{"b64": base64.b64encode(v).decode()} if binary else v.decode(errors="replace") for v in array.flat]
         return np.array(texts, object).reshape(array.shape).tolist()
@@ -138,7 +138,7 @@ def _from_proto(name: str, proto: Any, dtype: Any) -> Array:
     return array
 
 
-# Clients in other languages read these fields, which TF Serving fills, and not tensor_content.
+# TF Serving fills these fields, and clients in other languages read them instead of tensor_content.
 _FIELDS = {tf.float32: "float_val", tf.float64: "double_val", tf.int64: "int64_val", tf.bool: "bool_val"}
 _FIELDS |= {tf.string: "string_val", **dict.fromkeys((tf.int8, tf.uint8, tf.int16, tf.uint16, tf.int32), "int_val")}
 

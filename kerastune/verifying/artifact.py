@@ -67,7 +67,7 @@ class Artifact:
 
     @property
     def modality(self) -> str:
-        """What an example is: the name of a modality."""
+        """The kind of example that it takes: the name of a row of `kerastune.modalities.MODALITIES`."""
         return modality(self.manifest)
 
     @property
@@ -112,8 +112,8 @@ class Artifact:
 
 
 def modality(manifest: Mapping[str, Any]) -> str:
-    """What an example is to an artifact: "image", "text" or "conversation"."""
-    return next(name for name, key in _SETTINGS.items() if key in manifest)
+    """The name of an artifact's modality, such as "image"; older manifests tell by the settings that they hold."""
+    return str(manifest.get("modality") or next(name for name, key in _SETTINGS.items() if key in manifest))
 
 
 _SETTINGS = {"conversation": "chat", "text": "text", "image": "image"}  # modality -> its settings in a manifest

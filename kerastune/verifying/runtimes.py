@@ -1,4 +1,4 @@
-"""The runtimes an artifact is proved in. Each is a reader of export/ in a process of its own, without Keras."""
+"""The runtimes that artifacts are verified in. Each runs a reader of export/ in its own process, without Keras."""
 
 import contextlib
 import io
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from kerastune import assets, child
 from kerastune.errors import ConverterError, KerastuneError
+from kerastune.modalities import MODALITIES
 from kerastune.recipe import target
 from kerastune.targets.browser import reader as browser
 from kerastune.verifying import artifact
@@ -30,27 +31,26 @@ class Runtime:
     """A row of `RUNTIMES`.
 
     Attributes:
-        package: the pip package that has it; "" where it takes more than pip.
+        package: the pip package that has it; "" if it takes more than pip.
         reader: the reader in export/ that starts it.
-        formats: what it runs.
-        modalities: what it takes examples of; of every kind, where there are none.
-        too_slow: modalities that it takes too long for, and how long.
+        formats: the formats that it runs.
+        modalities: the kinds of example that it takes; empty for all.
+        too_slow: modalities that it would take too long for, each with the reason.
         fixed_size: whether images must have one size.
         raw: whether it runs the artifact's model of raw texts instead.
-        encoded: whether it takes image files, too.
-        one_signature: formats of which it reads the first signature only.
-        no_kernels: quantisations that it does not compute.
-        inputs, outputs: dtypes of images that it takes, and of outputs that it gives; any, where there are none.
-        kernels_of: the runtime whose kernels it has, so that both give the same.
+        encoded: whether it also takes encoded image files.
+        one_signature: formats in which it reads only the first signature.
+        no_kernels: quantisations that it cannot compute.
+        inputs, outputs: dtypes of the images that it takes and of the outputs that it reads; empty for all.
+        kernels_of: the runtime whose kernels it shares, so that both must give the same outputs.
         inexact: quantisations whose sums are exact only on processors with VNNI.
-        options: of the reader.
-        slow: an interpreter without optimised kernels, or a browser: it scores `SUBSET` of the validation images, not
-            all.
+        options: further options of the reader.
+        slow: whether it has no optimised kernels, as browsers: it scores `SUBSET` of the validation examples.
         threads: whether the reader takes --threads.
-        script: in export/: puts a Python of its own, with the package, into a folder of its name in kerastune's cache.
-            It proves something about another machine, and runs only where it is asked for.
-        found: where pip does not install it, what finds its version: None where there is none.
-        commands: installs it, where pip alone does not.
+        script: a script in export/ that installs a separate (emulated) Python with the package into kerastune's cache;
+            such a runtime is used only when asked for.
+        found: finds its version, or None, if it takes more than pip.
+        commands: the commands that install it, if it takes more than pip.
     """
 
     package: str
@@ -76,7 +76,7 @@ class Runtime:
 
     @property
     def home(self) -> Path:
-        """Where `script` puts its Python, `python`, and that one's packages, `site`."""
+        """The folder that `script` installs into: the interpreter `python`, and its packages in `site`."""
         return assets.home() / Path(self.script).stem
 
     @property
@@ -86,7 +86,7 @@ class Runtime:
 
     @property
     def version(self) -> str | None:
-        """Of what is installed; None where nothing is."""
+        """The installed version; None if it is not installed."""
         if self.found:
             return self.found()
         where = [str(self.home / "site")] if self.script else sys.path
@@ -102,7 +102,7 @@ class Runtime:
 
 
 def _transformers() -> str | None:
-    """Its version, where it has torch to compute with."""
+    """The version of transformers, if torch is there to compute with."""
     torch, own = (next(iter(distributions(name=name)), None) for name in ("torch", "transformers"))
     return own.version if torch and own else None
 
@@ -110,7 +110,7 @@ def _transformers() -> str | None:
 SUBSET = 64
 
 SECONDS = 15 * 60.0
-"""How long a runtime may take for one array, or to start."""
+"""The time limit of a runtime for one array, and for its start, in seconds."""
 
 _PLAIN = {"conversation": "its plain kernels take seconds for a token of a language model"}
 _EMULATED = {"conversation": "an emulated processor takes minutes for an answer"}
@@ -147,7 +147,7 @@ RUNTIMES = {
         "openvino/reader.py",
         ("tflite", "onnx", "saved_model"),
         one_signature=("tflite",),
-        outputs=("float32",),  # it does not say what the steps of quantised ones are
+        outputs=("float32",),  # it does not tell the scale of quantised ones
         inexact=("int8",),
     ),
     "arm64": Runtime(
@@ -189,11 +189,11 @@ RUNTIMES = {
 
 
 def refusal(name: str, manifest: dict[str, Any]) -> str | None:
-    """Why a runtime cannot run an artifact, whatever is installed; None where it can."""
+    """The reason why a runtime cannot run an artifact, installed or not; None if it can."""
     row, format, modality = RUNTIMES[name], manifest["format"], artifact.modality(manifest)
-    shown, dtypes = f"{modality}s", {one["dtype"] for one in manifest["outputs"]}
+    shown, dtypes = MODALITIES[modality].plural, {one["dtype"] for one in manifest["outputs"]}
     if row.modalities and modality not in row.modalities:
-        return f"it takes {' or '.join(f'{one}s' for one in row.modalities)}, and this takes {shown}"
+        return f"it takes {' or '.join(MODALITIES[one].plural for one in row.modalities)}, and this takes {shown}"
     if modality in row.too_slow:
         return row.too_slow[modality]
     if format not in row.formats:
@@ -215,7 +215,7 @@ def refusal(name: str, manifest: dict[str, Any]) -> str | None:
 
 
 def inexact(name: str, quantize: str) -> str | None:
-    """Why a runtime's sums are not exact on this processor, whatever file it runs; None where they are.
+    """The reason why a runtime's sums are not exact on this processor, whatever the file; None if they are.
 
     OpenVINO calls it the saturation issue: without VNNI, pairs of 8-bit products are added in 16 bits.
     """
@@ -225,17 +225,17 @@ def inexact(name: str, quantize: str) -> str | None:
 
 
 def _has_vnni() -> bool:
-    """Whether an x86 processor adds 8-bit products in 32 bits; true where that is not known, as on other processors."""
+    """Whether an x86 processor adds 8-bit products in 32 bits; true if unknown, and on other processors."""
     cpu = Path("/proc/cpuinfo")
     found = re.search(r"^flags\s*:(.*)$", cpu.read_text(errors="replace"), re.MULTILINE) if cpu.exists() else None
     return not found or bool(re.search(r"avx512_vnni|avx_vnni|amx_int8", found[1]))
 
 
 def choose(manifest: dict[str, Any], asked: Iterable[str] = ()) -> list[str]:
-    """The runtimes to prove an artifact in: those asked for, or its own and every other that is installed here.
+    """Chooses the runtimes to verify an artifact in: those asked for, or its own and all others installed here.
 
     Raises:
-        KerastuneError: one that was asked for is unknown, not installed, or cannot run it.
+        KerastuneError: one of those asked for is unknown, not installed, or cannot run it.
     """
     problems = []
     for name in (names := list(asked)):
@@ -254,9 +254,9 @@ def choose(manifest: dict[str, Any], asked: Iterable[str] = ()) -> list[str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a reader said: scores float32 [n, num_classes], seconds an array, and what it cost to be there.
+    """A reader's scores, float32 [n, num_classes]; seconds for each array; its time to load, and its memory.
 
-    `peak_mb` is None where the system does not say.
+    `peak_mb` is None if the system does not tell.
     """
 
     scores: Scores
@@ -271,11 +271,11 @@ def latency_ms(seconds: npt.NDArray[np.float64]) -> dict[str, float]:
 
 
 def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: Iterable[str] = ()) -> Answer:
-    """What a runtime says about each array, in order.
+    """Runs an artifact on arrays, in order.
 
     Args:
         arrays: uint8 images [H, W, 3], batches [B, H, W, 3], or encoded files [n]; texts, str [1 or 2] or batches.
-        options: of the reader, added to the runtime's own.
+        options: options of the reader, after the runtime's own.
 
     Raises:
         ConverterError: the runtime crashed, refused the file, is not installed, took more than `SECONDS` for an array,
@@ -299,7 +299,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
                     for array in arrays:
                         asked.write(_message(array))
                 except BrokenPipeError:
-                    pass  # the reader has died; its exit code and words are below
+                    pass  # the reader has died; its exit code and output are read below
                 finally:
                     with contextlib.suppress(BrokenPipeError):
                         asked.close()
@@ -327,14 +327,14 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
 
 
 def _watch(reader: child.Child, out: Path) -> str | None:
-    """Waits for a reader, and ends it where it must be ended: why, or None. It touches `out` after each array."""
+    """Waits for a reader, which touches `out` after each array. Returns why it had to be ended, or None."""
     stopped, _ = child.watch(reader, SECONDS, lambda: out.stat().st_mtime_ns if out.exists() else None)
     child.end(reader)
     return stopped
 
 
 def _message(array: npt.NDArray[Any]) -> bytes:
-    """Its length in 8 bytes, then the array as .npy: what `--stream` reads."""
+    """Encodes an array for `--stream`: its length in 8 bytes, then the array as .npy."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return len(buffer.getvalue()).to_bytes(8, "little") + buffer.getvalue()
