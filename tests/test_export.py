@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kerastune import export, fine_tune, predict, run, verify
-from kerastune.data import spread
+from kerastune.data import TRUTHS, spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.recipe import Export
 from kerastune.verifying import artifact, runtimes
@@ -71,7 +71,7 @@ def test_golden_images_are_spread_over_the_labels(exported, trained):
 
 def test_spread_takes_from_each_class_in_turn():
     class Labels:
-        labels = np.array([0, 0, 0, 0, 1, 2, 2])
+        labels, truth = np.array([0, 0, 0, 0, 1, 2, 2]), TRUTHS["label"]
 
         def __len__(self):
             return 7
