@@ -159,6 +159,15 @@ def called_by(layer: keras.Layer, training: bool) -> Iterator[None]:
 class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
     """Mixed into a Keras optimizer, gives public names to the parts of a step that a subclass may replace."""
 
+    def key(self, variable: Any) -> Any:
+        """Identifies a variable, Keras's or the TensorFlow variable inside, which `update_step` gets."""
+        return self._var_key(variable)
+
+    @property
+    def batches(self) -> Any:
+        """Batches whose gradients were given. The public `iterations` counts what was applied."""
+        return self._iterations
+
     def index(self, variable: keras.Variable) -> int:
         """The place of a variable among those that the optimizer was built on."""
         return int(self._get_variable_index(variable))

@@ -230,6 +230,16 @@ def test_variables_are_known_by_their_place() -> None:
     np.testing.assert_allclose([np.ravel(x) for x in made.moving_averages], [np.ravel(x) for x in variables])
 
 
+def test_a_variable_and_the_tensorflow_variable_inside_have_one_key() -> None:
+    made, (one, other) = stepped((1.0, 1.0))
+    assert made.key(one) == made.key(one.value) != made.key(other)
+
+
+def test_batches_are_counted_beside_what_is_applied() -> None:
+    made, _ = stepped((1.0, 1.0), gradient_accumulation_steps=2)
+    assert (int(made.batches), int(made.iterations)) == (1, 0)
+
+
 def test_adam_keeps_two_moments_a_variable() -> None:
     made, _ = stepped((1.0, 0.0))
     means, squares = made.moments

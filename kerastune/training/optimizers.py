@@ -51,10 +51,10 @@ class _Shares(keras_private.Optimizer):
     gradient counts towards the norm slice by slice, before slices of the same row are added.
     """
 
-    shares: Mapping[int, float] = {}  # by `id` of the variable
+    shares: Mapping[Any, float] = {}
 
     def _share(self, variable: Any) -> float:
-        return self.shares.get(id(variable), 1.0)
+        return self.shares.get(self.key(variable), 1.0)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         super().build(variables)
@@ -102,7 +102,7 @@ class _Shares(keras_private.Optimizer):
     def move_averages(self) -> None:
         if not self.use_ema:
             return
-        has_stepped = (self.iterations + 1) % (self.gradient_accumulation_steps or 1) == 0
+        has_stepped = (self.batches + 1) % (self.gradient_accumulation_steps or 1) == 0
         # As Keras does, the first step's average is the weights after it.
         share = keras.ops.where(self.iterations == 0, 1.0, 1.0 - self.ema_momentum)
         share = keras.ops.where(has_stepped, share, 0.0)
@@ -147,7 +147,7 @@ def make(
         ema_overwrite_frequency=None,  # `averaged` looks at the averages; training goes on from the weights
         **({"momentum": 0.9, "nesterov": True} if phase.optimizer == "sgd" else {}),
     )
-    made.shares = {id(v): rates[id(v)] / phase.learning_rate for v in variables if id(v) in rates}
+    made.shares = {made.key(v): rates[id(v)] / phase.learning_rate for v in variables if id(v) in rates}
     # Kernels are those of Dense, EinsumDense and (depthwise) convolutions, and adapters of them (lora_kernel_a and _b,
     # whose decay draws the layer back to what it was). Embeddings, biases, normalisation and single tokens are not.
     made.exclude_from_weight_decay(var_list=[v for v in variables if "kernel" not in v.name])
