@@ -59,7 +59,7 @@ def loss(target: str) -> Loss:
 def metric(target: str) -> keras.metrics.Metric:
     """The metric that chooses the best epoch; higher is better, 1 is perfect.
 
-    It is the mean of `tasks.scoring.quality`: accuracy; of several labels the share of examples that have them all
+    It is the mean of `Learnt.per_example`: accuracy; of several labels the share of examples that have them all
     right, as scikit-learn counts; of numbers R².
     """
     if target == "number":
@@ -96,13 +96,13 @@ def start_at_the_mean(recipe: Any, model: Model, splits: Splits) -> None:
         head(model)[1].assign(splits.train.labels.mean(axis=0))
 
 
-def vary(model: Model, inputs: Any) -> None:
-    """Draws the head at random, so that the logits of each output have mean 0 and deviation 2 over a batch."""
+def vary(model: Model, inputs: Any, deviation: float = 2.0) -> None:
+    """Draws the head at random, so that the logits of each output have mean 0 and this deviation over a batch."""
     kernel, bias = head(model)
     kernel.assign(keras.random.normal(kernel.shape, seed=0))
     bias.assign(keras.ops.zeros(bias.shape))
     logits = np.asarray(model(inputs, training=False), np.float32)  # [B, K]
-    scale = 2 / np.maximum(logits.std(axis=0), 1e-6)
+    scale = deviation / np.maximum(logits.std(axis=0), 1e-6)
     kernel.assign(kernel * scale)
     bias.assign(-logits.mean(axis=0) * scale)
 
