@@ -343,4 +343,4 @@ def test_a_shipped_recipes_data_come_with_it(tmp_path: Path, monkeypatch: pytest
     splits = load(read_recipe("tone").data)
     assert len(splits.train) + len(splits.validation) + len(splits.test) == 158
     (tmp_path / "tone.jsonl").write_text("{}", "utf-8")
-    assert read_recipe("tone").data.path == "tone.jsonl"  # one's own goes before it
+    assert read_recipe("tone").data.path == str(tmp_path / "tone.jsonl")  # one's own goes before it
