@@ -1,4 +1,4 @@
-"""Saving a tuned model as a preset: what KerasHub leaves out is written in, and what comes back is proved to be it."""
+"""Saves a tuned model as a preset, writes in what KerasHub leaves out, and proves that what comes back is the model."""
 
 import inspect
 import json
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from keras import tree
 
 from kerastune import weights
 from kerastune.errors import VerificationError
+from kerastune.tasks import registered
 
 # KerasHub 0.32: constructor arguments that get_config leaves out, and where the object still knows them.
 _LEFT_OUT: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -27,6 +29,8 @@ _HINT = "The preset's settings do not survive KerasHub's save_to_preset; use ano
 def save(task: Any, folder: Path, load: Callable[[Path], Any], example: Any) -> tuple[Any, list[str]]:
     """Saves a task, writes in what KerasHub left out, loads it back, and compares.
 
+    A model that is no task of KerasHub must be registered with Keras (`tasks.registered`).
+
     Args:
         load: loads a task from a folder, in the precision that `task` has.
         example: a batch of the model's inputs.
@@ -39,15 +43,17 @@ def save(task: Any, folder: Path, load: Callable[[Path], Any], example: Any) -> 
     """
     if weights.adapted(task):
         raise ValueError("merge the adapters first: KerasHub saves them as something else")
-    task.compile()  # a fresh optimizer: the trained one's state would be saved too, and warn when it is loaded
-    task.save_to_preset(str(folder))
-    notes = [note for part in _parts(task) for note in _write_in(part, folder)]
+    if hasattr(task, "save_to_preset"):
+        task.compile()  # a fresh optimizer: the one it comes with would be saved too, and warn when it is loaded
+        task.save_to_preset(str(folder))
+        notes = [note for part in _parts(task) for note in _write_in(part, folder)]
+    else:
+        registered.save(task, folder)
+        notes = []
     try:
         loaded = load(folder)
     except ValueError as error:
-        raise VerificationError(
-            f"The tuned model was saved, but KerasHub cannot load it back: {error}", _HINT
-        ) from error
+        raise VerificationError(f"The tuned model was saved, but it cannot be loaded back: {error}", _HINT) from error
     faults = [*_weights(task, loaded), *_predictions(task, loaded, example), *_preprocessing(task, loaded)]
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
@@ -106,10 +112,10 @@ def _weights(task: Any, loaded: Any) -> list[str]:
 
 
 def _predictions(task: Any, loaded: Any, example: Any) -> list[str]:
-    one, other = (np.asarray(model(example, training=False), np.float32) for model in (task, loaded))
-    if np.array_equal(one, other, equal_nan=True):
-        return []
-    return [f"its predictions differ (by up to {np.nanmax(np.abs(one - other)):.3g})"]
+    one, other = (tree.flatten(model(example, training=False)) for model in (task, loaded))
+    pairs = [(np.asarray(a, np.float32), np.asarray(b, np.float32)) for a, b in zip(one, other, strict=True)]
+    worst = [float(np.nanmax(np.abs(a - b))) for a, b in pairs if not np.array_equal(a, b, equal_nan=True)]
+    return [f"its predictions differ (by up to {max(worst):.3g})"] if worst else []
 
 
 def _preprocessing(task: Any, loaded: Any) -> list[str]:
