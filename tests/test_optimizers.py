@@ -171,6 +171,32 @@ def test_two_half_batches_are_one_whole(name: str) -> None:
         np.testing.assert_allclose(halves.values, whole.values, rtol=1e-6)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_last_group_of_fewer_batches_is_applied_with_its_own_mean(name: str, policy: str) -> None:
+    """Ten batches, four at a time: the last two are a group of their own."""
+    halves, whole = Two(), Two()
+    settings = {"optimizer": name, "schedule": "constant", "clip_norm": 9.0}
+    accumulating = made(halves, gradient_accumulation=4, policy=policy, **settings)
+    plain = made(whole, **settings)
+    scale = 2.0**15 if policy == "mixed_float16" else 1.0
+    changed = [bool(step(accumulating, halves, [scale * i, 0], [0, scale]).any()) for i in range(10)]
+    for gradients in ([1.5, 0], [5.5, 0], [8.5, 0]):  # means of 0…3, 4…7, 8 and 9
+        step(plain, whole, gradients, [0, 1])
+    assert [i for i, each in enumerate(changed) if each] == [3, 7, 9]
+    np.testing.assert_allclose(halves.values, whole.values, rtol=1e-6)
+
+
+def test_a_phase_shorter_than_a_group_takes_one_step_and_averages_it() -> None:
+    task = Two()
+    optimizer = made(task, gradient_accumulation=64, ema=0.5)
+    changes = [step(optimizer, task) for _ in range(10)]
+    assert not any(change.any() for change in changes[:-1])
+    np.testing.assert_allclose(changes[-1], -FIRST * np.ones((2, 2)), rtol=1e-5)
+    with averaged(optimizer, task):
+        np.testing.assert_allclose(task.values, [[3, 4], [6, 8]] + changes[-1], rtol=1e-6)
+
+
 # --- averages ----------------------------------------------------------------------------------------------
 
 
@@ -374,7 +400,7 @@ def test_half_batches_accumulated_are_the_whole_batch_in_a_real_model() -> None:
         task = classifier("ViT")
         everything = phase("all", optimizer="sgd", learning_rate=0.1, clip_norm=0.5, **settings)
         freeze(task, everything)
-        made, loss = of_phase(everything, task, 1), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        made, loss = of_phase(everything, task, 8 // size), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         for x, y in examples().unbatch().batch(size):
             with tf.GradientTape() as tape:
                 value = loss(y, task(x, training=False))

@@ -21,7 +21,7 @@ from kerastune.tasks import losses, text_models
 from kerastune.tasks.image_classification import task as image_classification
 from kerastune.tasks.image_classification.settings import Augment
 from kerastune.tasks.learnt import Metric
-from kerastune.training import decide, precision
+from kerastune.training import decide, loop, precision
 from kerastune.training.plan import plan
 
 
@@ -111,7 +111,7 @@ def test_each_augmentation_changes_training_images_within_their_range(trained, c
 def test_the_best_epoch_is_kept_not_the_last(recipe, tmp_path):
     phases = [
         {"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2},
-        {"unfreeze": "all", "epochs": 1, "learning_rate": 10.0, "optimizer": "sgd"},
+        {"unfreeze": "all", "epochs": 1, "learning_rate": 0.1},
     ]
     made = fine_tune(recipe("resnet", phases=phases), tmp_path / "run")
     best = max(row["val_accuracy"] for row in made.history)
@@ -126,6 +126,13 @@ def test_a_training_that_diverges_at_once_says_what_to_change(recipe, tmp_path):
     assert "phases.0.learning_rate" in caught.value.hint
 
 
+def test_a_later_phase_that_diverges_is_an_error_too(recipe, tmp_path):
+    phases = [{"epochs": 1}, {"unfreeze": "all", "epochs": 2, "learning_rate": 10.0, "optimizer": "sgd"}]
+    with pytest.raises(KerastuneError, match=r"phase 2/2 \(all\) diverged") as caught:
+        fine_tune(recipe("resnet", phases=[{"unfreeze": "head", **phases[0]}, phases[1]]), tmp_path / "run")
+    assert "phases.1.learning_rate" in caught.value.hint
+
+
 def test_of_equally_accurate_epochs_the_one_with_the_lowest_loss_is_kept():
     epochs = [{"val_accuracy": a, "val_loss": x} for a, x in ((0.9, 0.1), (1.0, 0.5), (1.0, 0.2), (1.0, 0.2))]
     assert max(range(4), key=lambda i: Metric("accuracy").rank(epochs[i])) == 2
@@ -136,6 +143,16 @@ def test_early_stopping_ends_a_phase(recipe, tmp_path):
     wanted = recipe("resnet", phases=phases, train={"batch_size": 8, "early_stopping": 2})
     made = fine_tune(wanted, tmp_path / "run")
     assert made.record["phases"][0]["epochs_run"] < 9
+
+
+def test_early_stopping_goes_on_while_the_loss_falls_and_the_accuracy_ties(recipe, tmp_path, monkeypatch):
+    losses, validate = iter([0.5, 0.4, 0.3, 0.3, 0.3]), loop.Training._validate
+    monkeypatch.setattr(
+        loop.Training, "_validate", lambda *args: {**validate(*args), "accuracy": 0.5, "loss": next(losses)}
+    )
+    phases = [{"unfreeze": "head", "epochs": 9, "learning_rate": 1e-9}]
+    wanted = recipe("resnet", phases=phases, train={"batch_size": 8, "early_stopping": 2})
+    assert fine_tune(wanted, tmp_path / "run").record["phases"][0]["epochs_run"] == 5
 
 
 def test_a_batch_is_the_same_whenever_it_is_made(trained):

@@ -43,7 +43,7 @@ class Position:
     epoch: int = 1
     step: int = 0
     waited: int = 0  # epochs since the phase's best one, for early stopping
-    phase_best: float | None = None
+    phase_best: dict[str, Any] | None = None  # the row of the phase's best epoch
     stage: list[str] = field(default_factory=list)  # the units that train in the stage that `frozen` is of
     best: dict[str, Any] | None = None
     best_file: str = ""
@@ -240,18 +240,16 @@ class Training:
     def _end_epoch(self, row: dict[str, float], validated: checkpoint.Arrays) -> None:
         at = self.at
         at.history.append(row)
-        diverged = not math.isfinite(row["val_loss"])
-        if diverged and at.best is None:
+        if not math.isfinite(row["val_loss"]):
             raise KerastuneError(
                 f"{self.title} diverged: the validation loss of epoch {at.epoch} is {row['val_loss']}.",
                 f"Lower phases.{at.phase - 1}.learning_rate; kerastune lr-find RECIPE suggests one.",
             )
         metric, judge = self.metric, self.judge
-        if not diverged and (at.best is None or judge.rank(row) > judge.rank(at.best)):
+        if at.best is None or judge.rank(row) > judge.rank(at.best):
             self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", f"val_{metric}", "val_loss")}}, validated)
-        improved = at.phase_best is None or judge.loss(row[f"val_{metric}"], at.phase_best) > 0
-        at.phase_best = row[f"val_{metric}"] if improved else at.phase_best
-        at.waited = 0 if improved else at.waited + 1
+        improved = at.phase_best is None or judge.rank(row) > judge.rank(at.phase_best)
+        at.phase_best, at.waited = (row, 0) if improved else (at.phase_best, at.waited + 1)
         self.progress.say(
             f"{self.title}, epoch {at.epoch}/{self.phase.epochs}: loss {row['loss']:.4f}, "
             f"{metric} {row[metric]:.4f}, validation loss {row['val_loss']:.4f}, "

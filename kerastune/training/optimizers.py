@@ -47,11 +47,17 @@ class _Shares(keras_private.Optimizer):
     refuses gradients for fewer variables than it was built on (gradual unfreezing), and it has no learning rate.
 
     What Keras does otherwise, and is mended here: averages are zero before the first step; they also move on batches
-    that only accumulate gradients, and so forget faster; those of frozen weights move by rounding; and an embedding's
-    gradient counts towards the norm slice by slice, before slices of the same row are added.
+    that only accumulate gradients, and so forget faster; those of frozen weights move by rounding; an embedding's
+    gradient counts towards the norm slice by slice, before slices of the same row are added; and a last group of fewer
+    batches than are accumulated is never applied.
+
+    Attributes:
+        shares: of the learning rate, by `key` of the variable.
+        total: batches there will be; after the last one, what has accumulated is applied.
     """
 
     shares: Mapping[Any, float] = {}
+    total: int = 0
 
     def _share(self, variable: Any) -> float:
         return self.shares.get(self.key(variable), 1.0)
@@ -99,13 +105,39 @@ class _Shares(keras_private.Optimizer):
     def clip(self, gradients: Sequence[Any]) -> list[Any]:
         return super().clip([tf.convert_to_tensor(g) for g in gradients] if self.global_clipnorm else gradients)
 
+    @property
+    def _is_step(self) -> Any:
+        """Whether this batch's gradients are applied, and not only added up."""
+        number = self.batches + 1
+        return keras.ops.logical_or(number % (self.gradient_accumulation_steps or 1) == 0, number == self.total)
+
+    def accumulate_or_apply(self, gradients: Sequence[Any], variables: Sequence[keras.Variable]) -> None:
+        if not self.gradient_accumulation_steps:
+            super().accumulate_or_apply(gradients, variables)
+            return
+        dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        sums = [self.accumulators[self.index(variable)] for variable in variables]
+        added = self.batches % self.gradient_accumulation_steps + 1  # batches in the group
+
+        def apply() -> None:
+            means = [(total + new) / keras.ops.cast(added, new.dtype) for total, new in zip(sums, dense, strict=True)]
+            self.apply_all(means, variables)
+            for total in sums:
+                total.assign(keras.ops.zeros_like(total))
+
+        def wait() -> None:
+            for total, new in zip(sums, dense, strict=True):
+                total.assign_add(new)
+
+        keras.ops.cond(self._is_step, apply, wait)
+        self.move_averages()
+
     def move_averages(self) -> None:
         if not self.use_ema:
             return
-        has_stepped = (self.batches + 1) % (self.gradient_accumulation_steps or 1) == 0
         # As Keras does, the first step's average is the weights after it.
         share = keras.ops.where(self.iterations == 0, 1.0, 1.0 - self.ema_momentum)
-        share = keras.ops.where(has_stepped, share, 0.0)
+        share = keras.ops.where(self._is_step, share, 0.0)
         for variable, average in self.averages:
             if variable.trainable:
                 average.assign_add(share * (variable - average))
@@ -126,8 +158,7 @@ def make(
 
     Args:
         rates: peak learning rates by `id` of the variable. Default: the phase's.
-        steps: batches in the phase. With accumulated gradients, the schedule goes on with every batch, and a last group
-            of fewer batches than `gradient_accumulation` is never applied.
+        steps: batches in the phase. With accumulated gradients, the schedule goes on with every batch.
         policy: the dtype policy; "mixed_float16" gets Keras's loss scaling around it.
     """
     kind = {
@@ -147,6 +178,7 @@ def make(
         ema_overwrite_frequency=None,  # `averaged` looks at the averages; training goes on from the weights
         **({"momentum": 0.9, "nesterov": True} if phase.optimizer == "sgd" else {}),
     )
+    made.total = steps
     made.shares = {made.key(v): rates[id(v)] / phase.learning_rate for v in variables if id(v) in rates}
     # Kernels are those of Dense, EinsumDense and (depthwise) convolutions, and adapters of them (lora_kernel_a and _b,
     # whose decay draws the layer back to what it was). Embeddings, biases, normalisation and single tokens are not.
