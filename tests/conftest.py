@@ -1,12 +1,18 @@
 """Shared fixtures: fetched assets, tiny real presets, a folder of pictures, and runs trained on them."""
 
+import csv
+import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,56 +29,97 @@ def _forking() -> Iterator[None]:
         yield
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def assets_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Has a folder or a file written once a session: by the worker of pytest-xdist that comes first; others wait.
+
+    All tests of the session read it, so none may change it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+
+    def make(name: str, write: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a try that failed
+                write(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def export_once(once: Once) -> Callable[[Any, list[Any]], dict[str, Any]]:
+    """The artifacts of a run of `trained` by name, exported and verified once a session."""
+    from kerastune import export
+    from kerastune.recipe import export_name
+    from kerastune.verifying import artifact
+
+    def make(of: Any, wanted: list[Any]) -> dict[str, Any]:
+        names = [export_name(one) for one in wanted]
+        once(f"exports/{of.folder.name}-{'-'.join(names)}", lambda _: export(of, wanted))
+        return {name: artifact.load(of.exports / name) for name in names}
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def assets_home(once: Once) -> Path:
     """A KERASTUNE_HOME with the quickstart's assets. KERASTUNE_TEST_HOME keeps it from one session to the next."""
     from kerastune import assets
 
     kept = os.environ.get("KERASTUNE_TEST_HOME")
-    home = Path(kept) if kept else tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERASTUNE_HOME", str(home))
-        for name in ("efficientnet-lite0-imagenet", "fashion-mnist"):
-            assets.fetch(name)
-    return home
+
+    def fetch(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KERASTUNE_HOME", kept or str(folder))
+            for name in ("efficientnet-lite0-imagenet", "fashion-mnist"):
+                assets.fetch(name)
+
+    home = once("home", fetch)
+    return Path(kept) if kept else home
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(once: Once) -> Path:
     """Three labels, 40 noisy single-colour pictures each, in three sizes."""
-    folder = tmp_path_factory.mktemp("pictures")
-    random = np.random.default_rng(0)
-    for label, color in COLORS.items():
-        (folder / label).mkdir()
-        for i in range(40):
-            height, width = [(32, 32), (40, 56), (50, 36)][i % 3]
-            pixels = np.array(color) + random.normal(0, 25, (height, width, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / label / f"{i:02}.png")
-    return folder
+
+    def write(folder: Path) -> None:
+        random = np.random.default_rng(0)
+        for label, color in COLORS.items():
+            (folder / label).mkdir(parents=True)
+            for i in range(40):
+                height, width = [(32, 32), (40, 56), (50, 36)][i % 3]
+                pixels = np.array(color) + random.normal(0, 25, (height, width, 3))
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / label / f"{i:02}.png")
+
+    return once("pictures", write)
 
 
 @pytest.fixture(scope="session")
-def preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def preset(once: Once) -> Callable[[str], Path]:
     """A folder with a tiny preset of a family."""
-    made: dict[str, Path] = {}
+    names = {"efficientnet": "EfficientNet", "mobilenet": "MobileNet", "resnet": "ResNet", "vit": "ViT"}
 
-    def make(family: str) -> Path:
-        if family not in made:
-            import keras
-            from keras_hub import models
-            from tiny import BACKBONES
+    def write(family: str, folder: Path) -> None:
+        import keras
+        from keras_hub import models
+        from tiny import BACKBONES
 
-            keras.utils.set_random_seed(1)
-            names = {"efficientnet": "EfficientNet", "mobilenet": "MobileNet", "resnet": "ResNet", "vit": "ViT"}
-            kind = getattr(models, f"{names[family]}ImageClassifier")
-            converter = kind.preprocessor_cls.image_converter_cls(image_size=(32, 32), scale=1 / 64, offset=-2.0)
-            backbone = BACKBONES[names[family]]()
-            task = kind(backbone=backbone, num_classes=3, preprocessor=kind.preprocessor_cls(converter))
-            made[family] = tmp_path_factory.mktemp("presets") / family
-            task.save_to_preset(str(made[family]))
-        return made[family]
+        keras.utils.set_random_seed(1)
+        kind = getattr(models, f"{names[family]}ImageClassifier")
+        converter = kind.preprocessor_cls.image_converter_cls(image_size=(32, 32), scale=1 / 64, offset=-2.0)
+        backbone = BACKBONES[names[family]]()
+        task = kind(backbone=backbone, num_classes=3, preprocessor=kind.preprocessor_cls(converter))
+        task.save_to_preset(str(folder))
 
-    return make
+    return lambda family: once(f"presets/{family}", partial(write, family))
 
 
 @pytest.fixture(scope="session")
@@ -95,37 +142,32 @@ def recipe(pictures: Path, preset: Callable[[str], Path]) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def texts(once: Once) -> Path:
     """A CSV of 120 sentences about animals and vehicles, of two lengths, with a rating and a second sentence each."""
-    import csv
-
     nouns = {"animal": ["cat", "dog", "emu", "yak"], "vehicle": ["car", "bus", "van", "bike"]}
-    random = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("texts") / "all.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["text", "pair", "label", "labels", "rating"])
-        for i in range(120):
-            label = ("animal", "vehicle")[i % 2]
-            noun, words = nouns[label][i // 2 % 4], ["big", "old", "red", "slow", "fast"]
-            more = " ".join(random.choice(words, 3 if i % 3 else 12))
-            both = "|".join([label, *(["old"] if "old" in more else [])])
-            rows.writerow([f"the {noun} is {more}", f"a {noun} {i}", label, both, i % 2 + ("old" in more) / 2])
-    return path
+
+    def write(path: Path) -> None:
+        random = np.random.default_rng(0)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["text", "pair", "label", "labels", "rating"])
+            for i in range(120):
+                label = ("animal", "vehicle")[i % 2]
+                noun, words = nouns[label][i // 2 % 4], ["big", "old", "red", "slow", "fast"]
+                more = " ".join(random.choice(words, 3 if i % 3 else 12))
+                both = "|".join([label, *(["old"] if "old" in more else [])])
+                rows.writerow([f"the {noun} is {more}", f"a {noun} {i}", label, both, i % 2 + ("old" in more) / 2])
+
+    return once("texts.csv", write)
 
 
 @pytest.fixture(scope="session")
-def text_preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def text_preset(once: Once) -> Callable[[str], Path]:
     """A folder with a tiny preset of a text family, tokenizer included."""
-    made: dict[str, Path] = {}
+    import tiny
 
     def make(family: str) -> Path:
-        if family not in made:
-            import tiny
-
-            made[family] = tmp_path_factory.mktemp("text-presets") / family
-            tiny.text_classifier(family).save_to_preset(str(made[family]))
-        return made[family]
+        return once(f"text-presets/{family}", lambda folder: tiny.text_classifier(family).save_to_preset(str(folder)))
 
     return make
 
@@ -150,64 +192,51 @@ def text_recipe(texts: Path, text_preset: Callable[[str], Path]) -> Callable[...
 
 
 @pytest.fixture(scope="session")
-def embedder_preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def embedder_preset(once: Once) -> Callable[[str], Path]:
     """A folder with a tiny text embedder."""
-    made: dict[str, Path] = {}
+    import tiny
 
     def make(family: str) -> Path:
-        if family not in made:
-            import tiny
-
-            made[family] = tmp_path_factory.mktemp("embedder-presets") / family
-            tiny.text_embedder(family).save_to_preset(str(made[family]))
-        return made[family]
+        return once(f"embedder-presets/{family}", lambda folder: tiny.text_embedder(family).save_to_preset(str(folder)))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, recipe: Callable[..., Any]) -> Callable[[str], Any]:
-    """A run of a family on the pictures, trained once a session. Tests must not write into it."""
-    made: dict[str, Any] = {}
+def trained(once: Once, recipe: Callable[..., Any]) -> Callable[[str], Any]:
+    """A run of a family on the pictures."""
+    from kerastune import fine_tune, run
 
-    def make(family: str = "efficientnet") -> Any:
-        from kerastune import fine_tune
-
-        if family not in made:
-            made[family] = fine_tune(recipe(family), tmp_path_factory.mktemp("runs") / family)
-        return made[family]
-
-    return make
+    return lambda family: run.load(once(f"runs/{family}", lambda folder: fine_tune(recipe(family), folder)))
 
 
 @pytest.fixture(scope="session")
 def exported(
-    tmp_path_factory: pytest.TempPathFactory, trained: Callable[[str], Any]
+    trained: Callable[[str], Any], export_once: Callable[[Any, list[Any]], dict[str, Any]]
 ) -> Callable[[str], dict[str, Any]]:
-    """Every format and quantisation of a family's run, exported and verified once a session: name -> artifact."""
-    made: dict[str, dict[str, Any]] = {}
+    """Every format and quantisation of a family's run: name -> artifact."""
+    from kerastune.recipe import Export
+
     modes = [("saved_model", "none"), ("tflite", "none"), ("tflite", "dynamic"), ("tflite", "int8"), ("onnx", "none")]
-
-    def make(family: str = "efficientnet") -> dict[str, Any]:
-        from kerastune import export
-        from kerastune.recipe import Export
-
-        if family not in made:
-            wanted = [Export(format=f, quantize=q, max_accuracy_drop=0.1) for f, q in modes]
-            made[family] = {a.manifest["name"]: a for a in export(trained(family), wanted)}
-        return made[family]
-
-    return make
+    wanted = [Export(format=f, quantize=q, max_accuracy_drop=0.1) for f, q in modes]
+    return lambda family: export_once(trained(family), wanted)
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Iterator[Callable[[Any], Any]]:
-    """A copy of an artifact that a test may damage."""
-    import shutil
+def copied_run(tmp_path: Path) -> Callable[[Any], Any]:
+    """A copy of a run, without its exports, that a test may change."""
+    from kerastune import run
 
+    without = shutil.ignore_patterns("exports")  # other workers may write there
+    return lambda of: run.load(shutil.copytree(of.folder, tmp_path / "run", ignore=without))
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Callable[[Any], Any]:
+    """A copy of an artifact that a test may damage."""
     from kerastune.verifying import artifact
 
-    yield lambda of: artifact.load(shutil.copytree(of.folder, tmp_path / of.folder.name))
+    return lambda of: artifact.load(shutil.copytree(of.folder, tmp_path / of.folder.name))
 
 
 CHATML = (
@@ -217,36 +246,33 @@ CHATML = (
 
 
 @pytest.fixture(scope="session")
-def chat_preset(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def chat_preset(once: Once) -> Callable[..., Path]:
     """A folder with a tiny language model, and a chat template if one is given."""
-    made: dict[tuple[str, str | None], Path] = {}
+
+    def write(family: str, template: str | None, folder: Path) -> None:
+        import tiny
+
+        tiny.causal_lm(family).save_to_preset(str(folder))
+        if family == "Llama3":  # KerasHub 0.32 does not save this one setting
+            from kerastune.training import saving
+
+            task = tiny.causal_lm(family)
+            for part in saving._parts(task):
+                saving._write_in(part, folder)
+        if template is not None:
+            (folder / "chat_template.jinja").write_text(template, "utf-8")
 
     def make(family: str = "Qwen3", template: str | None = CHATML) -> Path:
-        if (family, template) not in made:
-            import tiny
-
-            folder = made[family, template] = tmp_path_factory.mktemp("chat-presets") / family
-            tiny.causal_lm(family).save_to_preset(str(folder))
-            if family == "Llama3":  # KerasHub 0.32 does not save this one setting
-                from kerastune.training import saving
-
-                task = tiny.causal_lm(family)
-                for part in saving._parts(task):
-                    saving._write_in(part, folder)
-            if template is not None:
-                (folder / "chat_template.jinja").write_text(template, "utf-8")
-        return made[family, template]
+        kind = sha256(str(template).encode()).hexdigest()[:8]
+        return once(f"chat-presets-{kind}/{family}", partial(write, family, template))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pairs(once: Once) -> Path:
     """A jsonl file of 16 prompts and responses to train on, and 4 each to choose by and to test with."""
-    import json
-
     words = ["sun", "sea", "fog", "gull", "rope", "salt", "tide", "wind"]
-    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     rows = [
         {
             "prompt": f"{words[i % 8]} {i // 8}?",
@@ -255,8 +281,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for i in range(24)
     ]
-    path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
-    return path
+    return once("pairs.jsonl", lambda path: path.write_text("\n".join(map(json.dumps, rows)), "utf-8"))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
-from kerastune import export, verify
+from kerastune import verify
 from kerastune.errors import KerastuneError, VerificationError
 from kerastune.recipe import parse_export
 from kerastune.targets import classify
@@ -35,11 +35,10 @@ needs_chromium = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def made(trained):
+def made(trained, export_once):
     """A tiny ResNet for the page, as TFLite and as ONNX, whole and in int8: name -> artifact."""
     wanted = [{"target": "browser"}, {"target": "browser", "format": "onnx"}, {"target": "browser", "quantize": "int8"}]
-    found = export(trained("resnet"), [parse_export({**one, "max_accuracy_drop": 0.1}) for one in wanted])
-    return {one.manifest["name"]: one for one in found}
+    return export_once(trained("resnet"), [parse_export({**one, "max_accuracy_drop": 0.1}) for one in wanted])
 
 
 def damage(of):

@@ -1,6 +1,7 @@
 """The commands from a recipe to an answer, each from another folder than the data's."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -25,8 +26,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, recipe: Callable[..., A
     folder = tmp_path_factory.mktemp("commands")
     (folder / "mine.toml").write_text(recipe("resnet", phases=[{"unfreeze": "head", "learning_rate": 3e-2}]).to_toml())
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(pictures.parent)
-        overrides = ["-s", f"data.path={pictures.name}", "-s", 'exports=[{format="onnx"}]']
+        patch.chdir(folder.parent)
+        overrides = ["-s", f"data.path={os.path.relpath(pictures)}", "-s", 'exports=[{format="onnx"}]']
         result = invoke("run", folder / "mine.toml", *overrides, "-o", folder / "my run")
     assert re.search(r"^test accuracy [\d.]+, validation accuracy [\d.]+$", result.stdout, re.MULTILINE)
     assert re.search(r"^onnx +onnx +none +[\d.]+ .* onnxruntime$", result.stdout, re.MULTILINE)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kerastune import export, fine_tune, predict, run, verify
+from kerastune import export, fine_tune, predict, verify
 from kerastune.data import TRUTHS, spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.recipe import Export
@@ -230,9 +229,8 @@ def test_an_accuracy_drop_beyond_what_is_allowed_leaves_no_artifact(recipe, tmp_
     assert os.listdir(weak.exports) == ["tflite-dynamic.failed.json"]
 
 
-def test_an_interrupted_run_is_not_exported_before_it_has_scores(trained, tmp_path):
-    made = run.load(shutil.copytree(trained("resnet").folder, tmp_path / "run"))
-    shutil.rmtree(made.exports, ignore_errors=True)
+def test_an_interrupted_run_is_not_exported_before_it_has_scores(trained, copied_run):
+    made = copied_run(trained("resnet"))
     (made.folder / "predictions.npz").unlink()
     with pytest.raises(KerastuneError, match="no scores of its model yet"):
         export(made, Export(format="onnx"))

@@ -20,7 +20,8 @@ EVERY = [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for
 @pytest.fixture(scope="module")
 def references(trained, tmp_path_factory):
     """A ResNet's run, what to export from it, and a folder with the images to prove it with."""
-    of = run.load(shutil.copytree(trained("resnet").folder, tmp_path_factory.mktemp("faults") / "run"))
+    folder = tmp_path_factory.mktemp("faults") / "run"
+    of = run.load(shutil.copytree(trained("resnet").folder, folder, ignore=shutil.ignore_patterns("exports")))
     with faults.references(of) as work:
         yield of, dict(zip(NAMES, faults.jobs(of, faults.EXPORTS, of.folder), strict=True)), work
 

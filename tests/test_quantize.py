@@ -22,14 +22,12 @@ ELSEWHERE = ["android", "microcontroller", "onnxruntime-int8", "onnxruntime-dyna
 
 
 @pytest.fixture(scope="module")
-def made(trained, tmp_path_factory):
+def made(trained, export_once):
     """A ResNet's run in every quantisation and for every place: name -> artifact, each verified as it was made."""
     wanted = [{"target": "linux", "quantize": quantize} for quantize in ("none", *SMALLER, "auto")]
     wanted += [{"target": name} for name in ("android", "microcontroller")]
     wanted += [{"target": "onnxruntime", "quantize": quantize} for quantize in ("dynamic", "int8")]
-    of = trained("resnet")
-    found = export(of, [parse_export({**one, "max_accuracy_drop": 0.1}) for one in wanted])
-    return {one.manifest["name"]: one for one in found}
+    return export_once(trained("resnet"), [parse_export({**one, "max_accuracy_drop": 0.1}) for one in wanted])
 
 
 @pytest.mark.parametrize("quantize", SMALLER)

@@ -1,8 +1,10 @@
 """A training that was killed goes on to the same bits, wherever it was; and what cannot be gone on with is refused."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from kerastune import environment, fine_tune, resume, run
+from kerastune import child, environment, fine_tune, resume, run
 from kerastune.errors import ConverterError, KerastuneError
 from kerastune.progress import Progress
 
@@ -42,9 +44,11 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 def killed(recipe: Path, out: Path, when: float | str = "never") -> int:
     """Trains in a process of its own, which dies after some seconds or in a stage; its exit status."""
     command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(recipe), str(out), str(when)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode in (0, -9), done.stderr
-    return done.returncode
+    with tempfile.TemporaryFile("w+") as said:
+        code = child.start(command, said).wait()
+        said.seek(0)
+        assert code in (0, -9), said.read()
+    return code
 
 
 def contents(folder: Path) -> dict[str, Any]:
@@ -123,18 +127,17 @@ class Interrupts(Progress):
 
 
 @pytest.fixture(scope="module")
-def interrupted(recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that Ctrl-C ended in the second epoch."""
-    phases = [{"unfreeze": "head", "epochs": 3, "learning_rate": 1e-2}]
-    wanted = recipe("resnet", phases=phases, train={**STEPS, "cache": "off"})
+def interrupted(recipe: Any, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on pictures of its own that Ctrl-C ended in the second epoch."""
     folder = tmp_path_factory.mktemp("interrupted") / "run"
+    data = {"source": "folder", "path": str(shutil.copytree(pictures, folder.with_name("pictures")))}
+    phases = [{"unfreeze": "head", "epochs": 3, "learning_rate": 1e-2}]
+    wanted = recipe("resnet", data=data, phases=phases, train={**STEPS, "cache": "off"})
     fine_tune(wanted, folder, progress=Interrupts("phase 1/1 (head), epoch 2", 3))
     return folder
 
 
 def copied(folder: Path, to: Path) -> Path:
-    import shutil
-
     return shutil.copytree(folder, to / "run")
 
 
@@ -166,8 +169,8 @@ def test_a_changed_recipe_is_refused_with_what_differs(
         resume(folder)
 
 
-def test_changed_data_are_refused(interrupted: Path, tmp_path: Path, pictures: Path) -> None:
-    picture = pictures / "red" / "00.png"
+def test_changed_data_are_refused(interrupted: Path, tmp_path: Path) -> None:
+    picture = interrupted.with_name("pictures") / "red" / "00.png"
     kept = picture.read_bytes()
     try:
         picture.unlink()

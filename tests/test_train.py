@@ -459,10 +459,10 @@ def test_an_existing_folder_is_refused_before_training_and_force_replaces_only_o
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
 
 
-def test_evaluate_finds_the_same_metrics_and_refuses_other_data(trained, tmp_path, pictures):
+def test_evaluate_finds_the_same_metrics_and_refuses_other_data(trained, copied_run, tmp_path, pictures):
     import shutil
 
-    made = run.load(shutil.copytree(trained("resnet").folder, tmp_path / "run"))
+    made = copied_run(trained("resnet"))
     assert evaluate(made) == made.record["metrics"]
     folder = shutil.copytree(pictures, tmp_path / "pictures")
     (folder / "red" / "00.png").unlink()
