@@ -16,7 +16,7 @@ PAGES = 48 * 2**20 // resource.getpagesize()  # more than the 32 MB that glibc k
 
 SCRIPT = f"""
 import json, resource
-from kerastune import memory
+from kerastune.training import memory
 
 def faults():
     bytes(range(256)) * {48 * 2**12}

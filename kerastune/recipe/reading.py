@@ -1,6 +1,5 @@
 """Finds, reads and validates a recipe."""
 
-import functools
 import os
 import re
 import stat
@@ -24,7 +23,6 @@ from kerastune.recipe.settings import Recipe
 _LARGEST = 1_000_000  # bytes of a recipe
 
 
-@functools.cache
 def recipes() -> dict[str, type[Recipe]]:
     """The settings class of each task.
 
