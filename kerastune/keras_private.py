@@ -3,8 +3,9 @@
 Written for Keras 3.15 and KerasHub 0.32. Where a later version moves one of these, this is the module to mend.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -229,3 +230,61 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     def _backend_apply_gradients(self, grads: Sequence[Any], trainable_variables: Sequence[keras.Variable]) -> None:
         self.accumulate_or_apply(grads, trainable_variables)
+
+
+# --- KerasHub --------------------------------------------------------------------------------------------------
+
+
+def preset_file(preset: str, name: str) -> Path | None:
+    """A file of a preset, downloaded if it must be; None where it has none. Publicly, presets are only loaded whole.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    from keras_hub.src.utils.preset_utils import get_file
+
+    try:
+        return Path(get_file(preset, name))
+    except FileNotFoundError:
+        return None
+
+
+def write_hugging_face(backbone: Any, folder: Path, head: bool) -> None:
+    """Writes a backbone's weights and config as transformers reads them. The public export writes its head always.
+
+    Args:
+        head: write the language model's head beside the embedding; tied ones would be stored twice.
+    """
+    from keras_hub.src.utils.transformers.export import hf_exporter
+
+    hf_exporter.export_backbone(backbone, str(folder), include_lm_head=head)
+
+
+def caching(model: Any) -> Callable[[Any], Any]:
+    """A function of token ids that gives a language model's hidden states and its cache of keys and values.
+
+    Raises:
+        AttributeError: the model keeps what it has read in another way.
+    """
+    found: Callable[[Any], Any] = model._build_cache
+    return found
+
+
+def split_in_graph(tokenizer: Any) -> None:
+    """Lets a tokenizer split words by its graph only.
+
+    KerasHub 0.32 splits as GPT-2 does in a tf.data pipeline, and as Llama 3 does when it is called directly.
+    """
+    tokenizer._allow_python_workflow = False
+
+
+def special_tokens_given(tokenizer: Any) -> list[str]:
+    """Special tokens that a WordPiece tokenizer was made with; `special_tokens` lists only its own."""
+    return list(tokenizer._init_special_tokens or [])
+
+
+def byte_pair_patterns() -> tuple[str, str, str]:
+    """The white space that the byte-pair tokenizer marks, and its two expressions for words, in RE2's syntax."""
+    from keras_hub.src.tokenizers import byte_pair_tokenizer as module
+
+    return module.SPECIAL_WHITESPACES, module.SPLIT_PATTERN_1, module.SPLIT_PATTERN_2

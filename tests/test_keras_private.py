@@ -1,10 +1,13 @@
 """Keras and KerasHub still have what kerastune uses of them without a public name, a test each."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tiny
 from keras import layers, ops
 
 from kerastune import keras_private as private
@@ -265,3 +268,50 @@ def test_all_parts_of_a_step_are_one_call() -> None:
     made, variables = stepped((0.0, 0.0), global_clipnorm=1.0)
     made.apply_all([ops.convert_to_tensor([1.0]), ops.convert_to_tensor([1.0])], variables)
     assert all(float(x[0]) < start for x, start in zip(variables, (1.0, 2.0), strict=True))
+
+
+# --- KerasHub ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_a_preset_is_found_or_is_none(tmp_path: Path) -> None:
+    (tmp_path / "there.json").write_text("{}")
+    assert private.preset_file(str(tmp_path), "there.json") == tmp_path / "there.json"
+    assert private.preset_file(str(tmp_path), "missing.json") is None
+    with pytest.raises(ValueError, match="Unknown preset identifier"):
+        private.preset_file(str(tmp_path / "nowhere"), "there.json")
+
+
+@pytest.mark.parametrize("head", [False, True])
+def test_a_backbone_is_written_for_transformers_with_its_head_or_without(head: bool, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    private.write_hugging_face(tiny.causal_lm("Llama3").backbone, tmp_path, head)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    assert ("lm_head.weight" in safetensors.load_file(tmp_path / "model.safetensors")) is head
+
+
+def test_a_language_model_has_a_cache_of_one_tensor() -> None:
+    _, cache = private.caching(tiny.causal_lm("Qwen3"))(np.ones((1, 5), "int32"))
+    assert cache.shape == (1, 2, 2, 5, 1, 16)  # batch, layers, keys and values, tokens, heads, numbers
+    with pytest.raises(AttributeError):
+        private.caching(tiny.text_classifier("Bert"))
+
+
+def test_a_tokenizer_splits_in_its_graph_when_it_is_told_to() -> None:
+    tokenizer = tiny.causal_lm("Llama3").preprocessor.tokenizer
+    assert tokenizer._allow_python_workflow is True
+    private.split_in_graph(tokenizer)
+    assert tokenizer._allow_python_workflow is False
+    assert np.asarray(tokenizer("a b")).tolist()
+
+
+def test_a_tokenizer_tells_the_special_tokens_that_it_was_given() -> None:
+    tokenizer = tiny.text_classifier("Bert").preprocessor.tokenizer
+    given = type(tokenizer)(tokenizer.get_vocabulary(), lowercase=True, special_tokens=["[MASK]"])
+    assert private.special_tokens_given(tokenizer) == []
+    assert private.special_tokens_given(given) == ["[MASK]"]
+
+
+def test_byte_pairs_are_split_by_two_expressions() -> None:
+    spaces, words, last = private.byte_pair_patterns()
+    assert "\u00a0" in spaces or "\\x{a0}" in spaces
+    assert r"\p{L}" in words and last.endswith("$")

@@ -120,6 +120,28 @@ def test_only_who_trains_imports_tensorflow_when_it_is_imported() -> None:
     assert not [name for name in sorted(heavy) if not may_be_heavy(name)]
 
 
+_PRIVATE = {"_flatten_layers", "_layers", "_trainable_variables", "_non_trainable_variables", "_inbound_nodes"}
+_PRIVATE |= {"_outbound_nodes", "_keras_history", "_seed_generators", "_kernel", "_embeddings", "_functional"}
+_PRIVATE |= {
+    "_standardize_inputs",
+    "_inputs_struct",
+    "_outputs_struct",
+    "_untrack_variable",
+    "_build_cache",
+    "_iterations",
+}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.name)
+def test_private_names_of_keras_stand_in_one_module(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} & _PRIVATE
+    inside = {
+        name for name in imported(path.read_text("utf-8"), lazy=True) if name.startswith(("keras.src", "keras_hub.src"))
+    }
+    assert path.name == "keras_private.py" or not used | inside
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.name)
 def test_only_the_command_line_prints(path: Path) -> None:
     source = path.read_text("utf-8")

@@ -221,7 +221,9 @@ def _word_piece(tokenizer: Any) -> Tokenizer:
     made.normalizer = normalizers.Sequence(steps)
     made.pre_tokenizer = pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(False, use_regex=False)])
     if tokenizer.special_tokens_in_strings:
-        specials = [*tokenizer.special_tokens, *(tokenizer._init_special_tokens or [])]
+        from kerastune import keras_private
+
+        specials = [*tokenizer.special_tokens, *keras_private.special_tokens_given(tokenizer)]
         made.add_special_tokens([AddedToken(token, normalized=False) for token in specials])
     return made
 
@@ -250,16 +252,17 @@ def _byte_pair(tokenizer: Any) -> Tokenizer:
 
     Its steps are repeated one by one, in the words of another engine of regular expressions.
     """
-    from keras_hub.src.tokenizers.byte_pair_tokenizer import SPECIAL_WHITESPACES, SPLIT_PATTERN_1, SPLIT_PATTERN_2
+    from kerastune import keras_private
 
+    spaces, first, second = keras_private.byte_pair_patterns()
     blank = r"\t\n\f\r "  # RE2's \s
-    words, last = SPLIT_PATTERN_1.replace(r"\s", blank), SPLIT_PATTERN_2.replace("$", r"\z")
+    words, last = first.replace(r"\s", blank), second.replace("$", r"\z")
     merges = [tuple(merge.split(" ")) for merge in tokenizer.merges if "#version:" not in merge]
     try:
         made = Tokenizer(models.BPE(dict(tokenizer.vocabulary), merges))
     except Exception as error:  # the package knows no other
         raise _inexpressible(tokenizer, str(error)) from error
-    marked = normalizers.Replace(Regex(f" (?=[^{blank}{SPECIAL_WHITESPACES}])"), "६ ")
+    marked = normalizers.Replace(Regex(f" (?=[^{blank}{spaces}])"), "६ ")
     prefix = [normalizers.Prepend(" ")] if tokenizer.add_prefix_space else []
     made.normalizer = normalizers.Sequence([_ended(), *prefix, marked])
     made.pre_tokenizer = pre_tokenizers.Sequence(

@@ -10,9 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 from jinja2 import TemplateError
-from keras_hub.src.utils.preset_utils import get_file
 
-from kerastune import assets
+from kerastune import assets, keras_private
 from kerastune.errors import DataError, RecipeError, printable
 from kerastune.modalities.conversation import Message
 from kerastune.targets import chats as reader
@@ -54,9 +53,7 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
 
     def __init__(self, source: str, origin: str, tokenizer: Tokenizer, starts: bool, system: str | None) -> None:
         self.origin, self.tokenizer = origin, tokenizer
-        # KerasHub 0.32 splits words as GPT-2 does in a tf.data pipeline, and as Llama 3 does when it is called
-        # directly: a model would be asked in other tokens than it was trained in. This way both are the first.
-        tokenizer._allow_python_workflow = False
+        keras_private.split_in_graph(tokenizer)  # or a model would be asked in other tokens than it was trained in
         start = tokenizer.start_token_id
         known = [*tokenizer.special_tokens, *(getattr(tokenizer, "unsplittable_tokens", None) or ())]
         self.settings: dict[str, Any] = {
@@ -230,6 +227,6 @@ def file_of(preset: str, name: str) -> Path | None:
     """A file of a preset, wherever that is; None where it has none."""
     try:
         with assets.reaching(preset):
-            return Path(get_file(preset, name))
-    except (FileNotFoundError, ValueError):
+            return keras_private.preset_file(preset, name)
+    except ValueError:
         return None

@@ -27,7 +27,7 @@ def write(task: Any, chat: Mapping[str, Any], tokenizer: Path, folder: Path) -> 
     Raises:
         KerastuneError: KerasHub writes the model as another.
     """
-    from keras_hub.src.utils.transformers.export import hf_exporter
+    from kerastune import keras_private
 
     if getattr(task.backbone, "use_post_ffw_norm", False):
         raise KerastuneError(
@@ -35,7 +35,7 @@ def write(task: Any, chat: Mapping[str, Any], tokenizer: Path, folder: Path) -> 
         )
     tied = task.backbone.token_embedding.tie_weights
     # Of tied embeddings KerasHub would write two copies.
-    hf_exporter.export_backbone(task.backbone, str(folder), include_lm_head=not tied)
+    keras_private.write_hugging_face(task.backbone, folder, head=not tied)
     preprocessor = task.preprocessor.tokenizer
     ends = {f"{a}_token_id": getattr(preprocessor, f"{b}_token_id", None) for a, b in _ENDS}
     config = json.loads((folder / "config.json").read_text("utf-8"))

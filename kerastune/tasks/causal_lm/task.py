@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kerastune import assets
+from kerastune import assets, keras_private
 from kerastune.data import Order, Split, Splits, spread
 from kerastune.errors import DataError, KerastuneError, RecipeError
 from kerastune.files import write_json
@@ -427,7 +427,8 @@ def contract(model: Model) -> dict[str, Any]:
     most = getattr(model.backbone, "max_sequence_length", None) or math.inf
     length = int(min(max(_LENGTH, model.preprocessor.sequence_length), most))
     try:
-        traced = tf.function(model._build_cache).get_concrete_function(tf.TensorSpec([1, length], tf.int32))
+        build = tf.function(keras_private.caching(model))
+        traced = build.get_concrete_function(tf.TensorSpec([1, length], tf.int32))
         cache = traced.structured_outputs[1].shape.as_list()
     except (TypeError, AttributeError) as error:
         raise KerastuneError(

@@ -14,9 +14,8 @@ import keras_hub
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from keras_hub.src.utils.preset_utils import check_file_exists, load_json
 
-from kerastune import assets
+from kerastune import assets, keras_private
 from kerastune.data import Order, Split
 from kerastune.errors import RecipeError
 from kerastune.files import write_json
@@ -80,9 +79,10 @@ def _hugging_face_converter(preset: str, preprocessor: Any) -> Any:
 
     Returns None where the checkpoint has no preprocessor_config.json either.
     """
-    if not check_file_exists(preset, "preprocessor_config.json"):
+    path = keras_private.preset_file(preset, "preprocessor_config.json")
+    if path is None:
         return None
-    config = load_json(preset, "preprocessor_config.json")
+    config = json.loads(path.read_text("utf-8"))
     ones, zeros = [1.0] * 3, [0.0] * 3
     deviation = config.get("image_std", ones) if config.get("do_normalize", True) else ones
     mean = config.get("image_mean", zeros) if config.get("do_normalize", True) else zeros
@@ -227,7 +227,9 @@ _VIEW = 2**20  # batches a view may have
 
 def _drawing_from(layers: list[keras.layers.Layer], seed: int) -> Callable[[tf.Tensor], None]:
     """What sets the layers' random state to that of a batch number: Keras's layers only know how to go on drawing."""
-    generators = [part.generator for layer in layers for part in layer._flatten_layers() if hasattr(part, "generator")]
+    generators = [
+        part.generator for layer in layers for part in keras_private.layers(layer) if hasattr(part, "generator")
+    ]
 
     def draw(number: tf.Tensor) -> None:
         for i, generator in enumerate(generators):
