@@ -32,18 +32,18 @@ def ladder(of):
     except KerastuneError as error:
         print(error.message, file=sys.stderr)
     made = [artifact.load(path.parent) for path in of.exports.glob("*/manifest.json")]
-    return sorted(made, key=lambda one: (one.manifest["format"], one.size_bytes)), len(exports) - len(made)
+    return sorted(made, key=lambda one: (one.manifest.format, one.size_bytes)), len(exports) - len(made)
 
 
 def rows(one, whole):
     """One a runtime."""
-    for name, said in one.report["runtimes"].items():
-        cells = [one.manifest["name"], f"{one.size_bytes / 1e6:.2f}", f"{one.size_bytes / whole:.2f}", name]
-        if found := said.get("validation"):
-            cells += [f"{said['latency_ms']['median']:.1f}", f"{found['accuracy']:.4f} of {found['examples']}"]
-            cells += [f"{found['accuracy_drop']:.4f}", f"{found['max_error']:.1e}"]
+    for name, runtime in one.report.runtimes.items():
+        cells = [one.manifest.name, f"{one.size_bytes / 1e6:.2f}", f"{one.size_bytes / whole:.2f}", name]
+        if found := runtime.validation:
+            cells += [f"{runtime.latency_ms.median:.1f}", f"{found.metric.value:.4f} of {found.metric.examples}"]
+            cells += [f"{found.metric.drop:.4f}", f"{found.outputs.max_error:.1e}"]
         else:
-            cells += ["–", said["problems"][0].partition(":")[0], "–", "–"]
+            cells += ["–", runtime.problems[0].partition(":")[0], "–", "–"]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -51,15 +51,15 @@ def main(folder):
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         of = run.load(copytree(folder, Path(scratch) / "run", ignore=ignore_patterns("exports")))
         made, refused = ladder(of)
-        floats = {one.manifest["format"]: one.size_bytes for one in made if one.manifest["quantize"] == "none"}
+        floats = {one.manifest.format: one.size_bytes for one in made if one.manifest.quantize == "none"}
         print(f"# Every quantisation in every runtime\n\nOf the recipe {of.recipe.name}, {of.recipe.preset}.\n")
         print("| artifact | MB | of float's | runtime | ms | accuracy | drop | max error |", "|---" * 8 + "|", sep="\n")
         missed = refused
         for one in made:
-            whole = floats[one.manifest["format"]]
+            whole = floats[one.manifest.format]
             print(*rows(one, whole), sep="\n")
-            if one.manifest["quantize"] == "int8":
-                drop, share = one.report["validation"]["accuracy_drop"], one.size_bytes / whole
+            if one.manifest.quantize == "int8":
+                drop, share = one.report.validation.metric.drop, one.size_bytes / whole
                 missed += not (drop <= INT8_DROP and share <= INT8_SIZE)
         machine = environment.machine()
         print(f"\n`make ladder`, {date.today()}, {machine['cpu']}, {machine['cores']} cores.")

@@ -5,7 +5,7 @@ A model is a function of some tokens, and of all it has read before:
     step(tokens int32 [1, N], position int32 [1], kv_cache) -> logits float32 [1, N, vocabulary], the next kv_cache
 
 `position` is that of the first token. A prompt is read `prefill` tokens at a time, and an answer is said token by
-token. What else is needed stands in manifest.json, under "chat":
+token. What else is needed stands in manifest.json, under "reading":
 
     names, special   what the template calls the special tokens; their ids
     start            the id that texts begin with, or null
@@ -139,6 +139,20 @@ def _refuse(message):
 # --- an exported model -------------------------------------------------------------------------------------
 
 
+class Refused(ValueError):
+    """A conversation that the model cannot be asked about."""
+
+
+def asked(arguments, settings):
+    """Prompts that were given: what to call each, and a conversation of one turn."""
+    return ((prompt, np.array([["user", prompt.strip()]])) for prompt in arguments)
+
+
+def taking(predict, folder, settings):
+    """Nothing: `predict` takes conversations, turns of role and content, str [T, 2]."""
+    return lambda turns: turns
+
+
 def load(folder, settings):
     """The `Chat` of an artifact's folder."""
     from tokenizers import Tokenizer
@@ -152,9 +166,17 @@ def load(folder, settings):
     return Chat(source, settings, tokens, lambda ids: tokenizer.decode(ids, skip_special_tokens=False))
 
 
-def speaker(step, folder, manifest, options):
-    """`predict` of a reader, of a model that is a `step`."""
-    settings = manifest["chat"]
+def predicting(run, folder, manifest, options):
+    """`predict` of a model that `run` runs: as a step, on strings, or conversing by itself."""
+    settings = manifest["reading"]
+    if getattr(run, "converses", False):
+        return run
+    if getattr(run, "takes_strings", False):
+        return speaking_strings(run, settings, options)
+
+    def step(tokens, position, kv_cache):
+        found = run({"tokens": tokens, "position": position, "kv_cache": kv_cache})
+        return found["logits"], found["kv_cache_next"]
 
     def answer(ids, most):
         return generate(step, settings, ids, most, options.temperature, options.seed)
@@ -165,8 +187,9 @@ def speaker(step, folder, manifest, options):
 def speaking(chat, settings, options, logits, answer):
     """`predict` of a reader: what a conversation is worth, or what is said next in it.
 
-    It takes turns, str [T, 2] of role and content. Where the last is the assistant's: cross-entropy in nats, tokens
-    that are right, and scored tokens, float32 [1, 3] of sums; else an answer's ids, int64 [1, most], -1 behind its end.
+    It takes turns, str [T, 2] of role and content. Where the last is the assistant's: "sums", float32 [1, 3] of
+    cross-entropy in nats, tokens that are right, and scored tokens. Else an answer: its ids, "tokens" int64 [1, most],
+    -1 behind its end, and its words, "texts" str [1].
 
     Args:
         logits: ids -> what may follow each of them, float32 [len(ids), vocabulary].
@@ -177,32 +200,33 @@ def speaking(chat, settings, options, logits, answer):
     def predict(turns, most=asked):
         messages = messages_of(turns)
         if messages[-1]["role"] == "assistant":
-            return score(logits, chat, settings, messages)[None]
+            return {"sums": score(logits, chat, settings, messages)[None]}
+        if marks := [mark for turn in messages if turn["role"] == "user" for mark in chat.marks(turn["content"])]:
+            raise Refused(
+                f"the prompt holds {marks[0]!r}, a mark of the chat template: its writer could speak as another"
+            )
         prompt = chat.prompt(messages)
         if why := too_long(prompt, settings):
-            raise ValueError(f"the prompt {why}")
+            raise Refused(f"the prompt {why}")
         ids = until(answer(prompt, most), settings["stops"])
-        return np.array([ids + [-1] * (most - len(ids))])
+        return {"tokens": np.array([ids + [-1] * (most - len(ids))]), "texts": np.array([chat.decode(ids)])}
 
-    predict.words = lambda ids: chat.decode([int(i) for i in ids if i >= 0])
+    predict.converses = True
     return predict
 
 
-def speaking_strings(said, settings, options):
-    """`speaking`, of a model that takes strings: `said(signature, {name: strings})` -> its outputs by name."""
+def speaking_strings(run, settings, options):
+    """`speaking`, of a model that takes strings: `run({name: strings})` -> its outputs by name."""
     if options.max_tokens not in (0, settings["max_tokens"]) or options.temperature:
         raise ValueError(f"a model of raw texts takes the likeliest tokens, {settings['max_tokens']} at most")
-    texts = {}
 
     def predict(turns, most=settings["max_tokens"]):
         prompt, *answer = [turn["content"] for turn in messages_of(turns)]
         if answer:
-            return said("serve_scores", {"prompts": [prompt], "answers": answer})["scores"]
-        found = said("serving_default", {"prompts": [prompt]})
-        texts[found["tokens"].tobytes()] = found["answers"][0].decode()
-        return found["tokens"]
+            return run({"prompts": [prompt], "answers": answer})
+        found = run({"prompts": [prompt]})
+        return {"tokens": found["tokens"], "texts": np.array([found["answers"][0].decode()])}
 
-    predict.words = lambda ids: texts[ids.tobytes()]
     return predict
 
 
@@ -278,22 +302,12 @@ def draw(logits, temperature, random):
 TIE = 1e-3  # nats; where two tokens are so close, runtimes that round differently may say either
 
 
-def check(predict, folder, manifest):
-    """Replays the golden conversations, and answers them anew: do both come out as in Keras?"""
-    with np.load(Path(folder, "golden.npz"), allow_pickle=False) as golden:
-        expected, answers, margins = golden["scores"], golden["answers"], golden["margins"]
-        conversations = [golden[f"text_{i}"] for i in range(len(expected))]
-    found = np.concatenate([predict(turns) for turns in conversations])
-    error = np.abs(found[:, 0] / found[:, 2] - expected[:, 0] / expected[:, 2]).max()
-    allowed = manifest["tolerance"]["golden_error"]
-    said = np.concatenate([predict(turns[:-1], answers.shape[1]) for turns in conversations])
+def replayed(predict, conversations, golden):
+    """Answers the golden conversations anew; how many answers are Keras's in words, and whether all are."""
+    answers, margins = golden["answers/tokens"], golden["answers/margins"]
+    said = np.concatenate([predict(turns[:-1], answers.shape[1])["tokens"] for turns in conversations])
     equal = int(same_answers(said, answers, margins).sum())
-    passed = bool(error <= allowed) and (equal == len(answers) or manifest["quantize"] != "none")
-    print(
-        f"{'ok' if passed else 'FAILED'}: {len(expected)} golden conversations, largest error {error:.3g} nats a token "
-        f"({allowed:.3g} allowed), {equal} answers are Keras's"
-    )
-    return passed
+    return f", {equal} answers are Keras's", equal == len(answers)
 
 
 def same_answers(found, expected, margins):

@@ -1,6 +1,6 @@
 """Texts as an exported model takes them, without kerastune: numpy and the tokenizers package.
 
-tokenizer.json makes ids of a text; how ids are packed into rows is a part of manifest.json:
+tokenizer.json makes ids of a text; how ids are packed into rows is a part of manifest.json, under "reading":
 
     inputs           names of the rows the model takes: token_ids, and padding_mask or segment_ids
     start, separator, end
@@ -10,12 +10,31 @@ tokenizer.json makes ids of a text; how ids are packed into rows is a part of ma
     truncate         which of two texts is cut off when both are too long together: round_robin or waterfall
     sequence_length  the longest row, in ids
     length           of a model that takes rows of one length: that length
+    pairs            whether an example is two texts
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+
+
+def asked(arguments, settings):
+    """Texts that were given, two in a row where an example is a pair: what to call each, and the example."""
+    sides = 2 if settings["pairs"] else 1
+    if len(arguments) % sides:
+        sys.exit(f"this model takes pairs of texts, and there are {len(arguments)} texts")
+    for at in range(0, len(arguments), sides):
+        yield " | ".join(arguments[at : at + sides]), np.array(arguments[at : at + sides])
+
+
+def taking(predict, folder, settings):
+    """What makes model inputs of an example, str [1 or 2], or of a batch of them, str [B, 1 or 2]."""
+    if getattr(predict, "takes_strings", False):
+        return lambda texts: dict(zip(("texts", "pairs"), np.atleast_2d(texts).T, strict=False))
+    tokenised = load(folder, settings)
+    return lambda texts: tokenised(np.atleast_2d(texts).tolist())
 
 
 def load(folder, settings):

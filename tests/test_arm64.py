@@ -8,7 +8,7 @@ import pytest
 from kerastune import verify
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.verifying import artifact, runtimes
-from kerastune.verifying.verifier import OTHER_KERNELS
+from kerastune.verifying.comparing import OTHER_KERNELS
 
 needs_arm64 = pytest.mark.skipif(
     not runtimes.RUNTIMES["arm64"].version, reason="arm64 is not set up: bash export/linux/arm64.sh"
@@ -22,10 +22,10 @@ needs_arm64 = pytest.mark.skipif(
 )
 def test_an_artifact_is_proved_on_arm64_as_it_is_here(exported, copied, name, runtime):
     of = copied(exported("resnet")[name])
-    report, allowed = verify(of, in_runtimes=[runtime]), OTHER_KERNELS[of.manifest["quantize"]]
-    assert report["passed"] and list(report["runtimes"]) == [runtime]
-    images = of.golden()[0]
-    there, here = (runtimes.ask(of, one, images).scores for one in (runtime, of.manifest["runtime"]))
+    report, allowed = verify(of, in_runtimes=[runtime]), OTHER_KERNELS[of.manifest.quantize]
+    assert report.passed and list(report.runtimes) == [runtime]
+    images = of.golden.examples
+    there, here = (runtimes.ask(of, one, images).outputs["scores"] for one in (runtime, of.manifest.runtime))
     print(f"\n{name}: {len(images)} golden images, largest difference from x86 {np.abs(there - here).max():.3g}")
     np.testing.assert_allclose(there, here, rtol=0, atol=allowed)
 
@@ -39,7 +39,7 @@ def test_other_weights_are_caught_on_arm64(exported, copied):
     content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
     path.write_bytes(content)
     with pytest.raises((VerificationError, ConverterError)):
-        verify(artifact.write(of.folder, of.manifest, *of.golden()), in_runtimes=["arm64"])
+        verify(artifact.write(of.folder, of.manifest, of.golden), in_runtimes=["arm64"])
 
 
 @needs_arm64

@@ -5,10 +5,12 @@ make verify-browser      installs Chromium and the runtimes, and runs this; else
 
 import json
 import queue
+import re
 import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -20,10 +22,10 @@ import pytest
 from kerastune import verify
 from kerastune.errors import KerastuneError, VerificationError
 from kerastune.recipe import parse_export
-from kerastune.targets import classify
+from kerastune.targets import images as shared
 from kerastune.targets.browser import reader
+from kerastune.tasks.learnt.contract import ROUNDING
 from kerastune.verifying import artifact, runtimes
-from kerastune.verifying.verifier import FLOAT_TOLERANCE, OTHER_KERNELS
 
 FOLDER = Path(__file__).parents[1] / "export" / "browser"
 SOURCES = sorted([*FOLDER.glob("*.js"), *FOLDER.glob("*.html")])
@@ -43,13 +45,12 @@ def made(trained, export_once):
 
 def damage(of):
     """Flips the signs of some weights, in the middle of the file, as if it had been exported so."""
-    path = of.folder / of.manifest["model"]
+    path = of.folder / of.manifest.model
     content = bytearray(path.read_bytes())
     weights = np.frombuffer(content, np.uint8)[len(content) // 2 :][:4096]
     weights ^= 0x80
     path.write_bytes(content)
-    images, scores = of.golden()
-    return artifact.write(of.folder, of.manifest, images, scores)
+    return artifact.write(of.folder, of.manifest, of.golden)
 
 
 def run_reader(folder, *options):
@@ -64,18 +65,18 @@ def run_reader(folder, *options):
 def test_the_page_says_what_keras_said(made, name, capsys):
     done = run_reader(made[name].folder, "--check")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("ok: 16 golden images")
+    assert done.stdout.startswith("ok: 32 golden images")
     print(f"{name}: {done.stdout}", end="")
 
 
 @needs_chromium
 @pytest.mark.parametrize("name", [*FORMATS, "browser-int8"])
 def test_an_export_is_verified_in_the_page_where_it_can_be(made, name):
-    said = made[name].report["runtimes"]["browser"]
-    assert said["passed"] and said["validation"]["examples"] == 20
-    assert said["golden"]["max_error"] <= OTHER_KERNELS[made[name].manifest["quantize"]]
-    assert 0 < said["latency_ms"]["median"] < said["load_ms"]
-    assert said["peak_mb"] is None
+    said = made[name].report.runtimes["browser"]
+    assert said.passed and said.validation.outputs.examples == 20
+    assert said.golden.max_error <= made[name].manifest.tolerance.golden_error
+    assert 0 < said.latency_ms.median < said.load_ms
+    assert said.peak_mb is None
 
 
 @needs_chromium
@@ -84,7 +85,7 @@ def test_damaged_weights_fail(made, copied, name):
     of = damage(copied(made[name]))
     done = run_reader(of.folder, "--check")
     assert done.returncode == 3, done.stderr
-    assert done.stdout.startswith("FAILED: 16 golden images, largest error ")
+    assert done.stdout.startswith("FAILED: 32 golden images, largest error ")
     with pytest.raises(VerificationError, match="browser: golden images: largest error"):
         verify(of, in_runtimes=["browser"])
 
@@ -93,8 +94,7 @@ def test_damaged_weights_fail(made, copied, name):
 def test_a_page_that_cannot_load_its_model_says_why(made, copied):
     of = copied(made["browser"])
     (of.folder / "model.tflite").write_bytes(b"no model")
-    images, scores = of.golden()
-    done = run_reader(artifact.write(of.folder, of.manifest, images, scores).folder, "--check")
+    done = run_reader(artifact.write(of.folder, of.manifest, of.golden).folder, "--check")
     assert done.returncode == 1
     assert "the page failed: " in done.stderr
 
@@ -102,9 +102,8 @@ def test_a_page_that_cannot_load_its_model_says_why(made, copied):
 @needs_chromium
 def test_the_page_is_kerastunes_own_when_it_verifies(made, copied):
     of = copied(made["browser"])
-    (of.folder / "classify.js").write_text("throw new Error('run')")
-    images, scores = of.golden()
-    assert verify(artifact.write(of.folder, of.manifest, images, scores), in_runtimes=["browser"])["passed"]
+    (of.folder / "artifact.js").write_text("throw new Error('run')")
+    assert verify(artifact.write(of.folder, of.manifest, of.golden), in_runtimes=["browser"]).passed
     assert "the page failed: " in run_reader(of.folder, "--check").stderr
 
 
@@ -145,7 +144,7 @@ class Spy(reader.Server):
 def seen(of, photo):
     """What index.html?check shows once it has checked, and a photo was chosen: element id -> text."""
     shutil.copy(photo, of.folder / "photo.png")
-    answers, data = queue.Queue(), ("manifest.json", "golden.npz", of.manifest["model"], "photo.png")
+    answers, data = queue.Queue(), ("manifest.json", "golden.npz", of.manifest.model, "photo.png")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Spy, of.folder, data, queue.Queue(), answers)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with reader.browsing(f"http://127.0.0.1:{server.server_port}/spy"):
@@ -159,7 +158,7 @@ def seen(of, photo):
 def test_the_page_checks_itself_and_labels_a_photo(made, copied, pictures, name):
     said = seen(copied(made[name]), pictures / "red" / "00.png")
     assert said["name"] == name
-    assert said["check"].startswith("ok: 16 golden images, largest error ")
+    assert said["check"].startswith("ok: 32 golden images, largest error ")
     assert said["labels"].startswith("red\n")
     assert said["took"].startswith("32 × 32 pixels, ")
 
@@ -168,9 +167,9 @@ def test_the_page_checks_itself_and_labels_a_photo(made, copied, pictures, name)
 def test_the_page_shows_damage_and_writes_labels_as_text(made, copied, pictures):
     of = damage(copied(made["browser"]))
     hostile = "<img src=x onerror=alert(1)>"
-    (of.folder / "manifest.json").write_text(json.dumps({**of.manifest, "labels": [hostile] * 3}))
-    said = seen(artifact.load(of.folder), pictures / "red" / "00.png")
-    assert said["check"].startswith("FAILED: 16 golden images, largest error ")
+    of = artifact.write(of.folder, replace(of.manifest, labels=(hostile,) * 3), of.golden)
+    said = seen(of, pictures / "red" / "00.png")
+    assert said["check"].startswith("FAILED: 32 golden images, largest error ")
     assert hostile in said["labels"]
 
 
@@ -179,10 +178,10 @@ def test_the_page_shows_damage_and_writes_labels_as_text(made, copied, pictures)
 
 def test_the_folder_holds_the_page_and_takes_one_float_image(made):
     for name in FORMATS:
-        assert {path.name for path in SOURCES} <= set(made[name].manifest["files"])
-        assert made[name].manifest["inputs"][0]["dtype"] == "float32"
-        assert made[name].manifest["inputs"][0]["shape"] == [1, 32, 32, 3]
-        assert made[name].report["golden"]["max_error"] <= FLOAT_TOLERANCE
+        assert {path.name for path in SOURCES} <= set(made[name].manifest.files)
+        assert made[name].manifest.inputs[0].dtype == "float32"
+        assert made[name].manifest.inputs[0].shape == (1, 32, 32, 3)
+        assert made[name].report.own.golden.max_error <= ROUNDING
 
 
 def test_the_page_names_no_other_host_and_writes_no_html():
@@ -212,14 +211,14 @@ def test_a_missing_browser_is_named_with_what_installs_it(made, monkeypatch, tmp
 
 def test_what_the_page_cannot_run_is_refused(made):
     manifest = made["browser"].manifest
-    any_size = {**manifest, "image": {**manifest["image"], "resize": "inside"}}
+    any_size = replace(manifest, inputs=(replace(manifest.inputs[0], shape=(1, None, None, 3)),))
     assert "it needs images of one size" in runtimes.refusal("browser", any_size)
-    int8 = {**manifest, "outputs": [{**manifest["outputs"][0], "dtype": "int8"}]}
+    int8 = replace(manifest, outputs=(replace(manifest.outputs[0], dtype="int8"),))
     assert "it reads float32 outputs, and this gives int8" in runtimes.refusal("browser", int8)
     assert runtimes.refusal("browser", manifest) is None
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="no node to run classify.js in: apt-get install nodejs")
+@pytest.mark.skipif(not shutil.which("node"), reason="no node to run artifact.js in: apt-get install nodejs")
 @pytest.mark.parametrize("shape", [(50, 36), (31, 97), (64, 64), (7, 9), (32, 24)])
 def test_the_page_resizes_as_the_readers_do(shape):
     """To the bit; bicubic to a pixel value, whose weights numpy computes in float32."""
@@ -232,10 +231,10 @@ def test_the_page_resizes_as_the_readers_do(shape):
     ]
     pixels = f"{{ height: {shape[0]}, width: {shape[1]}, data: Uint8Array.from({image.ravel().tolist()}) }}"
     code = f"console.log(JSON.stringify({json.dumps(settings)}.map((one) => [...fit({pixels}, one).data])));"
-    source = (FOLDER / "classify.js").read_text("utf-8") + code
+    source = re.sub("^import .*", "", (FOLDER / "artifact.js").read_text("utf-8"), flags=re.MULTILINE) + code
     done = subprocess.run(["node", "--input-type=module"], input=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for found, one in zip(json.loads(done.stdout), settings, strict=True):
-        expected = classify.fit(image, {"image": one})
+        expected = shared.fit(image, one)
         apart = np.abs(np.array(found).reshape(32, 24, 3) - expected.astype(int)).max()
         assert apart <= (one["interpolation"] == "bicubic"), one

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerastune import files, fine_tune
+from kerastune import files, fine_tune, predict
 from kerastune.data import load
 from kerastune.errors import DataError, RecipeError
 from kerastune.modalities.conversation import messages
-from kerastune.predicting import inference
 from kerastune.recipe import parse
 from kerastune.tasks.causal_lm import task as causal_lm
 from kerastune.training import train
@@ -224,8 +223,8 @@ def test_a_run_knows_its_pairs_by_heart(pairs: Path, chat_recipe: Callable[..., 
     )
     run = fine_tune(recipe, tmp_path / "run")
     turns = [json.loads(line) for line in lines[:16]]
-    said = inference.generate(run, [turn["prompt"] for turn in turns], max_tokens=12)
-    assert sum(text == turn["response"] for text, turn in zip(said, turns, strict=True)) >= 15
+    found = predict(run, [turn["prompt"] for turn in turns], max_tokens=12)
+    assert sum(one.document["answer"] == turn["response"] for one, turn in zip(found, turns, strict=True)) >= 15
     assert run.record["before"]["test"]["perplexity"] > 50
 
 

@@ -11,9 +11,8 @@ import pytest
 import tensorflow as tf
 from test_serving import Server
 
-from kerastune import export, fine_tune, verify
-from kerastune.errors import KerastuneError, VerificationError
-from kerastune.predicting import inference
+from kerastune import export, fine_tune, predict, verify
+from kerastune.errors import DataError, KerastuneError, VerificationError
 from kerastune.recipe import Export
 from kerastune.verifying import artifact, runtimes
 
@@ -30,44 +29,49 @@ WANTED = [
 def made(chat_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The run, and its artifacts by name."""
     run = fine_tune(chat_recipe(phases=LONG), tmp_path_factory.mktemp("runs") / "run")
-    return {"run": run, **{a.manifest["name"]: a for a in export(run, WANTED)}}
+    return {"run": run, **{a.manifest.name: a for a in export(run, WANTED)}}
+
+
+def answers(of: Any, prompts: list[str], max_tokens: int) -> list[str]:
+    return [each.document["answer"] for each in predict(of, prompts, max_tokens=max_tokens)]
 
 
 @pytest.mark.parametrize("name", ["linux", "onnxruntime", "tf-serving"])
 def test_a_float_file_answers_as_keras_does_token_for_token(made: dict[str, Any], name: str) -> None:
     """Twenty prompts through prefill and decode, against KerasHub's generate; and within 1e-4 nats a token."""
-    for report in made[name].report["runtimes"].values():
-        assert report["passed"], report
-        assert report["generation"]["equal"] == report["generation"]["prompts"] == 20
-        assert report["generation"]["tokens"] > 40
-        assert report["golden"]["max_error"] <= 1e-4 and report["validation"]["max_error"] <= 1e-4
-        assert report["validation"]["perplexity"] == pytest.approx(report["validation"]["keras_perplexity"], rel=1e-4)
+    for report in made[name].report.runtimes.values():
+        assert report.passed, report
+        assert report.generation.equal == report.generation.prompts == 20
+        assert report.generation.tokens > 40
+        assert report.golden.max_error <= 1e-4 and report.validation.outputs.max_error <= 1e-4
+        perplexity = report.validation.beside["perplexity"]
+        assert perplexity.value == pytest.approx(perplexity.keras, rel=1e-4)
 
 
 def test_a_float_file_is_proved_in_more_than_one_runtime(made: dict[str, Any]) -> None:
-    assert set(made["onnxruntime"].report["runtimes"]) == {"onnxruntime", "openvino"}
+    assert set(made["onnxruntime"].report.runtimes) == {"onnxruntime", "openvino"}
 
 
 def test_prompts_are_answered_by_a_saved_model_of_their_own(made: dict[str, Any]) -> None:
     """Strings in and out, in TensorFlow alone: the template, the tokens and the loop are in the graph."""
-    report = made["tf-serving"].report["runtimes"]["saved-model-text"]
-    assert report["passed"] and report["generation"]["equal"] == 20
-    assert report["golden"]["max_error"] <= 1e-4 and report["validation"]["max_error"] <= 1e-4
-    assert made["tf-serving"].manifest["text"]["raw"] == "serving_text/1"
+    report = made["tf-serving"].report.runtimes["saved-model-text"]
+    assert report.passed and report.generation.equal == 20
+    assert report.golden.max_error <= 1e-4 and report.validation.outputs.max_error <= 1e-4
+    assert made["tf-serving"].manifest.reading["raw"] == "serving_text/1"
 
 
 def test_what_a_quantisation_costs_in_perplexity_is_reported(made: dict[str, Any]) -> None:
-    found = made["linux-int4"].report["validation"]
-    assert found["perplexity"] != found["keras_perplexity"] and found["perplexity"] < 2 * found["keras_perplexity"]
+    found = made["linux-int4"].report.validation.beside["perplexity"]
+    assert found.value != found.keras and found.value < 2 * found.keras
     assert made["linux-int4"].size_bytes < made["linux"].size_bytes
 
 
 def test_the_manifest_says_how_a_conversation_is_held(made: dict[str, Any]) -> None:
     manifest = made["linux"].manifest
-    assert manifest["signatures"] == ["prefill", "decode"]
-    assert [one["name"] for one in manifest["inputs"]] == ["tokens", "position", "kv_cache"]
-    assert manifest["chat"]["length"] % manifest["chat"]["prefill"] == 0
-    assert manifest["text"]["checked"]["differ"] == 0 and manifest["text"]["checked"]["texts"] > 90
+    assert manifest.signatures == ("prefill", "decode") and manifest.modality == "conversation"
+    assert [one.name for one in manifest.inputs] == ["tokens", "position", "kv_cache"]
+    assert manifest.reading["length"] % manifest.reading["prefill"] == 0
+    assert manifest.reading["checked"]["differ"] == 0 and manifest.reading["checked"]["texts"] > 90
 
 
 @pytest.mark.parametrize("name", ["linux", "onnxruntime", "tf-serving"])
@@ -80,32 +84,45 @@ def test_the_reader_converses_alone(made: dict[str, Any], name: str) -> None:
 
 
 def test_a_file_answers_a_prompt_as_its_run_does(made: dict[str, Any]) -> None:
-    said = inference.generate(made["run"], ["sun 0?", "tide 1?"], 8)
-    assert all(inference.generate(made[name], ["sun 0?", "tide 1?"], 8) == said for name in ("linux", "onnxruntime"))
+    said = answers(made["run"], ["sun 0?", "tide 1?"], 8)
+    assert all(answers(made[name], ["sun 0?", "tide 1?"], 8) == said for name in ("linux", "onnxruntime"))
 
 
 def test_answers_with_a_temperature_are_drawn_from_the_seed(made: dict[str, Any]) -> None:
-    first, again, other = (inference.generate(made["linux"], ["sun 0?"], 8, 2.0, seed) for seed in (1, 1, 2))
+    first, again, other = (
+        predict(made["linux"], "sun 0?", max_tokens=8, temperature=2.0, seed=seed)[0].document for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 
 def test_a_prompt_longer_than_the_cache_is_refused(made: dict[str, Any]) -> None:
-    with pytest.raises(KerastuneError, match="the model takes 512, answer included"):
-        inference.generate(made["linux"], ["sun " * 300])
+    with pytest.raises(DataError, match=r"Example 2: the prompt has .* the model takes 512, answer included"):
+        predict(made["linux"], ["sun 0?", "sun " * 300])
+
+
+def test_a_prompt_that_could_speak_as_somebody_else_is_refused(made: dict[str, Any]) -> None:
+    for of in (made["run"], made["linux"]):
+        with pytest.raises(DataError, match=r"holds '<\|im_end\|>'"):
+            predict(of, "sun<|im_end|>")
+
+
+def test_a_model_of_labels_is_told_nothing_of_tokens(made: dict[str, Any], exported: Any) -> None:
+    with pytest.raises(KerastuneError, match="max_tokens: for language models"):
+        predict(exported("resnet")["onnx"], "photo.png", max_tokens=8)
 
 
 def test_a_long_prompt_is_read_in_parts_as_a_whole(made: dict[str, Any]) -> None:
     """Over 64 tokens, so that the cache is filled twice before the answer."""
     prompt = "sun sea fog " * 12
-    assert inference.generate(made["linux"], [prompt], 8) == inference.generate(made["run"], [prompt], 8)
+    assert answers(made["linux"], [prompt], 8) == answers(made["run"], [prompt], 8)
 
 
 @pytest.mark.parametrize("name", ["linux", "onnxruntime"])
 def test_a_changed_weight_is_caught(made: dict[str, Any], name: str, copied: Callable[[Any], Any]) -> None:
     of = copied(made[name])
-    perturb(of.folder / of.manifest["model"])
+    perturb(of.folder / of.manifest.model)
     with pytest.raises(VerificationError, match="largest error"):
-        verify(rehashed(of), made["run"].folder, in_runtimes=[of.manifest["runtime"]])
+        verify(rehashed(of), made["run"].folder, in_runtimes=[of.manifest.runtime])
 
 
 def test_another_template_is_caught(made: dict[str, Any], copied: Callable[[Any], Any]) -> None:
@@ -138,7 +155,7 @@ def test_serve_answers_prompts_as_the_run_does(made: dict[str, Any]) -> None:
     try:
         status, said = server.post({"instances": ["sun 0?", "tide 1?"]})
         assert status == 200, said
-        assert said["predictions"] == inference.generate(made["run"], ["sun 0?", "tide 1?"], 48)
+        assert said["predictions"] == answers(made["run"], ["sun 0?", "tide 1?"], 48)
         for prompt, why in (("<|im_end|>", "a mark of the chat template"), ("sun " * 300, "answer included")):
             status, said = server.post({"instances": [prompt]})
             assert status == 400 and why in said["error"]
@@ -153,7 +170,7 @@ def test_a_saved_model_of_raw_texts_takes_several_prompts_and_no_marks(made: dic
     answer = model.signatures["serving_default"]
     prompts = ["sun 0?", "tide 1?", "sun sea fog 2?"]
     said = answer(prompts=tf.constant(prompts))["answers"].numpy()
-    assert [text.decode() for text in said] == inference.generate(made["run"], prompts, 48)
+    assert [text.decode() for text in said] == answers(made["run"], prompts, 48)
     for prompt, why in (("a\n<|im_end|>", "a mark of the chat template"), ("sun " * 300, "no room in 512 tokens")):
         with pytest.raises(tf.errors.InvalidArgumentError, match=why):
             answer(prompts=tf.constant([prompt]))
@@ -200,5 +217,4 @@ def perturb(path: Path) -> None:
 
 def rehashed(of: Any) -> Any:
     """Its hashes written anew, so that they are not what notices a change."""
-    answers, margins = of.golden_answers()
-    return artifact.write(of.folder, of.manifest, *of.golden(), more={"answers": answers, "margins": margins})
+    return artifact.write(of.folder, of.manifest, of.golden)

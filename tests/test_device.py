@@ -38,7 +38,7 @@ def made(trained, tmp_path_factory):
         export(trained("resnet"), parse_export({**one, "max_accuracy_drop": 0.1}), folder / name)
         for name, one in wanted.items()
     ]
-    return {one.manifest["name"]: one for (one,) in found}
+    return {one.manifest.name: one for (one,) in found}
 
 
 # --- metadata ----------------------------------------------------------------------------------------------
@@ -83,9 +83,7 @@ def said(content):
 def test_a_tflite_file_says_what_it_takes_and_what_it_calls_its_scores(made, name):
     path = made[name].folder / "model.tflite"
     about = said(path.read_bytes())
-    assert (
-        about.text(0) == "resnet" and "kerastune" in about.text(1) and about.text(5) == made[name].manifest["licence"]
-    )
+    assert about.text(0) == "resnet" and "kerastune" in about.text(1) and about.text(5) == made[name].manifest.licence
     images, scores = about.only(3).only(2), about.only(3).only(3)
     assert images.child(3).byte(0) == 2 and images.child(3).child(1).byte(0) == 1  # an image, RGB
     normalization = images.only(4)
@@ -112,8 +110,9 @@ def test_metadata_and_labels_change_no_score(made, copied, runtime):
     path.write_bytes(content[: content.index(b"PK\3\4")])
     with pytest.raises(zipfile.BadZipFile):
         zipfile.ZipFile(path)
-    bare = artifact.write(bare.folder, bare.manifest, *of.golden())
-    np.testing.assert_array_equal(*(runtimes.ask(one, runtime, of.golden()[0]).scores for one in (of, bare)))
+    bare = artifact.write(bare.folder, bare.manifest, of.golden)
+    said = [runtimes.ask(one, runtime, of.golden.examples).outputs["scores"] for one in (of, bare)]
+    np.testing.assert_array_equal(*said)
 
 
 def test_a_file_with_its_weights_behind_the_flatbuffer_stays_as_it_is(made):
@@ -131,7 +130,7 @@ def test_a_file_with_its_weights_behind_the_flatbuffer_stays_as_it_is(made):
 @pytest.mark.parametrize("name", ["android-int8", "android-none"])
 def test_mediapipe_reads_the_pixels_the_scores_and_the_labels(made, name):
     report = verify(made[name], in_runtimes=["mediapipe"])
-    assert report["golden"]["max_error"] <= made[name].manifest["tolerance"]["golden_error"]
+    assert report.own.golden.max_error <= made[name].manifest.tolerance.golden_error
 
 
 @needs_mediapipe
@@ -139,9 +138,9 @@ def test_a_label_that_mediapipe_calls_by_another_name_is_caught(made, copied):
     of = copied(made["android-int8"])
     path = of.folder / "model.tflite"
     path.write_bytes(path.read_bytes().replace(b"blue\ngreen\n", b"blue\ngrey!\n"))
-    artifact.write(of.folder, of.manifest, *of.golden())
+    artifact.write(of.folder, of.manifest, of.golden)
     with pytest.raises(ConverterError, match="label 1 is 'grey!' in the model and 'green' in the manifest"):
-        runtimes.ask(of, "mediapipe", of.golden()[0])
+        runtimes.ask(of, "mediapipe", of.golden.examples)
 
 
 # --- microcontrollers --------------------------------------------------------------------------------------
@@ -180,8 +179,8 @@ def test_the_c_array_is_part_of_the_artifact(made, copied):
 
 def test_the_arena_is_the_smallest_that_runs_here(made):
     of = made["microcontroller"]
-    arena, images = of.manifest["arena_bytes"], of.golden()[0]
-    scores = runtimes.ask(of, "tflm", images, ("--arena", str(arena))).scores
-    np.testing.assert_array_equal(scores, runtimes.ask(of, "tflm", images).scores)
+    arena, images = of.manifest.extras["arena_bytes"], of.golden.examples
+    small, large = (runtimes.ask(of, "tflm", images, options) for options in (("--arena", str(arena)), ()))
+    np.testing.assert_array_equal(small.outputs["scores"], large.outputs["scores"])
     with pytest.raises(ConverterError):
         runtimes.ask(of, "tflm", images, ("--arena", str(arena - 2048)))

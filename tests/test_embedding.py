@@ -21,11 +21,13 @@ from kerastune.predicting import inference
 from kerastune.predicting import search as searching
 from kerastune.recipe import Export, parse
 from kerastune.reporting import report
-from kerastune.tasks import scoring
+from kerastune.tasks.learnt import LEARNT
+from kerastune.tasks.learnt.vectors import cosines, nearest, ranks, unit
 from kerastune.tasks.text_device import RAW
 from kerastune.tasks.text_embedding import task as embedding
 from kerastune.tasks.text_embedding.settings import EmbeddingData
-from kerastune.verifying import artifact, verifier
+from kerastune.verifying import artifact
+from kerastune.verifying.statistics import paired
 
 PAIRED = {"anchor_column": "question", "positive_column": "answer"}
 LAYOUTS: dict[str, dict[str, str]] = {
@@ -198,25 +200,26 @@ def test_ranks_are_those_of_a_search_by_hand() -> None:
     random = np.random.default_rng(0)
     truth = np.array([[0, 1], [0, 2], [3, 4], [5, 0], [6, 4]])  # two answers to 0; 0 is an answer, too
     vectors = random.normal(size=(7, 4))[truth].astype(np.float32)
-    unit = scoring.unit(vectors)
+    lengths = unit(vectors)
     expected = []
     for i, (first, _) in enumerate(truth):
         its = {int(b) for a, b in truth if a == first}
-        near = {int(b): float(unit[i, 0] @ unit[j, 1]) for j, (_, b) in enumerate(truth) if b != first}
+        near = {int(b): float(lengths[i, 0] @ lengths[j, 1]) for j, (_, b) in enumerate(truth) if b != first}
         best = max(near[b] for b in its)
         expected.append(1 + sum(near[b] >= best for b in near if b not in its))
-    assert scoring.ranks("pairs", truth, vectors).tolist() == expected
-    found = scoring.metrics("pairs", ("pairs",), truth, vectors)
+    assert ranks("pairs", truth, vectors).tolist() == expected
+    found = LEARNT["pairs"].metrics(("pairs",), truth, {"embeddings": vectors})
     assert found["mrr"] == pytest.approx(np.mean(1 / np.array(expected)))
-    assert found["recall_at_1"] == np.mean(np.array(expected) == 1) == scoring.quality("pairs", truth, vectors).mean()
+    first = LEARNT["pairs"].per_example(truth, {"embeddings": vectors})
+    assert found["recall_at_1"] == np.mean(np.array(expected) == 1) == LEARNT["pairs"].statistic(first)
 
 
 def test_vectors_that_are_all_the_same_find_nothing() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1, 2])  # the last one has nobody to look for
-    found = scoring.metrics("groups", ("a", "b", "c"), labels, np.ones((7, 1, 4), np.float32))
+    found = LEARNT["groups"].metrics(("a", "b", "c"), labels, {"embeddings": np.ones((7, 1, 4), np.float32)})
     assert found["recall_at_1"] == 0 and found["queries"] == 6 and found["texts"] == 7
     grouped = np.eye(3, dtype=np.float32)[labels][:, None]
-    assert scoring.metrics("groups", ("a", "b", "c"), labels, grouped)["recall_at_1"] == 1
+    assert LEARNT["groups"].metrics(("a", "b", "c"), labels, {"embeddings": grouped})["recall_at_1"] == 1
 
 
 # --- training ----------------------------------------------------------------------------------------------
@@ -370,31 +373,32 @@ FLOAT = ["linux", "onnxruntime", "tf-serving"]
 @pytest.fixture(scope="module")
 def made(tuned: Any) -> dict[str, Any]:
     """The artifacts of the run on pairs, by name."""
-    return {of.manifest["name"]: of for of in export(tuned, WANTED)}
+    return {of.manifest.name: of for of in export(tuned, WANTED)}
 
 
 @pytest.mark.parametrize("name", FLOAT)
 def test_a_float_file_says_keras_s_vectors_of_every_text(made: dict[str, Any], tuned: Any, name: str) -> None:
     """Every side of every validation pair, each distinct text once; within 1e-4 of the largest number."""
-    said, allowed = made[name].report, TOLERANCE * made[name].manifest["tolerance"]["scale"]
-    assert said["passed"] and allowed < TOLERANCE
-    for runtime in said["runtimes"].values():
-        assert runtime["golden"]["max_error"] <= allowed and runtime["validation"]["max_error"] <= allowed
-    assert said["validation"]["examples"] == tuned.record["metrics"]["validation"]["queries"]
-    assert said["validation"]["accuracy"] == tuned.record["metrics"]["validation"]["recall_at_1"]
+    said, allowed = made[name].report, TOLERANCE * made[name].manifest.tolerance.scale
+    assert said.passed and allowed < TOLERANCE
+    for runtime in said.runtimes.values():
+        assert runtime.golden.max_error <= allowed and runtime.validation.outputs.max_error <= allowed
+    assert said.validation.metric.examples == tuned.record["metrics"]["validation"]["queries"]
+    assert said.validation.metric.value == tuned.record["metrics"]["validation"]["recall_at_1"]
+    assert said.validation.beside["mrr"].keras == pytest.approx(tuned.record["metrics"]["validation"]["mrr"])
 
 
 def test_a_quantised_file_is_judged_by_what_it_finds(made: dict[str, Any], tuned: Any) -> None:
     for name in ("linux-dynamic", "linux-float16"):
-        judged = made[name].report["validation"]
-        assert judged["keras_accuracy"] == tuned.record["metrics"]["validation"]["recall_at_1"]
-        assert 0 < judged["max_error"] < 0.1 and judged["accuracy_drop"] <= 0.1
+        judged = made[name].report.validation
+        assert judged.metric.keras == tuned.record["metrics"]["validation"]["recall_at_1"]
+        assert 0 < judged.outputs.max_error < 0.1 and judged.metric.drop <= 0.1
 
 
 def test_the_manifest_and_the_reader_know_vectors(made: dict[str, Any]) -> None:
     manifest = made["linux"].manifest
-    assert manifest["labels"] == [] and manifest["metric"] == "recall_at_1"
-    assert manifest["outputs"][0]["name"] == "embeddings" and manifest["outputs"][0]["shape"] == [1, 8]
+    assert manifest.labels == () and manifest.metric == "recall_at_1"
+    assert (manifest.outputs[0].name, manifest.outputs[0].shape) == ("embeddings", (1, 8))
     texts = ["the cat is big", "the cat is big", "a bike"]
     command = [sys.executable, "reader.py", ".", *texts, "--check"]
     done = subprocess.run(command, cwd=made["linux"].folder, capture_output=True, text=True)
@@ -411,9 +415,11 @@ def test_search_finds_in_a_file_what_it_finds_in_keras(made: dict[str, Any], tun
     np.testing.assert_allclose([h.similarity for h in ours], [h.similarity for h in theirs], atol=TOLERANCE)
 
 
-def test_a_model_of_vectors_labels_nothing(made: dict[str, Any], tuned: Any) -> None:
-    for of in (tuned, made["linux"]):
-        assert "labels nothing" in refused(lambda of=of: inference.predict(of, "a cat"))  # type: ignore[misc]
+def test_predict_gives_the_vector_of_each_text(made: dict[str, Any], tuned: Any) -> None:
+    theirs, ours = (inference.predict(of, ["a cat", "a bus"]) for of in (tuned, made["linux"]))
+    for one, other in zip(theirs, ours, strict=True):
+        np.testing.assert_allclose(one.document["embedding"], other.document["embedding"], atol=TOLERANCE)
+        assert one.lines[0].startswith("8 numbers of length ")
 
 
 @pytest.mark.parametrize("name", FLOAT)
@@ -432,7 +438,7 @@ def test_a_weight_that_is_off_is_caught(made: dict[str, Any], tuned: Any, copied
     with pytest.raises(
         (VerificationError, ConverterError), match=r"golden texts: largest error|Checksum does not match"
     ):
-        verify(artifact.write(of.folder, of.manifest, *of.golden()), tuned.folder, in_runtimes=[of.manifest["runtime"]])
+        verify(artifact.write(of.folder, of.manifest, of.golden), tuned.folder, in_runtimes=[of.manifest.runtime])
 
 
 @pytest.mark.parametrize("layout", ["groups", "scores"])
@@ -441,23 +447,25 @@ def test_groups_and_scores_leave_too(layout: str, recipe: Callable[..., Any], tm
     phases = [{"unfreeze": "all", "epochs": 2, "learning_rate": 1e-2}]
     run = fine_tune(recipe(layout, phases=phases), tmp_path / "run")
     (of,) = export(run, Export(target="linux"))
-    assert of.report["passed"] and set(of.report["runtimes"]) >= {"litert", "litert-reference"}
-    judged = of.report["validation"]
-    assert judged["accuracy"] == pytest.approx(run.record["metrics"]["validation"][run.metric], abs=1e-6)
-    assert judged["verdict"] == "same" and judged["accuracy_drop"] == pytest.approx(0, abs=1e-3)
+    assert of.report.passed and set(of.report.runtimes) >= {"litert", "litert-reference"}
+    judged = of.report.validation
+    assert judged.metric.value == pytest.approx(run.record["metrics"]["validation"][run.metric], abs=1e-6)
+    assert judged.metric.verdict == "same" and judged.metric.drop == pytest.approx(0, abs=1e-3)
 
 
 def test_a_rank_correlation_that_drops_is_told_from_one_that_does_not() -> None:
     random = np.random.default_rng(0)
     vectors = random.normal(size=(400, 2, 8)).astype(np.float32)
-    truth = (scoring.cosines(vectors) + random.normal(scale=0.1, size=400))[:, None].astype(np.float32)
+    truth = (cosines(vectors) + random.normal(scale=0.1, size=400))[:, None].astype(np.float32)
     near, far = (vectors + random.normal(scale=s, size=vectors.shape).astype(np.float32) for s in (0.001, 1))
-    same, worse = (verifier.paired("scores", one, vectors, truth, 0.02) for one in (near, far))
-    assert same["verdict"] == "same" and same["examples"] == 400
-    assert worse["verdict"] == "worse" and worse["p_value"] < 0.01 and worse["accuracy"] < same["accuracy"] - 0.1
+    same, worse = (
+        paired(LEARNT["scores"], truth, {"embeddings": one}, {"embeddings": vectors}, 0.02) for one in (near, far)
+    )
+    assert same and same.verdict == "same" and same.examples == 400
+    assert worse and worse.verdict == "worse" and worse.p_value < 0.01 and worse.value < same.value - 0.1
 
 
 def test_the_nearest_is_another_text() -> None:
     vectors = np.random.default_rng(0).normal(size=(600, 4)).astype(np.float32)
-    near = scoring.unit(vectors) @ scoring.unit(vectors).T - 2 * np.eye(600)
-    assert (scoring.nearest(vectors) == near.argmax(-1)).all()
+    near = unit(vectors) @ unit(vectors).T - 2 * np.eye(600)
+    assert (nearest(vectors) == near.argmax(-1)).all()

@@ -1,11 +1,11 @@
 """Every file that leaves computes what was trained, and one that does not is caught."""
 
-import hashlib
 import json
 import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from kerastune import export, fine_tune, predict, verify
 from kerastune.data import TRUTHS, spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.recipe import Export
+from kerastune.tasks.learnt.contract import ROUNDING
 from kerastune.verifying import artifact, runtimes
 from kerastune.verifying.runtimes import ask
-from kerastune.verifying.verifier import FLOAT_TOLERANCE
 
 FAMILIES = ["efficientnet", "mobilenet", "resnet", "vit"]
 FLOAT = ["saved_model", "tflite", "onnx"]
@@ -28,15 +28,15 @@ QUANTIZED = ["tflite-dynamic", "tflite-int8"]
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float_artifacts_agree_with_keras_to_1e_4_on_every_validation_image(exported, family, name):
     report = exported(family)[name].report
-    assert report["golden"]["max_error"] <= FLOAT_TOLERANCE
-    assert report["validation"]["max_error"] <= FLOAT_TOLERANCE
-    assert report["validation"]["label_agreement"] == 1
+    assert report.own.golden.max_error <= ROUNDING
+    assert report.validation.outputs.max_error <= ROUNDING
+    assert report.validation.outputs.agreement == 1
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_quantised_artifacts_keep_the_accuracy(exported, family, name):
-    assert exported(family)[name].report["validation"]["accuracy_drop"] <= 0.1
+    assert exported(family)[name].report.validation.metric.drop <= 0.1
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -53,19 +53,19 @@ def test_the_saved_model_holds_its_weights_once(exported, trained):
 
 def test_the_manifest_is_the_contract(exported):
     manifest = exported("efficientnet")["tflite-int8"].manifest
-    assert manifest["inputs"][0]["shape"] == [1, None, None, 3]
-    assert manifest["inputs"][0]["dtype"] == "uint8"
-    assert manifest["outputs"][0]["name"] == "scores"
-    assert manifest["labels"] == ["blue", "green", "red"]
-    assert manifest["calibration"]["examples"] > 0
-    assert len(manifest["calibration"]["sha256"]) == 64
+    assert manifest.schema == 1 and (manifest.modality, manifest.learnt) == ("image", "label")
+    assert (manifest.inputs[0].shape, manifest.inputs[0].dtype) == ((1, None, None, 3), "uint8")
+    assert (manifest.outputs[0].name, manifest.outputs[0].shape) == ("scores", (1, 3))
+    assert manifest.labels == ("blue", "green", "red")
+    assert manifest.calibration.examples > 0
+    assert len(manifest.calibration.sha256) == 64
 
 
 def test_golden_images_are_spread_over_the_labels(exported, trained):
-    images, scores = exported("efficientnet")["onnx"].golden()
-    assert len(images) >= 8
-    assert len({image.shape for image in images}) > 1
-    assert len(set(scores.argmax(-1).tolist())) == 3
+    golden = exported("efficientnet")["onnx"].golden
+    assert len(golden.examples) >= 8
+    assert len({image.shape for image in golden.examples}) > 1
+    assert len(set(golden.expected["scores"].argmax(-1).tolist())) == 3
 
 
 def test_spread_takes_from_each_class_in_turn():
@@ -86,7 +86,7 @@ def test_the_saved_model_takes_encoded_files_and_puts_transparency_on_white(expo
     clear.save(tmp_path / "clear.png")
     encoded = np.frombuffer((tmp_path / "clear.png").read_bytes(), np.uint8)
     white = np.full((40, 40, 3), 255, np.uint8)
-    scores = ask(made, "saved-model", [encoded, white]).scores
+    scores = ask(made, "saved-model", [encoded, white]).outputs["scores"]
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-5)
 
 
@@ -109,27 +109,26 @@ def test_a_reader_in_the_repository_labels_an_image_file(exported, pictures):
 
 def test_artifacts_and_the_run_predict_the_same(exported, trained, pictures):
     photos = [pictures / label / "05.png" for label in ("blue", "green", "red")]
-    expected = [p.labels[0][0] for p in predict(trained("efficientnet"), photos)]
-    assert expected == ["blue", "green", "red"]
-    for name in ("saved_model", "tflite-int8", "onnx"):
-        assert [p.labels[0][0] for p in predict(exported("efficientnet")[name], photos)] == expected
+    for of in [
+        trained("efficientnet"),
+        *(exported("efficientnet")[name] for name in ("saved_model", "tflite-int8", "onnx")),
+    ]:
+        found = predict(of, photos, top=1)
+        assert [one.document["labels"][0]["label"] for one in found] == ["blue", "green", "red"]
+        assert all(one.lines[0].endswith(f"  {one.document['labels'][0]['label']}") for one in found)
 
 
 # --- what must be caught -----------------------------------------------------------------------------------
 
 
 def damage(made, forget=True):
-    """Flips the sign of half of the weights; with `forget`, the manifest's hash is made to fit again."""
-    path = made.folder / made.manifest["model"]
+    """Flips the sign of half of the weights; with `forget`, the manifest is made to fit again."""
+    path = made.folder / made.manifest.model
     content = bytearray(path.read_bytes())
     weights = np.frombuffer(content, np.uint8)[len(content) // 4 : 3 * len(content) // 4]
     weights ^= 0x80
     path.write_bytes(content)
-    if forget:
-        entries = json.loads((made.folder / "manifest.json").read_text())
-        entries["files"][made.manifest["model"]]["sha256"] = hashlib.sha256(content).hexdigest()
-        (made.folder / "manifest.json").write_text(json.dumps(entries))
-    return artifact.load(made.folder)
+    return artifact.write(made.folder, made.manifest, made.golden) if forget else artifact.load(made.folder)
 
 
 @pytest.mark.parametrize("name", ["tflite", "tflite-int8", "onnx"])
@@ -144,7 +143,7 @@ def test_a_changed_byte_is_named(exported, copied):
 
 
 def test_a_quantised_artifact_verifies_again_after_export(exported):
-    assert verify(exported("resnet")["tflite-int8"])["validation"]["examples"] > 0
+    assert verify(exported("resnet")["tflite-int8"]).validation.metric.examples > 0
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="other processors have other int8 sums")
@@ -155,19 +154,23 @@ def test_int8_sums_that_overflow_in_openvino_are_said_and_refused_only_where_ope
     monkeypatch.setattr(runtimes, "_has_vnni", lambda: False)
     made = copied(exported("resnet")["tflite-int8"])
     report = verify(made, exported("resnet")["onnx"].folder.parents[1])
-    assert report["passed"]
-    assert report["runtimes"]["openvino"]["passed"] is None
-    assert "overflow" in report["runtimes"]["openvino"]["problems"][-1]
+    assert report.passed
+    assert report.runtimes["openvino"].passed is None
+    assert "overflow" in report.runtimes["openvino"].problems[-1]
     with pytest.raises(VerificationError, match=r"from what litert said.*overflow"):
         verify(made, in_runtimes=["openvino"])
 
 
-def test_other_labels_than_those_of_the_proof_are_refused(exported, copied):
+@pytest.mark.parametrize("key", ["labels", "tolerance", "licence", "files", "versions"])
+def test_a_manifest_that_says_something_else_is_refused(exported, copied, key):
     made = copied(exported("resnet")["onnx"])
-    manifest = {**made.manifest, "labels": ["blue", "red", "green"]}
-    (made.folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(VerificationError, match="other labels"):
-        verify(artifact.load(made.folder))
+    said = json.loads((made.folder / "manifest.json").read_text("utf-8"))
+    other = {"labels": said["labels"][::-1], "tolerance": {**said["tolerance"], "golden_error": 1.0}, "licence": "none"}
+    (made.folder / "manifest.json").write_text(json.dumps({**said, key: other.get(key, {})}))
+    with pytest.raises(VerificationError, match=r"manifest\.json is damaged: its sha256 is not that of what it holds"):
+        verify(made.folder)
+    done = subprocess.run([sys.executable, made.folder / "reader.py", made.folder, "--check"], capture_output=True)
+    assert (done.returncode, done.stderr.decode().strip()) == (3, "FAILED: not what was exported: manifest.json")
 
 
 def test_predict_and_the_reader_refuse_a_changed_byte_too(exported, copied, pictures):
@@ -187,8 +190,8 @@ def test_a_missing_file_is_named(exported, copied):
 
 
 def rewrite_golden(made, change):
-    images, scores = made.golden()
-    return artifact.write(made.folder, made.manifest, images, change(scores))
+    expected = {"scores": change(made.golden.expected["scores"])}
+    return artifact.write(made.folder, made.manifest, replace(made.golden, expected=expected))
 
 
 def test_a_reference_that_does_not_vary_is_refused(exported, copied):
@@ -200,7 +203,7 @@ def test_a_reference_that_does_not_vary_is_refused(exported, copied):
 def test_an_error_of_3e_4_fails_and_of_3e_5_passes(exported, copied):
     made = copied(exported("resnet")["onnx"])
     rewrite_golden(made, lambda s: s + np.float32(3e-5))
-    assert verify(artifact.load(made.folder))["passed"]
+    assert verify(made.folder).passed
     with pytest.raises(VerificationError, match="largest error"):
         verify(rewrite_golden(made, lambda s: s + np.float32(3e-4)))
 
@@ -214,8 +217,7 @@ def test_nan_fails(exported, copied):
 def test_code_in_an_artifact_is_not_run_by_verify(exported, copied, tmp_path):
     made = copied(exported("resnet")["onnx"])
     (made.folder / "reader.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    images, scores = made.golden()
-    verify(artifact.write(made.folder, made.manifest, images, scores))
+    verify(artifact.write(made.folder, made.manifest, made.golden))
     assert not (tmp_path / "ran").exists()
 
 
@@ -243,8 +245,8 @@ def test_a_folder_in_use_is_refused(exported, trained):
 
 def test_an_artifact_away_from_its_run_replays_its_golden_images_only(exported, copied):
     report = verify(copied(exported("resnet")["tflite"]))
-    assert report["passed"]
-    assert report["validation"] is None
+    assert report.passed
+    assert report.validation is None
 
 
 def test_an_artifact_of_another_run_is_refused(exported, trained):

@@ -12,7 +12,11 @@ import pytest
 
 from kerastune.exporting.extras import EXTRAS
 from kerastune.formats import FORMATS
+from kerastune.modalities import MODALITIES
 from kerastune.recipe import target
+from kerastune.targets import answers
+from kerastune.targets import artifact as reader
+from kerastune.tasks.learnt import LEARNT
 from kerastune.verifying.runtimes import RUNTIMES
 
 ROOT = Path(__file__).parents[1]
@@ -172,26 +176,37 @@ def test_the_facade_imports_nothing_of_kerastune_until_it_is_asked() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-@pytest.mark.parametrize("reader", sorted((ROOT / "export").glob("*/reader.py")), ids=lambda path: path.parent.name)
-def test_a_reader_needs_numpy_and_its_runtime_only(reader: Path) -> None:
-    names = tomllib.loads(reader.with_name("target.toml").read_text("utf-8"))["runtimes"]
+@pytest.mark.parametrize("path", sorted((ROOT / "export").glob("*/reader.py")), ids=lambda path: path.parent.name)
+def test_a_reader_needs_numpy_and_its_runtime_only(path: Path) -> None:
+    names = tomllib.loads(path.with_name("target.toml").read_text("utf-8"))["runtimes"]
     packages = {RUNTIMES[name].package.replace("-", "_") for name in names}
-    if reader.parent.name == "tf-serving":  # a client; saved_model.py beside it runs the model
+    if path.parent.name == "tf-serving":  # a client; saved_model.py beside it runs the model
         packages |= {"grpc", "saved_model", "tensorflow_serving"}
     packages |= {"torch"} if "transformers" in packages else set()
-    allowed = sys.stdlib_module_names | {"numpy", "classify", "chats"} | packages
-    assert tops(imported(reader.read_text("utf-8"), lazy=True)) <= allowed
+    allowed = sys.stdlib_module_names | {"numpy", "artifact", "chats"} | packages
+    assert tops(imported(path.read_text("utf-8"), lazy=True)) <= allowed
 
 
-def test_what_readers_share_needs_numpy_and_pillow_only_for_files() -> None:
-    source = (ROOT / "export" / "classify.py").read_text("utf-8")
-    assert tops(imported(source, lazy=False)) <= sys.stdlib_module_names | {"numpy"}
-    assert tops(imported(source, lazy=True)) <= sys.stdlib_module_names | {"numpy", "PIL", "texts", "chats"}
+@pytest.mark.parametrize(
+    ("name", "lazily", "always"),
+    [
+        ("artifact", {"answers"}, set()),
+        ("answers", set(), set()),
+        ("images", {"PIL"}, set()),
+        ("texts", set(), {"tokenizers"}),
+        ("chats", {"tokenizers"}, {"jinja2"}),
+    ],
+)
+def test_what_readers_share_needs_numpy_and_little_else(name: str, lazily: set[str], always: set[str]) -> None:
+    source, allowed = (ROOT / "export" / f"{name}.py").read_text("utf-8"), sys.stdlib_module_names | {"numpy"} | always
+    assert tops(imported(source, lazy=False)) <= allowed
+    assert tops(imported(source, lazy=True)) <= allowed | lazily
 
 
-def test_what_makes_tokens_needs_numpy_and_tokenizers_only() -> None:
-    source = (ROOT / "export" / "texts.py").read_text("utf-8")
-    assert tops(imported(source, lazy=True)) <= sys.stdlib_module_names | {"numpy", "tokenizers"}
+def test_every_modality_has_a_reader_and_every_kind_of_truth_an_answer() -> None:
+    assert set(reader.EXAMPLES) == set(MODALITIES) and set(answers.ANSWERS) == set(LEARNT)
+    for name, module in reader.EXAMPLES.items():
+        assert f"{module}.py" in MODALITIES[name].readers
 
 
 def test_every_target_has_a_reader_and_says_where_it_runs() -> None:

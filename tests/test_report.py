@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from jinja2 import UndefinedError
+from manifests import a_manifest
 from PIL import Image
 
 from kerastune import data, files, recipe, run
 from kerastune.reporting import report
+from kerastune.verifying import manifest, verification
+from kerastune.verifying.statistics import Paired
+from kerastune.verifying.verification import Agreement, Latency, RuntimeReport, Validation, VerificationReport
 
 # Warnings of matplotlib (missing glyphs) or Pillow would reach the user's terminal.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -99,33 +104,33 @@ def a_run(folder: Path, labels: tuple[str, ...] = ("cat", "dog"), **changes: Any
     return run.Run(folder)
 
 
-def an_artifact(of: run.Run, **verification: Any) -> None:
-    """An exported file and, if anything is said about it, its verification."""
+def an_artifact(
+    of: run.Run, report: bool = True, problems: tuple[str, ...] = (), scored: bool = True, **more: Any
+) -> None:
+    """An exported file and, with `report`, its verification; beside the run if it was `scored` there."""
     folder = of.exports / "linux"
     folder.mkdir(parents=True)
-    manifest = {
-        "name": "linux",
-        "format": "tflite",
-        "quantize": "int8",
-        "runtime": "litert",
-        "model": "model.tflite",
-        "preprocessing": {"inside": ["resize"], "outside": ["decode"]},
-        "licence": "Apache-2.0",
-        "files": {"model.tflite": {"bytes": 4_560_000}},
-    }
-    files.write_json(folder / "manifest.json", manifest)
-    validation = {"accuracy": 0.8765, "accuracy_drop": 0.0123, "accuracy_drop_interval": [-0.0456, 0.0789]}
-    found = {
-        "problems": [],
-        "golden": {"max_error": 1e-7},
-        "validation": {**validation, "max_error": 0.0321},
-        "latency_ms": {"median": 6.54, "p95": 9.87},
-        "runtime": "litert",
-        "machine": {"cpu": "Another CPU"},
-        **verification,
-    }
-    if verification:
-        files.write_json(folder / "report.json", found)
+    held = {"model.tflite": manifest.File(sha256="0", bytes=4_560_000)}
+    manifest.write(a_manifest(name="linux", quantize="int8", files=held), folder / "manifest.json")
+    metric = Paired(8, 0.8765, 0.8888, 0.0123, (-0.0456, 0.0789), 1.0, "too few to tell")
+    own = RuntimeReport(
+        passed=not problems,
+        problems=problems,
+        golden=Agreement(16, 1e-7, 1.0),
+        validation=Validation(Agreement(8, 0.0321, 1.0), metric, {}) if scored else None,
+        latency_ms=Latency(6.54, 9.87),
+    )
+    found = VerificationReport(
+        passed=not problems,
+        problems=problems,
+        warnings=(),
+        size_bytes=4_560_000,
+        runtime="litert",
+        runtimes={"litert": own},
+        machine={"cpu": "Another CPU"},
+    )
+    if report:
+        verification.write(replace(found, **more), folder / "report.json")
 
 
 class _Page(HTMLParser):
@@ -160,7 +165,7 @@ class _Page(HTMLParser):
 
 def test_the_page_needs_no_network_and_no_script(tmp_path: Path) -> None:
     of = a_run(tmp_path / "run")
-    an_artifact(of, passed=True)
+    an_artifact(of)
     page = _Page(report.write(of))
     assert "script" not in {tag for tag, _ in page.tags}
     links = [value or "" for _, attrs in page.tags for key, value in attrs.items() if key in ("src", "href")]
@@ -180,7 +185,7 @@ def test_it_shows_what_was_measured(tmp_path: Path) -> None:
 
 def test_an_artifact_is_shown_with_its_proof(tmp_path: Path) -> None:
     of = a_run(tmp_path / "run")
-    an_artifact(of, passed=True)
+    an_artifact(of)
     words = _Page(report.write(of)).words
     for shown in ("✓ verified", "4.56", "6.5 (9.9)", "87.65 %", "1.23 (−4.56 to 7.89)", "3.2e-02", "Another CPU"):
         assert shown in words
@@ -188,21 +193,26 @@ def test_an_artifact_is_shown_with_its_proof(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verification", "verdict"),
-    [({}, "– not verified"), ({"passed": False, "problems": ["too <far> off"]}, "too <far> off")],
+    ("made", "verdict"),
+    [({"report": False}, "– not verified"), ({"problems": ("too <far> off",)}, "too <far> off")],
 )
-def test_an_artifact_without_proof_is_not_called_verified(
-    tmp_path: Path, verification: dict[str, Any], verdict: str
-) -> None:
+def test_an_artifact_without_proof_is_not_called_verified(tmp_path: Path, made: dict[str, Any], verdict: str) -> None:
     of = a_run(tmp_path / "run")
-    an_artifact(of, **verification)
+    an_artifact(of, **made)
     words = _Page(report.write(of)).words
     assert verdict in words and "✓" not in words and "0 verified in the runtime" in words
 
 
+def test_what_the_split_is_too_small_to_tell_stands_beside_the_file(tmp_path: Path) -> None:
+    of = a_run(tmp_path / "run")
+    an_artifact(of, warnings=("1 of 41 images lost: too few to tell",))
+    words = _Page(report.write(of)).words
+    assert "✓ verified" in words and "linux: 1 of 41 images lost: too few to tell." in words
+
+
 def test_a_verification_away_from_the_run_shows_its_golden_error(tmp_path: Path) -> None:
     of = a_run(tmp_path / "run")
-    an_artifact(of, passed=True, validation=None)
+    an_artifact(of, scored=False)
     assert "1.0e-07" in _Page(report.write(of)).words
 
 

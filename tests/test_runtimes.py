@@ -3,17 +3,20 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from manifests import a_manifest, tensor
 from onnx import helper
 
 from kerastune import child
 from kerastune.errors import ConverterError
 from kerastune.verifying import artifact, runtimes
+from kerastune.verifying.artifact import Golden
+from kerastune.verifying.manifest import Manifest
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
 
@@ -44,19 +47,12 @@ def rounds(count: int, folder: Path) -> artifact.Artifact:
         ],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "model.onnx")
-    manifest: dict[str, Any] = {
-        "name": "round",
-        "task": "none",
-        "format": "onnx",
-        "model": "model.onnx",
-        "labels": list("abc"),
-    }
-    manifest |= {"image": {"resize": "inside"}, "inputs": [{"name": "images", "dtype": "uint8"}]}
-    return artifact.write(folder, manifest, [IMAGE], np.zeros((1, 3), np.float32))
+    manifest = a_manifest(name="round", format="onnx", model="model.onnx", runtime="onnxruntime")
+    return artifact.write(folder, manifest, Golden([IMAGE], {"scores": np.zeros((1, 3), np.float32)}))
 
 
 def test_a_runtime_that_hangs_is_ended_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert runtimes.ask(rounds(3, tmp_path), "onnxruntime", [IMAGE]).scores.tolist() == [[0, 0, 0]]
+    assert runtimes.ask(rounds(3, tmp_path), "onnxruntime", [IMAGE]).outputs["scores"].tolist() == [[0, 0, 0]]
     monkeypatch.setattr(runtimes, "SECONDS", 5.0)
     with pytest.raises(ConverterError, match=r"onnxruntime, asked about round, took more than 0\.0833333 minutes"):
         runtimes.ask(rounds(2**62, tmp_path), "onnxruntime", [IMAGE])
@@ -94,16 +90,9 @@ def test_what_a_child_started_ends_with_it() -> None:
     parent.communicate()
 
 
-IMAGES: dict[str, Any] = {
-    "format": "tflite",
-    "quantize": "none",
-    "image": {"resize": "outside"},
-    "signatures": ["fixed_uint8"],
-    "inputs": [{"name": "images", "dtype": "uint8"}],
-    "outputs": [{"name": "scores", "dtype": "float32"}],
-}
-TEXTS: dict[str, Any] = {**{k: v for k, v in IMAGES.items() if k != "image"}, "text": {}, "signatures": ["any_length"]}
-CHATS: dict[str, Any] = {**TEXTS, "chat": {}, "signatures": ["prefill", "decode"]}
+IMAGES = a_manifest()
+TEXTS = a_manifest(modality="text", signatures=("any_length",), inputs=(tensor("token_ids", (1, None), "int32"),))
+CHATS = replace(TEXTS, modality="conversation", learnt="text", signatures=("prefill", "decode"))
 
 
 @pytest.mark.parametrize(
@@ -113,19 +102,28 @@ CHATS: dict[str, Any] = {**TEXTS, "chat": {}, "signatures": ["prefill", "decode"
         ("onnxruntime", IMAGES, "it runs onnx, and this is tflite"),
         ("tflm", TEXTS, "it takes images, and this takes texts"),
         ("saved-model-text", IMAGES, "it takes texts or conversations, and this takes images"),
-        ("saved-model-text", {**TEXTS, "format": "saved_model"}, "no model of raw texts"),
+        ("saved-model-text", replace(TEXTS, format="saved_model"), "no model of raw texts"),
         ("litert-reference", CHATS, "seconds for a token"),
-        ("tflm", {**IMAGES, "image": {"resize": "inside"}}, "targets android, browser and microcontroller have that"),
-        ("tflm", {**IMAGES, "quantize": "dynamic"}, 'no kernels for quantize = "dynamic"'),
-        ("mediapipe", {**IMAGES, "inputs": [{"dtype": "int8"}]}, "it takes float32 or uint8 images, not int8"),
+        (
+            "tflm",
+            replace(IMAGES, inputs=(tensor("images", (1, None, None, 3)),)),
+            "targets android, browser and microcontroller have that",
+        ),
+        ("tflm", replace(IMAGES, quantize="dynamic"), 'no kernels for quantize = "dynamic"'),
+        (
+            "mediapipe",
+            replace(IMAGES, inputs=(tensor("images", (1, 2, 2, 3), "int8"),)),
+            "it takes float32 or uint8 images, not int8",
+        ),
+        ("mediapipe", replace(IMAGES, learnt="number"), "it gives labels, and this was trained on number"),
         ("openvino", CHATS, "it reads one signature of a file, and this has prefill and decode"),
         (
             "browser",
-            {**IMAGES, "outputs": [{"dtype": "float32"}, {"dtype": "int8"}]},
+            replace(IMAGES, outputs=(tensor("boxes"), tensor("scores", (1, 3), "int8"))),
             "float32 outputs, and this gives int8",
         ),
     ],
 )
-def test_a_runtime_is_refused_by_what_its_row_says(runtime: str, manifest: dict[str, Any], why: str | None) -> None:
+def test_a_runtime_is_refused_by_what_its_row_says(runtime: str, manifest: Manifest, why: str | None) -> None:
     found = runtimes.refusal(runtime, manifest)
     assert why in str(found) if why else found is None

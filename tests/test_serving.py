@@ -15,12 +15,14 @@ import urllib.error
 import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 from google.protobuf import text_format
+from manifests import a_manifest
 from ovmsclient import make_grpc_client
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -30,6 +32,7 @@ from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.modalities import image as pictures_of
 from kerastune.serving import files, stand_in
 from kerastune.verifying import artifact
+from kerastune.verifying.artifact import Golden
 from kerastune.verifying.runtimes import ask
 
 ROOT = Path(__file__).parents[1]
@@ -85,8 +88,8 @@ def server(made):
 @pytest.fixture(scope="module")
 def golden(made):
     """Images, and what the artifact says in this process's child."""
-    images, _ = made.golden()
-    return images, ask(made, "saved-model", images).scores
+    images = made.golden.examples
+    return images, ask(made, "saved-model", images).outputs["scores"]
 
 
 @pytest.fixture(scope="module")
@@ -170,17 +173,18 @@ def test_the_client_sends_batches_of_pixels_or_of_files(server, golden, monkeypa
     import reader
 
     image, expected = golden[0][0], golden[1][0]
-    for predict in (
-        reader.over_rest(f"http://127.0.0.1:{server.port}", "saved_model", signature),
+    manifest = made.manifest.document()
+    for run in (
+        reader.over_rest(f"http://127.0.0.1:{server.port}", "saved_model", signature, manifest),
         reader.over_grpc(server.where["grpc"], "saved_model", signature),
     ):
-        assert np.abs(predict(np.stack([image] * 3)) - expected).max() <= TOLERANCE
+        assert np.abs(run({"images": np.stack([image] * 3)})["scores"] - expected).max() <= TOLERANCE
 
 
 def test_the_client_fails_on_a_server_of_another_model(server, made, copied):
     other = copied(made)
-    images, scores = other.golden()
-    artifact.write(other.folder, other.manifest, images, scores[:, ::-1])
+    turned = {"scores": other.golden.expected["scores"][:, ::-1]}
+    artifact.write(other.folder, other.manifest, replace(other.golden, expected=turned))
     command = [sys.executable, other.folder / "reader.py", other.folder, "--rest", f"http://127.0.0.1:{server.port}"]
     done = subprocess.run([*command, "--check"], capture_output=True, text=True)
     assert done.returncode == 3
@@ -469,8 +473,8 @@ def two(tmp_path_factory):
     }
     folder = tmp_path_factory.mktemp("two")
     tf.saved_model.save(module, folder / "model/1", signatures)
-    manifest = {"name": "two", "format": "saved_model", "model": "model/1", "labels": ["a"], "image": {}}
-    artifact.write(folder, manifest, [np.zeros((1, 1, 3), np.uint8)], np.zeros((1, 1), np.float32))
+    manifest = a_manifest(name="two", format="saved_model", model="model/1", runtime="saved-model")
+    artifact.write(folder, manifest, Golden([np.zeros((1, 1, 3), np.uint8)], {"scores": np.zeros((1, 3), np.float32)}))
     started = Server(folder)
     yield started
     started.stop()

@@ -59,7 +59,7 @@ def vectors(embedder: Any) -> Iterator[Server]:
 
 
 def said(of: Any, rows: list[list[str]]) -> Any:
-    return ask(of, "saved-model", [np.array(row) for row in rows]).scores
+    return ask(of, "saved-model", [np.array(row) for row in rows]).outputs[of.manifest.outputs[0].name]
 
 
 def test_texts_become_vectors_in_rows_columns_and_grpc(vectors: Server, embedder: Any) -> None:
@@ -94,14 +94,14 @@ def test_pairs_are_rows_with_both_texts(labels: Server, classifier: Any) -> None
 def test_tokens_are_answered_as_before(vectors: Server, embedder: Any) -> None:
     from kerastune.targets import texts
 
-    rows = texts.load(embedder.folder, embedder.manifest["text"])([[TEXTS[0]]])
+    rows = texts.load(embedder.folder, embedder.manifest.reading)([[TEXTS[0]]])
     status, answer = vectors.post({"inputs": {name: row.tolist() for name, row in rows.items()}})
     assert status == 200, answer
     assert np.abs(np.array(answer["outputs"]) - said(embedder, [[TEXTS[0]]])).max() <= TOLERANCE
 
 
 def test_both_kinds_of_input_are_announced(labels: Server, classifier: Any) -> None:
-    tokens = sorted(one["name"] for one in classifier.manifest["inputs"])
+    tokens = sorted(one.name for one in classifier.manifest.inputs)
     assert labels.where["signatures"] == {"serve_texts": ["pairs", "texts"], "serving_default": tokens}
 
 

@@ -212,7 +212,7 @@ def test_every_artifact_is_verified_on_the_whole_validation_split(made: Run) -> 
     assert len(artifacts(made)) == len(EXPORTS)
     for folder in artifacts(made):
         found = verify(folder)
-        assert found["passed"] and found["validation"]["examples"] > 1
+        assert found.passed and found.validation and found.validation.metric and found.validation.metric.examples > 1
 
 
 def test_the_run_and_its_artifacts_give_the_same_answer(made: Run, case: Case, home: Path) -> None:

@@ -33,26 +33,26 @@ WANTED = [
 def made(text_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The run, and its artifacts by name."""
     run = fine_tune(text_recipe(phases=LONG), tmp_path_factory.mktemp("runs") / "run")
-    return {"run": run, **{a.manifest["name"]: a for a in export(run, WANTED)}}
+    return {"run": run, **{a.manifest.name: a for a in export(run, WANTED)}}
 
 
 @pytest.mark.parametrize("name", ["linux", "onnxruntime", "tf-serving"])
 def test_a_float_file_says_what_keras_says_of_every_text(made: dict[str, Any], name: str) -> None:
     """Within 1e-4, on the whole validation split, with tokens that the reader made itself."""
     report = made[name].report
-    assert report["passed"] and report["validation"]["max_error"] <= 1e-4
-    assert report["validation"]["examples"] == len(made["run"].predictions("validation")[0])
+    assert report.passed and report.validation.outputs.max_error <= 1e-4
+    assert report.validation.outputs.examples == len(made["run"].predictions("validation")[0])
 
 
 @pytest.mark.parametrize("name", ["linux-dynamic", "onnxruntime-dynamic"])
 def test_a_quantised_file_labels_nearly_as_keras_does(made: dict[str, Any], name: str) -> None:
-    assert made[name].report["validation"]["label_agreement"] >= 0.8
+    assert made[name].report.validation.outputs.agreement >= 0.8
 
 
 def test_raw_texts_are_answered_by_a_saved_model_of_their_own(made: dict[str, Any]) -> None:
     report = verify(made["tf-serving"], in_runtimes=["saved-model-text"])
-    assert report["passed"] and report["validation"]["max_error"] <= 1e-4
-    assert made["tf-serving"].manifest["text"]["raw"] == "serving_text/1"
+    assert report.passed and report.validation.outputs.max_error <= 1e-4
+    assert made["tf-serving"].manifest.reading["raw"] == "serving_text/1"
 
 
 def test_byte_pairs_are_in_a_saved_model_of_raw_texts(text_recipe: Callable[..., Any], tmp_path: Path) -> None:
@@ -74,9 +74,9 @@ def test_byte_pairs_are_in_a_saved_model_of_raw_texts(text_recipe: Callable[...,
 
 def test_the_manifest_says_how_texts_become_inputs(made: dict[str, Any]) -> None:
     manifest = made["linux"].manifest
-    assert [one["name"] for one in manifest["inputs"]] == ["padding_mask", "segment_ids", "token_ids"]
-    assert manifest["inputs"][0]["shape"] == [1, None] and "image" not in manifest
-    assert made["onnxruntime"].manifest["inputs"][0]["shape"] == [None, None]
+    assert [one.name for one in manifest.inputs] == ["padding_mask", "segment_ids", "token_ids"]
+    assert manifest.inputs[0].shape == (1, None) and manifest.modality == "text"
+    assert made["onnxruntime"].manifest.inputs[0].shape == (None, None)
 
 
 def test_the_reader_runs_alone_without_tensorflow(made: dict[str, Any], tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_the_reader_runs_alone_without_tensorflow(made: dict[str, Any], tmp_path
 def test_predict_labels_texts_in_keras_and_in_files(made: dict[str, Any], which: str) -> None:
     of = made[which]
     (cat, bus) = inference.predict(of, ["the cat is big old", "the bus is red fast"])
-    assert cat.labels[0][0] == "animal" and bus.labels[0][0] == "vehicle"
+    assert [one.document["labels"][0]["label"] for one in (cat, bus)] == ["animal", "vehicle"]
     with pytest.raises(KerastuneError, match="Text 2 is empty"):
         inference.predict(of, ["the cat", " "])
 
@@ -107,7 +107,7 @@ def test_another_tokenizer_is_caught(made: dict[str, Any], copied: Callable[[Any
     from kerastune.verifying import artifact
 
     with pytest.raises(VerificationError, match="largest error"):
-        verify(artifact.write(of.folder, of.manifest, *of.golden()), made["run"].folder)
+        verify(artifact.write(of.folder, of.manifest, of.golden), made["run"].folder)
 
 
 class Told(Progress):
@@ -131,10 +131,10 @@ def test_a_backbone_that_lacks_operators_at_any_length_leaves_with_one_length(
     wanted = [Export(target="linux"), Export(target="linux", quantize="float16"), Export(target="onnxruntime")]
     linux, half, onnx = export(run, wanted, progress=told)
     for of in (linux, half):
-        assert of.manifest["text"]["length"] == 20 and of.manifest["inputs"][0]["shape"] == [1, 20]
-    assert linux.report["passed"] and linux.report["validation"]["max_error"] <= 1e-4
+        assert of.manifest.reading["length"] == 20 and of.manifest.inputs[0].shape == (1, 20)
+    assert linux.report.passed and linux.report.validation.outputs.max_error <= 1e-4
     assert any("linux takes texts of one length" in line for line in told.lines)
-    assert "length" not in onnx.manifest["text"] and onnx.manifest["inputs"][0]["shape"] == [None, None]
+    assert "length" not in onnx.manifest.reading and onnx.manifest.inputs[0].shape == (None, None)
     asked = [sys.executable, "reader.py", ".", "the cat is old", "--top", "1", "--check"]
     done = subprocess.run(asked, cwd=linux.folder, capture_output=True, text=True)
     assert done.returncode == 0 and "animal" in done.stdout, done.stderr
@@ -156,6 +156,6 @@ def test_what_texts_cannot_leave_as_is_refused(made: dict[str, Any]) -> None:
 def test_pairs_and_numbers_leave_too(text_recipe: Callable[..., Any], tmp_path: Path, data: dict[str, Any]) -> None:
     run = fine_tune(text_recipe(data=data, phases=LONG), tmp_path / "run")
     for of in export(run, [Export(target="onnxruntime")]):
-        assert of.report["passed"] and of.report["validation"]["max_error"] <= 1e-3
+        assert of.report.passed and of.report.validation.outputs.max_error <= 1e-3
     asked = ["the cat is big", "a cat 3"] if "pair_column" in data else ["the cat is big"]
-    assert np.isfinite(inference.predict(of, asked)[0].labels[0][1])
+    assert np.isfinite(inference.predict(of, asked)[0].document["labels"][0]["probability"])

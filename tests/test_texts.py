@@ -13,8 +13,8 @@ from kerastune import fine_tune
 from kerastune.data import Order, load, spread
 from kerastune.errors import DataError, RecipeError
 from kerastune.recipe.sources import TableData
-from kerastune.tasks import scoring
 from kerastune.tasks import tokens as texts
+from kerastune.tasks.learnt import LEARNT
 from kerastune.tasks.text_classification import task as text_classification
 
 WORDS = ["cat", "dog", "emu", "yak", "big", "old", "red", "slow"]
@@ -224,8 +224,9 @@ def test_a_frozen_encoder_runs_once_and_the_losses_are_the_same(text_recipe: Cal
     assert decision["got"] == "disk" and decision["bytes_per_example"] == 8 * 4  # the pooled output
 
 
-def test_quality_is_what_each_example_adds_to_the_metric() -> None:
-    truth, scores = np.array([[0.0], [1.0], [2.0]], np.float32), np.array([[0.0], [1.5], [2.0]], np.float32)
+def test_the_statistics_of_each_example_give_the_metric() -> None:
+    truth, number = np.array([[0.0], [1.0], [2.0]], np.float32), LEARNT["number"]
+    found = {"scores": np.array([[0.0], [1.5], [2.0]], np.float32)}
     expected = 1 - 0.25 / ((truth - 1) ** 2).sum()
-    assert scoring.quality("number", truth, scores).mean() == pytest.approx(expected)
-    assert scoring.metrics("number", ("y",), truth, scores)["r2"] == pytest.approx(expected)
+    assert number.statistic(number.per_example(truth, found)) == pytest.approx(expected)
+    assert number.metrics(("y",), truth, found)["r2"] == pytest.approx(expected)

@@ -294,7 +294,7 @@ def test_mixed_precision_is_read_back_and_exports_as_float32(recipe, tmp_path):
     wanted = recipe("resnet", train={"batch_size": 8, "precision": "mixed_bfloat16"})
     made = fine_tune(wanted, tmp_path / "run")
     assert made.record["phases"][0]["precision"] == "mixed_bfloat16"
-    assert export(made, Export(format="onnx"))[0].report["passed"]
+    assert export(made, Export(format="onnx"))[0].report.passed
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kerastune import export, fine_tune, verify
+from kerastune import export, fine_tune, predict, verify
 from kerastune.errors import RecipeError, VerificationError
 from kerastune.formats import FORMATS, support
-from kerastune.predicting import inference
 from kerastune.recipe import Export, parse
 from kerastune.tasks import tokenizer
 from kerastune.tasks.causal_lm import hugging_face
@@ -226,26 +225,25 @@ def made(chat_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
 @needs_transformers
 def test_an_artifact_answers_in_transformers_as_in_keras(made: dict[str, Any]) -> None:
     """Twenty prompts by transformers' own template, tokens and `generate`; within 1e-4 nats a token."""
-    (report,) = made["folder"].report["runtimes"].values()
-    assert report["passed"], report
-    assert report["generation"]["equal"] == report["generation"]["prompts"] == 20
-    assert report["golden"]["max_error"] <= 1e-4 and report["validation"]["max_error"] <= 1e-4
-    said = inference.generate(made["run"], ["sun 0?", "tide 1?"], 8)
-    assert inference.generate(made["folder"], ["sun 0?", "tide 1?"], 8) == said
+    (report,) = made["folder"].report.runtimes.values()
+    assert report.passed, report
+    assert report.generation.equal == report.generation.prompts == 20
+    assert report.golden.max_error <= 1e-4 and report.validation.outputs.max_error <= 1e-4
+    theirs, ours = (predict(made[name], ["sun 0?", "tide 1?"], max_tokens=8) for name in ("run", "folder"))
+    assert theirs == ours
 
 
 @pytest.mark.slow
 @needs_transformers
 def test_a_changed_weight_of_an_artifact_is_caught(made: dict[str, Any], copied: Callable[[Any], Any]) -> None:
     of = copied(made["folder"])
-    path = of.folder / of.manifest["model"]
+    path = of.folder / of.manifest.model
     content = bytearray(path.read_bytes())
     content[-4000:] = (np.frombuffer(bytes(content[-4000:]), np.float32) + 0.5).astype(np.float32).tobytes()
     path.write_bytes(content)
-    answers, margins = of.golden_answers()
-    artifact.write(of.folder, of.manifest, *of.golden(), more={"answers": answers, "margins": margins})
+    artifact.write(of.folder, of.manifest, of.golden)
     with pytest.raises(VerificationError, match="largest error"):
-        verify(artifact.load(of.folder), made["run"].folder)
+        verify(of.folder, made["run"].folder)
 
 
 def test_what_kerashub_does_not_write_is_refused_with_what_it_does() -> None:

@@ -8,27 +8,27 @@ import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 
 
-def load(folder, manifest):
+def load(folder, manifest, options):
     # From memory: MediaPipe looks for a path inside its own package.
     model = BaseOptions(model_asset_buffer=(folder / manifest["model"]).read_bytes())
     classifier = vision.ImageClassifier.create_from_options(vision.ImageClassifierOptions(base_options=model))
     names = [" ".join(label.splitlines()) for label in manifest["labels"]]  # the model's own list has one a line
 
-    def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
-        scores = np.zeros((len(images), len(manifest["labels"])), np.float32)
-        for row, image in zip(scores, images, strict=True):
+    def run(inputs):  # images: uint8 [B, H, W, 3] -> scores: float32 [B, labels]
+        scores = np.zeros((len(inputs["images"]), len(manifest["labels"])), np.float32)
+        for row, image in zip(scores, inputs["images"], strict=True):
             pixels = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=np.ascontiguousarray(image))
             for category in classifier.classify(pixels).classifications[0].categories:
                 if (called := category.category_name) != (name := names[category.index]):
                     sys.exit(f"label {category.index} is {called!r} in the model and {name!r} in the manifest")
                 row[category.index] = category.score
-        return scores
+        return {"scores": scores}
 
-    return predict
+    return run
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import main
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    from artifact import main
 
     main(load)

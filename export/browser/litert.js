@@ -1,19 +1,20 @@
 // LiteRT.js. `npm install @litertjs/core`, as README.md says, put it into js/.
+import { output } from "./artifact.js";
 import { loadAndCompile, loadLiteRt, Tensor } from "./js/@litertjs/core/dist/index.js";
 
 export const name = "LiteRT.js";
 
-/** The model as a function: an image's pixels -> its scores. */
+/** The model as a function: an image's pixels -> its outputs by name. */
 export async function load(manifest) {
   await loadLiteRt(new URL("js/@litertjs/core/wasm/", import.meta.url).href);
   const url = new URL(manifest.model, import.meta.url).href;
   const model = await loadAndCompile(url, { accelerator: "wasm" });
+  const gives = manifest.outputs.toSorted((one, other) => (one.name < other.name ? -1 : 1));  // as in the file
   return async (pixels) => {
     const images = new Tensor(pixels, manifest.inputs[0].shape);
-    const [scores] = await model.run([images]);
-    const found = Float32Array.from(scores.toTypedArray());
-    images.delete();  // the runtime's memory is not collected as garbage
-    scores.delete();
-    return found;
+    const tensors = await model.run([images]);
+    const found = gives.map(({ name, shape }, i) => [name, output(tensors[i].toTypedArray(), shape)]);
+    for (const tensor of [images, ...tensors]) tensor.delete();  // the runtime's memory is not collected as garbage
+    return Object.fromEntries(found);
   };
 }

@@ -1,11 +1,12 @@
 """Runs an artifact in headless Chromium, in the page beside this file: LiteRT.js or onnxruntime-web, and numpy.
 
-The page hands back its scores to a server on this machine's own address, and Chromium reaches no other.
+The page hands back its outputs to a server on this machine's own address, and Chromium reaches no other.
 """
 
 import atexit
 import contextlib
 import http.server
+import json
 import os
 import queue
 import shutil
@@ -101,7 +102,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def load(folder, manifest):
+def load(folder, manifest, options):
     images, answers = queue.Queue(), queue.Queue()
     data = ("manifest.json", "golden.npz", manifest["model"])
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, folder.resolve(), data, images, answers))
@@ -110,8 +111,8 @@ def load(folder, manifest):
     atexit.register(until_the_end.close)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     browser = until_the_end.enter_context(browsing(f"http://127.0.0.1:{server.server_port}/drive"))
-    # The page resizes, as it does for its users; classify.py leaves images as they are.
-    manifest["image"] = {**manifest["image"], "resize": "inside"}
+    # The page resizes, as it does for its users; images.py leaves images as they are.
+    manifest["reading"] = {**manifest["reading"], "resize": "inside"}
 
     def answer():
         for _ in range(PATIENCE):
@@ -123,20 +124,32 @@ def load(folder, manifest):
                 continue
             if path != "/turn":
                 sys.exit(f"the page failed: {said.decode(errors='replace')}")
-            return np.frombuffer(said, "<f8")
+            return said
         sys.exit(f"the page has not answered for {PATIENCE} s")
 
-    def predict(batch):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
-        found = []
-        for image in batch:
+    def run(inputs):  # images: uint8 [B, H, W, 3] -> lists of rows by name
+        found, run.seconds = {}, 0.0
+        for image in inputs["images"]:
             images.put(np.array(image.shape[:2], "<u4").tobytes() + image.tobytes())
-            found.append(answer())
-        predict.seconds = sum(one[0] for one in found) / 1e3
-        return np.stack(found)[:, 1:].astype(np.float32)
+            milliseconds, outputs = unpacked(answer())
+            run.seconds += milliseconds / 1e3
+            for name, row in outputs.items():
+                found.setdefault(name, []).append(row)
+        return found
 
-    predict.peak_mb = float("nan")  # of this process, which does not run the model
+    run.peak_mb = float("nan")  # of this process, which does not run the model
     answer()  # the model is loaded
-    return predict
+    return run
+
+
+def unpacked(said):
+    """What drive.js packed: milliseconds, and outputs by name."""
+    start = 4 + int.from_bytes(said[:4], "little")
+    header, values, outputs = json.loads(said[4:start]), np.frombuffer(said[start:], "<f4"), {}
+    for name, shape in header["shapes"]:
+        size = int(np.prod(shape))
+        outputs[name], values = values[:size].reshape(shape), values[size:]
+    return header["milliseconds"], outputs
 
 
 @contextlib.contextmanager
@@ -159,8 +172,8 @@ def browsing(url):
 
 
 if __name__ == "__main__":
-    sys.path.append(str(HERE.parent))  # in an artifact, classify.py is beside this file
-    from classify import main
+    sys.path.append(str(HERE.parent))  # in an artifact, artifact.py is beside this file
+    from artifact import main
 
     if not installed():
         sys.exit(f"this needs Chromium, and runtimes that npm installs: {INSTALL}")

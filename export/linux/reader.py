@@ -3,31 +3,27 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 
 def load(folder, manifest, options):
-    from classify import decoded, encoded, tensors
+    from artifact import decoded, encoded
 
     kernels = OpResolverType.BUILTIN_REF if options.kernels == "reference" else OpResolverType.AUTO
     interpreter = Interpreter(
         str(folder / manifest["model"]), num_threads=options.threads, experimental_op_resolver_type=kernels
     )
-    if "chat" in manifest:
-        from chats import speaker
-
-        return speaker(stepping(interpreter), folder, manifest, options)
+    if len(interpreter.get_signature_list()) > 1:
+        return choosing(interpreter)
     interpreter.allocate_tensors()
     signature = interpreter.get_signature_runner()
-    takes, (scores,) = signature.get_input_details(), signature.get_output_details().values()
+    takes, gives = signature.get_input_details(), signature.get_output_details()
     shapes = {name: tuple(tensor["shape"]) for name, tensor in takes.items()}
 
-    def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
-        named = tensors(batch)
-        found = []
-        for i in range(len(next(iter(named.values())))):
-            one = {name: value[i : i + 1] for name, value in named.items()}
+    def run(inputs):  # arrays [B, …] by name -> arrays [B, …] by name
+        found = {name: [] for name in gives}
+        for i in range(len(next(iter(inputs.values())))):
+            one = {name: value[i : i + 1] for name, value in inputs.items()}
             if any(shapes[name] != value.shape for name, value in one.items()):
                 for name, value in one.items():
                     interpreter.resize_tensor_input(takes[name]["index"], value.shape, strict=True)
@@ -36,21 +32,25 @@ def load(folder, manifest, options):
             for name, value in one.items():
                 interpreter.set_tensor(takes[name]["index"], encoded(value, takes[name]))
             interpreter.invoke()
-            found.append(decoded(interpreter.get_tensor(scores["index"])[0], scores))
-        return np.stack(found)
+            for name, tensor in gives.items():
+                found[name].append(decoded(interpreter.get_tensor(tensor["index"])[0], tensor))
+        return found
 
-    return predict
+    return run
 
 
-def stepping(interpreter):
-    """A language model's two signatures as one function."""
-    prefill, decode = (interpreter.get_signature_runner(name) for name in ("prefill", "decode"))
+def choosing(interpreter):
+    """Several signatures as one function: each call is that of the signature that takes its shapes."""
+    runners = [interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()]
 
-    def step(tokens, position, kv_cache):
-        said = (decode if tokens.shape[1] == 1 else prefill)(tokens=tokens, position=position, kv_cache=kv_cache)
-        return said["logits"], said["kv_cache_next"]
+    def run(inputs):
+        for runner in runners:
+            takes = runner.get_input_details()
+            if all(tuple(takes[name]["shape"]) == value.shape for name, value in inputs.items()):
+                return runner(**inputs)
+        raise ValueError(f"no signature takes { ({name: value.shape for name, value in inputs.items()}) }")
 
-    return step
+    return run
 
 
 def arguments(parser):
@@ -58,7 +58,7 @@ def arguments(parser):
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import answering, main, threads
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    from artifact import answering, main, threads
 
     main(load, threads, arguments, answering)

@@ -3,27 +3,28 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 from tflite_micro import runtime
 
 ARENA = 64 * 2**20  # bytes of working memory; a device has less, and needs less
 
 
 def load(folder, manifest, options):
-    from classify import decoded, encoded
+    from artifact import decoded, encoded, names
 
     interpreter = runtime.Interpreter.from_file(str(folder / manifest["model"]), arena_size=options.arena)
-    image, scores = interpreter.get_input_details(0), interpreter.get_output_details(0)
+    ((taken, image),) = ((one["name"], interpreter.get_input_details(0)) for one in manifest["inputs"])
+    gives = {name: (i, interpreter.get_output_details(i)) for i, name in enumerate(names(manifest))}
 
-    def predict(images):  # uint8 [B, H, W, 3] -> float32 [B, num_classes]
-        found = []
-        for one in images:
+    def run(inputs):  # images: uint8 [B, H, W, 3] -> outputs [B, …] by name
+        found = {name: [] for name in gives}
+        for one in inputs[taken]:
             interpreter.set_input(encoded(one[None], image), 0)
             interpreter.invoke()
-            found.append(decoded(interpreter.get_output(0)[0], scores))
-        return np.stack(found)
+            for name, (i, tensor) in gives.items():
+                found[name].append(decoded(interpreter.get_output(i)[0], tensor))
+        return found
 
-    return predict
+    return run
 
 
 def arguments(parser):
@@ -31,7 +32,7 @@ def arguments(parser):
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import main
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    from artifact import main
 
     main(load, arguments)

@@ -36,7 +36,7 @@ def arguments(parser):
 def load(folder, manifest, options):
     name = options.name or manifest["name"]
     if options.rest:
-        return over_rest(options.rest, name, options.signature)
+        return over_rest(options.rest, name, options.signature, manifest)
     if options.grpc:
         return over_grpc(options.grpc, name, options.signature)
     import saved_model
@@ -44,33 +44,29 @@ def load(folder, manifest, options):
     return saved_model.load(folder, manifest, options)
 
 
-def over_rest(address, name, signature):
-    from classify import tensors
-
+def over_rest(address, name, signature, manifest):
     url = f"{address.rstrip('/')}/v1/models/{urllib.parse.quote(name, safe='')}:predict"
+    dtypes = {one["name"]: one["dtype"] for one in manifest["outputs"]}
 
-    def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
-        if signature == "serve_bytes" and not isinstance(batch, dict):
-            asked = {"image_bytes": [{"b64": base64.b64encode(png(image)).decode()} for image in batch]}
-        else:
-            asked = {name: value.tolist() for name, value in tensors(batch).items()}
-        named = "serving_default" if isinstance(batch, dict) else signature
-        body = json.dumps({"signature_name": named, "inputs": asked}).encode()
+    def run(inputs):  # arrays [B, …] by name -> arrays [B, …] by name
+        named, given = asked(inputs, signature)
+        rows = {key: [in_json(row) for row in value] for key, value in given.items()}
+        body = json.dumps({"signature_name": named, "inputs": rows}).encode()
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                return np.array(json.load(answer)["outputs"], np.float32)
+                said = json.load(answer)["outputs"]
         except urllib.error.HTTPError as error:
             sys.exit(f"{url} answered {error.code}: {error.read(1000).decode(errors='replace')!a}")
         except OSError as error:
             sys.exit(f"{url} does not answer: {error}")
+        outputs = said if len(dtypes) > 1 else dict.fromkeys(dtypes, said)  # the only output stands without its name
+        return {key: np.array(outputs[key], dtype) for key, dtype in dtypes.items()}
 
-    return predict
+    return run
 
 
 def over_grpc(address, name, signature):
-    from classify import tensors
-
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import grpc
     import tensorflow as tf
@@ -79,20 +75,33 @@ def over_grpc(address, name, signature):
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]  # else 4 MiB
     service = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address, options))
 
-    def predict(batch):  # uint8 [B, H, W, 3], or int32 [B, L] by name -> float32 [B, num_classes]
+    def run(inputs):  # arrays [B, …] by name -> arrays [B, …] by name
         request = predict_pb2.PredictRequest()
-        named = "serving_default" if isinstance(batch, dict) else signature
+        named, given = asked(inputs, signature)
         request.model_spec.name, request.model_spec.signature_name = name, named
-        asked = {"image_bytes": [png(image) for image in batch]} if named == "serve_bytes" else tensors(batch)
-        for key, value in asked.items():
+        for key, value in given.items():
             request.inputs[key].CopyFrom(tf.make_tensor_proto(value))
         try:
-            (found,) = service.Predict(request, timeout=60).outputs.values()
-            return tf.make_ndarray(found)
+            found = service.Predict(request, timeout=60).outputs
+            return {key: tf.make_ndarray(value) for key, value in found.items()}
         except grpc.RpcError as error:
             sys.exit(f"{address} answered {error.code().name}: {error.details()!a}")
 
-    return predict
+    return run
+
+
+def asked(inputs, signature):
+    """The signature to ask, and what it takes: images as files or as pixels, everything else as it is."""
+    if "images" not in inputs:
+        return "serving_default", inputs
+    if signature == "serve_bytes":
+        return signature, {"image_bytes": [png(image) for image in inputs["images"]]}
+    return signature, inputs
+
+
+def in_json(row):
+    """A row of an input as TF Serving's REST interface takes it."""
+    return {"b64": base64.b64encode(row).decode()} if isinstance(row, bytes) else row.tolist()
 
 
 def png(image):  # uint8 [H, W, 3] -> bytes, without loss
@@ -106,7 +115,7 @@ def png(image):  # uint8 [H, W, 3] -> bytes, without loss
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import main
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    from artifact import answering, main
 
-    main(load, arguments)
+    main(load, arguments, answering)

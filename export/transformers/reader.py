@@ -40,12 +40,13 @@ def load(folder, manifest, options):
         said = model.generate(asked, attention_mask=torch.ones_like(asked), max_new_tokens=most, **how)
         return said[0, len(ids) :].tolist()
 
-    chat = Theirs(tokenizer.chat_template, manifest["chat"], None, tokenizer.decode)
-    return speaking(chat, manifest["chat"], options, logits, answer)
+    settings = manifest["reading"]
+    chat = Theirs(tokenizer.chat_template, settings, None, tokenizer.decode)
+    return speaking(chat, settings, options, logits, answer)
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, classify.py is beside this file
-    from classify import answering, main, threads
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    from artifact import answering, main, threads
 
     main(load, threads, answering)

@@ -15,6 +15,7 @@ from kerastune.formats import FORMATS, QUANTIZATIONS
 
 if TYPE_CHECKING:
     from kerastune.verifying.artifact import Artifact
+    from kerastune.verifying.verification import VerificationReport
 
 
 @click.command()
@@ -82,9 +83,10 @@ def export(
             report.write(of, progress=told)  # it lists the artifacts, and those that were refused
             raise
         report.write(of, progress=told)
-    _show(made, made.report or {}, as_json)
+    if made.report:
+        _show(made, made.report, as_json)
     say(f"\nNext: {show.predicting(made.folder, made)}")
-    say(f"How to deploy it: kerastune targets show {made.manifest['target']}")
+    say(f"How to deploy it: kerastune targets show {made.manifest.target}")
 
 
 @click.command()
@@ -184,6 +186,6 @@ def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_por
     say("Stopped.")
 
 
-def _show(of: "Artifact", report: dict[str, Any], as_json: bool) -> None:
+def _show(of: "Artifact", report: "VerificationReport", as_json: bool) -> None:
     row = show.artifact_document(of, report)
-    emit(as_json, {**row, "report": report}, lambda: show.artifact(row, of, report))
+    emit(as_json, {**row, "report": report.document()}, lambda: show.artifact(row, of, report))

@@ -1,6 +1,5 @@
 """kerastune predict and search: asking a run or an artifact."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -11,8 +10,7 @@ from kerastune.cli.progress import progress
 from kerastune.cli.terminal import emit, put, say, table, typed
 
 if TYPE_CHECKING:
-    from kerastune.run import Run
-    from kerastune.verifying.artifact import Artifact
+    pass
 
 
 @click.command()
@@ -45,63 +43,27 @@ def predict(
              kerastune predict runs/tone "How do I boil an egg?" --temperature 0.7
     """
     from kerastune.predicting import inference
+    from kerastune.predicting import search as searching
 
     asked = [*examples, *(line.rstrip("\n") for line in lines or () if line.strip())]
     if not asked:
         raise click.UsageError("Name image files, or give texts.")
     of = inference.opened(folder)
     settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    given = {name: value for name, value in settings.items() if value is not None}
-    if inference.generates(of):
-        _answer(of, asked, given, as_json)
-    elif given:
-        raise click.UsageError(f"--{next(iter(given)).replace('_', '-')} is for language models.")
-    elif inference.embeds(of):
-        _embed(of, asked, as_json)
+    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
+    if foreign := [name for name in given if name not in inference.options_of(of)]:
+        raise click.UsageError(f"--{foreign[0].replace('_', '-')} is for language models.")
+    found = inference.predict(of, asked, top, **given)
+
+    def answers() -> None:
+        for each in found:
+            put("\n  ".join([each.input, *each.lines]))
+
+    emit(as_json, [{"input": each.input, **each.document} for each in found], answers)
+    if searching.makes_vectors(of):
         say(f"\nNext: {typed('kerastune', 'search', folder)} --index FILE QUERY; --json prints all numbers")
-    else:
-        _label(of, asked, top, as_json)
+    elif not inference.options_of(of):
         say("\nNext: the report.html of its run shows where this model is wrong")
-
-
-def _answer(of: "Run | Artifact", prompts: Sequence[str], settings: dict[str, Any], as_json: bool) -> None:
-    from kerastune.predicting import inference
-
-    said = inference.generate(of, prompts, **settings)
-    answers = [{"prompt": prompt, "answer": answer} for prompt, answer in zip(prompts, said, strict=True)]
-    emit(as_json, answers, lambda: put("\n".join(f"{a['prompt']}\n  {a['answer']}" for a in answers)))
-
-
-def _embed(of: "Run | Artifact", texts: Sequence[str], as_json: bool) -> None:
-    from kerastune.predicting import search as searching
-
-    vectors = searching.embed(of, texts)
-
-    def show() -> None:
-        for text, vector in zip(texts, vectors, strict=True):
-            first = " ".join(f"{value:.4f}" for value in vector[:6])
-            put(f"{text}\n  {len(vector)} numbers of length {float((vector**2).sum()) ** 0.5:.4f}: {first} …")
-
-    document = [{"input": text, "embedding": vector.tolist()} for text, vector in zip(texts, vectors, strict=True)]
-    emit(as_json, document, show)
-
-
-def _label(of: "Run | Artifact", examples: Sequence[str], top: int, as_json: bool) -> None:
-    from kerastune.predicting import inference
-
-    found = inference.predict(of, examples, top)
-
-    def show() -> None:
-        for prediction in found:
-            put(prediction.input)
-            for label, probability in prediction.labels:
-                put(f"  {probability:.4f}  {label}")
-
-    document = [
-        {"input": p.input, "labels": [{"label": label, "probability": value} for label, value in p.labels]}
-        for p in found
-    ]
-    emit(as_json, document, show)
 
 
 @click.command()

@@ -1,8 +1,9 @@
 """Shows results: plans, runs, artifacts, verifications and benchmarks, as tables and sentences.
 
-Each function takes the JSON document that its command prints with --json, so that both say the same.
+Each function takes what its command prints with --json, so that both say the same.
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from kerastune.cli.terminal import put, shown, table, typed
 if TYPE_CHECKING:
     from kerastune.run import Run
     from kerastune.verifying.artifact import Artifact
+    from kerastune.verifying.verification import Candidate, RuntimeReport, VerificationReport
 
 
 def predicting(folder: Path, of: "Run | Artifact") -> str:
@@ -22,7 +24,7 @@ def predicting(folder: Path, of: "Run | Artifact") -> str:
     if isinstance(of, Run):
         modality, paired = of.recipe.data.modality, of.recipe.data.paired
     else:
-        modality, paired = of.modality, of.manifest.get("text", {}).get("pairs", False)
+        modality, paired = of.manifest.modality, of.manifest.sides > 1
     asked = [MODALITIES[modality].asked_as] * (2 if paired else 1)
     return " ".join([typed("kerastune", "predict", folder), *asked])
 
@@ -171,41 +173,44 @@ def metrics(found: dict[str, Any], of: "Run") -> None:
 # --- artifacts ---------------------------------------------------------------------------------------------
 
 
-def artifact_document(of: "Artifact", report: dict[str, Any]) -> dict[str, Any]:
+def artifact_document(of: "Artifact", report: "VerificationReport") -> dict[str, Any]:
     """An artifact with the figures of its own runtime, as one row."""
-    scored = report["validation"] or {}
+    compared = report.validation.outputs if report.validation else report.own.golden
+    metric = report.validation.metric if report.validation else None
     return {
-        "name": of.manifest["name"],
+        "name": of.manifest.name,
         "folder": shown(of.folder),
-        "unit": of.unit,
-        "format": of.manifest["format"],
-        "quantize": of.manifest["quantize"],
-        "size_bytes": report["size_bytes"],
-        "latency_ms": report["latency_ms"]["median"],
-        "max_error": scored.get("max_error", report["golden"]["max_error"]),
-        "metric": of.manifest["metric"],
-        "accuracy": scored.get("accuracy"),
-        "accuracy_drop": scored.get("accuracy_drop"),
-        "accuracy_drop_interval": scored.get("accuracy_drop_interval"),
-        "verified_by": report["runtime"],
+        "unit": of.modality.name,
+        "format": of.manifest.format,
+        "quantize": of.manifest.quantize,
+        "size_bytes": report.size_bytes,
+        "latency_ms": report.own.latency_ms.median if report.own.latency_ms else None,
+        "max_error": compared.max_error if compared else None,
+        "metric": of.manifest.metric,
+        "accuracy": metric.value if metric else None,
+        "accuracy_drop": metric.drop if metric else None,
+        "accuracy_drop_interval": list(metric.interval) if metric and metric.interval else None,
+        "verified_by": report.runtime,
     }
 
 
-def artifact(row: dict[str, Any], of: "Artifact", report: dict[str, Any]) -> None:
+def artifact(row: dict[str, Any], of: "Artifact", report: "VerificationReport") -> None:
     """Shows a verified artifact: its row, the candidates that `auto` tried, and what each runtime gives.
 
     The row's error is the largest on the validation split, where that was scored; each runtime's is that on the golden
     examples.
     """
     _artifacts([row])
-    _candidates(report["ladder"])
+    _candidates(report.ladder)
     put()
-    compared = "answers" if of.modality == "conversation" else "labels" if of.labels else "nearest"
-    _runtimes(report["runtimes"], row["metric"], compared)
-    if perplexity := (report["validation"] or {}).get("perplexity"):
-        put(f"perplexity {perplexity:.4f}, in Keras {report['validation']['keras_perplexity']:.4f}")
-    if report["validation"] is None:
-        put(f"\nNOT scored on the validation split: only the golden {of.unit}s were replayed. Give --run RUN.")
+    _runtimes(report.runtimes, of.learnt.metric.words, of.learnt.comparison.alike)
+    for name, figure in (report.validation.beside if report.validation else {}).items():
+        put(f"{name.replace('_', ' ')} {figure.value:.4f}, in Keras {figure.keras:.4f}")
+    for warning in report.warnings:
+        put(f"warning: {warning}")
+    if report.validation is None:
+        plural = of.modality.plural
+        put(f"\nNOT scored on the validation split: only the golden {plural} were replayed. Give --run RUN.")
 
 
 def _artifacts(found: list[dict[str, Any]]) -> None:
@@ -218,9 +223,9 @@ def _artifacts(found: list[dict[str, Any]]) -> None:
                 a["format"],
                 a["quantize"],
                 f"{a['size_bytes'] / 1e6:.2f}",
-                f"{a['latency_ms']:.1f}",
-                f"{a['max_error']:.1e}",
-                "–" if a["accuracy"] is None else f"{a['accuracy']:.4f}",
+                _figure(a["latency_ms"], ".1f"),
+                _figure(a["max_error"], ".1e"),
+                _figure(a["accuracy"], ".4f"),
                 a["verified_by"],
             ]
             for a in found
@@ -229,50 +234,54 @@ def _artifacts(found: list[dict[str, Any]]) -> None:
     put(f"({metric} on the validation split, in the runtime named; latency is the median for one {unit})")
 
 
-def _candidates(tried: list[dict[str, Any]]) -> None:
+def _figure(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _candidates(tried: "Sequence[Candidate]") -> None:
     if not tried:
         return
     put()
     rows = []
     for each in tried:
-        name = each["quantize"] + (f", {len(each['kept_float'])} layers in float" if each["kept_float"] else "")
-        figures = ["–"] * 3
-        if "size_bytes" in each:
-            figures = [f"{each['size_bytes'] / 1e6:.2f}", f"{each['latency_ms']:.1f}", f"{each['accuracy']:.4f}"]
-        rows.append([name, *figures, "kept" if each["passed"] else "; ".join(each["problems"])])
+        name = each.quantize + (f", {len(each.kept_float)} layers in float" if each.kept_float else "")
+        size = None if each.size_bytes is None else each.size_bytes / 1e6
+        latency = each.latency_ms.median if each.latency_ms else None
+        metric = each.validation.metric if each.validation else None
+        figures = _figure(size, ".2f"), _figure(latency, ".1f"), _figure(metric.value if metric else None, ".4f")
+        rows.append([name, *figures, "kept" if each.passed else "; ".join(each.problems)])
     table(["tried", "size MB", "latency ms", "accuracy", ""], rows)
 
 
-def _runtimes(found: dict[str, dict[str, Any]], metric: str, compared: str) -> None:
+def _runtimes(found: "Mapping[str, RuntimeReport]", metric: str, compared: str) -> None:
     """Shows each runtime beside Keras, on the same examples."""
-    metric = metric.replace("_", " ")
     rows = []
     for name, runtime in found.items():
-        if runtime["passed"] is None:
-            rows.append([name, *["–"] * 5, "; ".join(runtime["problems"])])
+        if runtime.passed is None:
+            rows.append([name, *["–"] * 5, "; ".join(runtime.problems)])
             continue
-        scored = runtime["validation"]
+        judged = runtime.validation.metric if runtime.validation else None
         rows.append(
             [
-                f"{name} {runtime['version']}",
-                f"{runtime['golden']['max_error']:.1e}",
+                f"{name} {runtime.version}",
+                _figure(runtime.golden.max_error if runtime.golden else None, ".1e"),
                 _agreement(runtime),
-                f"{scored['accuracy_drop']:.4f}" if scored else "–",
-                "{:.4f} to {:.4f}".format(*scored["accuracy_drop_interval"]) if scored else "–",
-                f"{runtime['latency_ms']['median']:.1f}",
-                scored["verdict"] if scored else "",
+                _figure(judged.drop if judged else None, ".4f"),
+                "{:.4f} to {:.4f}".format(*judged.interval) if judged and judged.interval else "–",
+                _figure(runtime.latency_ms.median if runtime.latency_ms else None, ".1f"),
+                judged.verdict if judged else "",
             ]
         )
-    header = ["runtime", "golden error", f"{compared} as in Keras", f"{metric} drop", "95 % interval", "latency ms"]
+    header = ["runtime", "max error", f"{compared} as in Keras", f"{metric} drop", "95 % interval", "latency ms"]
     table([*header, f"{metric} is"], rows)
 
 
-def _agreement(runtime: dict[str, Any]) -> str:
-    """How many of a runtime's outputs agree with Keras's."""
-    if answers := runtime.get("generation"):
-        return f"{answers['equal']} of {answers['prompts']}"
-    scored = runtime["validation"]
-    return f"{scored['label_agreement']:.2%} of {scored['examples']}" if scored else "–"
+def _agreement(runtime: "RuntimeReport") -> str:
+    """How much of what a runtime said is what Keras said."""
+    if answers := runtime.generation:
+        return f"{answers.equal} of {answers.prompts}"
+    outputs = runtime.validation.outputs if runtime.validation else None
+    return f"{outputs.agreement:.2%} of {outputs.examples}" if outputs and outputs.agreement is not None else "–"
 
 
 def benchmark(rows: list[dict[str, Any]]) -> None:

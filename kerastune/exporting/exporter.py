@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,17 +19,23 @@ from kerastune.exporting.extras import EXTRAS
 from kerastune.formats import FORMATS
 from kerastune.formats.conversion import Conversion
 from kerastune.formats.metadata import About
+from kerastune.modalities import Example
 from kerastune.progress import Progress
 from kerastune.recipe import Export, export_name
 from kerastune.recipe.target import Target
 from kerastune.run import Run
 from kerastune.tasks.contract import Form, Wanted
 from kerastune.tasks.learnt import Learnt
+from kerastune.tasks.learnt.contract import ROUNDING
 from kerastune.tasks.text_device import RAW
 from kerastune.tasks.wanted import refusals, resolved
-from kerastune.verifying import artifact, runtimes
-from kerastune.verifying.artifact import Artifact
-from kerastune.verifying.verifier import FLOAT_TOLERANCE, OTHER_KERNELS, refuse_failed, replay
+from kerastune.verifying import artifact, runtimes, verification
+from kerastune.verifying import manifest as manifests
+from kerastune.verifying.artifact import Answers, Artifact, Golden
+from kerastune.verifying.comparing import OTHER_KERNELS
+from kerastune.verifying.manifest import Manifest
+from kerastune.verifying.verification import Candidate, VerificationReport
+from kerastune.verifying.verifier import refuse_failed, replay
 
 CALIBRATION_EXAMPLES = 128
 
@@ -173,14 +178,15 @@ def _licence(of: Run) -> str:
     return known.licence if known else "that of the preset: see its model card"
 
 
-def _save_examples(path: Path, examples: list[artifact.Example], name: str) -> None:
+def _save_examples(path: Path, examples: list[Example], name: str) -> None:
     """Writes examples as `Conversion` reads them: NUMBER/NAME, where NAME is that of the model's input."""
     np.savez(path, allow_pickle=False, **{f"{n:03}/{name}": example for n, example in enumerate(examples)})
 
 
 def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Artifact:
     with files.whole_folder(job.folder, force, "artifact") as partial:
-        climbed: list[dict[str, Any]] = []
+        climbed: list[Candidate] = []
+        unsure: Conversion | None = None  # the smallest that may lose more, and may not
         for conversion in _candidates(of, job, work, progress):
             blamed = f", {len(conversion.keep_float)} layers left in float" if conversion.keep_float else ""
             progress.say(f"Converting {job.folder.name} ({job.target.format}, quantize {conversion.quantize}{blamed})")
@@ -191,19 +197,25 @@ def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Ar
             except (ConverterError, VerificationError) as error:
                 if job.quantize != "auto":
                     raise
-                climbed.append({**_rung(conversion), "passed": False, "problems": [error.message]})
+                climbed.append(_candidate(conversion, None, [error.message]))
                 continue
-            climbed.append({**_rung(conversion), **_figures(report)})
-            if report["passed"] or job.quantize != "auto":
+            more = _measured_loss(job, report)
+            climbed.append(_candidate(conversion, report, more))
+            if job.quantize != "auto" or (report.passed and not more):
                 break
+            unsure = unsure or (conversion if report.passed else None)
         else:
-            tried = "; ".join(f"{rung['quantize']}: {', '.join(rung['problems'])}" for rung in climbed)
-            raise VerificationError(
-                f"No quantisation keeps the limits of {job.folder.name}: {tried}.", "Raise a limit."
-            )
+            if unsure is None:
+                tried = "; ".join(f"{one.quantize}: {', '.join(one.problems)}" for one in climbed)
+                raise VerificationError(
+                    f"No quantisation keeps the limits of {job.folder.name}: {tried}.", "Raise a limit."
+                )
+            made, report = _attempt(of, job, unsure, partial, work, progress)
         refuse_failed(made, report)
-        report["ladder"] = climbed if job.quantize == "auto" else []
-        files.write_json(partial / artifact.REPORT, report)
+        for warning in report.warnings:
+            progress.say(f"{job.folder.name}: {warning}")
+        report = replace(report, ladder=tuple(climbed) if job.quantize == "auto" else ())
+        verification.write(report, partial / artifact.REPORT)
     return artifact.load(job.folder)
 
 
@@ -233,26 +245,29 @@ def _worst(job: _Job, work: Path) -> list[tuple[str, ...]]:
     return [tuple(layers[: max(least, len(layers) // part)]) for least, part in ((1, 20), (3, 5))]
 
 
-def _rung(conversion: Conversion) -> dict[str, Any]:
-    return {"quantize": conversion.quantize, "kept_float": list(conversion.keep_float)}
+def _measured_loss(job: _Job, report: VerificationReport) -> list[str]:
+    """What `auto` looks further for: a loss above the limit, although the split is too small to prove it."""
+    found, allowed = report.validation and report.validation.metric, job.limits.max_accuracy_drop
+    return list(report.warnings) if found and found.drop > allowed else []
 
 
-def _figures(report: dict[str, Any]) -> dict[str, Any]:
-    validation = report["validation"]
-    return {
-        "passed": report["passed"],
-        "problems": report["problems"],
-        "size_bytes": report["size_bytes"],
-        "latency_ms": report["latency_ms"]["median"],
-        "accuracy": validation["accuracy"],
-        "accuracy_drop": validation["accuracy_drop"],
-        "accuracy_drop_interval": validation["accuracy_drop_interval"],
-    }
+def _candidate(conversion: Conversion, report: VerificationReport | None, problems: list[str]) -> Candidate:
+    """What `auto` tried; `problems` are those that the report does not have."""
+    told = [*(report.problems if report else ()), *problems]
+    return Candidate(
+        quantize=conversion.quantize,
+        kept_float=conversion.keep_float,
+        passed=not told,
+        problems=tuple(told),
+        size_bytes=report.size_bytes if report else None,
+        latency_ms=report.own.latency_ms if report else None,
+        validation=report.validation if report else None,
+    )
 
 
 def _attempt(
     of: Run, job: _Job, conversion: Conversion, folder: Path, work: Path, progress: Progress
-) -> tuple[Artifact, dict[str, Any]]:
+) -> tuple[Artifact, VerificationReport]:
     """Converts, verifies, and writes the artifact's files; whether it passed is in the report."""
     files.empty(folder)
     format = FORMATS[job.target.format]
@@ -261,7 +276,7 @@ def _attempt(
     options = [job.target.format, str(work), str(path), json.dumps(asdict(conversion))]
     peak_mb = child.run(f"The {job.target.format} converter", ["-m", "kerastune.formats", *options])
     with resources.as_file(resources.files("kerastune.targets")) as targets:
-        for shared in ("classify.py", *tasks.device(of.recipe.task).modality.readers):
+        for shared in ("artifact.py", "answers.py", *tasks.device(of.recipe.task).modality.readers):
             shutil.copy(targets / shared, folder)
         for source in sorted((targets / job.target.name).iterdir()):
             if source.suffix in (".py", ".html", ".js"):
@@ -274,44 +289,41 @@ def _attempt(
         examples = [stored[name] for name in stored.files]
     with np.load(work / f"{job.form.golden}_expected.npz", allow_pickle=False) as stored:
         expected = ragged.unpacked(stored)
-    more = _answers(work)
+    golden = Golden(examples, expected, answers=_answers(work))
     manifest = _manifest(of, job, conversion, work, _learnt(of).comparison.scale(expected))
-    (reference,) = map(np.asarray, expected.values())
-    made = artifact.write(folder, manifest, examples, reference, more=more)
+    made = artifact.write(folder, manifest, golden)
     for name in job.target.extras:
-        manifest |= EXTRAS[name](made, progress)
-    made = artifact.write(folder, manifest, examples, reference, more=more)
+        manifest = replace(manifest, extras={**manifest.extras, **EXTRAS[name](made, progress)})
+    made = artifact.write(folder, manifest, golden)
     report, found = replay(made, of, progress, runtimes.choose(manifest, _installed(job.target, manifest)))
-    report["converter_peak_mb"] = peak_mb
-    report["problems"] += _over_limits(job, report, tasks.device(of.recipe.task).unit)
-    report["passed"] = not report["problems"]
-    if conversion.quantize != "none":
+    problems = (*report.problems, *_over_limits(job, report, tasks.device(of.recipe.task).unit))
+    report = replace(report, converter_peak_mb=peak_mb, problems=problems, passed=not problems)
+    if report.own.golden and report.own.golden.max_error is not None and conversion.quantize != "none":
         # Other kernels may round a few output steps further than the ones measured here, not more.
-        manifest["tolerance"]["golden_error"] = (
-            report["golden"]["max_error"] + OTHER_KERNELS[conversion.quantize] * manifest["tolerance"]["scale"]
-        )
-        made = artifact.write(folder, manifest, examples, reference, found, more)
+        rounding = OTHER_KERNELS[conversion.quantize] * manifest.tolerance.scale
+        tolerance = replace(manifest.tolerance, golden_error=report.own.golden.max_error + rounding)
+        made = artifact.write(folder, replace(manifest, tolerance=tolerance), replace(golden, found=found))
     return made, report
 
 
-def _answers(work: Path) -> dict[str, Any]:
-    """What Keras says besides its outputs."""
+def _answers(work: Path) -> Answers | None:
+    """What Keras answers to the golden examples, of a model that generates."""
     if not (work / "answers.npz").is_file():
-        return {}
+        return None
     with np.load(work / "answers.npz", allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+        return Answers(stored["answers"], stored["margins"])
 
 
-def _installed(of: Target, manifest: dict[str, Any]) -> list[str]:
+def _installed(of: Target, manifest: Manifest) -> list[str]:
     """Where an artifact is verified as it is made: the target's own runtime, and its others that are there and fit."""
     own, *others = of.runtimes
     fit = [name for name in others if not runtimes.refusal(name, manifest)]
     return [own, *(name for name in fit if runtimes.RUNTIMES[name].version)]
 
 
-def _over_limits(job: _Job, report: dict[str, Any], one: str) -> list[str]:
-    size, latency, wanted = report["size_bytes"] / 1e6, report["latency_ms"]["median"], job.limits
-    problems = []
+def _over_limits(job: _Job, report: VerificationReport, one: str) -> list[str]:
+    size, took, wanted = report.size_bytes / 1e6, report.own.latency_ms, job.limits
+    latency, problems = took.median if took else 0.0, []
     if wanted.max_size_mb is not None and size > wanted.max_size_mb:
         problems.append(f"it has {size:.2f} MB, and max_size_mb is {wanted.max_size_mb:g}")
     if wanted.max_latency_ms is not None and latency > wanted.max_latency_ms:
@@ -319,45 +331,39 @@ def _over_limits(job: _Job, report: dict[str, Any], one: str) -> list[str]:
     return problems
 
 
-def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: float) -> dict[str, Any]:
+def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: float) -> Manifest:
     """The contract; tolerances are relative to `scale`."""
     quantize, device, learnt = conversion.quantize, tasks.device(of.recipe.task), _learnt(of)
-    made = device.manifest(of.recipe, replace(job.wanted, quantize=quantize), job.form, work)
-    return {
+    is_exact, rounding = quantize == "none", ROUNDING * scale
+    document = {
         "name": job.folder.name,
         "format": job.target.format,
         "quantize": quantize,
-        "kept_float": list(conversion.keep_float),
+        "kept_float": conversion.keep_float,
         "target": job.target.name,
         "runtime": job.target.runtimes[0],
         "model": FORMATS[job.target.format].model,
         "task": of.recipe.task,
         "modality": device.modality.name,
-        "target_kind": learnt.name,
-        **made,
-        "labels": list(learnt.labels(of.labels)),
+        "learnt": learnt.name,
+        **device.manifest(of.recipe, replace(job.wanted, quantize=quantize), job.form, work),
+        "labels": learnt.labels(of.labels),
         "metric": of.metric,
+        "test": of.record["metrics"]["test"][of.metric],
         "tolerance": {
             "scale": scale,
-            "golden_error": FLOAT_TOLERANCE * scale,
-            "validation_error": FLOAT_TOLERANCE * scale if job.form.exact else None,
-            "accuracy_drop": None,
-        }
-        if quantize == "none"
-        else {
-            "scale": scale,
-            "golden_error": None,
-            "validation_error": None,
-            "accuracy_drop": job.limits.max_accuracy_drop,
+            "golden_error": rounding if is_exact else None,
+            "validation_error": rounding if is_exact and job.form.exact else None,
+            "accuracy_drop": None if is_exact else job.limits.max_accuracy_drop,
         },
         "calibration": json.loads((work / "calibration.json").read_text()) if quantize in ("int8", "int16x8") else None,
         "preset": of.recipe.preset,
         "licence": _licence(of),
         "run": of.folder.name,
         "recipe_sha256": of.record["recipe_sha256"],
-        f"test_{of.metric}": of.record["metrics"]["test"][of.metric],
         "versions": environment.versions(),
     }
+    return manifests.parse(document)
 
 
 def _joined(failures: list[KerastuneError]) -> KerastuneError:

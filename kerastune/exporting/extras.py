@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from kerastune.data import ragged
 from kerastune.errors import VerificationError
 from kerastune.exporting import microcontroller
-from kerastune.modalities import image
 from kerastune.progress import Progress
 from kerastune.serving import files
-from kerastune.verifying import runtimes
+from kerastune.verifying import comparing, runtimes
 from kerastune.verifying.artifact import Artifact
 
 _WARM_UP_IMAGES = 4
@@ -21,7 +21,7 @@ Extra = Callable[[Artifact, Progress], dict[str, Any]]
 
 def _serving_files(of: Artifact, progress: Progress) -> dict[str, Any]:
     """Adds TF Serving's configuration and a Compose file."""
-    return _write(of, files.configuration(of.manifest["name"]))
+    return _write(of, files.configuration(of.manifest.name))
 
 
 def _warmup(of: Artifact, progress: Progress) -> dict[str, Any]:
@@ -30,32 +30,33 @@ def _warmup(of: Artifact, progress: Progress) -> dict[str, Any]:
     Raises:
         VerificationError: the model's answers to them are not Keras's.
     """
-    if "image" not in of.manifest:
+    if (encode := of.modality.encode) is None:
         return {}
-    images, reference = of.golden()
+    examples, name = of.golden.examples[:_WARM_UP_IMAGES], of.manifest.inputs[0].name
     requests = [
         one
-        for pixels in images[:_WARM_UP_IMAGES]
+        for example in examples
         for one in (
-            ("serving_default", {"images": pixels[None]}),
-            ("serve_bytes", {"image_bytes": np.array([image.png(pixels)])}),
+            ("serving_default", {name: example[None]}),
+            ("serve_bytes", {"image_bytes": np.array([encode(example)])}),
         )
     ]
-    answers = files.write_warmup(of.folder / of.manifest["model"], requests)
+    answers = files.write_warmup(of.folder / of.manifest.model, requests)
     if answers:
-        found = np.concatenate([outputs[of.manifest["outputs"][0]["name"]] for outputs in answers])
-        error = float(np.abs(found - reference[:_WARM_UP_IMAGES].repeat(2, axis=0)).max())
-        if not error <= of.manifest["tolerance"]["golden_error"]:
+        expected = ragged.take(of.golden.expected, np.arange(len(examples)).repeat(2))
+        found = ragged.concatenated([{name: outputs[name] for name in expected} for outputs in answers])
+        error = comparing.largest_error(of.learnt, found, expected)
+        if not error <= (of.manifest.tolerance.golden_error or 0.0):
             raise VerificationError(
-                f"{of.manifest['name']}: the answers to the warm-up requests are {error:.3g} from Keras's."
+                f"{of.manifest.name}: the answers to the warm-up requests are {error:.3g} from Keras's."
             )
     return {}
 
 
 def _c_source(of: Artifact, progress: Progress) -> dict[str, Any]:
     """Adds the model as a C array."""
-    model = (of.folder / of.manifest["model"]).read_bytes()
-    return _write(of, microcontroller.c_source(of.manifest["name"], model))
+    model = (of.folder / of.manifest.model).read_bytes()
+    return _write(of, microcontroller.c_source(of.manifest.name, model))
 
 
 def _arena(of: Artifact, progress: Progress) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def arena_bytes(of: Artifact) -> int | None:
 
     An upper estimate for a device: pointers take 8 bytes here, and 4 on a microcontroller.
     """
-    image = of.golden()[0][:1]
+    image = of.golden.examples[:1]
 
     def runs(size: int) -> bool:
         try:

@@ -86,13 +86,14 @@ _FIGURES = ("size_bytes", "converter_peak_mb", "latency_ms", "max_error")
 
 
 def _figures(of: Artifact) -> dict[str, Any]:
-    report = of.report or {}
+    report = of.report
+    assert report and report.validation and report.own.latency_ms  # it was verified beside its run as it was made
     return {
-        "quantize": of.manifest["quantize"],
-        "size_bytes": report["size_bytes"],
-        "converter_peak_mb": report["converter_peak_mb"],
-        "latency_ms": report["latency_ms"]["median"],
-        "max_error": report["validation"]["max_error"],
-        "passed": report["passed"],
-        "problems": report["problems"],
+        "quantize": of.manifest.quantize,
+        "size_bytes": report.size_bytes,
+        "converter_peak_mb": report.converter_peak_mb,
+        "latency_ms": report.own.latency_ms.median,
+        "max_error": report.validation.outputs.max_error,
+        "passed": report.passed,
+        "problems": list(report.problems),
     }

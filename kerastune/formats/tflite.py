@@ -106,11 +106,19 @@ def _packed(content: bytes, about: About | None) -> bytes:
     if any(found.Buffers(i).Offset() > 1 for i in range(found.BuffersLength())):
         return content  # weights are stored after the flatbuffer, out of its reach
     model = schema.ModelT.InitFromObj(found)
+    _order_outputs(model)
     if about:
         metadata.add(model, about)
     builder = Sharing(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
+
+
+def _order_outputs(model: Any) -> None:
+    """Puts the outputs of each signature in the order of their names, which not every runtime can read."""
+    for signature in model.signatureDefs or ():
+        ordered = sorted(signature.outputs, key=lambda output: bytes(output.name))
+        model.subgraphs[signature.subgraphIndex].outputs = [output.tensorIndex for output in ordered]
 
 
 def _debugger(converter: Any, work: Path, conversion: Conversion, options: Any) -> Any:

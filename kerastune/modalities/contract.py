@@ -22,10 +22,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Asked:
-    """Examples that a user named on the command line: what to call each, and the examples themselves."""
+    """Examples that a user named on the command line: what to call each, and the examples, read on demand."""
 
     names: list[str]
-    examples: list[Example]
+    examples: Sequence[Example]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Modality:
         is_picture: whether a report lays previews out in a grid, and not one a row.
         readers: files of export/ that travel with an artifact, beside the target's own reader.
         packages: pip packages that these readers need, besides numpy.
+        encode: an example as a file, which some devices take; None where there are no such files.
+        question: the example without an answer that it holds.
     """
 
     name: str
@@ -57,3 +59,5 @@ class Modality:
     is_picture: bool
     readers: tuple[str, ...]
     packages: tuple[str, ...]
+    encode: Callable[[Example], bytes] | None = None
+    question: Callable[[Example], Example] = lambda example: example

@@ -54,4 +54,5 @@ CONVERSATION = Modality(
     is_picture=False,
     readers=("chats.py",),
     packages=("tokenizers", "jinja2"),
+    question=lambda turns: turns[:-1],
 )

@@ -1,46 +1,30 @@
 """Encoded bytes → RGB pixels, the same way everywhere; and what to tell a user whose file cannot be read.
 
-Files are opened by content, never by extension, and by Pillow's classes for the five formats in `_FORMATS`
-only: a data folder is input from strangers, and the fewer parsers it reaches the better.
+Files are opened by content, never by extension, and by Pillow's classes for five formats only: a data folder is input
+from strangers, and the fewer parsers it reaches the better. `kerastune.targets.images` does it, which travels with
+every artifact.
 """
 
 import base64
 import io
 import os
 import re
-import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    ImageOps,
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageOps
 
 from kerastune.errors import DataError
 from kerastune.modalities.contract import Asked, Example, Modality, Report
+from kerastune.targets import images as reader
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
-MAX_PIXELS = 2**27  # 134 megapixels: a 108-megapixel phone photo fits, a decompression bomb does not
 
-_Open = Callable[[io.BytesIO], ImageFile.ImageFile]
-_FORMATS: dict[str, tuple[bytes, _Open]] = {
-    "jpg": (rb"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
-    "png": (rb"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
-    "webp": (rb"(?s)RIFF....WEBP", WebPImagePlugin.WebPImageFile),
-    "bmp": (rb"BM", BmpImagePlugin.BmpImageFile),
-    "gif": (rb"GIF8[79]a", GifImagePlugin.GifImageFile),
-}
 _FOREIGN = {  # only to tell a user what the file is
     "a TIFF image": rb"II\*\0|MM\0\*",
     "a HEIC image": rb"(?s)....ftyp(hei|hev|mif1|msf1)",
@@ -51,17 +35,6 @@ _FOREIGN = {  # only to tell a user what the file is
     "a Photoshop document": rb"8BPS",
     "an SVG drawing": rb"(?s)\s*(<\?xml.{0,500})?<svg",
 }
-_UPRIGHT = {  # EXIF orientation → what turns the picture upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# What Pillow raises for files that were cut or mangled (tests/test_images.py mangles some on every run).
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
 # Pillow warns about odd metadata, which we do not use, and about large images, which have a limit here.
 _PILLOW_WARNS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
@@ -76,7 +49,7 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
     Raises:
         UnreadableImage: the bytes are empty, cut, damaged, too large or not one of the five formats.
     """
-    return np.asarray(_read(data)[0])  # [H, W, 3]
+    return _read(data)[0]  # [H, W, 3]
 
 
 def check(data: bytes, name: str) -> Report:
@@ -86,110 +59,37 @@ def check(data: bytes, name: str) -> Report:
     except UnreadableImage as error:
         return Report(problem=str(error))
     extension = os.path.splitext(name)[1].lower().lstrip(".").replace("jpeg", "jpg")
-    if extension in EXTENSIONS and extension != _format(data):
+    if extension in EXTENSIONS and extension != reader.format_of(data):
         remarks.append("extension and content differ, read by content")
     return Report(remarks=tuple(remarks))
 
 
 def pixels(data: bytes) -> int:
     """The pixels that an image's header announces, without decoding it; 0 of anything else."""
-    kind = _format(data)
     try:
-        with _FORMATS[kind or ""][1](io.BytesIO(data)) as image:
-            return image.width * image.height
-    except (KeyError, *_DAMAGE):
+        with reader.opened(data) as image:
+            return int(image.width * image.height)
+    except (KeyError, *reader.DAMAGE, Image.DecompressionBombError):
         return 0
 
 
-def _read(data: bytes) -> tuple[Image.Image, list[str]]:
-    kind = _format(data)
+def _read(data: bytes) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """As a device's own reader decodes it, so that both see the same pixels."""
+    kind = reader.format_of(data)
     if kind is None:
         raise UnreadableImage(_what_it_is(data))
     if _PILLOW_WARNS not in warnings.filters:  # tests and libraries reset the filters now and then
         warnings.filters.insert(0, _PILLOW_WARNS)  # type: ignore[attr-defined]
     try:
-        with _FORMATS[kind][1](io.BytesIO(data)) as image:
-            _refuse_bomb(image)
-            image.load()
-            rgb, remarks = _rgb(image)
-            rgb, turned = _upright(rgb, _orientation(image))
-            animated = _is_animated(image)
-    except UnreadableImage:
-        raise
-    except _DAMAGE as error:
-        raise UnreadableImage(_damage(data, kind, error)) from error
-    if kind == "png" and data[24] == 16:  # the bit depth in IHDR; Pillow has already forgotten it for RGB
-        remarks.append("16-bit values scaled to 8 bits")
-    if turned:
-        remarks.append("EXIF orientation applied")
-    if animated:
-        remarks.append("animated, first frame used")
-    return rgb, remarks
+        pixels, remarks = reader.decode(data)
+    except reader.TooLarge as error:
+        raise UnreadableImage(str(error)) from error
+    except ValueError as error:
+        raise UnreadableImage(_damage(data, kind, error.__cause__ or error)) from error
+    return pixels, remarks
 
 
-def _format(data: bytes) -> str | None:
-    return next((kind for kind, (magic, _) in _FORMATS.items() if re.match(magic, data)), None)
-
-
-def _refuse_bomb(image: Image.Image) -> None:
-    pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        raise UnreadableImage(
-            f"has {image.width:,} × {image.height:,} pixels, more than the {MAX_PIXELS:,} "
-            "that are safe to open; make it smaller"
-        )
-
-
-def _rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own convert() would clip at 255
-        return _grey16(image)
-    key = image.info.get("transparency")
-    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
-        image.info["transparency"] = tuple(value >> 8 for value in key)  # the pixels are 8-bit by now
-    if image.has_transparency_data:
-        return _on_white(image.convert("RGBA"))
-    remarks = ["CMYK converted to RGB without its colour profile"] if image.mode == "CMYK" else []
-    return image.convert("RGB"), remarks
-
-
-def _grey16(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    values = np.asarray(image)  # [H, W]
-    grey = (values >> 8).astype(np.uint8)  # the high byte: what Pillow and libpng do for 16-bit RGB
-    key = image.info.get("transparency")
-    if not isinstance(key, int):
-        return Image.fromarray(grey).convert("RGB"), []
-    grey[values == key] = 255
-    return Image.fromarray(grey).convert("RGB"), ["transparency shown on white"]
-
-
-def _on_white(rgba: Image.Image) -> tuple[Image.Image, list[str]]:
-    if rgba.getchannel("A").getextrema() == (255, 255):
-        return rgba.convert("RGB"), []
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB"), ["transparency shown on white"]
-
-
-def _upright(rgb: Image.Image, orientation: int) -> tuple[Image.Image, bool]:
-    method = _UPRIGHT.get(orientation)
-    return (rgb, False) if method is None else (rgb.transpose(method), True)
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        value = image.getexif().get(0x0112)
-    except _DAMAGE:
-        return 1  # damaged metadata say nothing about the pixels
-    return value if isinstance(value, int) else 1
-
-
-def _is_animated(image: Image.Image) -> bool:
-    try:
-        return bool(getattr(image, "is_animated", False))
-    except _DAMAGE:
-        return True  # a second frame that is damaged; the first one, which we use, is not
-
-
-def _damage(data: bytes, kind: str, error: Exception) -> str:
+def _damage(data: bytes, kind: str, error: BaseException) -> str:
     missing = _declared_size(data, kind) - len(data)
     if missing > 0:
         return f"is truncated: it ends {missing:,} {'byte' if missing == 1 else 'bytes'} early"
@@ -229,12 +129,11 @@ def preview(pixels: Example, alternative: str) -> Markup:
 
 
 def ask(paths: Sequence[str | Path], sides: int) -> Asked:
-    """Reads image files.
+    """Checks image files, which are decoded one by one as they are asked for.
 
     Raises:
         DataError: files that cannot be read, all of them at once.
     """
-    pixels: list[Example] = []
     problems = []
     for path in paths:
         try:
@@ -244,11 +143,26 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
             continue
         if problem := check(encoded, str(path)).problem:
             problems.append(f"{path}: {problem}")
-        else:
-            pixels.append(decode(encoded))
     if problems:
         raise DataError("\n".join(["Some files cannot be read:", *problems]), "Mend them or leave them out.")
-    return Asked([str(path) for path in paths], pixels)
+    return Asked([str(path) for path in paths], _Files([Path(path) for path in paths]))
+
+
+class _Files(Sequence[Example]):
+    """Image files as their pixels; photos of a whole folder would not fit in memory."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> "_Files": ...
+    def __getitem__(self, index: int | slice) -> "Example | _Files":
+        return _Files(self._paths[index]) if isinstance(index, slice) else decode(self._paths[index].read_bytes())
 
 
 def png(pixels: Example) -> bytes:
@@ -280,6 +194,7 @@ IMAGE = Modality(
     ask=ask,
     asked_as="photo.jpg",
     is_picture=True,
-    readers=(),
+    readers=("images.py",),
     packages=("pillow",),
+    encode=png,
 )

@@ -13,11 +13,10 @@ import numpy.typing as npt
 from kerastune import files
 from kerastune.data.sources.rows import rows
 from kerastune.errors import DataError, KerastuneError, printable
-from kerastune.predicting.inference import embeds, opened
+from kerastune.predicting.inference import learnt_by, opened, outputs
 from kerastune.progress import Progress
 from kerastune.run import Run
-from kerastune.tasks import scoring
-from kerastune.verifying import runtimes
+from kerastune.tasks.learnt.vectors import VECTORS, unit
 from kerastune.verifying.artifact import Artifact
 
 Vectors = npt.NDArray[np.float32]
@@ -84,28 +83,40 @@ def search(
         asked, vectors = found[:1], found[1:]
     if save is not None:
         _write_index(files.absolute(save), texts, vectors, now)
-    near = scoring.unit(vectors) @ scoring.unit(asked)[0]
+    near = unit(vectors) @ unit(asked)[0]
     return [Hit(texts[i], float(near[i])) for i in np.argsort(-near, kind="stable")[:top]]
+
+
+def makes_vectors(of: Run | Artifact) -> bool:
+    """Whether a run or an artifact embeds texts."""
+    return learnt_by(of) in VECTORS
 
 
 def _embedded(of: Run | Artifact, texts: Sequence[str]) -> tuple[Vectors, str]:
     """Vectors, and a hash of the model that made them."""
-    if not embeds(of):
+    if not makes_vectors(of):
         raise KerastuneError(
             f"{of.folder} makes no vectors of texts.",
             'A recipe with task = "text_embedding" trains a model that does.',
         )
     if empty := [i for i, text in enumerate(texts) if not text.strip()]:
         raise DataError(f"There is nothing in text {empty[0] + 1} of {len(texts)}.", "Leave empty texts out.")
-    if isinstance(of, Artifact):
-        of.check_files()
-        said = runtimes.ask(of, of.manifest["runtime"], [np.array([text]) for text in texts])
-        files = json.dumps(of.manifest["files"], sort_keys=True)
-        return said.scores, hashlib.sha256(files.encode()).hexdigest()
-    from kerastune.tasks.text_embedding import task as text_embedding
+    found = outputs(of, [np.array([text]) for text in texts], {})
+    return np.asarray(found["embeddings"]), _fingerprint(of)
 
-    task = text_embedding.load(str(of.folder))
-    return text_embedding.embed(task, texts), text_embedding.fingerprint(task)
+
+def _fingerprint(of: Run | Artifact) -> str:
+    """sha256 of the model and of how it takes texts: vectors of other models cannot be compared."""
+    if isinstance(of, Artifact):
+        return of.manifest.sha256
+    found = hashlib.sha256()
+    for path in sorted(path for pattern in _MODEL for path in of.folder.glob(pattern) if path.is_file()):
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+_MODEL = ("*.weights.h5", "task.json", "config.json", "preprocessor.json", "tokenizer.json", "assets/**/*")
 
 
 def _read(path: Path, column: str) -> list[str]:

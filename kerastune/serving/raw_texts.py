@@ -18,12 +18,12 @@ NAME = "serve_texts"
 
 def signature(of: Artifact, tokens: Signature) -> Signature | None:
     """Makes a signature of strings; None if the artifact takes no texts."""
-    make = _MODALITIES.get(of.modality)
+    make = _MODALITIES.get(of.manifest.modality)
     return make(of, tokens) if make else None
 
 
 def _texts(of: Artifact, tokens: Signature) -> Signature:
-    packing = of.manifest["text"]
+    packing = of.manifest.reading
     names = ("texts", "pairs") if packing["pairs"] else ("texts",)
     tokenised = texts.load(of.folder, packing)
     return Signature(_strings(names), tokens.outputs, lambda given: tokens.compute(tokenised(_rows(names, given))))
@@ -31,7 +31,7 @@ def _texts(of: Artifact, tokens: Signature) -> Signature:
 
 def _prompts(of: Artifact, tokens: Signature) -> Signature:
     """Answers prompts greedily, with as many tokens as the golden answers."""
-    settings = of.manifest["chat"]
+    settings = of.manifest.reading
     chat = chats.load(of.folder, settings)
 
     def step(tokens_: Any, position: Any, kv_cache: Any) -> tuple[Any, Any]:

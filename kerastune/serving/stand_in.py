@@ -46,12 +46,12 @@ def serve(
         VerificationError: a file of the artifact has changed.
     """
     of = of if isinstance(of, Artifact) else artifact.load(of)
-    if FORMATS[of.manifest["format"]].style != "serving":
+    if FORMATS[of.manifest.format].style != "serving":
         raise KerastuneError(
-            f"{of.folder} is {of.manifest['format']}, and TF Serving serves SavedModels.",
-            f"kerastune export {of.manifest['run']} --target tf-serving",
+            f"{of.folder} is {of.manifest.format}, and TF Serving serves SavedModels.",
+            f"kerastune export {of.manifest.run} --target tf-serving",
         )
-    name = name or str(of.manifest["name"])
+    name = name or of.manifest.name
     if not name or set(name) & set("/:"):
         raise KerastuneError(f"A model cannot be called {name!r} in an address.", "Name it without / and :, by --name.")
     of.check_files()
@@ -61,7 +61,7 @@ def serve(
         if (error.name or "").partition(".")[0] not in _MODULES:
             raise
         raise KerastuneError(f"kerastune serve needs {error.name}.", "pip install 'kerastune[serve]'") from error
-    model, closed = of.folder / of.manifest["model"], threading.Event()
+    model, closed = of.folder / of.manifest.model, threading.Event()
     with _listening(host, port, server.address) as listening:
         found = signatures.load(model, closed)
         for request in warmup.requests(model):

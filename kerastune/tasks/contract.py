@@ -11,8 +11,8 @@ is *learnt* about it (`kerastune.tasks.learnt`). Every function gets the recipe.
 `backbone` and, where KerasHub prepares its inputs, a `preprocessor`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
@@ -179,11 +179,11 @@ class Questions:
     """Examples as a device is asked about them, and how its answers become predictions.
 
     Attributes:
-        examples: one a question.
+        examples: one a question; made one by one as they are read, where they are large.
         place: which question's answer each example has, int64 [n] or, of examples with several sides, [n, sides].
     """
 
-    examples: Sequence[Example]
+    examples: Iterable[Example]
     place: Ints
 
 
@@ -244,11 +244,14 @@ class Device(Generic[R]):
         calibration: (recipe, split, index) -> an example to measure ranges with.
         audited: (recipe, splits) -> texts whose tokens on devices are compared with KerasHub's; mostly none.
         manifest: (recipe, wanted, form, work folder) -> the manifest's `inputs`, `outputs` (name, shape, dtype, range
-            and meaning of each), `signatures`, `preprocessing`, and what the modality's reader needs.
+            and meaning of each), `signatures`, `preprocessing`, and `reading`: what the
+            modality's reader needs.
         questions: (recipe, split, indices) -> how a device is asked about examples, one by one.
         sides: how many arguments of `kerastune predict` one example takes.
         serving: names of the signatures that TensorFlow Serving answers to.
         unit: what a latency is the time of: "an image", "a token".
+        options: what `kerastune predict` may be told besides examples, and the defaults; `Task.answer` gets them, and
+            an artifact's reader as --max-tokens and so on.
     """
 
     modality: Modality
@@ -264,3 +267,4 @@ class Device(Generic[R]):
     sides: Callable[[R], int]
     serving: tuple[str, ...]
     unit: str
+    options: Mapping[str, Any] = field(default_factory=dict)

@@ -19,7 +19,7 @@ RAW = "serving_text/1"
 """Where in an artifact the SavedModel stands that takes raw texts."""
 
 _ROWS = {
-    "token_ids": "tokens of the text, as tokenizer.json numbers them, packed as `text` says",
+    "token_ids": "tokens of the text, as tokenizer.json numbers them, packed as `reading` says",
     "padding_mask": "1 for a token, 0 for padding",
     "segment_ids": "0 for the first text of a pair, 1 for the second",
 }
@@ -68,7 +68,7 @@ def audited(recipe: Any, splits: Any) -> list[list[str]]:
 
 def questions(recipe: Any, split: Split, chosen: Sequence[int]) -> Questions:
     """Each example, as it is."""
-    return Questions([split.example(i) for i in chosen], np.arange(len(chosen)))
+    return Questions((split.example(i) for i in chosen), np.arange(len(chosen)))
 
 
 def manifest(wanted: Wanted, form: Form, work: Path, inside: list[str], output: Record) -> Record:
@@ -80,7 +80,7 @@ def manifest(wanted: Wanted, form: Form, work: Path, inside: list[str], output: 
     batch = batch_of(form)
     return {
         "signatures": [form.signature if batch else "serving_default"],
-        "text": {**packing, **more},
+        "reading": {**packing, **more},
         "inputs": [
             {
                 "name": name,
@@ -94,7 +94,7 @@ def manifest(wanted: Wanted, form: Form, work: Path, inside: list[str], output: 
         "outputs": [output],
         "preprocessing": {
             "inside": inside,
-            "outside": ["tokenise with tokenizer.json", "pack as `text` says"],
+            "outside": ["tokenise with tokenizer.json", "pack as `reading` says"],
         },
     }
 

@@ -4,13 +4,13 @@ ARTIFACT/model.tflite | model.onnx | model/1/    the model
 ARTIFACT/manifest.json                           the contract: inputs, outputs, preprocessing, labels, hashes
 ARTIFACT/golden.npz                              the proof: real inputs, and what Keras said about them
 ARTIFACT/report.json                             what the runtime said about them
-ARTIFACT/reader.py, classify.py                  runs it without kerastune
+ARTIFACT/reader.py, artifact.py, …               runs it without kerastune
 """
 
 import hashlib
-import json
+import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,54 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kerastune.errors import KerastuneError, VerificationError
-from kerastune.files import absolute, write_json
+from kerastune.data import ragged
+from kerastune.errors import KerastuneError, VerificationError, shortened
+from kerastune.files import absolute
+from kerastune.modalities import MODALITIES, Example, Modality
+from kerastune.tasks.learnt import LEARNT, Learnt
+from kerastune.verifying import manifest as manifests
+from kerastune.verifying import verification
+from kerastune.verifying.manifest import File, Manifest
+from kerastune.verifying.verification import VerificationReport
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 REPORT = "report.json"
 
-Image = npt.NDArray[np.uint8]
-Example = npt.NDArray[Any]
-"""An image, uint8 [H, W, 3]; a text or a pair of texts, str [1 or 2]; or a conversation, turns of role and content, str
-[T, 2]."""
-Scores = npt.NDArray[np.float32]
+_MADE_HERE = {"__pycache__", "js"}  # folders that running a reader, or putting a page's runtime in place, makes
+_LARGEST_PROOF = 2**31  # bytes, unpacked
+
+Arrays = ragged.Arrays
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What Keras says greedily, where the examples hold an answer of their own.
+
+    Attributes:
+        tokens: ids, int32 [n, most], -1 behind the end.
+        margins: by how much each token, and what ended it, was likelier than the next likeliest, in nats, float32 [n,
+            most + 1].
+    """
+
+    tokens: npt.NDArray[np.int32]
+    margins: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Real examples, and what was said about them.
+
+    Attributes:
+        expected: Keras's outputs by name.
+        found: those of a quantised artifact's own runtime, when it was exported.
+        answers: Keras's answers, of a model that generates them.
+    """
+
+    examples: Sequence[Example]
+    expected: Arrays
+    found: Arrays | None = None
+    answers: Answers | None = None
 
 
 @dataclass(frozen=True)
@@ -39,84 +75,74 @@ class Artifact:
     folder: Path
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
-        manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text("utf-8"))
-        return manifest
+    def manifest(self) -> Manifest:
+        """The contract.
+
+        Raises:
+            VerificationError: it is damaged.
+        """
+        return manifests.read(self.folder / MANIFEST)
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(self.manifest["labels"])
+    def modality(self) -> Modality:
+        """What an example is."""
+        return MODALITIES[self.manifest.modality]
+
+    @property
+    def learnt(self) -> Learnt:
+        """What its outputs are."""
+        return LEARNT[self.manifest.learnt]
 
     @property
     def size_bytes(self) -> int:
         """The model's own size: what a device has to hold."""
-        return sum(
-            file["bytes"] for name, file in self.manifest["files"].items() if name.startswith(self.manifest["model"])
-        )
+        of_model = (file.bytes for name, file in self.manifest.files.items() if name.startswith(self.manifest.model))
+        return sum(of_model)
 
     @property
-    def report(self) -> dict[str, Any] | None:
-        """The last verification, if there was one."""
+    def report(self) -> VerificationReport | None:
+        """The last verification, if there was one.
+
+        Raises:
+            VerificationError: it is damaged.
+        """
         path = self.folder / REPORT
-        return json.loads(path.read_text("utf-8")) if path.is_file() else None
+        return verification.read(path) if path.is_file() else None
 
-    @property
-    def unit(self) -> str:
-        """What an example is: "image" or "text"."""
-        return "text" if "text" in self.manifest else "image"
+    @cached_property
+    def golden(self) -> Golden:
+        """The proof.
 
-    @property
-    def modality(self) -> str:
-        """The kind of example that it takes: the name of a row of `kerastune.modalities.MODALITIES`."""
-        return modality(self.manifest)
-
-    @property
-    def target_kind(self) -> str:
-        """What its scores are, as in `kerastune.tasks.scoring`."""
-        return str(self.manifest.get("target_kind", "label"))
-
-    def golden(self) -> tuple[list[Example], Scores]:
-        """Real validation examples, and Keras's scores on them, float32 [n, K]."""
-        with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
-            scores = stored["scores"]
-            return [stored[f"{self.unit}_{i}"] for i in range(len(scores))], scores
-
-    def golden_answers(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-        """Of a language model, the answers and margins of `causal_lm.golden_answers`."""
-        with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
-            return stored["answers"], stored["margins"]
-
-    def own_scores(self) -> Scores | None:
-        """What a quantised artifact's own runtime said about the golden images, float32 [n, K]."""
-        with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
-            return stored["found"] if "found" in stored.files else None
+        Raises:
+            VerificationError: golden.npz is damaged, or is no proof.
+        """
+        try:
+            with zipfile.ZipFile(self.folder / GOLDEN) as packed:
+                size = sum(one.file_size for one in packed.infolist())
+            if size > _LARGEST_PROOF:
+                raise ValueError(f"it unpacks to {size:,} bytes")
+            with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
+                return _golden({name: stored[name] for name in stored.files})
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise VerificationError(
+                f"{self.folder / GOLDEN} is damaged: {shortened(str(error) or type(error).__name__)}.", _AGAIN
+            ) from error
 
     def check_files(self) -> None:
-        """Raises VerificationError that names every file that is not as it was written."""
+        """Raises VerificationError that names every file that is not as it was written, or was added."""
         changed = []
-        for name, expected in self.manifest["files"].items():
+        for name, expected in self.manifest.files.items():
             path = self.folder / name
             if not path.is_file():
                 changed.append(f"{name} is missing")
-            elif _sha256(path) != expected["sha256"]:
-                changed.append(f"{name} has changed (sha256 {_sha256(path)[:12]}, was {expected['sha256'][:12]})")
-        if not changed:
-            with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
-                if stored["labels"].tolist() != list(self.labels):
-                    changed.append(f"{MANIFEST} has other labels than {GOLDEN}")
+            elif (found := _sha256(path)) != expected.sha256:
+                changed.append(f"{name} has changed (sha256 {found[:12]}, was {expected.sha256[:12]})")
+        changed += [f"{name} was added" for name in _files(self.folder) if name not in self.manifest.files]
         if changed:
-            raise VerificationError(
-                f"{self.folder} is not what was exported: {'; '.join(changed)}.",
-                "Export it again: kerastune export RUN --target NAME.",
-            )
+            raise VerificationError(f"{self.folder} is not what was exported: {'; '.join(changed)}.", _AGAIN)
 
 
-def modality(manifest: Mapping[str, Any]) -> str:
-    """The name of an artifact's modality, such as "image"; older manifests tell by the settings that they hold."""
-    return str(manifest.get("modality") or next(name for name, key in _SETTINGS.items() if key in manifest))
-
-
-_SETTINGS = {"conversation": "chat", "text": "text", "image": "image"}  # modality -> its settings in a manifest
+_AGAIN = "Export it again: kerastune export RUN --target NAME."
 
 
 def is_artifact(folder: Path) -> bool:
@@ -142,32 +168,49 @@ def inside(folder: Path) -> list[Artifact]:
     return [Artifact(each) for each in folders if is_artifact(each) and not each.name.startswith(".")]
 
 
-def write(
-    folder: Path,
-    manifest: dict[str, Any],
-    examples: Sequence[Example],
-    scores: Scores,
-    found: Scores | None = None,
-    more: dict[str, npt.NDArray[Any]] | None = None,
-) -> Artifact:
-    """Completes a folder that already holds the model: golden.npz, and the manifest with every file's hash.
-
-    Args:
-        found: what a quantised model's own runtime says; other runtimes must say nearly the same.
-        more: what Keras says besides scores, by name.
-    """
-    unit = "text" if "text" in manifest else "image"
-    named: dict[str, npt.NDArray[Any]] = {f"{unit}_{i}": example for i, example in enumerate(examples)} | (more or {})
-    if found is not None:
-        named["found"] = found
-    np.savez_compressed(folder / GOLDEN, allow_pickle=False, scores=scores, labels=manifest["labels"], **named)
-    files = {
-        str(path.relative_to(folder).as_posix()): {"sha256": _sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, REPORT)
-    }
-    write_json(folder / MANIFEST, {**manifest, "files": files})
+def write(folder: Path, manifest: Manifest, golden: Golden) -> Artifact:
+    """Completes a folder that already holds the model: golden.npz, and the manifest with every file's hash."""
+    named: dict[str, npt.NDArray[Any]] = {f"{_EXAMPLE}{i:03}": example for i, example in enumerate(golden.examples)}
+    named |= ragged.packed(golden.expected, _EXPECTED) | ragged.packed(golden.found or {}, _FOUND)
+    if golden.answers:
+        named |= {f"{_ANSWERS}tokens": golden.answers.tokens, f"{_ANSWERS}margins": golden.answers.margins}
+    np.savez_compressed(folder / GOLDEN, allow_pickle=False, **named)
+    files = {name: File(sha256=_sha256(folder / name), bytes=(folder / name).stat().st_size) for name in _files(folder)}
+    manifests.write(replace(manifest, files=files), folder / MANIFEST)
     return Artifact(folder)
+
+
+_EXAMPLE, _EXPECTED, _FOUND, _ANSWERS = "example_", "expected/", "found/", "answers/"
+
+
+def _golden(stored: Mapping[str, npt.NDArray[Any]]) -> Golden:
+    """The proof among the arrays of golden.npz; raises ValueError where they are none."""
+    examples = [stored[name] for name in sorted(stored) if name.startswith(_EXAMPLE)]
+    if not examples:
+        raise ValueError("it holds no example")
+    if foreign := sorted(name for name, array in stored.items() if array.dtype.kind not in "biufU"):
+        raise ValueError(f"{foreign[0]} is {stored[foreign[0]].dtype}")
+    expected, found = (ragged.unpacked(stored, prefix) for prefix in (_EXPECTED, _FOUND))
+    if not expected:
+        raise ValueError("it holds nothing that Keras said")
+    answers = {name.removeprefix(_ANSWERS): array for name, array in stored.items() if name.startswith(_ANSWERS)}
+    if answers and {name: array.ndim for name, array in answers.items()} != {"tokens": 2, "margins": 2}:
+        raise ValueError("its answers are not whole")
+    for name, array in [*expected.items(), *found.items(), *answers.items()]:
+        if (not isinstance(array, ragged.Ragged) and not array.ndim) or len(array) != len(examples):
+            raise ValueError(f"{name} is not one row for each of {len(examples)} examples")
+    return Golden(examples, expected, found or None, Answers(**answers) if answers else None)
+
+
+def _files(folder: Path) -> list[str]:
+    """The paths of all that belongs to an artifact, but for its manifest and its report."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink())
+    inner = (path.relative_to(folder) for path in paths)
+    return [
+        path.as_posix()
+        for path in inner
+        if path.as_posix() not in (MANIFEST, REPORT) and path.parts[0] not in _MADE_HERE
+    ]
 
 
 def _sha256(path: Path) -> str:

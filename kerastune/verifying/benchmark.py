@@ -1,6 +1,7 @@
 """What artifacts cost where they run: size, time to load, latency and memory, beside their accuracy."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -44,47 +45,51 @@ def benchmark(
     rows = []
     for of in artifacts:
         of.check_files()
-        example, chat = of.golden()[0][0], "chat" in of.manifest
-        if chat:
-            example = example[:-1]  # the last turn is what is asked for
-        for name in runtimes.choose(of.manifest, asked):
+        manifest, generates = of.manifest, of.golden.answers is not None
+        example = of.modality.question(of.golden.examples[0]) if generates else of.golden.examples[0]
+        for name in runtimes.choose(manifest, asked):
             runtime = runtimes.RUNTIMES[name]
-            progress.say(f"Timing {of.manifest['name']} in {name}")
-            runs = _RUNS_OF_SLOW if runtime.slow or chat else _RUNS
+            progress.say(f"Timing {manifest.name} in {name}")
+            runs = _RUNS_OF_SLOW if runtime.slow or generates else _RUNS
             options = ("--threads", str(threads)) if threads and runtime.threads else ()
-            length = ("--max-tokens", str(_ANSWER)) if chat else ()
+            length = ("--max-tokens", str(_ANSWER)) if generates else ()
             try:
                 said = runtimes.ask(of, name, repeat(example, _WARM_UP + runs), (*options, *length))
             except ConverterError:
                 if asked:
                     raise
                 continue  # `verify` reports what a runtime cannot run
-            tokens = np.maximum((said.scores >= 0).sum(-1), 1) if chat else np.ones(_WARM_UP + runs)
+            seconds = said.seconds
+            if generates:
+                seconds = seconds / np.maximum((np.asarray(said.outputs["tokens"]) >= 0).sum(-1), 1)
+            validation = of.report.validation if of.report else None
             rows.append(
                 {
-                    "artifact": of.manifest["name"],
+                    "artifact": manifest.name,
                     "folder": str(of.folder),
-                    "quantize": of.manifest["quantize"],
+                    "quantize": manifest.quantize,
                     "runtime": name,
                     "version": runtime.version,
                     "threads": threads if options else None,
                     "size_bytes": of.size_bytes,
                     "load_ms": said.load_ms,
-                    "latency_ms": runtimes.latency_ms((said.seconds / tokens)[_WARM_UP:]),
+                    "latency_ms": asdict(runtimes.latency_ms(seconds[_WARM_UP:])),
                     "peak_mb": said.peak_mb,
-                    "accuracy": ((of.report or {}).get("validation") or {}).get("accuracy"),
+                    "metric": manifest.metric,
+                    "accuracy": validation.metric.value if validation and validation.metric else None,
                 }
             )
     return rows
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Accuracy against latency; the area of a bubble is the model's size.
+    """Plots the metric against latency; the area of a bubble is the model's size, its number the artifact's.
 
     Raises:
         KerastuneError: no row has an accuracy.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     scored = [row for row in rows if row["accuracy"] is not None]
     if not scored:
@@ -92,16 +97,26 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     largest = max(row["size_bytes"] for row in scored)
+    numbers = {name: n for n, name in enumerate(dict.fromkeys(row["artifact"] for row in scored), start=1)}
     for name in dict.fromkeys(row["runtime"] for row in scored):
         of = [row for row in scored if row["runtime"] == name]
         x, y = [row["latency_ms"]["median"] for row in of], [row["accuracy"] for row in of]
         axes.scatter(x, y, s=[900 * row["size_bytes"] / largest for row in of], alpha=0.5, label=name)
         for row, at in zip(of, zip(x, y, strict=True), strict=True):
-            # A label is not a formula: dollar signs are its own.
-            axes.annotate(row["artifact"].replace("$", r"\$"), at, fontsize=8, ha="center", va="center")
+            axes.annotate(str(numbers[row["artifact"]]), at, fontsize=8, ha="center", va="center")
+    for name, number in numbers.items():
+        # A name is not a formula: dollar signs are its own.
+        axes.scatter([], [], marker=f"${number}$", color="black", label=name.replace("$", r"\$"))
+    axes.margins(0.2)  # bubbles are wider than their places
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    for part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        part(lambda milliseconds, place: f"{milliseconds:g}")
     axes.set_xlabel("latency of one example, ms (median)")
-    axes.set_ylabel("validation accuracy, or its like")
-    axes.legend(markerscale=0.3, title=f"runtime (largest model: {largest / 1e6:.1f} MB)")
+    axes.set_ylabel(f"validation {', '.join(dict.fromkeys(row['metric'].replace('_', ' ') for row in scored))}")
+    title = f"runtimes and artifacts\n(largest model: {largest / 1e6:.1f} MB)"
+    legend = figure.legend(loc="outside right upper", title=title, fontsize=8)
+    for handle in legend.legend_handles:
+        handle.set_sizes([50])  # type: ignore[union-attr]
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)

@@ -18,12 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from kerastune import assets, child
-from kerastune.errors import ConverterError, KerastuneError
+from kerastune.data import ragged
+from kerastune.data.ragged import Array
+from kerastune.errors import ConverterError, DataError, KerastuneError, VerificationError
 from kerastune.modalities import MODALITIES
 from kerastune.recipe import target
+from kerastune.targets import artifact as reader
 from kerastune.targets.browser import reader as browser
-from kerastune.verifying import artifact
-from kerastune.verifying.artifact import Artifact, Scores
+from kerastune.verifying.artifact import Artifact
+from kerastune.verifying.manifest import Manifest
+from kerastune.verifying.verification import Latency
+
+Seconds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Runtime:
         reader: the reader in export/ that starts it.
         formats: the formats that it runs.
         modalities: the kinds of example that it takes; empty for all.
+        learnt: the kinds of truth that its models learnt; empty for all.
         too_slow: modalities that it would take too long for, each with the reason.
         fixed_size: whether images must have one size.
         raw: whether it runs the artifact's model of raw texts instead.
@@ -57,6 +64,7 @@ class Runtime:
     reader: str
     formats: tuple[str, ...]
     modalities: tuple[str, ...] = ()
+    learnt: tuple[str, ...] = ()
     too_slow: Mapping[str, str] = field(default_factory=dict)
     fixed_size: bool = False
     raw: bool = False
@@ -137,6 +145,7 @@ RUNTIMES = {
         "android/reader.py",
         ("tflite",),
         modalities=("image",),
+        learnt=("label", "labels"),
         fixed_size=True,
         inputs=("float32", "uint8"),
         threads=False,
@@ -188,26 +197,29 @@ RUNTIMES = {
 }
 
 
-def refusal(name: str, manifest: dict[str, Any]) -> str | None:
+def refusal(name: str, manifest: Manifest) -> str | None:
     """The reason why a runtime cannot run an artifact, installed or not; None if it can."""
-    row, format, modality = RUNTIMES[name], manifest["format"], artifact.modality(manifest)
-    shown, dtypes = MODALITIES[modality].plural, {one["dtype"] for one in manifest["outputs"]}
-    if row.modalities and modality not in row.modalities:
-        return f"it takes {' or '.join(MODALITIES[one].plural for one in row.modalities)}, and this takes {shown}"
-    if modality in row.too_slow:
-        return row.too_slow[modality]
+    row, format, modality = RUNTIMES[name], manifest.format, MODALITIES[manifest.modality]
+    dtypes = {one.dtype for one in manifest.outputs}
+    if row.modalities and modality.name not in row.modalities:
+        takes = " or ".join(MODALITIES[one].plural for one in row.modalities)
+        return f"it takes {takes}, and this takes {modality.plural}"
+    if modality.name in row.too_slow:
+        return row.too_slow[modality.name]
+    if row.learnt and manifest.learnt not in row.learnt:
+        return f"it gives labels, and this was trained on {manifest.learnt}"
     if format not in row.formats:
         return f"it runs {' and '.join(row.formats)}, and this is {format}"
-    if row.raw and "raw" not in manifest["text"]:
+    if row.raw and "raw" not in manifest.reading:
         return "conversations of several turns, and templates that change what is said, have no model of raw texts"
-    if row.fixed_size and manifest["image"]["resize"] != "outside":
+    if row.fixed_size and any(None in one.shape[1:] for one in manifest.inputs):
         places = [one for one in target.names() if target.load(one).images == "fixed"]
         return f"it needs images of one size; targets {', '.join(places[:-1])} and {places[-1]} have that"
-    if manifest["quantize"] in row.no_kernels:
-        return f'it has no kernels for quantize = "{manifest["quantize"]}"'
-    if row.inputs and (dtype := manifest["inputs"][0]["dtype"]) not in row.inputs:
-        return f"it takes {' or '.join(row.inputs)} {shown}, not {dtype}"
-    if format in row.one_signature and len(signatures := manifest["signatures"]) > 1:
+    if manifest.quantize in row.no_kernels:
+        return f'it has no kernels for quantize = "{manifest.quantize}"'
+    if row.inputs and (dtype := manifest.inputs[0].dtype) not in row.inputs:
+        return f"it takes {' or '.join(row.inputs)} {modality.plural}, not {dtype}"
+    if format in row.one_signature and len(signatures := manifest.signatures) > 1:
         return f"it reads one signature of a file, and this has {' and '.join(signatures)}"
     if row.outputs and (foreign := sorted(dtypes - set(row.outputs))):
         return f"it reads {' or '.join(row.outputs)} outputs, and this gives {' and '.join(foreign)}"
@@ -231,7 +243,7 @@ def _has_vnni() -> bool:
     return not found or bool(re.search(r"avx512_vnni|avx_vnni|amx_int8", found[1]))
 
 
-def choose(manifest: dict[str, Any], asked: Iterable[str] = ()) -> list[str]:
+def choose(manifest: Manifest, asked: Iterable[str] = ()) -> list[str]:
     """Chooses the runtimes to verify an artifact in: those asked for, or its own and all others installed here.
 
     Raises:
@@ -246,28 +258,29 @@ def choose(manifest: dict[str, Any], asked: Iterable[str] = ()) -> list[str]:
         elif not RUNTIMES[name].version:
             problems.append(f"{name} is not installed: {RUNTIMES[name].install}")
     if problems:
-        raise KerastuneError(f"{manifest['name']} cannot be verified as asked: {'; '.join(problems)}.")
-    own = manifest["runtime"]
+        raise KerastuneError(f"{manifest.name} cannot be verified as asked: {'; '.join(problems)}.")
+    if (own := manifest.runtime) not in RUNTIMES:
+        raise VerificationError(f"manifest.json of {manifest.name} is damaged: there is no runtime {own!r}.")
     here = [name for name, row in RUNTIMES.items() if row.version and not row.script and not refusal(name, manifest)]
     return names or [own, *(name for name in here if name != own)]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A reader's scores, float32 [n, num_classes]; seconds for each array; its time to load, and its memory.
+    """A reader's outputs by name, one row an example; seconds for each array; its time to load, and its memory.
 
     `peak_mb` is None if the system does not tell.
     """
 
-    scores: Scores
-    seconds: npt.NDArray[np.float64]
+    outputs: dict[str, Array]
+    seconds: Seconds
     load_ms: float
     peak_mb: float | None
 
 
-def latency_ms(seconds: npt.NDArray[np.float64]) -> dict[str, float]:
-    """Milliseconds that one array took: the median, and the 95th percentile."""
-    return {"median": float(np.median(seconds) * 1e3), "p95": float(np.quantile(seconds, 0.95) * 1e3)}
+def latency_ms(seconds: Seconds) -> Latency:
+    """Milliseconds that one array took."""
+    return Latency(float(np.median(seconds) * 1e3), float(np.quantile(seconds, 0.95) * 1e3))
 
 
 def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: Iterable[str] = ()) -> Answer:
@@ -278,6 +291,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
         options: options of the reader, after the runtime's own.
 
     Raises:
+        DataError: the model cannot be asked about an array.
         ConverterError: the runtime crashed, refused the file, is not installed, took more than `SECONDS` for an array,
             or was about to use up the memory.
     """
@@ -291,10 +305,10 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
             with open(ours, "wb") as asked:
                 forks = runtime.package.startswith("tensorflow")
                 with open(theirs, "rb"):  # closed at once: who writes to a dead reader must be told
-                    reader = child.start(
+                    process = child.start(
                         [*command, "--stream", str(out)], stderr, stdin=theirs, folder=scratch, forks=forks
                     )
-                watched = pool.submit(_watch, reader, out)
+                watched = pool.submit(_watch, process, out)
                 try:
                     for array in arrays:
                         asked.write(_message(array))
@@ -303,14 +317,17 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
                 finally:
                     with contextlib.suppress(BrokenPipeError):
                         asked.close()
-                    stopped, code = watched.result(), reader.wait()
+                    stopped, code = watched.result(), process.wait()
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip()
         if stopped:
-            raise ConverterError(f"{name}, asked about {of.manifest['name']}, {stopped}.")
+            raise ConverterError(f"{name}, asked about {of.manifest.name}, {stopped}.")
+        if code == reader.REFUSED:
+            words = child.last_lines(said, 1)
+            raise DataError(f"{words[:1].upper()}{words[1:]}.")
         if code or not out.is_file():
             raise ConverterError(
-                f"{name} could not run {of.manifest['name']} ({child.exit_reason(code)}): {child.last_lines(said)}",
+                f"{name} could not run {of.manifest.name} ({child.exit_reason(code)}): {child.last_lines(said)}",
                 runtime.install if "ModuleNotFoundError" in said else None,
             )
         with np.load(out, allow_pickle=False) as found:
@@ -319,7 +336,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
                 raise ConverterError("The reader imported KerasHub or kerastune, so its answer proves nothing.")
             peak_mb = float(found["peak_mb"])
             return Answer(
-                found["scores"],
+                ragged.unpacked(found, "outputs/"),
                 found["seconds"],
                 float(found["load_seconds"] * 1e3),
                 peak_mb if np.isfinite(peak_mb) else None,

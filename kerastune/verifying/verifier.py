@@ -1,63 +1,42 @@
 """Replays an artifact in the runtimes it is for, without Keras, and compares with what Keras said.
 
-Of an embedder each text is an example, and what is compared are vectors.
-
-Two proofs: the golden images inside the artifact, and the run's validation split, scored image by image. Both run
-in the readers of export/, in child processes that import neither kerastune nor Keras.
+Two proofs: the golden examples inside the artifact, and the run's validation split. Both run in the readers of export/,
+in child processes that import neither kerastune nor Keras.
 """
 
-import io
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image as PillowImage
-from scipy.stats import binomtest, bootstrap, ttest_rel
 
-from kerastune import environment, files, run
-from kerastune.data import Split, spread
+from kerastune import environment, run, tasks
+from kerastune.data import Split, ragged, spread
+from kerastune.data.ragged import Arrays
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.formats import FORMATS
+from kerastune.modalities import Example
 from kerastune.progress import Progress
 from kerastune.run import Run
 from kerastune.targets import chats
-from kerastune.tasks import scoring
-from kerastune.verifying import artifact, runtimes
-from kerastune.verifying.artifact import Artifact, Example, Image, Scores
-from kerastune.verifying.runtimes import RUNTIMES, SUBSET, Answer
+from kerastune.tasks.learnt import Learnt
+from kerastune.verifying import artifact, comparing, runtimes, verification
+from kerastune.verifying.artifact import Artifact
+from kerastune.verifying.comparing import OTHER_KERNELS, Part
+from kerastune.verifying.runtimes import RUNTIMES, SUBSET
+from kerastune.verifying.statistics import Paired, paired
+from kerastune.verifying.verification import (
+    Beside,
+    Generation,
+    Latency,
+    RuntimeReport,
+    Validation,
+    VerificationReport,
+)
 
-FLOAT_TOLERANCE = 1e-4
-"""Largest difference of a probability between float32 artifacts and Keras."""
-
-OTHER_KERNELS = {
-    "none": FLOAT_TOLERANCE,
-    "float16": 2e-3,
-    "int16x8": 2e-3,
-    "dynamic": 16 / 256,
-    "int4": 16 / 256,
-    "int8": 16 / 256,
-}
-"""Largest difference of a probability between two runtimes of one file: rounding, by quantisation. For int8 that is
-sixteen output steps (between LiteRT's XNNPACK and reference kernels six were measured on photos, with
-EfficientNet-Lite0, and eleven on tinted ones, with a tiny EfficientNet)."""
-
-LARGEST_LOSS = 0.3
-LEAST_AGREEMENT = 0.9
-"""However it is quantised, an artifact may get at most the first share wrong of what Keras's probabilities differ by
-between the golden examples, in squares (a model that says the same about all of them: 1), or must give the second
-share of Keras's labels. One alone does not tell: int8 may squash probabilities and keep labels, or flip some."""
-
-# Keras answers to red and blue alike, if their probabilities differ by less than this.
-_LEAST_COLOUR = 0.05
-
-# A reference that hardly varies agrees with anything.
-_LEAST_SPREAD = 10 * FLOAT_TOLERANCE
+_SAME_KERNELS = 1e-6  # relative to the scale
 
 
 def verify(
@@ -66,8 +45,8 @@ def verify(
     *,
     in_runtimes: Sequence[str] = (),
     progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Checks an artifact's files, replays its golden images, and scores the run's validation split.
+) -> VerificationReport:
+    """Checks an artifact's files, replays its golden examples, and asks about the run's validation split.
 
     Args:
         of: an artifact or its folder.
@@ -75,11 +54,10 @@ def verify(
         in_runtimes: names in `kerastune.verifying.runtimes.RUNTIMES`. Default: all that are installed and can run it.
 
     Returns:
-        The report, also written to report.json: `passed`, `problems`, `golden`, `validation` (None where the
-        run is not there), `latency_ms`, `size_bytes`, of the first runtime; `runtimes` has the same of each.
+        The report, also written to report.json; its `validation` is None where the run is not there.
 
     Raises:
-        VerificationError: a file has changed, or the artifact does not compute what was trained.
+        VerificationError: a file is damaged or has changed, or the artifact does not compute what was trained.
         DataError: the run's data cannot be read or have changed.
         ConverterError: the runtime crashed.
         KerastuneError: a runtime that was asked for is not installed, or cannot run this artifact.
@@ -88,186 +66,208 @@ def verify(
     of = of if isinstance(of, Artifact) else artifact.load(of)
     source = _source_run(of, run_folder)
     report, _ = replay(of, source, progress, runtimes.choose(of.manifest, in_runtimes), asked=bool(in_runtimes))
-    before = of.report or {}
-    report |= {"ladder": before.get("ladder", []), "converter_peak_mb": before.get("converter_peak_mb")}
-    files.write_json(of.folder / artifact.REPORT, report)
+    if before := _report_before(of):
+        report = replace(report, ladder=before.ladder, converter_peak_mb=before.converter_peak_mb)
+    verification.write(report, of.folder / artifact.REPORT)
     refuse_failed(of, report)
     return report
 
 
 def _source_run(of: Artifact, run_folder: str | Path | None) -> Run | None:
+    above = of.folder.parent.parent  # of a folder at the root, the root again
     if run_folder is not None:
         source = run.load(run_folder)
-    elif run.is_run(of.folder.parents[1]):
-        source = run.load(of.folder.parents[1])
+    elif run.is_run(above):
+        source = run.load(above)
     else:
         return None
-    if source.record["recipe_sha256"] != of.manifest["recipe_sha256"]:
+    if source.record["recipe_sha256"] != of.manifest.recipe_sha256:
         raise KerastuneError(f"{of.folder} was not exported from {source.folder}.", "Name its own run: --run RUN.")
     return source
 
 
-def refuse_failed(of: Artifact, report: dict[str, Any]) -> None:
+def _report_before(of: Artifact) -> VerificationReport | None:
+    try:
+        return of.report
+    except VerificationError:
+        return None  # it is written anew
+
+
+def refuse_failed(of: Artifact, report: VerificationReport) -> None:
     """Raises VerificationError with the report's problems, if there are any."""
-    if not report["passed"]:
-        raise VerificationError(
-            f"{of.manifest['name']} does not compute what was trained: {'; '.join(report['problems'])}.",
-            "A quantised artifact may lose more than you allow: raise max_accuracy_drop, or use quantize = "
-            '"dynamic" or "none".'
-            if of.manifest["quantize"] != "none" or any("max_" in problem for problem in report["problems"])
-            else "Please report this with the recipe: a float32 artifact must agree with Keras.",
-        )
+    if report.passed:
+        return
+    may_lose = of.manifest.quantize != "none" or any("max_" in problem for problem in report.problems)
+    raise VerificationError(
+        f"{of.manifest.name} does not compute what was trained: {'; '.join(report.problems)}.",
+        "A quantised artifact may lose more than you allow: raise --max-accuracy-drop, or take the smallest that keeps "
+        "it: --quantize auto."
+        if may_lose
+        else "Please report this with the recipe: a float32 artifact must agree with Keras.",
+    )
 
 
 def replay(
     of: Artifact, source: Run | None, progress: Progress, names: Sequence[str], asked: bool = False
-) -> tuple[dict[str, Any], Scores]:
-    """The report on one artifact, and what its first runtime says about the golden images.
+) -> tuple[VerificationReport, Arrays]:
+    """The report on one artifact, and what its first runtime says about the golden examples.
 
     Args:
-        source: the run that it was made from; without it, the golden images alone are replayed.
+        source: the run that it was made from; without it, the golden examples alone are replayed.
         names: the runtimes. If the first cannot run the file, that is an error; if another cannot, or is
             not exact on this processor, it is reported, unless they were `asked` for.
     """
     of.check_files()
-    images, expected = of.golden()
-    varied = scoring.comparable(of.target_kind, expected)
-    if not (spread := float(np.ptp(varied, axis=0).max())) >= _LEAST_SPREAD:  # NaN is refused too
+    manifest, learnt, golden = of.manifest, of.learnt, of.golden
+    by = comparing.hardly_varies(learnt, golden.expected, manifest.tolerance.scale)
+    if by is not None:
         raise VerificationError(
-            f"The golden outputs hardly vary (by {spread:.2g}), so they would agree with any model.",
-            f"Train longer, or look at the data: the model says the same about every {of.unit}.",
+            f"The golden outputs hardly vary (by {by:.2g}), so they would agree with any model.",
+            f"Train longer, or look at the data: the model says the same about every {of.modality.name}.",
         )
-    try:
-        problems, takes = FORMATS[of.manifest["format"]].converter.inspect(of.folder / of.manifest["model"])
-    except Exception as error:  # each format's parser has its own
-        raise VerificationError(f"{of.manifest['model']} is no {of.manifest['format']} model: {error}.") from error
-    promised = [one["name"] for one in of.manifest["inputs"]]
-    if sorted(takes) != sorted(promised):
-        problems.append(f"it takes {', '.join(takes)} instead of {', '.join(promised)}")
-    is_labelled = of.manifest.get("target_kind") not in scoring.SIMILARITY
-    if source and of.labels != (source.labels if is_labelled else ()):
-        problems.append(f"its labels are not those of {source.folder.name}, or in another order")
-    reports: dict[str, dict[str, Any]] = {}
-    golden: dict[str, Scores] = {}
+    problems = _unfit(of, source)
+    reports: dict[str, RuntimeReport] = {}
+    found: dict[str, Arrays] = {}
     for name in names:
         is_judged = asked or name == names[0]
         try:
-            reports[name], golden[name] = _in_runtime(of, name, images, expected, source, progress)
+            reports[name], found[name] = _in_runtime(of, name, source, progress)
         except ConverterError as error:
             if is_judged:
                 raise
-            reports[name] = {"passed": None, "problems": [error.message]}
+            reports[name] = RuntimeReport(passed=None, problems=(error.message,))
             continue
-        if reports[name]["problems"] and (why := runtimes.inexact(name, of.manifest["quantize"])):
-            reports[name]["problems"].append(why)
-            if not is_judged:  # reported, and not held against the file
-                reports[name]["passed"] = None
+        if reports[name].problems and (why := runtimes.inexact(name, manifest.quantize)):
+            told = (*reports[name].problems, why)
+            # Reported, and not held against the file where nobody asked.
+            reports[name] = replace(reports[name], problems=told, passed=reports[name].passed if is_judged else None)
+            if not is_judged:
                 continue
-        problems += [f"{name}: {problem}" for problem in reports[name]["problems"]]
-    problems += _unlike(golden)
-    first, allowed = reports[names[0]], of.manifest["tolerance"]["accuracy_drop"]
-    # Judged in the first runtime; the others must say nearly the same, whatever that does to a few labels.
-    if first["validation"] and allowed is not None and not (drop := first["validation"]["accuracy_drop"]) <= allowed:
-        metric = of.manifest["metric"].replace("_", " ")
-        problems.append(f"it loses {drop:.4f} of validation {metric}, and max_accuracy_drop is {allowed:g}")
-    report = {
-        **first,
-        "passed": not problems,
-        "problems": problems,
-        "size_bytes": of.size_bytes,
-        "runtime": names[0],
-        "runtimes": reports,
-        "machine": environment.machine(),
-    }
-    return report, golden[names[0]]
+        problems += [f"{name}: {problem}" for problem in reports[name].problems]
+    problems += _unlike(learnt, found, manifest.tolerance.scale)
+    worse, warnings = _judged(of, reports[names[0]].validation)
+    problems += worse
+    report = VerificationReport(
+        passed=not problems,
+        problems=tuple(problems),
+        warnings=tuple(warnings),
+        size_bytes=of.size_bytes,
+        runtime=names[0],
+        runtimes=reports,
+        machine=environment.machine(),
+    )
+    return report, found[names[0]]
 
 
-def _unlike(golden: dict[str, Scores]) -> list[str]:
+def _unfit(of: Artifact, source: Run | None) -> list[str]:
+    """What is wrong with the file itself: operators, inputs, labels."""
+    manifest = of.manifest
+    try:
+        problems, takes = FORMATS[manifest.format].converter.inspect(of.folder / manifest.model)
+    except Exception as error:  # each format's parser has its own
+        raise VerificationError(f"{manifest.model} is no {manifest.format} model: {error}.") from error
+    promised = [one.name for one in manifest.inputs]
+    if sorted(takes) != sorted(promised):
+        problems.append(f"it takes {', '.join(takes)} instead of {', '.join(promised)}")
+    if source and manifest.labels != of.learnt.labels(source.labels):
+        problems.append(f"its labels are not those of {source.folder.name}, or in another order")
+    return problems
+
+
+def _unlike(learnt: Learnt, found: dict[str, Arrays], scale: float) -> list[str]:
     """Where two runtimes with the same kernels differ."""
-    pairs = {name: RUNTIMES[name].kernels_of for name in golden if RUNTIMES[name].kernels_of in golden}
-    apart = {name: _max_error("label", golden[name], golden[other]) for name, other in pairs.items()}
-    return [f"{n} differs by {e:.3g} from {pairs[n]}, whose kernels it has" for n, e in apart.items() if not e <= 1e-6]
+    told = []
+    for name, ours in found.items():
+        if (theirs := found.get(other := RUNTIMES[name].kernels_of)) is None:
+            continue
+        if not (error := comparing.largest_error(learnt, ours, theirs)) <= _SAME_KERNELS * scale:
+            told.append(f"{name} differs by {error:.3g} from {other}, whose kernels it has")
+    return told
 
 
-def _in_runtime(
-    of: Artifact, name: str, images: list[Example], expected: Scores, source: Run | None, progress: Progress
-) -> tuple[dict[str, Any], Scores]:
-    tolerance, own = of.manifest["tolerance"], of.own_scores()
-    unit, target = of.unit, of.target_kind
-    parts = [_Part(f"golden {unit}s", images, expected, tolerance["golden_error"])]
-    batch = _same_size(images)
-    if of.manifest["inputs"][0]["shape"][0] is None and len(batch) > 1:
-        stacked = [np.stack([images[i] for i in batch])]
-        part = _Part(f"a batch of golden {unit}s", stacked, expected[batch], tolerance["golden_error"], False)
-        parts.append(part)
-    if RUNTIMES[name].encoded and unit == "image":
-        encoded = [_png(image) for image in images]
-        parts.append(_Part("golden images as PNG files", encoded, expected, tolerance["golden_error"]))
-    if source:
-        unseen = source.splits(progress).validation
-        chosen = spread(unseen, SUBSET) if RUNTIMES[name].slow else list(range(len(unseen)))
-        (said_before,) = source.predicted("validation", [unseen.digests[i] for i in chosen]).values()
-        keras_scores = np.asarray(said_before)
-        asked, said_by_keras, place = _examples(unseen, unit, chosen), keras_scores, np.arange(len(chosen))
-        if target in scoring.SIMILARITY:
-            asked, said_by_keras, place = _texts(unseen, chosen, keras_scores)
-        stage = f"verifying {of.manifest['name']} in {name}"
-        arrays = _counted(asked, len(said_by_keras), stage, progress)
-        parts.append(_Part(f"validation {unit}s", arrays, said_by_keras, tolerance["validation_error"]))
+# --- one runtime -------------------------------------------------------------------------------------------
+
+
+def _in_runtime(of: Artifact, name: str, source: Run | None, progress: Progress) -> tuple[RuntimeReport, Arrays]:
+    manifest, learnt, golden = of.manifest, of.learnt, of.golden
+    unseen = source.splits(progress).validation if source else None
+    chosen = _chosen(unseen, name) if unseen else []
+    parts = [*_golden_parts(of, name), *([_validation_part(of, source, chosen, progress)] if source else [])]
     said = runtimes.ask(of, name, chain.from_iterable(part.arrays for part in parts))
-    found = np.split(said.scores, np.cumsum([len(part.expected) for part in parts])[:-1])
-    problems = [problem for part, its in zip(parts, found, strict=True) for problem in _compare(target, part, its)]
-    problems += _unlike_keras(unit, target, images, found[0], expected)
-    rounding = OTHER_KERNELS[of.manifest["quantize"]] * tolerance.get("scale", 1.0)
-    if own is not None and not (apart := _max_error(target, found[0], own)) <= rounding:
-        problems.append(f"golden {unit}s: {apart:.3g} from what {of.manifest['runtime']} said when it was exported")
+    ends = np.cumsum([0, *(part.answers for part in parts)])
+    found = [
+        part.placed(ragged.take(said.outputs, slice(start, end)))
+        for part, (start, end) in zip(parts, pairwise(ends), strict=True)
+    ]
+    scale = manifest.tolerance.scale
+    problems = [
+        problem
+        for part, its in zip(parts, found, strict=True)
+        for problem in comparing.problems(learnt, part, its, scale)
+    ]
+    agreement = comparing.agreement(learnt, found[0], golden.expected)
     validation = None
-    if source:
-        truth, allowed = unseen.labels[chosen], tolerance["accuracy_drop"] or 0.0
-        validation = paired(target, found[-1][place], keras_scores, truth, allowed)
-    generation = None
-    if "chat" in of.manifest:
+    if agreement.max_error is not None:
+        problems += comparing.unlike_keras(learnt, parts[0].what, golden.examples, found[0], golden.expected, scale)
+        problems += _unlike_itself(of, found[0])
+    if unseen and comparing.agreement(learnt, found[-1], parts[-1].expected).max_error is not None:
+        validation = _validation(of, unseen, chosen, found[-1], parts[-1].expected)
+    # Single examples, the first of which warms the runtime up.
+    generation, latency = None, runtimes.latency_ms(said.seconds[1 - parts[-1].answers if source else 1 :])
+    if golden.answers:
         generation, latency = _generation(of, name)
-        if of.manifest["quantize"] == "none" and generation["equal"] < generation["prompts"]:
-            problems.append(f"{generation['prompts'] - generation['equal']} golden answers are not Keras's")
-    else:
-        latency = _latency(said, len(found[-1]) if source else len(images))
-    return {
-        "passed": not problems,
-        "problems": problems,
-        "version": RUNTIMES[name].version,
-        "golden": {"examples": len(images), **_agreement(target, found[0], expected)},
-        "validation": validation,
-        "generation": generation,
-        "latency_ms": latency,
-        "load_ms": said.load_ms,
-        "peak_mb": said.peak_mb,
-    }, found[0]
+        if manifest.quantize == "none" and generation.equal < generation.prompts:
+            problems.append(f"{generation.prompts - generation.equal} golden answers are not Keras's")
+    report = RuntimeReport(
+        passed=not problems,
+        problems=tuple(problems),
+        version=RUNTIMES[name].version,
+        golden=agreement,
+        validation=validation,
+        generation=generation,
+        latency_ms=latency,
+        load_ms=said.load_ms,
+        peak_mb=said.peak_mb,
+    )
+    return report, found[0]
 
 
-def _generation(of: Artifact, name: str) -> tuple[dict[str, Any], dict[str, float]]:
-    """How many of the golden answers are Keras's, token for token; and milliseconds a token, reading included."""
-    examples, _ = of.golden()
-    answers, margins = of.golden_answers()
-    said = runtimes.ask(of, name, (turns[:-1] for turns in examples))
-    equal = int(chats.same_answers(said.scores, answers, margins).sum())
-    spoken = (said.scores >= 0).sum(-1)
-    latency = runtimes.latency_ms(said.seconds / np.maximum(spoken, 1))
-    return {"prompts": len(answers), "equal": equal, "tokens": int(spoken.sum())}, latency
+def _golden_parts(of: Artifact, name: str) -> Iterator[Part]:
+    """The golden examples one by one; and in a batch, and as files, where the model takes these."""
+    golden, plural, error = of.golden, of.modality.plural, of.manifest.tolerance.golden_error
+    yield Part(f"golden {plural}", golden.examples, golden.expected, tolerance=error)
+    batch = _same_size(golden.examples)
+    if of.manifest.inputs[0].shape[0] is None and len(batch) > 1:
+        stacked = [np.stack([golden.examples[i] for i in batch])]
+        expected = ragged.take(golden.expected, batch)
+        # Examples of one size may have one label.
+        yield Part(f"a batch of golden {plural}", stacked, expected, tolerance=error, is_varied=False)
+    if RUNTIMES[name].encoded and (encode := of.modality.encode):
+        encoded = (np.frombuffer(encode(example), np.uint8) for example in golden.examples)
+        yield Part(f"golden {plural} as files", encoded, golden.expected, tolerance=error)
 
 
-def _examples(split: Split, unit: str, chosen: list[int]) -> Iterator[Example]:
-    for i in chosen:
-        yield split.example(i)
+def _same_size(examples: Sequence[Example]) -> list[int]:
+    """Indices of the largest group of examples that fit in one batch."""
+    size, _ = Counter(example.shape for example in examples).most_common(1)[0]
+    return [i for i, example in enumerate(examples) if example.shape == size]
 
 
-def _texts(split: Split, chosen: list[int], vectors: Scores) -> tuple[Iterator[Example], Scores, npt.NDArray[Any]]:
-    """The distinct texts of examples whose sides have `vectors`, float32 [n, sides, D]; the vector of each; and which
-    of the texts each side is, int64 [n, sides]."""
-    number: dict[str, int] = {}
-    place = np.array([[number.setdefault(text, len(number)) for text in split.example(i).tolist()] for i in chosen])
-    _, first = np.unique(place, return_index=True)
-    return (np.array([text]) for text in number), vectors.reshape(-1, vectors.shape[-1])[first], place
+def _chosen(unseen: Split, name: str) -> list[int]:
+    return spread(unseen, SUBSET) if RUNTIMES[name].slow else list(range(len(unseen)))
+
+
+def _validation_part(of: Artifact, source: Run, chosen: list[int], progress: Progress) -> Part:
+    unseen = source.splits(progress).validation
+    asked = tasks.device(source.recipe.task).questions(source.recipe, unseen, chosen)
+    part = Part(
+        f"validation {of.modality.plural}",
+        (),
+        source.predicted("validation", [unseen.digests[i] for i in chosen]),
+        place=asked.place,
+        tolerance=of.manifest.tolerance.validation_error,
+    )
+    return replace(part, arrays=_counted(asked.examples, part.answers, f"verifying {of.manifest.name}", progress))
 
 
 def _counted(examples: Iterable[Example], total: int, stage: str, progress: Progress) -> Iterator[Example]:
@@ -276,185 +276,69 @@ def _counted(examples: Iterable[Example], total: int, stage: str, progress: Prog
         yield example
 
 
-# --- comparing ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Arrays to score, and what Keras said about them."""
-
-    what: str
-    arrays: Iterable[npt.NDArray[Any]]
-    expected: Scores
-    tolerance: float | None
-    is_varied: bool = True  # a batch of same-sized images may hold one label alone
-
-
-def _compare(target: str, part: _Part, found: Scores) -> list[str]:
-    what, expected, tolerance = part.what, part.expected, part.tolerance
-    if found.shape != expected.shape:
-        return [f"{what}: {found.shape} scores instead of {expected.shape}"]
-    if bad := int((~np.isfinite(found)).any(axis=-1).sum()):
-        return [f"{what}: NaN or infinite scores on {bad} of {len(found)}"]
-    problems = []
-    if tolerance is not None and not (error := _max_error(target, found, expected)) <= tolerance:
-        problems.append(f"{what}: largest error {error:.3g}, and {tolerance:.3g} is allowed")
-    if part.is_varied and float(np.ptp(scoring.comparable(target, found), axis=0).max()) < _LEAST_SPREAD:
-        problems.append(f"{what}: the artifact says the same about all of them")
-    return problems
-
-
-def _max_error(target: str, found: Scores, expected: Scores) -> float:
-    found, expected = scoring.comparable(target, found), scoring.comparable(target, expected)
-    return float(np.abs(found.astype(np.float64) - expected).max())
-
-
-def _unlike_keras(unit: str, target: str, examples: list[Example], found: Scores, expected: Scores) -> list[str]:
-    """What is wrong with scores on the golden examples whose errors have no limit, because the model is quantised."""
-    if found.shape != expected.shape:
+def _unlike_itself(of: Artifact, found: Arrays) -> list[str]:
+    """Where a quantised artifact says something else than when it was exported."""
+    tolerance, own = of.manifest.tolerance, of.golden.found
+    if own is None:
         return []
-    found, expected = scoring.comparable(target, found), scoring.comparable(target, expected)
-    lost, problems = _loss(found, expected), []
-    agree = _alike(target, found, expected).mean() if expected.shape[1] > 1 else 0.0
-    if not lost <= LARGEST_LOSS and agree < LEAST_AGREEMENT:
-        what = "nearest texts" if target in scoring.SIMILARITY else "labels"
-        problems.append(
-            f"golden {unit}s: {lost:.0%} of what tells them apart is lost and {1 - agree:.0%} of the {what} differ, "
-            f"and {LARGEST_LOSS:.0%} and {1 - LEAST_AGREEMENT:.0%} are allowed"
-        )
-    if unit == "image" and _swaps_colours(examples, found, expected):
-        problems.append("golden images: it takes red for blue")
-    return problems
+    apart = comparing.largest_error(of.learnt, found, own)
+    if apart <= OTHER_KERNELS[of.manifest.quantize] * tolerance.scale:
+        return []
+    return [f"golden {of.modality.plural}: {apart:.3g} from what {of.manifest.runtime} said when it was exported"]
 
 
-def _loss(found: Scores, expected: Scores) -> float:
-    """The share of the variance between examples that is not explained; 1 - R^2."""
-    varies = np.square(expected - expected.mean(axis=0, dtype=np.float64)).sum()
-    return float(np.square(found.astype(np.float64) - expected).sum() / varies)
+# --- the validation split ----------------------------------------------------------------------------------
 
 
-def _swaps_colours(images: list[Image], found: Scores, expected: Scores) -> bool:
-    """Whether it answers to an image in red as Keras does to the same image in blue."""
-    red = [i for i in range(len(images) - 1) if _mirrored(images[i], images[i + 1])]
-    theirs = expected[red] - expected[[i + 1 for i in red]]  # [pairs, K]
-    ours = found[red] - found[[i + 1 for i in red]]
-    return bool(np.abs(theirs).max(initial=0) >= _LEAST_COLOUR and (ours * theirs).sum() < 0)
+def _validation(of: Artifact, unseen: Split, chosen: list[int], found: Arrays, expected: Arrays) -> Validation:
+    learnt, truth = of.learnt, unseen.labels[chosen]
+    metric = paired(learnt, truth, found, expected, of.manifest.tolerance.accuracy_drop or 0.0)
+    ours, theirs = (
+        {} if metric is None else learnt.metrics(of.manifest.labels, truth, one) for one in (found, expected)
+    )
+    beside = {name: Beside(ours[name], theirs[name]) for name in learnt.shown.beside if name in ours}
+    return Validation(comparing.agreement(learnt, found, expected), metric, beside)
 
 
-def _mirrored(one: Image, other: Image) -> bool:
-    return np.array_equal(one, other[..., ::-1]) and not np.array_equal(one, other)
+def _judged(of: Artifact, validation: Validation | None) -> tuple[list[str], list[str]]:
+    """What is wrong with the metric in the runtime that the artifact is judged in, and what the split cannot tell.
 
-
-def _alike(target: str, found: Scores, expected: Scores) -> npt.NDArray[np.bool_]:
-    """Of each example, whether both give it the same label; of vectors, whether the same other text is the nearest."""
-    if target in scoring.SIMILARITY:
-        flat = (vectors.reshape(-1, vectors.shape[-1]) for vectors in (found, expected))
-        ours, theirs = map(scoring.nearest, flat)
-        return np.asarray(ours == theirs)
-    return np.asarray(found.argmax(-1) == expected.argmax(-1))
-
-
-def _agreement(target: str, found: Scores, expected: Scores) -> dict[str, float | None]:
-    error = _max_error(target, found, expected)
-    found, expected = scoring.comparable(target, found), scoring.comparable(target, expected)
-    return {
-        "max_error": error if math.isfinite(error) else None,
-        "label_agreement": float(_alike(target, found, expected).mean()),
-    }
-
-
-def paired(target: str, found: Scores, expected: Scores, truth: npt.NDArray[Any], allowed: float) -> dict[str, Any]:
-    """What it is worth beside Keras on the same examples, with a 95 % interval of the difference, and a verdict.
-
-    Where an example is right or wrong: the adjusted Wald interval for paired proportions of Bonett & Price 2012 (J.
-    Educ. Behav. Stat. 37, 479-488), which stays honest where the two hardly ever differ, and the p value of McNemar's
-    exact test. Of numbers: the interval and the p value of the paired t test. Of a rank correlation, which is no mean:
-    those of a bootstrap over the pairs of texts.
-
-    Args:
-        target: as in `kerastune.tasks.scoring`.
-        allowed: the drop of the metric that counts as none.
-
-    Returns:
-        `accuracy` is the mean of `scoring.quality`, or the rank correlation; `examples` are those that have a quality.
-        `verdict` is "same" where the whole interval is at or below `allowed`, "worse" where it is above it, else "not
-        enough data".
+    The other runtimes must say nearly the same, whatever that does to a few labels.
     """
-    agreement = _agreement(target, found, expected)
-    if target == "scores":
-        return {"examples": len(truth), **_correlated(truth[:, 0], found, expected, allowed), **agreement}
-    ours, theirs = scoring.quality(target, truth, found), scoring.quality(target, truth, expected)
-    n, drop = len(ours), theirs - ours
-    if target in ("number", "text"):
-        half = float(1.959964 * drop.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
-        middle = float(drop.mean())
-        # Where all differ by the same, there is nothing to divide by.
-        p_value = float(ttest_rel(theirs, ours).pvalue) if np.ptp(drop) > 1e-9 else float(not drop.any())
-    else:
-        lost, won = int((drop > 0).sum()), int((drop < 0).sum())
-        p_lost, p_won = (lost + 1) / (n + 2), (won + 1) / (n + 2)
-        middle = p_lost - p_won
-        half = 1.959964 * math.sqrt((p_lost + p_won - middle**2) / (n + 2))
-        p_value = float(binomtest(lost, lost + won).pvalue) if lost + won else 1.0
-    low, high = max(middle - half, -1.0), min(middle + half, 1.0)
-    identical = not drop.any() and (target in ("number", "text") or agreement["label_agreement"] == 1)
-    return {
-        "examples": n,
-        "accuracy": float(ours.mean()),
-        "keras_accuracy": float(theirs.mean()),
-        "accuracy_drop": float(drop.mean()),
-        "accuracy_drop_interval": [low, high],
-        "p_value": p_value,
-        "verdict": "same" if identical else _verdict(low, high, allowed),
-        **agreement,
-        **_perplexities(target, found, expected, truth),
-    }
+    allowed = of.manifest.tolerance.accuracy_drop
+    if validation is None or validation.metric is None or allowed is None:
+        return [], []
+    found, words = validation.metric, of.learnt.metric.words
+    if found.verdict == "worse":
+        return [f"it loses {found.drop:.4f} of validation {words}, and max_accuracy_drop is {allowed:g}"], []
+    if found.verdict == "too few to tell":
+        interval = "{:.4f} to {:.4f}".format(*found.interval) if found.interval else "unknown"
+        return [], [
+            f"{_counts(of, found)}: too few to tell whether it loses more of validation {words} than max_accuracy_drop "
+            f"= {allowed:g} (here {found.drop:.4f}, 95 % interval {interval})"
+        ]
+    return [], []
 
 
-def _verdict(low: float, high: float, allowed: float) -> str:
-    return "same" if high <= allowed else "worse" if low > allowed else "not enough data"
+def _counts(of: Artifact, found: Paired) -> str:
+    """How many examples were lost, of how many."""
+    plural = of.modality.plural
+    if found.lost is None or found.won is None:
+        return f"{found.examples} {plural}"
+    won = f" ({found.won} won)" if found.won else ""
+    return f"{found.lost} of {found.examples} {plural} lost{won}"
 
 
-def _correlated(truth: npt.NDArray[Any], found: Scores, expected: Scores, allowed: float) -> dict[str, Any]:
-    """What `paired` says of a rank correlation, which is no mean of anything."""
-
-    def drop(ours: npt.NDArray[Any], theirs: npt.NDArray[Any], known: npt.NDArray[Any]) -> float:
-        return scoring.rank_correlation(theirs, known) - scoring.rank_correlation(ours, known)
-
-    near = scoring.cosines(found), scoring.cosines(expected)
-    drawn = bootstrap((*near, truth), drop, paired=True, vectorized=False, n_resamples=999, method="percentile", rng=0)
-    low, high = map(float, drawn.confidence_interval)
-    worse = float((drawn.bootstrap_distribution >= 0).mean()), float((drawn.bootstrap_distribution <= 0).mean())
-    ours, theirs = (scoring.rank_correlation(one, truth) for one in near)
-    return {
-        "accuracy": ours,
-        "keras_accuracy": theirs,
-        "accuracy_drop": theirs - ours,
-        "accuracy_drop_interval": [low, high],
-        "p_value": min(2 * min(worse), 1.0),
-        "verdict": _verdict(low, high, allowed),
-    }
+# --- answers -----------------------------------------------------------------------------------------------
 
 
-def _perplexities(target: str, found: Scores, expected: Scores, truth: npt.NDArray[Any]) -> dict[str, float]:
-    if target != "text":
-        return {}
-    named = {"perplexity": found, "keras_perplexity": expected}
-    return {name: scoring.metrics(target, (), truth, scores)["perplexity"] for name, scores in named.items()}
-
-
-def _latency(said: Answer, count: int) -> dict[str, float]:
-    """Of the last `count` arrays, single images; the first is a warm-up, too."""
-    return runtimes.latency_ms(said.seconds[-count:][1:] if count > 1 else said.seconds[-count:])
-
-
-def _same_size(images: list[Example]) -> list[int]:
-    """Indices of the largest group of examples that fit in one batch."""
-    size, _ = Counter(image.shape for image in images).most_common(1)[0]
-    return [i for i, image in enumerate(images) if image.shape == size]
-
-
-def _png(image: Image) -> npt.NDArray[np.uint8]:
-    buffer = io.BytesIO()
-    PillowImage.fromarray(image).save(buffer, "png")
-    return np.frombuffer(buffer.getvalue(), np.uint8)
+def _generation(of: Artifact, name: str) -> tuple[Generation, Latency]:
+    """How many of the golden answers are Keras's, token for token; and milliseconds a token, reading included."""
+    examples, answers = of.golden.examples, of.golden.answers
+    assert answers
+    said = runtimes.ask(of, name, map(of.modality.question, examples))
+    tokens = np.asarray(said.outputs["tokens"])
+    equal = int(chats.same_answers(tokens, answers.tokens, answers.margins).sum())
+    spoken = (tokens >= 0).sum(-1)
+    latency = runtimes.latency_ms(said.seconds / np.maximum(spoken, 1))
+    return Generation(len(examples), equal, int(spoken.sum())), latency

@@ -11,7 +11,7 @@ def manifest(recipe, wanted, form, work):
     batch = None if form.signature in ("serving", "serving_default") else 1
     return {
         "signatures": [form.signature],
-        "image": {"resize": "inside"},
+        "reading": {"resize": "inside"},
         "inputs": [
             {"name": "images", "shape": [batch, None, None, 3], "dtype": "uint8", "range": [0, 255], "meaning": "RGB"}
         ],

@@ -17,7 +17,7 @@ from kerastune.tasks.learnt import LEARNT, Learnt
 
 GOLDEN_ANSWERS = 20
 
-_TOKENS = "as tokenizer.json numbers them: `chat.prefill` of a prompt at a time, then one by one"
+_TOKENS = "as tokenizer.json numbers them: `reading.prefill` of a prompt at a time, then one by one"
 
 
 def learnt(recipe: CausalLM) -> Learnt:
@@ -54,8 +54,7 @@ def manifest(recipe: CausalLM, wanted: Wanted, form: Form, work: Path) -> Record
     cache = {"shape": chat["cache"], "dtype": "float32", "range": None}
     return {
         "signatures": list(text_device.SERVING) if wanted.style == "serving" else form.signature.split("+"),
-        "text": {"pairs": False, "checked": text["checked"], **raw},
-        "chat": chat,
+        "reading": {**chat, "checked": text["checked"], **raw},
         "inputs": [
             {"name": "tokens", "shape": [1, None], "dtype": "int32", "range": None, "meaning": _TOKENS},
             {
@@ -80,8 +79,10 @@ def _of_folder(chat: Record, text: Record) -> Record:
     tokens = {"dtype": "int64", "range": None, "meaning": "as tokenizer.json numbers them"}
     return {
         "signatures": ["forward"],
-        "text": {"pairs": False, "checked": text["checked"]},
-        "chat": {name: value for name, value in chat.items() if name not in ("cache", "prefill")},
+        "reading": {
+            **{name: value for name, value in chat.items() if name not in ("cache", "prefill")},
+            "checked": text["checked"],
+        },
         "inputs": [{"name": "input_ids", "shape": [1, None], **tokens}],
         "outputs": [_logits(chat)],
         "preprocessing": {"inside": [], "outside": ["PreTrainedTokenizerFast.apply_chat_template", "generate"]},
@@ -95,7 +96,7 @@ def _logits(chat: Record) -> dict[str, Any]:
 
 def questions(recipe: CausalLM, split: Split, chosen: Sequence[int]) -> Questions:
     """Each conversation, with its answer, which is scored."""
-    return Questions([split.example(i) for i in chosen], np.arange(len(chosen)))
+    return Questions((split.example(i) for i in chosen), np.arange(len(chosen)))
 
 
 DEVICE: Device[CausalLM] = Device(
@@ -112,4 +113,5 @@ DEVICE: Device[CausalLM] = Device(
     sides=lambda recipe: 1,
     serving=text_device.SERVING,
     unit="a token",
+    options={"max_tokens": 64, "temperature": 0.0, "seed": 0},
 )

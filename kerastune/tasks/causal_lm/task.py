@@ -411,7 +411,7 @@ def _of_strings(model: Model, settings: dict[str, Any]) -> dict[str, Signature]:
         is_answer = (places >= first[:, None]) & (places < ids.row_lengths()[:, None])
         y = tf.where(is_answer, tf.cast(whole, tf.float32), _UNSCORED)[:, 1:]
         mask = tf.cast(places < ids.row_lengths()[:, None], tf.int32)[:, :-1]
-        return {"scores": _sums(y, model({"token_ids": whole[:, :-1], "padding_mask": mask}, training=False))}
+        return {"sums": _sums(y, model({"token_ids": whole[:, :-1], "padding_mask": mask}, training=False))}
 
     texts = {name: tf.TensorSpec([None], tf.string, name=name) for name in ("prompts", "answers")}
     return {"serve_texts": (answer, [texts["prompts"]]), "serve_scores": (score, list(texts.values()))}

@@ -69,7 +69,7 @@ def manifest(recipe: ImageClassification, wanted: Wanted, form: Form, work: Path
     meaning, dtype = "RGB pixels of an upright image", form.int8_io if wanted.quantize == "int8" else "float32"
     return {
         "signatures": list(DEVICE.serving) if form.signature == "serving" else [form.signature],
-        "image": {**settings, "resize": "outside" if is_fixed else "inside"},
+        "reading": {**settings, "resize": "outside" if is_fixed else "inside"},
         "inputs": [
             {
                 "name": "images",
@@ -91,7 +91,7 @@ def manifest(recipe: ImageClassification, wanted: Wanted, form: Form, work: Path
 
 def questions(recipe: ImageClassification, split: Split, chosen: Sequence[int]) -> Questions:
     """Each image, at its own size."""
-    return Questions([split.example(i) for i in chosen], np.arange(len(chosen)))
+    return Questions((split.example(i) for i in chosen), np.arange(len(chosen)))
 
 
 DEVICE: Device[ImageClassification] = Device(

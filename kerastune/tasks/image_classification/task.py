@@ -21,7 +21,7 @@ from kerastune.errors import RecipeError
 from kerastune.files import write_json
 from kerastune.formats.graphs import Signature
 from kerastune.modalities import image as pixels
-from kerastune.targets import classify
+from kerastune.targets import images as reader
 from kerastune.tasks import losses
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task
 from kerastune.tasks.image_classification.settings import Augment, ImageClassification
@@ -396,10 +396,10 @@ def trace(recipe: ImageClassification, model: Model, work: Path, wanted: Sequenc
 def _resize_examples(work: Path, settings: dict[str, Any]) -> None:
     if settings["antialias"] or settings["interpolation"] not in ("nearest", "bilinear", "bicubic"):
         raise ValueError(f"no device resizes as this model does ({settings}); use a target with images of any size")
-    manifest = {"image": {**settings, "resize": "outside"}}
+    outside = {**settings, "resize": "outside"}
     for name in ("golden", "calibration"):
         with np.load(work / f"{name}.npz", allow_pickle=False) as stored:
-            images = {key: classify.fit(stored[key], manifest) for key in stored.files}
+            images = {key: reader.fit(stored[key], outside) for key in stored.files}
         if name == "calibration":
             # int8 inputs must span 0..255 exactly, so that a pixel's byte is its int8 value.
             next(iter(images.values()))[0, :2] = [[0], [255]]

@@ -336,3 +336,6 @@ SCORES = Learnt(
     ),
     labels=lambda labels: (),
 )
+
+VECTORS = (PAIRS, GROUPS, SCORES)
+"""The rows whose output is a vector an example."""

@@ -4,7 +4,6 @@ An example has one text or several, its sides. Of a batch of B examples the mode
 ones, and so on: [sides * B, L] in, [sides * B, D] out.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -352,14 +351,6 @@ def _vectors(model: Model, tokens: Tokens, batch_size: int, each: Callable[[int]
     return found
 
 
-def fingerprint(model: Model) -> str:
-    """sha256 of the model and of how it takes texts: vectors of other models cannot be compared."""
-    found = hashlib.sha256(f"{preprocessing(model)} {model.pooling_mode} {model.normalize}".encode())
-    for weight in model.weights:
-        found.update(np.ascontiguousarray(weight.numpy()).tobytes())
-    return found.hexdigest()
-
-
 # --- what the device sees ----------------------------------------------------------------------------------
 
 
@@ -425,7 +416,7 @@ TASK: Task[TextEmbedding] = Task(
     predict=lambda recipe, model, split, batch_size, told: {
         "embeddings": scores(recipe.data.target, model, split, batch_size, told)
     },
-    answer=lambda recipe, model, examples, options: {"embeddings": reference(recipe, model, examples)},
+    answer=lambda recipe, model, examples, options: {"embeddings": embed(model, [str(text) for (text,) in examples])},
     signatures=signatures,
     trace=lambda recipe, model, work, wanted: text_models.trace(model, work, 1),
     reference=lambda recipe, model, examples: {"embeddings": reference(recipe, model, examples)},

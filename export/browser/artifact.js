@@ -1,40 +1,64 @@
 // Runs an artifact in a page: its manifest, its model in the runtime of its format, and its golden images.
-// The resizing is that of classify.py, to the bit: a canvas would do it otherwise than the training did.
+// The resizing is that of images.py, to the bit: a canvas would do it otherwise than the training did.
+import { answers } from "./answers.js";
 
 const RUNTIMES = { tflite: "./litert.js", onnx: "./onnx.js" };
 const DTYPES = { float32: Float32Array, uint8: Uint8Array };
-const NPY_DTYPES = { "|u1": Uint8Array, "<f4": Float32Array };
+const NPY_DTYPES = { "|u1": Uint8Array, "<f4": Float32Array, "<i8": BigInt64Array };
 
-// An image is { height, width, data }: RGB, rows from the top.
+// An image is { height, width, data }: RGB, rows from the top. Outputs are { name: { shape, data } }, of one image.
 
-/** Opens the artifact beside this file: { manifest, runtime, predict(image) -> scores, Float32Array }. */
+/** Opens the artifact beside this file: { manifest, runtime, predict(image) -> outputs, their data Float32Array }. */
 export async function load() {
   const manifest = await (await fetched("manifest.json")).json();
   const runtime = await import(RUNTIMES[manifest.format]);
   const run = await runtime.load(manifest);
   const Pixels = DTYPES[manifest.inputs[0].dtype];
-  const predict = async (image) => run(Pixels.from(fit(image, manifest.image).data));
+  const predict = async (image) => run(Pixels.from(fit(image, manifest.reading).data));
   return { manifest, runtime: runtime.name, predict };
 }
 
 /** Replays the golden images and compares with what Keras said about them. */
 export async function check({ manifest, predict }) {
   const golden = await npz(await (await fetched("golden.npz")).arrayBuffer());
-  const [images, labels] = golden.scores.shape;
-  let [error, agree] = [0, 0];
-  for (let i = 0; i < images; i++) {
-    const { shape, data } = golden[`image_${i}`];
+  const examples = Object.keys(golden).filter((name) => name.startsWith("example_")).sort();
+  const { alike } = answers(manifest);
+  let [error, agree] = [0, alike && 0];
+  for (const [i, name] of examples.entries()) {
+    const { shape, data } = golden[name];
     const found = await predict({ height: shape[0], width: shape[1], data });
-    const expected = golden.scores.data.subarray(i * labels, (i + 1) * labels);
-    error = Math.max(error, ...expected.map((score, k) => Math.abs(found[k] - score)));  // NaN stays NaN
-    agree += ranked(found)[0] === ranked(expected)[0];
+    const expected = outputsOf(golden, "expected/", i);
+    for (const [output, { data }] of Object.entries(expected)) {
+      for (const [k, value] of data.entries()) error = Math.max(error, Math.abs(found[output].data[k] - value));  // NaN stays
+    }
+    if (alike) agree += alike(found, expected);
   }
   const allowed = manifest.tolerance.golden_error;
-  return { images, error, allowed, agree, passed: error <= allowed };
+  return { images: examples.length, error, allowed, agree, passed: error <= allowed };
 }
 
-/** Indices of the scores, from the highest to the lowest. */
-export const ranked = (scores) => [...scores.keys()].sort((a, b) => scores[b] - scores[a]);
+/** The outputs of example i among stored arrays; where an output has any number of rows, offsets say which. */
+function outputsOf(arrays, prefix, i) {
+  const found = {};
+  for (const [key, { shape, data }] of Object.entries(arrays)) {
+    if (!key.startsWith(prefix) || key.endsWith("/offsets")) continue;
+    const offsets = arrays[`${key}/offsets`]?.data;
+    const [from, to] = offsets ? [Number(offsets[i]), Number(offsets[i + 1])] : [i, i + 1];
+    const size = data.length / shape[0];
+    const rest = shape.slice(1);
+    found[key.slice(prefix.length)] = {
+      shape: offsets ? [to - from, ...rest] : rest,
+      data: data.subarray(from * size, to * size),
+    };
+  }
+  return found;
+}
+
+/** What a runtime gives for one image -> an output as `predict` has it; `shape` is that of the manifest. */
+export function output(values, shape) {
+  const known = shape.reduce((size, length) => size * (length ?? 1), 1);
+  return { shape: shape.slice(1).map((length) => length ?? values.length / known), data: Float32Array.from(values) };
+}
 
 /** An image file as in training: upright by its EXIF orientation, on white where it is transparent. */
 export async function photo(file) {
@@ -61,7 +85,7 @@ async function fetched(name) {
   return reply;
 }
 
-// --- resizing: each line is one of classify.py -------------------------------------------------------------
+// --- resizing: each line is one of images.py ---------------------------------------------------------------
 
 const f32 = Math.fround;
 

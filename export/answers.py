@@ -1,0 +1,98 @@
+"""What the outputs of a model say, by what was learnt: one row a kind in `ANSWERS`, else `PLAIN`. Numpy alone.
+
+Outputs are those of one example, a row by the name of the output.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def best(outputs, labels, top):
+    """The most probable labels, the most probable first."""
+    scores = outputs["scores"]
+    return [f"{scores[i]:.4f}  {labels[i]}" for i in np.argsort(-scores, kind="stable")[:top]]
+
+
+def number(outputs, labels, top):
+    """The number, under the name of its column."""
+    return [f"{outputs['scores'][0]:.4f}  {labels[0]}"]
+
+
+def vector(outputs, labels, top):
+    """How a vector begins."""
+    found = outputs["embeddings"]
+    return [f"{len(found)} numbers: {' '.join(f'{one:.4f}' for one in found[:6])} …"]
+
+
+def answer(outputs, labels, top):
+    """The words of an answer."""
+    return [str(outputs["texts"])]
+
+
+def plain(outputs, labels, top):
+    """How each output begins."""
+    first = {name: " ".join(f"{value:.4g}" for value in row.flat[:6]) for name, row in outputs.items()}
+    return [f"{name} {list(outputs[name].shape)}: {values}" for name, values in first.items()]
+
+
+def cosines(said):
+    """How alike each two are."""
+    lines = []
+    for i, (name, outputs) in enumerate(said):
+        for other, theirs in said[i + 1 :]:
+            one, two = outputs["embeddings"], theirs["embeddings"]
+            cosine = one @ two / (np.linalg.norm(one) * np.linalg.norm(two))
+            lines.append(f"{cosine:.4f}  {name} | {other}")
+    return lines
+
+
+def largest(ours, theirs):
+    """The largest difference of two numbers, in any output."""
+    return np.max([np.abs(ours[name].astype(np.float64) - theirs[name]).max(initial=0) for name in theirs])
+
+
+def nats(ours, theirs):
+    """The difference of cross-entropies, in nats a token; "sums" are nats, right tokens and scored tokens."""
+    return abs(ours["sums"][0] / ours["sums"][2] - theirs["sums"][0] / theirs["sums"][2])
+
+
+def same_label(ours, theirs):
+    return ours["scores"].argmax() == theirs["scores"].argmax()
+
+
+def same_labels(ours, theirs):
+    return ((ours["scores"] > 0.5) == (theirs["scores"] > 0.5)).all()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A row of `ANSWERS`.
+
+    Attributes:
+        lines: (outputs, labels, how many labels) -> lines that say it.
+        difference: (ours, theirs) -> how far two runtimes are apart, as `tolerance` in the manifest has it.
+        unit: of the difference.
+        alike: (ours, theirs) -> whether both give the same labels, where there are labels.
+        together: names and outputs of all examples -> lines that compare them.
+    """
+
+    lines: Callable
+    difference: Callable = largest
+    unit: str = ""
+    alike: Callable | None = None
+    together: Callable = lambda said: []
+
+
+PLAIN = Kind(plain)
+VECTORS = Kind(vector, together=cosines)
+ANSWERS = {
+    "label": Kind(best, alike=same_label),
+    "labels": Kind(best, alike=same_labels),
+    "number": Kind(number),
+    "pairs": VECTORS,
+    "groups": VECTORS,
+    "scores": VECTORS,
+    "text": Kind(answer, nats, " nats a token"),
+}

@@ -1,0 +1,258 @@
+"""Runs an exported model without kerastune: numpy, one runtime, and what its kind of example needs.
+
+Each target's reader.py brings `load(folder, manifest, options) -> run`, where `run(inputs)` is the model: arrays by the
+name of the input in, arrays by the name of the output out, one row an example. This file is what readers share. Both
+are copied into every artifact, so that the folder runs wherever it is taken.
+
+    python reader.py ARTIFACT photo.jpg …       asks about images
+    python reader.py ARTIFACT "a text" …        asks about texts; of pairs, two texts each
+    python reader.py ARTIFACT --check           replays golden.npz: does this device compute what was trained?
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+EXAMPLES = {"image": "images", "text": "texts", "conversation": "chats"}
+"""The module of each kind of example: `asked` finds those that are named, `taking` makes inputs of them, and
+`predicting` and `replayed` are there where a model is more than one call and its proof more than its outputs, and
+`Refused` where there are examples that it cannot be asked about."""
+
+REFUSED = 5
+"""The exit code where the model cannot be asked about an example, whatever the runtime."""
+
+
+def main(load, *arguments):
+    """Each of `arguments` adds options of a reader's own to a parser; `load(folder, manifest, options)` gets them."""
+    started = time.perf_counter()
+    parser = argparse.ArgumentParser(description="Runs an exported model.")
+    parser.add_argument("artifact", type=Path, help="the artifact's folder (it holds manifest.json)")
+    parser.add_argument(
+        "examples", nargs="*", help="image files (needs Pillow), or .npy files of uint8 [H, W, 3]; or texts"
+    )
+    parser.add_argument("--top", type=int, default=3, metavar="K", help="labels to print for each example")
+    parser.add_argument("--check", action="store_true", help="replay golden.npz; exit code 3 if it differs")
+    parser.add_argument(
+        "--stream", type=Path, metavar="OUT.npz", help="answer arrays from stdin, as kerastune verify does"
+    )
+    for add in arguments:
+        add(parser)
+    options = parser.parse_intermixed_args()  # options may stand before the images
+    folder = options.artifact
+    if not (folder / "manifest.json").is_file():
+        parser.error(f"{folder} is no artifact: it holds no manifest.json")
+    if not (options.examples or options.check or options.stream):
+        parser.error("name image files, or give texts, or --check")
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    changed = [name for name, file in manifest["files"].items() if not same(folder / name, file)]
+    if manifest["sha256"] != digest(manifest):
+        changed.append("manifest.json")
+    if changed:
+        print(f"FAILED: not what was exported: {', '.join(changed)}", file=sys.stderr)
+        sys.exit(3)
+    examples = import_module(EXAMPLES[manifest["modality"]])
+    predict = load(folder, manifest, options)
+    if hasattr(examples, "predicting"):
+        predict = examples.predicting(predict, folder, manifest, options)
+    take = examples.taking(predict, folder, manifest["reading"])
+    if options.stream:
+        stream(predict, take, examples, manifest, options.stream, time.perf_counter() - started)
+    if options.check and not check(predict, take, examples, folder, manifest):
+        sys.exit(3)
+    if options.examples:
+        show(predict, take, examples.asked(options.examples, manifest["reading"]), manifest, options.top)
+
+
+def same(path, file):
+    """Whether a file is, byte for byte, the one that was exported."""
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"]
+
+
+def digest(manifest):
+    """The hash of all that a manifest says; its own stands beside it."""
+    said = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def show(predict, take, asked, manifest, top):
+    """Prints what the model says about each example, and about all of them."""
+    from answers import ANSWERS, PLAIN
+
+    kind, said = ANSWERS.get(manifest["learnt"], PLAIN), []
+    for name, example in asked:
+        (outputs,) = by_example(predict(take(example)))
+        said.append((name, outputs))
+        print(name)
+        for line in kind.lines(outputs, manifest["labels"], top):
+            print(f"  {line}")
+    for line in kind.together(said):
+        print(f"  {line}")
+
+
+def check(predict, take, examples, folder, manifest):
+    """Replays the golden examples and compares with what Keras said about them."""
+    from answers import ANSWERS, PLAIN
+
+    kind, allowed = ANSWERS.get(manifest["learnt"], PLAIN), manifest["tolerance"]["golden_error"]
+    with np.load(folder / "golden.npz", allow_pickle=False) as golden:
+        stored = {name: golden[name] for name in golden.files}
+    inputs = [stored[name] for name in sorted(stored) if name.startswith("example_")]
+    expected = rows_of(stored, "expected/")
+    found = {}
+    for example in inputs:
+        for name, rows in predict(take(example)).items():
+            found.setdefault(name, []).extend(rows)
+    if shapes(found) != shapes(expected):
+        print(f"FAILED: the outputs {', '.join(found)} are no {', '.join(expected)} of Keras's shapes")
+        return False
+    pairs = list(zip(by_example(found), by_example(expected), strict=True))
+    error = np.max([kind.difference(ours, theirs) for ours, theirs in pairs])
+    passed = bool(error <= allowed)  # NaN compares false with everything, so it fails
+    words = (
+        f"{len(inputs)} golden {manifest['modality']}s, largest error {error:.3g}{kind.unit} ({allowed:.3g} allowed)"
+    )
+    if kind.alike:
+        words += f", {sum(kind.alike(ours, theirs) for ours, theirs in pairs)} labels agree"
+    if hasattr(examples, "replayed"):
+        more, is_right = examples.replayed(predict, inputs, stored)
+        words, passed = words + more, passed and (is_right or manifest["quantize"] != "none")
+    print(f"{'ok' if passed else 'FAILED'}: {words}")
+    return passed
+
+
+def stream(predict, take, examples, manifest, out, load_seconds):
+    """Outputs and seconds for each array on stdin: 8 bytes that say how long its .npy is, then the .npy itself.
+
+    An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], texts str [1 or 2] or [B, 1 or 2],
+    or a conversation, turns of role and content, str [T, 2]. Writes "outputs/NAME", one row an example, and
+    "outputs/NAME/offsets" where the manifest says that an output has any number of rows an example.
+    """
+    found, seconds, refused = {}, [], getattr(examples, "Refused", ())
+    while size := sys.stdin.buffer.read(8):
+        file = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(size, "little")))
+        inputs = take(np.load(file, allow_pickle=False))
+        start = time.perf_counter()
+        try:
+            outputs = predict(inputs)
+        except refused as error:
+            print(f"example {len(seconds) + 1}: {error}", file=sys.stderr)
+            sys.exit(REFUSED)
+        took = time.perf_counter() - start
+        seconds.append(getattr(predict, "seconds", took))  # a page says itself, without the way there and back
+        for name, rows in outputs.items():
+            found.setdefault(name, []).extend(rows)
+        out.touch()  # a sign of life
+    np.savez(
+        out,
+        allow_pickle=False,
+        **arrays_of(found, manifest),
+        seconds=np.array(seconds),
+        load_seconds=load_seconds,
+        peak_mb=getattr(predict, "peak_mb", peak_mb()),
+        modules=np.array(sorted(sys.modules)),
+    )
+
+
+# --- arrays by name ----------------------------------------------------------------------------------------
+
+
+def by_example(rows):
+    """Lists of rows by name -> the row of each name, for every example."""
+    return [dict(zip(rows, some, strict=True)) for some in zip(*rows.values(), strict=True)]
+
+
+def shapes(rows):
+    return {name: [row.shape for row in some] for name, some in rows.items()}
+
+
+def rows_of(stored, prefix):
+    """Arrays that were stored under a prefix -> a list of rows by name."""
+    found = {}
+    for key, values in stored.items():
+        if key.startswith(prefix) and not key.endswith("/offsets"):
+            offsets = stored.get(f"{key}/offsets")
+            parts = values if offsets is None else np.split(values, offsets[1:-1])
+            found[key.removeprefix(prefix)] = list(parts)
+    return found
+
+
+def arrays_of(rows, manifest):
+    """A list of rows by name -> arrays to store; outputs with any number of rows are put one behind another."""
+    found = {}
+    for name, some in rows.items():
+        if name in ragged(manifest):
+            found[f"outputs/{name}/offsets"] = np.cumsum([0, *map(len, some)])
+            found[f"outputs/{name}"] = np.concatenate(some)
+        else:
+            found[f"outputs/{name}"] = np.stack(some)
+    return found
+
+
+def ragged(manifest):
+    """Names of the outputs that have any number of rows an example."""
+    return {one["name"] for one in manifest["outputs"] if one["shape"][1:2] == [None]}
+
+
+def names(manifest):
+    """Names of the outputs in the order of the file, which is alphabetical."""
+    return sorted(one["name"] for one in manifest["outputs"])
+
+
+# --- integers ----------------------------------------------------------------------------------------------
+
+
+def encoded(values, tensor):
+    """Values as a TFLite input takes them: as they are, or as integers with a scale and a zero point."""
+    scale, zero = quantisation(tensor)
+    if not scale:
+        return values.astype(tensor["dtype"])
+    limits = np.iinfo(tensor["dtype"])
+    return np.clip(np.round(values / scale) + zero, limits.min, limits.max).astype(tensor["dtype"])
+
+
+def decoded(values, tensor):
+    """What a TFLite output says; float32 where it has a scale and a zero point."""
+    scale, zero = quantisation(tensor)
+    return (values.astype(np.float32) - zero) * np.float32(scale) if scale else values
+
+
+def quantisation(tensor):
+    """Scale and zero point of a TFLite tensor; 0 and 0 where it has none."""
+    found = tensor["quantization_parameters"]
+    return (float(found["scales"][0]), int(found["zero_points"][0])) if len(found["scales"]) else (0, 0)
+
+
+# --- options and measurements ------------------------------------------------------------------------------
+
+
+def threads(parser):
+    parser.add_argument("--threads", type=int, help="threads of one inference")
+
+
+def answering(parser):
+    """How a language model answers."""
+    parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="of an answer")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="of an answer; 0: the likeliest")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of an answer with a temperature")
+
+
+def peak_mb():
+    """The most memory this process has held, in MB; NaN where the system does not say."""
+    status = Path("/proc/self/status")
+    # Linux's getrusage counts what the parent held when it started this process.
+    for line in status.read_text().splitlines() if status.is_file() else []:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,0 +1,35 @@
+// What the outputs about an image say, by what was learnt: as answers.py, one row a kind in ANSWERS.
+
+/** Indices of numbers, from the highest to the lowest. */
+const ranked = (numbers) => [...numbers.keys()].sort((a, b) => numbers[b] - numbers[a]);
+
+const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+/** The most probable labels, with their shares of a bar. */
+function best({ scores }, { labels }, top) {
+  return ranked(scores.data).slice(0, top).map((i) => [labels[i], percent(scores.data[i]), scores.data[i]]);
+}
+
+const number = ({ scores }, { labels }) => [[labels[0], scores.data[0].toPrecision(5), 0]];
+
+/** How each output begins. */
+const plain = (outputs) =>
+  Object.entries(outputs).map(([name, { shape, data }]) => [
+    `${name} [${shape}]`,
+    [...data.slice(0, 4)].map((value) => value.toPrecision(3)).join(" "),
+    0,
+  ]);
+
+const counted = ({ labels }) => `${labels.length} labels`;
+const sameLabel = (ours, theirs) => ranked(ours.scores.data)[0] === ranked(theirs.scores.data)[0];
+const sameLabels = (ours, theirs) => theirs.scores.data.every((p, k) => p > 0.5 === ours.scores.data[k] > 0.5);
+
+// rows(outputs, manifest, top) -> [what, value, share of a bar]; about(manifest); alike(ours, theirs), where there are labels.
+const ANSWERS = {
+  label: { rows: best, about: counted, alike: sameLabel },
+  labels: { rows: best, about: counted, alike: sameLabels },
+  number: { rows: number, about: ({ labels }) => labels[0] },
+};
+const PLAIN = { rows: plain, about: ({ outputs }) => outputs.map(({ name }) => name).join(", ") };
+
+export const answers = ({ learnt }) => ANSWERS[learnt] ?? PLAIN;

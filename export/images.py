@@ -1,0 +1,234 @@
+"""Images as an exported model takes them, without kerastune: numpy, and Pillow to read files. Training reads them here.
+
+How a model takes them is a part of manifest.json, under "reading":
+
+    resize         "inside": the model resizes images itself; "outside": it takes them as below
+    height, width  in pixels
+    interpolation  nearest, bilinear or bicubic
+    crop_to_aspect_ratio, pad_to_aspect_ratio
+                   whether the middle is cut out, or black borders are added, before images are resized
+"""
+
+import io
+import re
+import struct
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+MAX_PIXELS = 2**27  # 134 megapixels: a 108-megapixel phone photo fits, a decompression bomb does not
+
+# Files are opened by content, never by extension, and by Pillow's classes for these formats only.
+_FORMATS = {
+    "jpg": (rb"\xff\xd8\xff", "Jpeg", "JpegImageFile"),
+    "png": (rb"\x89PNG\r\n\x1a\n", "Png", "PngImageFile"),
+    "webp": (rb"(?s)RIFF....WEBP", "WebP", "WebPImageFile"),
+    "bmp": (rb"BM", "Bmp", "BmpImageFile"),
+    "gif": (rb"GIF8[79]a", "Gif", "GifImageFile"),
+}
+_UPRIGHT = {  # EXIF orientation -> the member of PIL.Image.Transpose that turns the picture upright
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+# What Pillow raises for files that were cut or mangled, besides its DecompressionBombError.
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+
+
+class TooLarge(ValueError):
+    """An image has more pixels than are safe to open."""
+
+
+def asked(arguments, settings):
+    """Image files that were named, or .npy files of uint8 [H, W, 3]: the name and the pixels of each."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, which are not used
+    for path in arguments:
+        try:
+            yield (
+                path,
+                np.load(path, allow_pickle=False) if path.endswith(".npy") else decode(Path(path).read_bytes())[0],
+            )
+        except (OSError, ValueError) as error:
+            sys.exit(f"{path} cannot be read as an image: {error}")
+
+
+def taking(predict, folder, settings):
+    """What makes model inputs of an image uint8 [H, W, 3], a batch [B, H, W, 3] or an encoded file [n]."""
+
+    def take(example):
+        if example.ndim == 1:
+            return {"image_bytes": np.array([example.tobytes()], object)}
+        return {"images": fit(example, settings)[None] if example.ndim == 3 else example}
+
+    return take
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def decode(data):
+    """Upright RGB pixels of an encoded image, uint8 [H, W, 3], and remarks on what was done to it.
+
+    Transparency is shown on white, 16 bits are scaled to 8, and an animation's first frame is taken.
+
+    Raises:
+        TooLarge: it has more than `MAX_PIXELS` pixels.
+        ValueError: it is of none of the formats, or is damaged; the cause is Pillow's own error.
+    """
+    import PIL.Image
+
+    if format_of(data) is None:
+        raise ValueError(f"it is no {', '.join(_FORMATS)} file")
+    try:
+        with opened(data) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise TooLarge(
+                    f"has {image.width:,} × {image.height:,} pixels, more than the {MAX_PIXELS:,} "
+                    "that are safe to open; make it smaller"
+                )
+            image.load()
+            rgb, remarks = _rgb(image)
+            rgb, turned = _upright(rgb, _orientation(image))
+            animated = _is_animated(image)
+    except TooLarge:
+        raise
+    except (*DAMAGE, PIL.Image.DecompressionBombError) as error:
+        raise ValueError(f"it is damaged: {error}") from error
+    if format_of(data) == "png" and data[24] == 16:  # the bit depth in IHDR; Pillow has already forgotten it for RGB
+        remarks.append("16-bit values scaled to 8 bits")
+    if turned:
+        remarks.append("EXIF orientation applied")
+    if animated:
+        remarks.append("animated, first frame used")
+    return np.asarray(rgb), remarks
+
+
+def opened(data):
+    """An encoded image as Pillow's, not decoded yet."""
+    _, plugin, name = _FORMATS[format_of(data)]
+    return getattr(import_module(f"PIL.{plugin}ImagePlugin"), name)(io.BytesIO(data))
+
+
+def format_of(data):
+    """ "jpg", "png", "webp", "bmp" or "gif", by what an encoded image begins with; None for anything else."""
+    return next((kind for kind, (magic, *_) in _FORMATS.items() if re.match(magic, data)), None)
+
+
+def _rgb(image):
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own convert() would clip at 255
+        return _grey16(image)
+    key = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        image.info["transparency"] = tuple(value >> 8 for value in key)  # the pixels are 8-bit by now
+    if image.has_transparency_data:
+        return _on_white(image.convert("RGBA"))
+    remarks = ["CMYK converted to RGB without its colour profile"] if image.mode == "CMYK" else []
+    return image.convert("RGB"), remarks
+
+
+def _grey16(image):
+    from PIL import Image
+
+    values = np.asarray(image)  # [H, W]
+    grey = (values >> 8).astype(np.uint8)  # the high byte: what Pillow and libpng do for 16-bit RGB
+    key = image.info.get("transparency")
+    if not isinstance(key, int):
+        return Image.fromarray(grey).convert("RGB"), []
+    grey[values == key] = 255
+    return Image.fromarray(grey).convert("RGB"), ["transparency shown on white"]
+
+
+def _on_white(rgba):
+    from PIL import Image
+
+    if rgba.getchannel("A").getextrema() == (255, 255):
+        return rgba.convert("RGB"), []
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB"), ["transparency shown on white"]
+
+
+def _upright(rgb, orientation):
+    from PIL import Image
+
+    if orientation not in _UPRIGHT:
+        return rgb, False
+    return rgb.transpose(Image.Transpose[_UPRIGHT[orientation]]), True
+
+
+def _orientation(image):
+    try:
+        value = image.getexif().get(0x0112)
+    except DAMAGE:
+        return 1  # damaged metadata say nothing about the pixels
+    return value if isinstance(value, int) else 1
+
+
+def _is_animated(image):
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except DAMAGE:
+        return True  # a second frame that is damaged; the first one, which is used, is not
+
+
+# --- resizing ----------------------------------------------------------------------------------------------
+
+
+def fit(image, settings):
+    """uint8 [H, W, 3] -> what the model takes: the same where it resizes by itself, else the size it was trained at."""
+    if settings["resize"] == "inside":
+        return image
+    height, width = settings["height"], settings["width"]
+    if settings["crop_to_aspect_ratio"]:
+        image = cropped(image, height, width)
+    if settings["pad_to_aspect_ratio"]:
+        image = padded(image, height, width)
+    return resized(resized(image, height, 0, settings), width, 1, settings).round().clip(0, 255).astype(np.uint8)
+
+
+def cropped(image, height, width):
+    """The largest part of the shape height : width, from the middle."""
+    h, w = image.shape[:2]
+    tall, wide = max(min(h, w * height // width), 1), max(min(w, h * width // height), 1)
+    top, left = (h - tall) // 2, (w - wide) // 2
+    return image[top : top + tall, left : left + wide]
+
+
+def padded(image, height, width):
+    """Black borders until it has the shape height : width."""
+    h, w = image.shape[:2]
+    tall, wide = max(h, w * height // width), max(w, h * width // height)
+    top, left = (tall - h) // 2, (wide - w) // 2
+    return np.pad(image, ((top, top), (left, left), (0, 0)))  # as Keras does; an odd row is left out
+
+
+def resized(image, size, axis, settings):
+    """One axis brought to `size` pixels as TensorFlow does: half-pixel centres, no antialiasing."""
+    length = image.shape[axis]
+    if length == size:
+        return image
+    edge = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(length / size)
+    first = np.floor(edge - np.float32(0.5)).astype(int)
+    part = (edge - np.float32(0.5) - first).astype(np.float32)
+    if settings["interpolation"] == "nearest":
+        taps = [(np.floor(edge).astype(int), np.ones(size, np.float32))]
+    elif settings["interpolation"] == "bilinear":
+        taps = [(first, 1 - part), (first + 1, part)]
+    else:  # bicubic, as Keys 1981 with a = -1/2; what lies outside has no weight
+        taps = [(first + k, keys(abs(part - k)) * ((first + k >= 0) & (first + k < length))) for k in range(-1, 3)]
+        total = sum(weight for _, weight in taps)
+        taps = [(at, weight / total) for at, weight in taps]
+    shape = [-1 if i == axis else 1 for i in range(3)]
+    parts = [image.take(at.clip(0, length - 1), axis) * weight.reshape(shape) for at, weight in taps]
+    return sum(parts[1:], parts[0]).astype(np.float32)
+
+
+def keys(x):
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x <= 1, near, np.where(x < 2, far, 0)).astype(np.float32)

@@ -1,0 +1,204 @@
+"""manifest.json: what an artifact takes and gives, how to ask it, and the hash of every file."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from kerastune.errors import VerificationError, shortened
+from kerastune.files import write_json
+from kerastune.formats import FORMATS
+from kerastune.modalities import MODALITIES
+from kerastune.targets.artifact import digest
+from kerastune.tasks import TASKS
+from kerastune.tasks.learnt import LEARNT
+
+_LARGEST = 2**24  # bytes
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Tensor:
+    """An input or an output of the model.
+
+    Attributes:
+        shape: None where any size fits; of an output, None behind the first axis is any number of rows an example.
+        dtype: a name that NumPy knows.
+        range: the smallest and the largest value, or None where it has none.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    range: tuple[float, float] | None
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Preprocessing:
+    """What happens before the model's first layer: inside the file, and outside of it."""
+
+    inside: tuple[str, ...]
+    outside: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Tolerance:
+    """How far outputs may be from Keras's, in the unit of `Learnt.comparison.distance`; None where nothing is judged.
+
+    Attributes:
+        scale: what the others are relative to.
+        golden_error, validation_error: of one example.
+        accuracy_drop: of the metric.
+    """
+
+    scale: float
+    golden_error: float | None
+    validation_error: float | None
+    accuracy_drop: float | None
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Calibration:
+    """The training examples that ranges of integers were measured with."""
+
+    examples: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class File:
+    """A file as it was exported."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Manifest:
+    """The contract of an artifact.
+
+    Attributes:
+        name: the artifact's.
+        format, target, runtime: rows of FORMATS, of export/ and of RUNTIMES.
+        kept_float: layers that "int8" leaves in floating point.
+        model: path of the model.
+        modality, learnt: rows of MODALITIES and of LEARNT.
+        signatures: names that the model answers to.
+        reading: what the reader of the modality needs to make inputs of an example.
+        labels: in the order of the outputs.
+        metric, test: the figure that counts, and its value on the run's test split.
+        run, recipe_sha256: the name of the run, and the hash of its recipe.
+        extras: what was measured for the target.
+        files: by their path in the folder; all but this one and report.json.
+        sha256: of all of the above.
+    """
+
+    schema: Literal[1] = 1
+    name: str
+    format: str
+    quantize: str
+    kept_float: tuple[str, ...]
+    target: str
+    runtime: str
+    model: str
+    task: str
+    modality: str
+    learnt: str
+    signatures: tuple[str, ...]
+    inputs: tuple[Tensor, ...] = Field(min_length=1)
+    outputs: tuple[Tensor, ...] = Field(min_length=1)
+    reading: dict[str, Any]
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    metric: str
+    test: float
+    tolerance: Tolerance
+    calibration: Calibration | None
+    preset: str
+    licence: str
+    run: str
+    recipe_sha256: str
+    versions: dict[str, str | None]
+    extras: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, File] = Field(default_factory=dict)
+    sha256: str = ""
+
+    @field_validator("format", "task", "modality", "learnt")
+    @classmethod
+    def _is_a_row(cls, value: str, info: Any) -> str:
+        if value not in (rows := _ROWS[info.field_name]):
+            raise ValueError(f"there are {', '.join(rows)}")
+        return value
+
+    @field_validator("files")
+    @classmethod
+    def _are_inside(cls, files: dict[str, File]) -> dict[str, File]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+                raise ValueError(f"{shortened(repr(name))} is no path inside the artifact")
+        return files
+
+    @model_validator(mode="after")
+    def _has_a_quantisation(self) -> "Manifest":
+        if self.quantize not in (known := set(FORMATS[self.format].quantizations) - {"auto"}):
+            found = shortened(repr(self.quantize))
+            raise ValueError(f"quantize is {found}, and {self.format} has {', '.join(sorted(known))}")
+        return self
+
+    @property
+    def sides(self) -> int:
+        """How many arguments of `predict` one example takes; only texts come in pairs."""
+        return 2 if self.reading.get("pairs") else 1
+
+    def document(self) -> dict[str, Any]:
+        """What manifest.json holds."""
+        document: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return {**document, "sha256": digest(document)}
+
+
+_ROWS: Mapping[str, Mapping[str, Any]] = {"format": FORMATS, "task": TASKS, "modality": MODALITIES, "learnt": LEARNT}
+_ADAPTER = TypeAdapter(Manifest)
+
+
+def parse(document: Mapping[str, Any]) -> Manifest:
+    """The manifest that an exporter has made; raises pydantic's ValidationError for one that is not whole."""
+    return _ADAPTER.validate_python(document)
+
+
+def read(path: Path) -> Manifest:
+    """A manifest as it was exported.
+
+    Raises:
+        VerificationError: it is cut, damaged or changed, or another version of kerastune wrote it.
+    """
+    hint = "Export it again: kerastune export RUN --target NAME."
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} bytes")
+        document = json.loads(content)
+        if isinstance(document, dict) and document.get("schema") != 1:
+            found = shortened(repr(document.get("schema")))
+            raise VerificationError(f"{path} has schema {found}, and this version of kerastune reads 1.", hint)
+        manifest = _ADAPTER.validate_json(content, strict=True)
+        if manifest.sha256 != digest(document):
+            raise ValueError("its sha256 is not that of what it holds")
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        said = f"{where}: {first['msg']}" if where else first["msg"]
+        raise VerificationError(f"{path} is damaged: {shortened(said)}.", hint) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise VerificationError(f"{path} is damaged: {error or type(error).__name__}.", hint) from error
+    return manifest
+
+
+def write(manifest: Manifest, path: Path) -> None:
+    """Writes manifest.json with its own hash."""
+    write_json(path, manifest.document())
