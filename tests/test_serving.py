@@ -148,7 +148,7 @@ def test_the_curl_line_that_is_printed_works(server, made, pictures, tmp_path):
     assert (tmp_path / "photo.jpg").stat().st_size > 131072  # longer than an argument may be
     done = subprocess.run(["bash", "-c", server.where["example"]], cwd=tmp_path, capture_output=True, text=True)
     (scores,) = json.loads(done.stdout)["predictions"]
-    assert made.labels[int(np.argmax(scores))] == "red"
+    assert made.manifest.labels[int(np.argmax(scores))] == "red"
 
 
 def test_a_model_that_is_there_is_available(server):
@@ -167,7 +167,7 @@ def test_the_client_in_the_artifact_replays_the_proof_and_labels_a_file(server, 
 
 
 @pytest.mark.parametrize("signature", ["serve_bytes", "serving_default"])
-def test_the_client_sends_batches_of_pixels_or_of_files(server, golden, monkeypatch, signature):
+def test_the_client_sends_batches_of_pixels_or_of_files(server, made, golden, monkeypatch, signature):
     for folder in ("export", "export/tf-serving"):
         monkeypatch.syspath_prepend(ROOT / folder)
     import reader
