@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kerastune import fine_tune
 from kerastune.recipe import parse
+from kerastune.records import to_json
 
 
 def recipe(job):
@@ -53,9 +54,10 @@ def images(job):
 
 def main(job):
     record = fine_tune(recipe(job), Path(os.environ["KERASTUNE_HOME"]) / "run").record
-    found = {"seconds": record["seconds"]["train"], "accuracy": record["metrics"]["test"]["accuracy"]}
+    found = {"seconds": record.seconds["train"], "accuracy": record.metrics["test"]["accuracy"]}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**found, "peak_mb": peak, "run": record["seconds"], "decisions": record["decisions"]}))
+    decisions = [to_json(decision) for decision in record.decisions]
+    print(json.dumps({**found, "peak_mb": peak, "run": record.seconds, "decisions": decisions}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The interface through which long work reports. The library is silent; the command line subclasses this."""
 
-from typing import Any
+from kerastune.records import Audit
 
 
 class Progress:
@@ -9,7 +9,7 @@ class Progress:
     def say(self, line: str) -> None:
         """One finished step, in a sentence."""
 
-    def phase(self, title: str, audit: dict[str, Any]) -> None:
+    def phase(self, title: str, audit: Audit) -> None:
         """A phase begins; `audit` says what trains in it, as in run.json."""
 
     def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:

@@ -1,9 +1,13 @@
-"""Records that cross rooms: frozen dataclasses, checked when they are loaded."""
+"""Records that cross rooms, the run's first of all: frozen dataclasses, checked when they are loaded."""
 
+import json
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
+
+from kerastune.errors import KerastuneError, shortened
 
 R = TypeVar("R")
 
@@ -17,7 +21,7 @@ class Decision:
         asked: what the recipe says: mostly "auto".
         got: what it came to.
         why: the reason, in a sentence.
-        phase: which phase it holds for, from 1; None: for all.
+        phase: the phase that it holds for, from 1; None: all.
         after: of "train.cache": the layers whose outputs are kept, or would be.
         bytes_per_example: of "train.cache": the size of these outputs.
     """
@@ -31,10 +35,230 @@ class Decision:
     bytes_per_example: int | None = None
 
 
+# --- the audit of a phase ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A unit of the backbone, or the head, in a phase. `learning_rate` is None if it is frozen."""
+
+    name: str
+    parameters: int
+    trainable_parameters: int
+    learning_rate: float | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What trains from an epoch on, where a phase unfreezes step by step."""
+
+    epoch: int
+    units: tuple[str, ...]
+    trainable_parameters: int
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA's, by the paths of the layers that have one."""
+
+    rank: int
+    alpha: float
+    bias: bool
+    layers: tuple[str, ...]
+    adapter_parameters: int
+
+
+@dataclass(frozen=True)
+class Norms:
+    """How many BatchNorm layers of the backbone run in inference mode, and how many train."""
+
+    inference: int
+    training: int
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """The BatchNorm layers that were measured again, on how much; `validation`: the model's figures after it."""
+
+    layers: int
+    batches: int
+    examples: int
+    validation: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What happened in a phase.
+
+    Attributes:
+        seconds: training alone.
+        precision: the dtype policy.
+        xla: whether the steps were compiled; None: there were none.
+        frozen_sha256, frozen_weights: hash and number of the weights that were proved not to move; None: the phase has
+            not ended.
+        best: the row of the epoch whose weights were kept; None: no epoch was finished.
+    """
+
+    epochs_run: int
+    seconds: float
+    precision: str
+    xla: bool | None = None
+    frozen_sha256: str | None = None
+    frozen_weights: int | None = None
+    recalibrated: Recalibration | None = None
+    best: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Who trains in a phase, and how; `ran` says what happened, once it has begun.
+
+    Attributes:
+        ema: the decay of the averaged weights; None: there are none.
+        stages: of a phase that unfreezes step by step.
+        trainable_parameters, frozen_parameters: of the whole model.
+    """
+
+    unfreeze: str
+    epochs: int
+    learning_rate: float
+    optimizer: str
+    schedule: str
+    gradient_accumulation: int = 1
+    clip_norm: float | None = None
+    ema: float | None = None
+    lora: Adapters | None = None
+    stages: tuple[Stage, ...] = ()
+    units: tuple[Trained, ...]
+    trainable_parameters: int
+    frozen_parameters: int
+    batch_norm: Norms
+    ran: Ran | None = None
+
+
+# --- the run -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The data that a run was made with.
+
+    Attributes:
+        counts: examples by label, by split.
+        skipped: {"id", "problem"} of each example that `skip_bad` left out.
+    """
+
+    fingerprint: str
+    counts: dict[str, dict[str, int]]
+    notes: tuple[str, ...]
+    skipped: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    system: str
+    cpu: str
+    cores: int
+    memory_gb: float
+    gpus: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """When a killed training was resumed, from where, and on which CPU."""
+
+    at: str
+    phase: int
+    epoch: int
+    step: int
+    cpu: str
+
+
+@dataclass(frozen=True)
+class Generations:
+    """What a model that generates said to some prompts: before training, and by "phase.epoch"."""
+
+    conversations: tuple[tuple[dict[str, str], ...], ...]
+    before: tuple[str, ...]
+    epochs: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What happened: run.json.
+
+    Attributes:
+        job: the command's, for who resumes it.
+        like: the run whose decisions were taken over.
+        target: what is learnt, a row of LEARNT, where the data leave a choice.
+        metric: the name of the figure that chose the best epoch.
+        model: what the task says of inputs and outputs: sizes, lengths, how much was cut off.
+        metrics: by split; None: the run was interrupted.
+        before: the same before training, where the preset can do its task already.
+        phases: one a phase of the recipe.
+        saving: notes on the model's files.
+        started: ISO 8601, with the zone.
+        seconds: by stage.
+    """
+
+    schema: Literal[1] = 1
+    status: Literal["complete", "interrupted"]
+    job: Literal["train", "run"]
+    name: str
+    like: str | None = None
+    task: str
+    preset: str
+    preset_sha256: str
+    recipe_sha256: str
+    labels: tuple[str, ...]
+    target: str
+    metric: str
+    seed: int
+    backbone: str
+    parameters: int
+    model: dict[str, Any]
+    metrics: dict[str, dict[str, Any]] | None = None
+    before: dict[str, dict[str, Any]] | None = None
+    generations: Generations | None = None
+    data: DataRecord
+    phases: tuple[Audit, ...]
+    decisions: tuple[Decision, ...]
+    saving: tuple[str, ...]
+    started: str
+    resumed: tuple[Resumption, ...]
+    versions: dict[str, str]
+    machine: Machine
+    seconds: dict[str, float]
+
+
+def read_run(path: Path) -> RunRecord:
+    """The record of a run.
+
+    Raises:
+        KerastuneError: it is damaged, or another version of kerastune wrote it.
+    """
+    hint = "Train again: kerastune run RECIPE."
+    try:
+        document = json.loads(path.read_bytes())
+        if isinstance(document, dict) and document.get("schema") != 1:
+            found = shortened(repr(document.get("schema")))
+            raise KerastuneError(f"{path} has schema {found}, and this version of kerastune reads 1.", hint)
+        return from_json(RunRecord, document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise KerastuneError(f"{path} is damaged: {shortened(said)}.", hint) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise KerastuneError(f"{path} is damaged: {error or type(error).__name__}.", hint) from error
+
+
+# --- as JSON -------------------------------------------------------------------------------------------------
+
+
 def to_json(record: Any) -> dict[str, Any]:
-    """A record as a JSON object, without what has its default."""
+    """A record as a JSON object, without what has its default, but for the schema version."""
     found: dict[str, Any] = TypeAdapter(type(record)).dump_python(record, mode="json", exclude_defaults=True)
-    return found
+    return {"schema": record.schema, **found} if hasattr(record, "schema") else found
 
 
 def from_json(kind: type[R], value: Any) -> R:

@@ -30,6 +30,7 @@ from kerastune.errors import DataError, KerastuneError
 from kerastune.files import absolute, put_in_place, refuse_existing, write_json
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe, read
+from kerastune.records import RunRecord, read_run, to_json
 
 RECORD = "run.json"
 RECIPE = "recipe.toml"
@@ -46,9 +47,8 @@ class Run:
     _splits: list[Splits] = field(default_factory=list, repr=False, compare=False)  # at most one: read once
 
     @cached_property
-    def record(self) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads((self.folder / RECORD).read_text("utf-8"))
-        return record
+    def record(self) -> RunRecord:
+        return read_run(self.folder / RECORD)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -56,12 +56,12 @@ class Run:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return tuple(self.record["labels"])
+        return self.record.labels
 
     @property
     def metric(self) -> str:
         """The name of the figure that chose the best epoch: "accuracy", "r2", …"""
-        return str(self.record.get("metric", "accuracy"))
+        return self.record.metric
 
     @property
     def history(self) -> list[dict[str, float]]:
@@ -94,10 +94,10 @@ class Run:
         """
         if not self._splits:
             splits = data.load(self.recipe.data, progress.advance)
-            if splits.fingerprint != self.record["data"]["fingerprint"]:
+            if splits.fingerprint != self.record.data.fingerprint:
                 raise DataError(
                     f"The data have changed since {self.folder} was trained (fingerprint {splits.fingerprint[:12]}, "
-                    f"then {self.record['data']['fingerprint'][:12]}).",
+                    f"then {self.record.data.fingerprint[:12]}).",
                     "Put the data back as they were, or train again: kerastune run RECIPE.",
                 )
             self._splits.append(splits)
@@ -158,7 +158,7 @@ def load(folder: str | Path) -> Run:
 def write(
     folder: Path,
     recipe: Recipe,
-    record: dict[str, Any],
+    record: RunRecord,
     history: Sequence[dict[str, float]],
     predictions: dict[str, npt.NDArray[Any]],
 ) -> None:
@@ -167,7 +167,7 @@ def write(
     write_history(folder, history)
     if predictions:
         np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
-    write_json(folder / RECORD, record)
+    write_json(folder / RECORD, to_json(record))
 
 
 def write_history(folder: Path, history: Sequence[dict[str, float]]) -> None:
@@ -228,7 +228,7 @@ def unfinished(folder: Path) -> Iterator[Path]:
     work = _work(folder)
     if work.is_dir():
         _refuse_running(work)
-    elif _has_checkpoint(folder) and load(folder).record["status"] == "interrupted":
+    elif _has_checkpoint(folder) and load(folder).record.status == "interrupted":
         work.mkdir()
         shutil.copy2(folder / RECIPE, work)
         (folder / CHECKPOINTS).rename(work / CHECKPOINTS)

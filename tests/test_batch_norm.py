@@ -9,6 +9,7 @@ from fitting import moved, phase, uneven, values
 from tiny import classifier
 
 from kerastune.errors import VerificationError
+from kerastune.records import Recalibration
 from kerastune.training.batch_norm import recalibrate
 from kerastune.training.freezing import freeze, frozen_hashes, prove_frozen
 from kerastune.weights import seed_states
@@ -24,7 +25,7 @@ def test_recalibrated_statistics_are_those_of_the_training_data() -> None:
     seen = keras.Model(task.backbone.inputs, norm.input)
     inputs = np.concatenate([np.asarray(seen(x), np.float64) for x in uneven()])  # all before it runs as in inference
     assert not np.allclose(norm.moving_variance, inputs.var(axis=(0, 1, 2)), rtol=0.1)
-    assert recalibrate(task, lowest, uneven()) == {"layers": 2, "batches": 2, "examples": 8}
+    assert recalibrate(task, lowest, uneven()) == Recalibration(2, 2, 8)
     np.testing.assert_allclose(norm.moving_mean, inputs.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(norm.moving_variance, inputs.var(axis=(0, 1, 2)), rtol=1e-4)
 
@@ -36,7 +37,7 @@ def test_recalibration_moves_the_unfrozen_units_statistics_only_and_comes_after_
     before, proof = values(task), frozen_hashes(task)
     audit = recalibrate(task, top, uneven())
     changed = moved(task, before)
-    assert len(changed) == 2 * audit["layers"]
+    assert len(changed) == 2 * audit.layers
     assert {path.split("/")[0] for path in changed} == {"block2b_", "top_bn"}
     assert all("moving" in path for path in changed)
     with pytest.raises(VerificationError):
@@ -77,6 +78,6 @@ def test_an_interrupted_recalibration_puts_the_statistics_back() -> None:
 
 
 def test_without_batch_norm_there_is_nothing_to_recalibrate() -> None:
-    nothing = {"layers": 0, "batches": 0, "examples": 0}
+    nothing = Recalibration(0, 0, 0)
     assert recalibrate(classifier("ViT"), phase("all", batch_norm="recalibrate"), uneven()) == nothing
     assert recalibrate(classifier("EfficientNet"), phase("head", batch_norm="recalibrate"), uneven()) == nothing

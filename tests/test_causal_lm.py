@@ -15,6 +15,7 @@ from kerastune.data import load
 from kerastune.errors import DataError, RecipeError
 from kerastune.modalities.conversation import messages
 from kerastune.recipe import parse
+from kerastune.records import Trained, to_json
 from kerastune.tasks.causal_lm import task as causal_lm
 from kerastune.training import train
 
@@ -225,36 +226,31 @@ def test_a_run_knows_its_pairs_by_heart(pairs: Path, chat_recipe: Callable[..., 
     turns = [json.loads(line) for line in lines[:16]]
     found = predict(run, [turn["prompt"] for turn in turns], max_tokens=12)
     assert sum(one.document["answer"] == turn["response"] for one, turn in zip(found, turns, strict=True)) >= 15
-    assert run.record["before"]["test"]["perplexity"] > 50
+    assert run.record.before["test"]["perplexity"] > 50
 
 
 def test_perplexity_is_the_exponential_of_the_loss_of_all_tokens(chat_recipe: Callable[..., Any], tmp_path: Path):
     run = fine_tune(chat_recipe(), tmp_path / "run")
-    found = run.record["metrics"]["validation"]
+    found = run.record.metrics["validation"]
     kept = max(run.history, key=lambda row: (row["val_token_accuracy"], -row["val_loss"]))
     assert found["loss"] == pytest.approx(kept["val_loss"], abs=1e-5)
     assert found["token_accuracy"] == pytest.approx(kept["val_token_accuracy"], abs=1e-6)
     assert found["perplexity"] == pytest.approx(np.exp(found["loss"]))
     assert train.evaluate(run)["validation"] == found
-    said = run.record["generations"]
-    assert len(said["before"]) == 2 and list(said["epochs"]) == ["1.1", "1.2"]
+    said = run.record.generations
+    assert len(said.before) == 2 and list(said.epochs) == ["1.1", "1.2"]
 
 
 def test_adapters_train_by_default_and_leave_the_base_as_it_was(chat_recipe: Callable[..., Any], tmp_path: Path):
     recipe = chat_recipe(phases=[{"epochs": 1, "learning_rate": 1e-2}])
     assert recipe.phases[0].lora.rank == 8
     run = fine_tune(recipe, tmp_path / "run")
-    assert run.record["phases"][0]["lora"]["rank"] == 8
+    assert run.record.phases[0].lora.rank == 8
     base, tuned = (causal_lm.build(recipe, folder, 1, "float32") for folder in (recipe.preset, str(run.folder)))
     pairs = zip(base.weights, tuned.weights, strict=True)
     moved = {before.path for before, after in pairs if not np.array_equal(before, after)}
     assert moved and all("query" in name or "value" in name for name in moved)
-    assert run.record["phases"][0]["units"][-1] == {
-        "name": "head",
-        "parameters": 0,
-        "trainable_parameters": 0,
-        "learning_rate": None,
-    }
+    assert run.record.phases[0].units[-1] == Trained("head", 0, 0, None)
 
 
 def test_a_recipe_says_when_there_are_no_adapters_and_reads_itself_back(chat_recipe: Callable[..., Any]) -> None:
@@ -289,12 +285,12 @@ def test_an_interrupted_training_goes_on_to_the_same_bits_and_words(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(loop.Training, "_end_epoch", stop)
-    assert fine_tune(chat_recipe(), tmp_path / "run").record["status"] == "interrupted"
+    assert fine_tune(chat_recipe(), tmp_path / "run").record.status == "interrupted"
     monkeypatch.undo()
     resumed = resume(tmp_path / "run")
     for key in ("generations", "metrics", "before"):
-        assert resumed.record[key] == whole.record[key]
-    assert resumed.record["phases"][0]["frozen_sha256"] == whole.record["phases"][0]["frozen_sha256"]
+        assert getattr(resumed.record, key) == getattr(whole.record, key)
+    assert resumed.record.phases[0].ran.frozen_sha256 == whole.record.phases[0].ran.frozen_sha256
 
 
 def test_the_report_shows_what_was_said_and_shows_markup_as_text(chat_recipe: Callable[..., Any], tmp_path: Path):
@@ -302,9 +298,9 @@ def test_the_report_shows_what_was_said_and_shows_markup_as_text(chat_recipe: Ca
     from kerastune.reporting import report
 
     made_run = fine_tune(chat_recipe(), tmp_path / "run")
-    said = made_run.record["generations"]
-    said["before"][0] = "<script>alert(1)</script>"
-    files.write_json(made_run.folder / "run.json", {**made_run.record, "generations": said})
+    record = to_json(made_run.record)
+    record["generations"]["before"][0] = "<script>alert(1)</script>"
+    files.write_json(made_run.folder / "run.json", record)
     page = report.write(run.load(made_run.folder)).read_text("utf-8")
     assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
     assert "Perplexity before" in page and "What it says" in page

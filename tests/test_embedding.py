@@ -228,18 +228,18 @@ def test_vectors_that_are_all_the_same_find_nothing() -> None:
 @pytest.mark.parametrize("layout", ["triplets", "groups", "scores"])
 def test_every_layout_is_learnt(layout: str, recipe: Callable[..., Any], tmp_path: Path) -> None:
     made = fine_tune(recipe(layout), tmp_path / "run")
-    metric = made.record["metric"]
-    before, after = made.record["before"]["test"][metric], made.record["metrics"]["test"][metric]
+    metric = made.record.metric
+    before, after = made.record.before["test"][metric], made.record.metrics["test"][metric]
     assert after > before + 0.15 and after > 0.6, (before, after)
 
 
 def test_pairs_are_learnt_and_the_best_epoch_is_chosen_on_the_whole_split(tuned: Any) -> None:
     record = tuned.record
-    assert record["metrics"]["test"]["recall_at_1"] > record["before"]["test"]["recall_at_1"] + 0.3
+    assert record.metrics["test"]["recall_at_1"] > (record.before or {})["test"]["recall_at_1"] + 0.3
     best = max(row["val_recall_at_1"] for row in tuned.history)
-    assert record["metrics"]["validation"]["recall_at_1"] == pytest.approx(best, abs=1e-9)
-    assert record["dimensions"] == 8 and record["pooling"] == "mean" and record["normalized"]
-    (cache,) = [decision for decision in record["decisions"] if decision["key"] == "train.cache"]
+    assert record.metrics["validation"]["recall_at_1"] == pytest.approx(best, abs=1e-9)
+    assert record.model["dimensions"] == 8 and record.model["pooling"] == "mean" and record.model["normalized"]
+    (cache,) = [decision for decision in record.decisions if decision.key == "train.cache"]
     assert cache["got"] == "off" and "nothing to keep" in cache["why"]
 
 
@@ -383,15 +383,15 @@ def test_a_float_file_says_keras_s_vectors_of_every_text(made: dict[str, Any], t
     assert said.passed and allowed < TOLERANCE
     for runtime in said.runtimes.values():
         assert runtime.golden.max_error <= allowed and runtime.validation.outputs.max_error <= allowed
-    assert said.validation.metric.examples == tuned.record["metrics"]["validation"]["queries"]
-    assert said.validation.metric.value == tuned.record["metrics"]["validation"]["recall_at_1"]
-    assert said.validation.beside["mrr"].keras == pytest.approx(tuned.record["metrics"]["validation"]["mrr"])
+    assert said.validation.metric.examples == tuned.record.metrics["validation"]["queries"]
+    assert said.validation.metric.value == tuned.record.metrics["validation"]["recall_at_1"]
+    assert said.validation.beside["mrr"].keras == pytest.approx(tuned.record.metrics["validation"]["mrr"])
 
 
 def test_a_quantised_file_is_judged_by_what_it_finds(made: dict[str, Any], tuned: Any) -> None:
     for name in ("linux-dynamic", "linux-float16"):
         judged = made[name].report.validation
-        assert judged.metric.keras == tuned.record["metrics"]["validation"]["recall_at_1"]
+        assert judged.metric.keras == tuned.record.metrics["validation"]["recall_at_1"]
         assert 0 < judged.outputs.max_error < 0.1 and judged.metric.drop <= 0.1
 
 
@@ -449,7 +449,7 @@ def test_groups_and_scores_leave_too(layout: str, recipe: Callable[..., Any], tm
     (of,) = export(run, Export(target="linux"))
     assert of.report.passed and set(of.report.runtimes) >= {"litert", "litert-reference"}
     judged = of.report.validation
-    assert judged.metric.value == pytest.approx(run.record["metrics"]["validation"][run.metric], abs=1e-6)
+    assert judged.metric.value == pytest.approx(run.record.metrics["validation"][run.metric], abs=1e-6)
     assert judged.metric.verdict == "same" and judged.metric.drop == pytest.approx(0, abs=1e-3)
 
 

@@ -46,7 +46,7 @@ def test_quantised_artifacts_are_a_third_of_the_size(exported, name):
 
 
 def test_the_saved_model_holds_its_weights_once(exported, trained):
-    weights = trained("resnet").record["parameters"] * 4
+    weights = trained("resnet").record.parameters * 4
     stored = exported("resnet")["saved_model"].folder / "model" / "1" / "variables" / "variables.data-00000-of-00001"
     assert weights <= stored.stat().st_size < 1.1 * weights
 

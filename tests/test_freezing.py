@@ -12,6 +12,7 @@ from fitting import fit, moved, phase, values
 from tiny import backbone, classifier, examples
 
 from kerastune.errors import RecipeError, VerificationError
+from kerastune.records import Audit, Norms, Stage, from_json, to_json
 from kerastune.training import lora
 from kerastune.training.freezing import freeze, frozen_hashes, prove_frozen
 from kerastune.training.optimizers import averaged, of_phase
@@ -25,11 +26,11 @@ from kerastune.training.units import stages, units
 def test_the_audits_parameters_add_up(unfreeze: str, batch_norm: str) -> None:
     task = classifier("EfficientNet")
     audit = freeze(task, phase(unfreeze, batch_norm=batch_norm))
-    assert audit["trainable_parameters"] + audit["frozen_parameters"] == task.count_params()
-    assert sum(unit["parameters"] for unit in audit["units"]) == task.count_params()
-    assert sum(unit["trainable_parameters"] for unit in audit["units"]) == audit["trainable_parameters"]
-    assert audit["trainable_parameters"] == sum(math.prod(w.shape) for w in task.trainable_weights)
-    assert audit["units"][-1]["name"] == "head"
+    assert audit.trainable_parameters + audit.frozen_parameters == task.count_params()
+    assert sum(unit.parameters for unit in audit.units) == task.count_params()
+    assert sum(unit.trainable_parameters for unit in audit.units) == audit.trainable_parameters
+    assert audit.trainable_parameters == sum(math.prod(w.shape) for w in task.trainable_weights)
+    assert audit.units[-1].name == "head"
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_the_audits_parameters_add_up(unfreeze: str, batch_norm: str) -> None:
 )
 def test_exactly_the_named_units_and_the_head_train(unfreeze: str, training: str) -> None:
     audit = freeze(classifier("EfficientNet"), phase(unfreeze, batch_norm="train"))
-    assert " ".join(unit["name"] for unit in audit["units"] if unit["trainable_parameters"]) == training
+    assert " ".join(unit.name for unit in audit.units if unit.trainable_parameters) == training
 
 
 def test_the_audit_counts_who_is_in_inference_mode() -> None:
@@ -52,8 +53,8 @@ def test_the_audit_counts_who_is_in_inference_mode() -> None:
     norms = [x for x in task.backbone._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
     top = [norm for norm in norms if norm.name.startswith(("block2b", "top"))]
     audit = freeze(task, phase("top:1", batch_norm="train"))
-    assert audit["batch_norm"] == {"inference": len(norms) - len(top), "training": len(top)}
-    assert freeze(task, phase("all"))["batch_norm"] == {"inference": len(norms), "training": 0}
+    assert audit.batch_norm == Norms(len(norms) - len(top), len(top))
+    assert freeze(task, phase("all")).batch_norm == Norms(len(norms), 0)
 
 
 def test_frozen_batch_norm_keeps_its_statistics_in_a_real_fit_while_unfrozen_weights_move() -> None:
@@ -81,7 +82,7 @@ def test_batch_norm_that_trains_moves_its_statistics_and_only_where_it_is_unfroz
 def test_batch_norm_that_was_frozen_in_one_phase_can_train_in_the_next(family: str) -> None:
     task, train = classifier(family), phase("top:1", batch_norm="train")
     freeze(task, phase("top:1"))
-    assert freeze(task, train)["batch_norm"] == freeze(classifier(family), train)["batch_norm"]
+    assert freeze(task, train).batch_norm == freeze(classifier(family), train).batch_norm
 
 
 def test_adapters_that_were_merged_leave_no_weight_frozen() -> None:
@@ -110,9 +111,9 @@ def test_what_was_frozen_before_does_not_stay_so() -> None:
     task.trainable = False
     freeze(task, phase("none"))
     audit = freeze(task, phase("all", batch_norm="train"))
-    assert audit["batch_norm"]["inference"] == 0
+    assert audit.batch_norm.inference == 0
     moving = sum(math.prod(w.shape) for w in task.weights if "moving" in w.path)
-    assert audit["frozen_parameters"] == moving  # statistics are no parameters of the optimizer's
+    assert audit.frozen_parameters == moving  # statistics are no parameters of the optimizer's
 
 
 # --- gradual unfreezing ------------------------------------------------------------------------------------
@@ -157,29 +158,17 @@ def test_a_gradual_phase_unfreezes_one_more_block_an_epoch_from_the_top(
 def test_the_audit_of_a_gradual_phase_lists_its_stages() -> None:
     task = classifier("EfficientNet")
     audit = freeze(task, phase("gradual", 9, batch_norm="train"))
-    count = {unit["name"]: unit["trainable_parameters"] for unit in audit["units"]}
-    assert audit["stages"] == [
-        {"epoch": 1, "units": ["head"], "trainable_parameters": count["head"]},
-        {
-            "epoch": 2,
-            "units": ["block2b", "top_conv", "top_bn", "head"],
-            "trainable_parameters": sum(count[name] for name in ("block2b", "top_conv", "top_bn", "head")),
-        },
-        {
-            "epoch": 3,
-            "units": ["block2a", "block2b", "top_conv", "top_bn", "head"],
-            "trainable_parameters": sum(count.values()) - count["stem"] - count["block1a"],
-        },
-        {
-            "epoch": 4,
-            "units": ["block1a", "block2a", "block2b", "top_conv", "top_bn", "head"],
-            "trainable_parameters": sum(count.values()) - count["stem"],
-        },
-        {"epoch": 5, "units": list(count), "trainable_parameters": audit["trainable_parameters"]},
-    ]
+    count = {unit.name: unit.trainable_parameters for unit in audit.units}
+    assert audit.stages == (
+        Stage(1, ("head",), count["head"]),
+        Stage(2, top := ("block2b", "top_conv", "top_bn", "head"), sum(count[name] for name in top)),
+        Stage(3, ("block2a", *top), sum(count.values()) - count["stem"] - count["block1a"]),
+        Stage(4, ("block1a", "block2a", *top), sum(count.values()) - count["stem"]),
+        Stage(5, tuple(count), audit.trainable_parameters),
+    )
     assert all(count.values())
-    assert json.loads(json.dumps(audit)) == audit
-    assert "stages" not in freeze(task, phase("all"))
+    assert from_json(Audit, json.loads(json.dumps(to_json(audit)))) == audit
+    assert not freeze(task, phase("all")).stages
 
 
 def test_in_each_epoch_exactly_its_stage_trains_and_the_proof_holds() -> None:
@@ -197,7 +186,7 @@ def test_in_each_epoch_exactly_its_stage_trains_and_the_proof_holds() -> None:
         assert moved(task, before) == {w.path for w in task.trainable_variables}
         with averaged(made, task):
             prove_frozen(proof, frozen_hashes(task))
-        trained.append(sum(unit["trainable_parameters"] > 0 for unit in audit["units"]))
+        trained.append(sum(unit.trainable_parameters > 0 for unit in audit.units))
     assert trained == [1, 3, 4, 5, 5]
     assert [w.path for w in task.trainable_variables] == everything
 
@@ -208,8 +197,8 @@ def test_in_each_epoch_exactly_its_stage_trains_and_the_proof_holds() -> None:
 def peaks(family: str, unfreeze: str, **settings: Any) -> dict[str, float]:
     """The audit's learning rates, of units that train."""
     audit = freeze(classifier(family), phase(unfreeze, batch_norm="train", **settings))
-    assert all((unit["learning_rate"] is None) == (unit["trainable_parameters"] == 0) for unit in audit["units"])
-    return {unit["name"]: unit["learning_rate"] for unit in audit["units"] if unit["learning_rate"] is not None}
+    assert all((unit.learning_rate is None) == (unit.trainable_parameters == 0) for unit in audit.units)
+    return {unit.name: unit.learning_rate for unit in audit.units if unit.learning_rate is not None}
 
 
 def test_layer_decay_takes_one_more_power_a_block() -> None:
@@ -287,9 +276,9 @@ def test_layer_decay_changes_the_steps_of_a_real_model_by_its_powers(decay: floa
 def test_the_audit_says_what_else_was_set_and_only_that() -> None:
     task = classifier("ViT")
     plain = freeze(task, phase("all"))
-    assert not {"ema", "clip_norm", "gradient_accumulation", "lora", "stages"} & plain.keys()
+    assert not {"ema", "clip_norm", "gradient_accumulation", "lora", "stages"} & to_json(plain).keys()
     audit = freeze(task, phase("all", ema=0.9, clip_norm=1.0, gradient_accumulation=4))
-    assert (audit["ema"], audit["clip_norm"], audit["gradient_accumulation"]) == (0.9, 1.0, 4)
+    assert (audit.ema, audit.clip_norm, audit.gradient_accumulation) == (0.9, 1.0, 4)
 
 
 # --- the proof ---------------------------------------------------------------------------------------------
@@ -297,7 +286,7 @@ def test_the_audit_says_what_else_was_set_and_only_that() -> None:
 
 def test_the_proof_passes_after_a_real_fit_and_fails_when_a_frozen_weight_moves_by_a_millionth() -> None:
     task = classifier("EfficientNet")
-    assert len(fit(task, phase("top:1"))["proof"]) == 64
+    assert len(fit(task, phase("top:1"))) == 64
     before = frozen_hashes(task)
     assert prove_frozen(before, frozen_hashes(task)) == prove_frozen(before, dict(before))
     weight = next(w for w in task.backbone.weights if w.path == "block1a_project/kernel")

@@ -15,6 +15,7 @@ from tiny import BACKBONES, classifier
 from kerastune import weights
 from kerastune.errors import RecipeError
 from kerastune.recipe import Lora, Phase
+from kerastune.records import Adapters, Audit, from_json, to_json
 from kerastune.training import lora
 from kerastune.training.freezing import freeze, frozen_hashes, prove_frozen
 from kerastune.training.optimizers import averaged, of_phase
@@ -57,7 +58,7 @@ def lora_phase(unfreeze: str = "all", rank: int = 2, settings: dict[str, Any] | 
     return phase(unfreeze, lora=Lora(rank=rank, **{"targets": QUERIES, **of}), **(settings or {}))
 
 
-def train(task: Any, x: Any, of: Phase, steps: int = 3) -> dict[str, Any]:
+def train(task: Any, x: Any, of: Phase, steps: int = 3) -> Audit:
     """Real steps of a phase, with the proof; the audit."""
     audit = freeze(task, of)
     made, before = of_phase(of, task, steps), frozen_hashes(task)
@@ -94,9 +95,9 @@ def kinds(names: set[str]) -> set[str]:
 def test_in_the_unfrozen_units_the_targets_get_adapters_and_nothing_else_trains_but_the_head() -> None:
     task = text_classifier()
     audit = freeze(task, lora_phase("top:1", rank=3))
-    assert [path.split("/")[-1] for path in audit["lora"].pop("layers")] == ["query", "value"]
-    assert audit["lora"] == {"rank": 3, "alpha": 3.0, "bias": False, "adapter_parameters": 2 * (8 * 2 * 3 + 3 * 4)}
-    count = {unit["name"]: unit["trainable_parameters"] for unit in audit["units"]}
+    assert [path.split("/")[-1] for path in audit.lora.layers] == ["query", "value"]
+    assert audit.lora == Adapters(3, 3.0, False, audit.lora.layers, 2 * (8 * 2 * 3 + 3 * 4))
+    count = {unit.name: unit.trainable_parameters for unit in audit.units}
     assert count == {
         "stem": 0,
         "transformer_layer_0": 0,
@@ -105,7 +106,7 @@ def test_in_the_unfrozen_units_the_targets_get_adapters_and_nothing_else_trains_
         "head": 8 * 2 + 2,
     }
     assert {w.name for w in task.backbone.trainable_weights} == {"lora_kernel_a", "lora_kernel_b"}
-    assert json.loads(json.dumps(audit)) == audit
+    assert from_json(Audit, json.loads(json.dumps(to_json(audit)))) == audit
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_in_the_unfrozen_units_the_targets_get_adapters_and_nothing_else_trains_
 )
 def test_targets_are_tried_on_names_and_paths(targets: tuple[str, ...], expected: list[str]) -> None:
     audit = freeze(text_classifier(), lora_phase(targets=targets))
-    names = {path.split("/")[-1] for path in audit["lora"]["layers"]}
+    names = {path.split("/")[-1] for path in audit.lora.layers}
     assert {name for name in names if not name.startswith(("segment", "position"))} == set(expected)
 
 
@@ -162,7 +163,7 @@ def test_convolutions_can_be_adapted() -> None:
     before = state(task)
     audit = train(task, images(), lora_phase("top:1", targets=("_conv$",)))
     names = {f"stack1_block0_{i}_conv" for i in (0, 1, 2)}
-    assert {path.split("/")[-1] for path in audit["lora"]["layers"]} == names
+    assert {path.split("/")[-1] for path in audit.lora.layers} == names
     assert {kind.split("/")[-1] for kind in kinds(moved(task, before))} == {"kernel", "bias"}
     assert all(kind[:2] in ("a ", "b ") or "predictions" in kind for kind in kinds(moved(task, before)))
 
@@ -203,7 +204,7 @@ def test_other_adapters_have_to_be_merged_first(then: Phase, asked: str) -> None
         freeze(task, then)
     assert "Merge the adapters before that" in str(caught.value.hint)
     lora.merge(task)
-    assert ("lora" in freeze(task, then)) == (then.lora is not None)
+    assert (freeze(task, then).lora is not None) == (then.lora is not None)
 
 
 def test_averages_hold_for_adapters_too() -> None:
@@ -303,7 +304,7 @@ def test_a_merged_model_comes_back_from_its_preset_to_the_bit(tmp_path: Path) ->
     assert "lora" not in (tmp_path / "config.json").read_text() + (tmp_path / "task.json").read_text()
     again = kind.from_preset(str(tmp_path))
     assert predict(again, images()) == predict(task, images())
-    assert freeze(again, phase("all"))["trainable_parameters"] == task.count_params()
+    assert freeze(again, phase("all")).trainable_parameters == task.count_params()
 
 
 def test_in_mixed_precision_the_merged_kernel_is_the_unrounded_sum() -> None:

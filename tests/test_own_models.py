@@ -120,7 +120,7 @@ def test_adapters_train_and_merge_wherever_the_backbone_sits(make: Any) -> None:
     task = make()
     of = phase("top:2", learning_rate=1e-2, lora=Lora(rank=2, targets=("_conv$",)))
     audit = freeze(task, of)
-    assert all("block_" in path for path in audit["lora"]["layers"])
+    assert all("block_" in path for path in audit.lora.layers)
     train(task, of)
     before = {name: x.numpy() for name, x in task(images()).items()}
     lora.merge(task)

@@ -52,8 +52,8 @@ def test_a_point_is_learnt_chosen_by_its_distance_and_stored_by_its_name(wanted,
     distances = [row["val_distance"] for row in run.history]
     ids, truth, predictions = run.predictions("test")
     assert truth.shape == predictions["point"].shape == (len(ids), 2)
-    assert run.record["metric"] == "distance"
-    assert run.record["metrics"]["validation"]["distance"] == pytest.approx(min(distances), rel=1e-3)
+    assert run.record.metric == "distance"
+    assert run.record.metrics["validation"]["distance"] == pytest.approx(min(distances), rel=1e-3)
     assert min(distances) < distances[0]
 
 

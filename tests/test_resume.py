@@ -15,6 +15,7 @@ import pytest
 from kerastune import child, environment, fine_tune, resume, run
 from kerastune.errors import ConverterError, KerastuneError
 from kerastune.progress import Progress
+from kerastune.records import to_json
 
 HEAD = {"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}
 GRADUAL = {"unfreeze": "gradual", "epochs": 3, "learning_rate": 1e-3, "ema": 0.9, "layer_decay": 0.5}
@@ -53,7 +54,7 @@ def killed(recipe: Path, out: Path, when: float | str = "never") -> int:
 
 def contents(folder: Path) -> dict[str, Any]:
     """Everything that a training decides: weights, history without times, predictions."""
-    found: dict[str, Any] = {"phases": [(p["frozen_sha256"], p["best"]) for p in run.load(folder).record["phases"]]}
+    found: dict[str, Any] = {"phases": [(p.ran.frozen_sha256, p.ran.best) for p in run.load(folder).record.phases]}
     found["history"] = [{k: v for k, v in row.items() if k != "seconds"} for row in run.load(folder).history]
     with h5py.File(folder / "task.weights.h5") as file:
         file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
@@ -144,11 +145,11 @@ def copied(folder: Path, to: Path) -> Path:
 def test_ctrl_c_writes_a_run_with_the_best_weights_that_can_be_gone_on_with(
     interrupted: Path, recipe: Any, tmp_path: Path
 ) -> None:
-    assert run.load(interrupted).record["status"] == "interrupted"
+    assert run.load(interrupted).record.status == "interrupted"
     folder = copied(interrupted, tmp_path)
     made = resume(folder)
-    assert made.record["status"] == "complete"
-    assert made.record["resumed"][0]["epoch"] == 2
+    assert made.record.status == "complete"
+    assert made.record.resumed[0].epoch == 2
     whole = fine_tune(made.recipe, tmp_path / "whole")
     assert_same_bits(folder, whole.folder)
 
@@ -250,4 +251,4 @@ def test_tensorboard_logs_are_written_when_asked_for(recipe: Any, tmp_path: Path
 
 
 def test_no_record_holds_a_token(interrupted: Path) -> None:
-    assert "token" not in json.dumps(run.load(interrupted).record).lower()
+    assert "token" not in json.dumps(to_json(run.load(interrupted).record)).lower()

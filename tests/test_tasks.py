@@ -205,7 +205,7 @@ def test_a_training_that_dies_is_gone_on_with_to_the_same_bits(made: Run, wanted
 
 
 def test_it_is_scored_again_to_the_same_figures(made: Run) -> None:
-    assert evaluate(made) == made.record["metrics"]
+    assert evaluate(made) == made.record.metrics
 
 
 def test_every_artifact_is_verified_on_the_whole_validation_split(made: Run) -> None:
@@ -253,7 +253,8 @@ def test_it_is_served(made: Run) -> None:
 @pytest.mark.parametrize("contract", [Task, Device, Building, Feeding, Learning])
 def test_a_task_that_lacks_a_member_cannot_be_made(contract: type) -> None:
     """mypy finds it before this does."""
-    needed = [one.name for one in dataclasses.fields(contract) if one.default is dataclasses.MISSING]
+    missing = dataclasses.MISSING
+    needed = [one.name for one in dataclasses.fields(contract) if one.default is one.default_factory is missing]
     contract(**dict.fromkeys(needed))
     for name in needed:
         with pytest.raises(TypeError, match=name):

@@ -190,14 +190,14 @@ def test_a_length_that_the_model_does_not_take_is_refused(text_recipe: Callable[
 @pytest.mark.parametrize("data", [{}, {"pair_column": "pair"}], ids=["texts", "pairs"])
 def test_a_classifier_learns_texts_and_pairs(data: dict[str, Any], text_recipe: Callable[..., Any], tmp_path: Path):
     made = fine_tune(text_recipe(data=data, phases=LONG), tmp_path / "run")
-    assert made.record["metrics"]["test"]["accuracy"] > 0.9
-    assert made.record["metric"] == "accuracy" and made.record["sequence_length"] == 20
+    assert made.record.metrics["test"]["accuracy"] > 0.9
+    assert made.record.metric == "accuracy" and made.record.model["sequence_length"] == 20
 
 
 def test_several_labels_are_learnt_each_for_itself(text_recipe: Callable[..., Any], tmp_path: Path) -> None:
     data = {"label_column": "labels", "label_separator": "|"}
     made = fine_tune(text_recipe(data=data, phases=LONG), tmp_path / "run")
-    found = made.record["metrics"]["test"]
+    found = made.record.metrics["test"]
     assert found["accuracy"] > 0.45 and found["micro_f1"] > 0.7  # 0.38 say the most frequent set
     _, truth, predictions = made.predictions("test")
     (scores,) = predictions.values()
@@ -208,8 +208,8 @@ def test_numbers_are_learnt(text_recipe: Callable[..., Any], tmp_path: Path) -> 
     made = fine_tune(
         text_recipe(data={"label_column": "rating", "regression": True}, phases=LONG, seed=1), tmp_path / "run"
     )
-    assert made.record["metrics"]["test"]["r2"] > 0.6
-    assert made.record["metric"] == "r2" and "val_r2" in made.history[0]
+    assert made.record.metrics["test"]["r2"] > 0.6
+    assert made.record.metric == "r2" and "val_r2" in made.history[0]
 
 
 def test_a_frozen_encoder_runs_once_and_the_losses_are_the_same(text_recipe: Callable[..., Any], tmp_path: Path):
@@ -220,8 +220,8 @@ def test_a_frozen_encoder_runs_once_and_the_losses_are_the_same(text_recipe: Cal
         histories.append([row["loss"] for row in made.history])
     np.testing.assert_allclose(histories[0], histories[1], rtol=1e-5)
     assert histories[1] == histories[2]
-    (decision,) = [d for d in made.record["decisions"] if d["key"] == "train.cache"]
-    assert decision["got"] == "disk" and decision["bytes_per_example"] == 8 * 4  # the pooled output
+    (decision,) = [d for d in made.record.decisions if d.key == "train.cache"]
+    assert decision.got == "disk" and decision.bytes_per_example == 8 * 4  # the pooled output
 
 
 def test_the_statistics_of_each_example_give_the_metric() -> None:

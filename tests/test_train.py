@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,22 +45,22 @@ def test_the_run_folder_is_a_preset_with_identical_predictions(trained):
 def test_the_record_says_what_happened(trained):
     made = trained("efficientnet")
     record = made.record
-    assert record["labels"] == ["blue", "green", "red"]
-    assert record["metrics"]["test"]["accuracy"] > 0.8
-    assert np.sum(record["metrics"]["test"]["confusion_matrix"]) == sum(record["data"]["counts"]["test"].values())
-    assert record["phases"][0]["xla"] is False
-    assert record["phases"][0]["precision"] == "float32"
-    decided = [(d.get("phase"), d["key"]) for d in record["decisions"]]
+    assert record.labels == ("blue", "green", "red")
+    assert record.metrics["test"]["accuracy"] > 0.8
+    assert np.sum(record.metrics["test"]["confusion_matrix"]) == sum(record.data.counts["test"].values())
+    assert record.phases[0].ran.xla is False
+    assert record.phases[0].ran.precision == "float32"
+    decided = [(d.phase, d.key) for d in record.decisions]
     assert {(None, "train.precision"), (1, "train.cache"), (1, "train.xla"), (2, "train.xla")} <= set(decided)
     assert len(decided) == len(set(decided))
-    assert all(d["why"] for d in record["decisions"])
+    assert all(d.why for d in record.decisions)
     assert [row["phase"] for row in made.history] == [1, 1, 1, 2]
 
 
 def test_the_resolved_recipe_trains_again(trained):
     made = trained("efficientnet")
     assert made.recipe == run.load(made.folder).recipe
-    assert made.recipe.sha256() == made.record["recipe_sha256"]
+    assert made.recipe.sha256() == made.record.recipe_sha256
 
 
 def test_two_runs_with_one_seed_are_bit_identical(recipe, tmp_path):
@@ -116,7 +117,7 @@ def test_the_best_epoch_is_kept_not_the_last(recipe, tmp_path):
     made = fine_tune(recipe("resnet", phases=phases), tmp_path / "run")
     best = max(row["val_accuracy"] for row in made.history)
     assert made.history[-1]["val_accuracy"] < best
-    assert made.record["metrics"]["validation"]["accuracy"] == pytest.approx(best)
+    assert made.record.metrics["validation"]["accuracy"] == pytest.approx(best)
 
 
 def test_a_training_that_diverges_at_once_says_what_to_change(recipe, tmp_path):
@@ -142,7 +143,7 @@ def test_early_stopping_ends_a_phase(recipe, tmp_path):
     phases = [{"unfreeze": "head", "epochs": 9, "learning_rate": 1e-9}]
     wanted = recipe("resnet", phases=phases, train={"batch_size": 8, "early_stopping": 2})
     made = fine_tune(wanted, tmp_path / "run")
-    assert made.record["phases"][0]["epochs_run"] < 9
+    assert made.record.phases[0].ran.epochs_run < 9
 
 
 def test_early_stopping_goes_on_while_the_loss_falls_and_the_accuracy_ties(recipe, tmp_path, monkeypatch):
@@ -152,7 +153,7 @@ def test_early_stopping_goes_on_while_the_loss_falls_and_the_accuracy_ties(recip
     )
     phases = [{"unfreeze": "head", "epochs": 9, "learning_rate": 1e-9}]
     wanted = recipe("resnet", phases=phases, train={"batch_size": 8, "early_stopping": 2})
-    assert fine_tune(wanted, tmp_path / "run").record["phases"][0]["epochs_run"] == 5
+    assert fine_tune(wanted, tmp_path / "run").record.phases[0].ran.epochs_run == 5
 
 
 def test_a_batch_is_the_same_whenever_it_is_made(trained):
@@ -228,7 +229,7 @@ def test_training_on_kept_features_is_training(recipe, tmp_path, monkeypatch, fa
         fine_tune(recipe(family, phases=phases, train={**settings, "cache": where}), tmp_path / where)
         for where in ("off", "memory", "disk")
     )
-    assert [d["got"] for d in disk.record["decisions"] if d["key"] == "train.cache"] == ["disk"]
+    assert [d.got for d in disk.record.decisions if d.key == "train.cache"] == ["disk"]
     losses = [[row[k] for row in made.history for k in ("loss", "val_loss")] for made in (uncached, memory, disk)]
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-5)
     np.testing.assert_allclose(
@@ -248,9 +249,9 @@ def test_augmented_views_are_kept_and_cycled(recipe, tmp_path):
 
 def test_auto_never_drops_augmentation(recipe, tmp_path):
     made = fine_tune(recipe("resnet", augment={"flip": "horizontal"}), tmp_path / "run")
-    found = [d for d in made.record["decisions"] if d["key"] == "train.cache"]
-    assert {d["got"] for d in found} == {"off"}
-    assert "train.cache_views" in found[0]["why"]
+    found = [d for d in made.record.decisions if d.key == "train.cache"]
+    assert {d.got for d in found} == {"off"}
+    assert "train.cache_views" in found[0].why
 
 
 def test_the_audit_is_told_before_each_phase_and_the_proof_after(recipe, tmp_path):
@@ -277,14 +278,49 @@ def test_xla_is_measured_where_it_could_pay_and_training_is_not_touched_by_it(re
     monkeypatch.setattr(decide, "_SAVED", saved)
     phases = [{"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}]
     made = fine_tune(recipe("vit", phases=phases, train={"batch_size": 8, "cache": "off"}), tmp_path / "run")
-    (found,) = [d for d in made.record["decisions"] if d["key"] == "train.xla"]
-    assert ("ms with it" in found["why"]) == (saved > 0)
+    (found,) = [d for d in made.record.decisions if d.key == "train.xla"]
+    assert ("ms with it" in found.why) == (saved > 0)
     plain = fine_tune(
         recipe("vit", phases=phases, train={"batch_size": 8, "cache": "off", "xla": False}), tmp_path / "plain"
     )
     same = [row["loss"] for row in made.history], [row["loss"] for row in plain.history]
     np.testing.assert_allclose(*same, atol=1e-5)
-    assert found["got"] or same[0] == same[1]
+    assert found.got or same[0] == same[1]
+
+
+def test_a_run_is_repeated_to_the_bit_without_measuring_anything_again(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(decide, "_SAVED", 1e9)  # so that XLA is tried
+    phases = [{"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}]
+    wanted = recipe("vit", phases=phases, train={"batch_size": 8, "cache": "auto"})
+    first = fine_tune(wanted, tmp_path / "first")
+    for measures in ("place", "xla", "_timed"):
+        monkeypatch.setattr(decide, measures, None)
+    again = fine_tune(first.recipe, tmp_path / "again", like=first)
+    made = [[(d.key, d.phase, d.got) for d in one.record.decisions] for one in (first, again)]
+    assert made[0] == made[1] and {key for key, *_ in made[0]} >= {"train.precision", "train.cache", "train.xla"}
+    assert [row["loss"] for row in first.history] == [row["loss"] for row in again.history]
+    assert again.record.like == str(first.folder) and again.record.decisions[0].why.startswith("as in first: ")
+
+
+def test_what_may_make_other_bits_of_a_repeated_run_is_said(recipe, tmp_path):
+    said = []
+    told = Progress()
+    told.say = said.append
+    phases = [{"unfreeze": "head", "epochs": 1}]
+    first = fine_tune(recipe("resnet", phases=phases), tmp_path / "first")
+    fine_tune(recipe("resnet", phases=phases, seed=1), tmp_path / "again", like=first, progress=told)
+    assert "Not like first, so the bits may differ: recipe.seed: 0 then, 1 now" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [("{}", "has schema None"), ("{", "is damaged: "), ('{"schema": 1, "status": "done"}', "status: Input should be")],
+)
+def test_a_record_that_is_no_record_is_refused_in_words(trained, tmp_path, content, problem):
+    shutil.copytree(trained("resnet").folder, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(content)
+    with pytest.raises(KerastuneError, match=problem):
+        _ = run.load(tmp_path / "run").record
 
 
 def test_mixed_precision_is_read_back_and_exports_as_float32(recipe, tmp_path):
@@ -293,7 +329,7 @@ def test_mixed_precision_is_read_back_and_exports_as_float32(recipe, tmp_path):
 
     wanted = recipe("resnet", train={"batch_size": 8, "precision": "mixed_bfloat16"})
     made = fine_tune(wanted, tmp_path / "run")
-    assert made.record["phases"][0]["precision"] == "mixed_bfloat16"
+    assert made.record.phases[0].ran.precision == "mixed_bfloat16"
     assert export(made, Export(format="onnx"))[0].report.passed
 
 
@@ -334,7 +370,7 @@ def test_a_training_that_is_gone_on_with_keeps_its_precision_whatever_is_faster_
 def test_xla_that_was_asked_for_is_really_on(recipe, tmp_path):
     phases = [{"unfreeze": "head", "epochs": 1}]
     made = fine_tune(recipe("resnet", phases=phases, train={"batch_size": 8, "xla": True}), tmp_path / "run")
-    assert made.record["phases"][0]["xla"] is True
+    assert made.record.phases[0].ran.xla is True
 
 
 def build_with(monkeypatch, build):
@@ -360,7 +396,7 @@ def test_xla_that_a_layer_forbids_is_an_error_that_names_it(recipe, monkeypatch)
 def test_an_image_size_that_the_preset_was_not_built_for_is_taken(recipe, pictures, tmp_path):
     data = {"source": "folder", "path": str(pictures), "image_size": 48}
     made = fine_tune(recipe("resnet", data=data), tmp_path / "run")
-    assert made.record["image_size"] == [48, 48]
+    assert made.record.model["image_size"] == [48, 48]
 
 
 def test_an_image_size_that_position_embeddings_forbid_is_explained(recipe, pictures):
@@ -371,7 +407,7 @@ def test_an_image_size_that_position_embeddings_forbid_is_explained(recipe, pict
 
 def test_a_phase_that_trains_nothing_is_a_measurement(recipe, tmp_path):
     made = fine_tune(recipe("resnet", phases=[{"unfreeze": "none", "epochs": 0}]), tmp_path / "run")
-    assert made.record["phases"][0]["trainable_parameters"] == 0
+    assert made.record.phases[0].trainable_parameters == 0
     assert made.history == []
 
 
@@ -417,7 +453,7 @@ def test_a_hugging_face_folder_is_a_preset_with_its_own_preprocessing(recipe, hu
     task = image_classification.load(str(made.folder))
     white = task.preprocessor.image_converter(np.full((1, 32, 32, 3), 255, np.float32))
     np.testing.assert_allclose(white[0, 0, 0], [1.0, 2.4, 3.5], atol=1e-5)  # (1 - mean) / std
-    assert made.record["metrics"]["test"]["accuracy"] > 0.5
+    assert made.record.metrics["test"]["accuracy"] > 0.5
 
 
 class MovesAFrozenWeight(Progress):
@@ -453,9 +489,9 @@ def test_an_existing_folder_is_refused_before_training_and_force_replaces_only_o
         with pytest.raises(KerastuneError, match=why):
             fine_tune(wanted, tmp_path / "mine", force=force)
     assert (tmp_path / "mine" / "photo.jpg").read_text() == "keep"
-    first = fine_tune(wanted, tmp_path / "run").record["started"]
+    first = fine_tune(wanted, tmp_path / "run").record.started
     time.sleep(1)
-    assert fine_tune(wanted, tmp_path / "run", force=True).record["started"] != first
+    assert fine_tune(wanted, tmp_path / "run", force=True).record.started != first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "run"]
 
 
@@ -463,7 +499,7 @@ def test_evaluate_finds_the_same_metrics_and_refuses_other_data(trained, copied_
     import shutil
 
     made = copied_run(trained("resnet"))
-    assert evaluate(made) == made.record["metrics"]
+    assert evaluate(made) == made.record.metrics
     folder = shutil.copytree(pictures, tmp_path / "pictures")
     (folder / "red" / "00.png").unlink()
     recipe_toml = (made.folder / "recipe.toml").read_text().replace(str(pictures), str(folder))

@@ -16,19 +16,27 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 out_option = click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder to write.")
 force_option = click.option("--force", is_flag=True, help="Replace the folder if it exists.")
+like_option = click.option(
+    "--like", metavar="RUN", help="Repeat a run: its recipe, and its decisions where `auto` measures. No RECIPE then."
+)
+_overrides_option = click.option(
+    "-s",
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key: -s train.batch_size=64 -s phases.0.epochs=1",
+)
 
 
 def recipe_argument(function: Function) -> Function:
     """RECIPE and its overrides."""
-    option = click.option(
-        "-s",
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="Override a key: -s train.batch_size=64 -s phases.0.epochs=1",
-    )
-    return click.argument("recipe")(option(function))
+    return click.argument("recipe")(_overrides_option(function))
+
+
+def optional_recipe_argument(function: Function) -> Function:
+    """RECIPE, which may be left out, and its overrides."""
+    return click.argument("recipe", required=False)(_overrides_option(function))
 
 
 def read(recipe: str, overrides: tuple[str, ...]) -> "Recipe":

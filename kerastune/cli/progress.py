@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kerastune.cli import show
 from kerastune.cli.terminal import aligned, say
@@ -13,6 +13,8 @@ from kerastune.progress import Progress
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+
+    from kerastune.records import Audit
 
 
 class Terminal(Progress):
@@ -47,7 +49,7 @@ class Terminal(Progress):
         else:
             say(line)
 
-    def phase(self, title: str, audit: dict[str, Any]) -> None:
+    def phase(self, title: str, audit: "Audit") -> None:
         heading, header, rows = show.phase(audit, title)
         for line in [heading, *("  " + line for line in aligned(header, rows))]:
             self.say(line)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kerastune.cli.terminal import put, shown, table, typed
 
 if TYPE_CHECKING:
+    from kerastune.records import Audit
     from kerastune.run import Run
     from kerastune.verifying.artifact import Artifact
     from kerastune.verifying.verification import Candidate, RuntimeReport, VerificationReport
@@ -32,7 +33,7 @@ def predicting(folder: Path, of: "Run | Artifact") -> str:
 # --- plans -------------------------------------------------------------------------------------------------
 
 
-def plan(document: dict[str, Any]) -> None:
+def plan(document: dict[str, Any], audits: "Sequence[Audit]") -> None:
     """Shows what a run would do."""
     counts = document["counts"]
     rows = [[label, *(str(counts[split][label]) for split in counts)] for label in document["labels"]]
@@ -43,8 +44,8 @@ def plan(document: dict[str, Any]) -> None:
     for skipped in document["skipped"]:
         put(f"left out: {skipped['id']}: {skipped['problem']}")
     put()
-    for number, audit in enumerate(document["phases"], start=1):
-        title, header, rows = phase(audit, f"phase {number} ({audit['unfreeze']})")
+    for number, audit in enumerate(audits, start=1):
+        title, header, rows = phase(audit, f"phase {number} ({audit.unfreeze})")
         put(title)
         table(header, rows)
         put()
@@ -59,27 +60,25 @@ def plan(document: dict[str, Any]) -> None:
         _rehearsal(document["exports"], document["seconds"]["exports"])
 
 
-def phase(audit: dict[str, Any], title: str) -> tuple[str, list[str], list[list[str]]]:
+def phase(audit: "Audit", title: str) -> tuple[str, list[str], list[list[str]]]:
     """The title, header and rows that show a phase; neighbouring units that are treated alike share a row."""
-    norms = audit["batch_norm"]
     facts = [
-        f"{audit['epochs']} epoch{'s' if audit['epochs'] != 1 else ''}",
-        f"{audit['trainable_parameters']:,} of {audit['trainable_parameters'] + audit['frozen_parameters']:,} "
-        "parameters train",
-        f"{audit['optimizer']}, {audit['schedule']} learning rate",
-        f"BatchNorm: {norms['inference']} inference, {norms['training']} training",
+        f"{audit.epochs} epoch{'s' if audit.epochs != 1 else ''}",
+        f"{audit.trainable_parameters:,} of {audit.trainable_parameters + audit.frozen_parameters:,} parameters train",
+        f"{audit.optimizer}, {audit.schedule} learning rate",
+        f"BatchNorm: {audit.batch_norm.inference} inference, {audit.batch_norm.training} training",
     ]
     rows = []
-    for _, alike in groupby(audit["units"], key=lambda unit: (unit["trainable_parameters"] > 0, unit["learning_rate"])):
+    for _, alike in groupby(audit.units, key=lambda unit: (unit.trainable_parameters > 0, unit.learning_rate)):
         units = list(alike)
-        names = [unit["name"] for unit in units]
-        trainable = sum(unit["trainable_parameters"] for unit in units)
+        names = [unit.name for unit in units]
+        trainable = sum(unit.trainable_parameters for unit in units)
         rows.append(
             [
                 ", ".join(names) if len(names) < 4 else f"{names[0]} … {names[-1]} ({len(names)} units)",
-                f"{sum(unit['parameters'] for unit in units):,}",
+                f"{sum(unit.parameters for unit in units):,}",
                 f"{trainable:,}",
-                f"{units[0]['learning_rate']:g}" if trainable else "frozen",
+                f"{units[0].learning_rate:g}" if trainable else "frozen",
             ]
         )
     return f"{title}: {'; '.join(facts)}", ["units", "parameters", "trainable", "learning rate"], rows
@@ -120,21 +119,21 @@ def run_document(made: "Run") -> dict[str, Any]:
     from kerastune.verifying import artifact
 
     record, metric = made.record, made.metric
-    before = record.get("before", {})
+    before, after = record.before or {}, record.metrics or {}
     perplexities = {
-        f"{split}_perplexity": {"before": before[split]["perplexity"], "after": record["metrics"][split]["perplexity"]}
+        f"{split}_perplexity": {"before": before[split]["perplexity"], "after": after[split]["perplexity"]}
         for split in ("test", "validation")
         if "perplexity" in before.get(split, {})
     }
     return {
         "run": str(made.folder),
-        "status": record["status"],
+        "status": record.status,
         "metric": metric,
-        f"test_{metric}": record["metrics"]["test"][metric],
-        f"validation_{metric}": record["metrics"]["validation"][metric],
-        **({f"untuned_test_{metric}": before["test"][metric]} if "before" in record else {}),
+        f"test_{metric}": after["test"][metric],
+        f"validation_{metric}": after["validation"][metric],
+        **({f"untuned_test_{metric}": before["test"][metric]} if before else {}),
         **perplexities,
-        "seconds": record["seconds"],
+        "seconds": record.seconds,
         "report": str(made.report),
         "artifacts": [artifact_document(each, each.report) for each in artifact.inside(made.exports) if each.report],
     }

@@ -2,13 +2,22 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from kerastune import files
 from kerastune.cli import show
-from kerastune.cli.options import force_option, json_option, out_option, read, recipe_argument, running
+from kerastune.cli.options import (
+    force_option,
+    json_option,
+    like_option,
+    optional_recipe_argument,
+    out_option,
+    read,
+    recipe_argument,
+    running,
+)
 from kerastune.cli.progress import Terminal, progress
 from kerastune.cli.terminal import INTERRUPTED, emit, put, say, shown, typed
 from kerastune.errors import KerastuneError
@@ -51,56 +60,73 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
         "counts": plan.counts,
         "notes": list(plan.splits.notes),
         "skipped": list(plan.splits.skipped),
-        "phases": list(plan.audits),
+        "phases": [to_json(audit) for audit in plan.audits],
         "decisions": [to_json(decision) for decision in plan.decisions],
         "memory_mb": plan.memory_mb,
         "exports": rows,
         "seconds": {"plan": round(planned - started, 1), "exports": round(time.monotonic() - planned, 1)},
     }
-    emit(as_json, document, lambda: show.plan(document))
+    emit(as_json, document, lambda: show.plan(document, plan.audits))
     if failure:
         raise failure
     say(f"\nNext: {running(recipe, overrides)}")
 
 
 @click.command()
-@recipe_argument
+@optional_recipe_argument
+@like_option
 @out_option
 @force_option
 @json_option
-def run(recipe: str, overrides: tuple[str, ...], out: Path | None, force: bool, as_json: bool) -> None:
+def run(as_json: bool, **wanted: Any) -> None:
     """Train, evaluate, export, verify and report: the whole job.
 
     Example: kerastune run quickstart -o runs/first
     """
-    wanted = read(recipe, overrides)
-    if out:
-        files.refuse_existing(files.absolute(out), force)  # before seconds of importing TensorFlow
-    from kerastune.training import train as trainer
-
-    with progress() as told:
-        made = trainer.fine_tune(wanted, out, force=force, job="run", progress=told)
-        failure = _finish(made, told)
-    _conclude(made, failure, as_json)
+    _fine_tune("run", as_json, **wanted)
 
 
 @click.command()
-@recipe_argument
+@optional_recipe_argument
+@like_option
 @out_option
 @force_option
 @json_option
-def train(recipe: str, overrides: tuple[str, ...], out: Path | None, force: bool, as_json: bool) -> None:
+def train(as_json: bool, **wanted: Any) -> None:
     """Train and evaluate, without exporting.
 
     Example: kerastune train quickstart -s phases.0.epochs=1
     """
-    wanted = read(recipe, overrides)
+    _fine_tune("train", as_json, **wanted)
+
+
+def _fine_tune(
+    job: Literal["train", "run"],
+    as_json: bool,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    like: str | None,
+    out: Path | None,
+    force: bool,
+) -> None:
+    earlier = None
+    if like:
+        if recipe or overrides:
+            raise click.UsageError("--like RUN brings the recipe with it: give no RECIPE and no -s.")
+        from kerastune import run as runs
+
+        earlier = runs.load(like)
+        wanted = earlier.recipe
+    elif recipe:
+        wanted = read(recipe, overrides)
+    else:
+        raise click.UsageError("Give a RECIPE, or a run to repeat: --like RUN.")
     if out:
         files.refuse_existing(files.absolute(out), force)  # before seconds of importing TensorFlow
     from kerastune.training import train as trainer
 
     with progress() as told:
-        made = trainer.fine_tune(wanted, out, force=force, progress=told)
+        made = trainer.fine_tune(wanted, out, force=force, job=job, like=earlier, progress=told)
         failure = _finish(made, told)
     _conclude(made, failure, as_json)
 
@@ -211,13 +237,13 @@ def _finish(made: "Run", told: Terminal) -> KerastuneError | None:
     from kerastune.reporting import report as reporter
 
     failure: KerastuneError | None = None
-    if made.record["status"] == "interrupted":
+    if made.record.status == "interrupted":
         reporter.write(made, progress=told)
         say(f"Interrupted. What was trained is in {shown(made.folder)}; it has no scores yet.")
         resume, evaluate = (typed("kerastune", command, made.folder) for command in ("resume", "evaluate"))
         say(f"\nNext: {resume}, or {evaluate}")
         click.get_current_context().exit(INTERRUPTED)
-    if made.record["job"] == "run":
+    if made.record.job == "run":
         try:
             exporter.export(made, progress=told)
         except KerastuneError as error:
@@ -233,7 +259,7 @@ def _conclude(made: "Run", failure: KerastuneError | None, as_json: bool) -> Non
     if failure:
         raise failure
     folder = next((Path(each["folder"]) for each in document["artifacts"]), made.folder)
-    then = _exporting(made.folder) if made.record["job"] == "train" else f"open {shown(made.report)} in a browser"
+    then = _exporting(made.folder) if made.record.job == "train" else f"open {shown(made.report)} in a browser"
     say(f"\nNext: {show.predicting(folder, made)}, or {then}")
 
 

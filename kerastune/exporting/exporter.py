@@ -115,7 +115,7 @@ class _Job:
 
 
 def _resolve(of: Run, export: Export, out: str | Path | None) -> _Job:
-    where, wanted = resolved(export, of.record["backbone"])
+    where, wanted = resolved(export, of.record.backbone)
     fitting = tuple(name for name in where.runtimes if where.format in runtimes.RUNTIMES[name].formats)
     folder = files.absolute(out) if out else of.exports / export_name(export)
     form = tasks.device(of.recipe.task).form(of.recipe, wanted)
@@ -123,7 +123,7 @@ def _resolve(of: Run, export: Export, out: str | Path | None) -> _Job:
 
 
 def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
-    if problems := refusals(of.recipe, [job.limits for job in jobs], of.record["backbone"]):
+    if problems := refusals(of.recipe, [job.limits for job in jobs], of.record.backbone):
         raise KerastuneError("\n".join(problems) + ".", "Choose another quantize, or another target.")
     own = {job.target.runtimes[0] for job in jobs}
     if missing := [
@@ -349,7 +349,7 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
         **device.manifest(of.recipe, replace(job.wanted, quantize=quantize), job.form, work),
         "labels": learnt.labels(of.labels),
         "metric": of.metric,
-        "test": of.record["metrics"]["test"][of.metric],
+        "test": (of.record.metrics or {})["test"][of.metric],
         "tolerance": {
             "scale": scale,
             "golden_error": rounding if is_exact else None,
@@ -360,7 +360,7 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
         "preset": of.recipe.preset,
         "licence": _licence(of),
         "run": of.folder.name,
-        "recipe_sha256": of.record["recipe_sha256"],
+        "recipe_sha256": of.record.recipe_sha256,
         "versions": environment.versions(),
     }
     return manifests.parse(document)

@@ -12,6 +12,7 @@ from kerastune.progress import Progress
 from kerastune.recipe import Recipe, export_name
 from kerastune.training import train
 from kerastune.training.batches import Batches
+from kerastune.training.loop import Position
 from kerastune.training.plan import Plan
 from kerastune.verifying.artifact import Artifact
 
@@ -71,13 +72,16 @@ def untrained(made: Plan, folder: Path, progress: Progress) -> run.Run:
     kind.building.vary(model, kind.feeding.example(recipe, model, splits.validation, len(splits.validation)))
     loaded, _ = train.save(Batches(recipe, model, splits), folder)
     predictions, metrics = train.score(recipe, loaded, splits, progress)
-    record = {
-        "labels": list(splits.labels),
-        "backbone": type(model.backbone).__name__,
-        "recipe_sha256": recipe.sha256(),
-        "metric": tasks.device(recipe.task).learnt(recipe).metric.name,
-        "metrics": metrics,
-    }
+    record = train.record_of(
+        replace(made, audits=()),
+        train.facts_of(made),
+        Position(),
+        status="complete",
+        model={},
+        metrics=metrics,
+        saving=(),
+        seconds={},
+    )
     run.write(folder, recipe, record, [], predictions)
     return run.Run(folder, [splits])
 

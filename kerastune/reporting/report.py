@@ -26,6 +26,7 @@ from kerastune.errors import KerastuneError, printable
 from kerastune.modalities import Modality
 from kerastune.progress import Progress
 from kerastune.recipe import export_name
+from kerastune.records import Audit, RunRecord
 from kerastune.run import Run
 from kerastune.tasks.learnt import Learnt
 from kerastune.tasks.learnt.contract import Mistake
@@ -44,7 +45,7 @@ _INK_STYLE = "svg{color:#1d2127}@media(prefers-color-scheme:dark){svg{color:#e3e
 
 def write(of: Run, *, progress: Progress | None = None) -> Path:
     """Builds report.html from what the run folder holds. Works without exports, scores or data."""
-    record, metrics, history = of.record, of.record.get("metrics"), of.history
+    record, metrics, history = of.record, of.record.metrics, of.history
     device = tasks.device(of.recipe.task)
     learnt, modality = device.learnt(of.recipe), device.modality
     ids, wrong, shown, context, without = list[str](), list[Mistake](), dict[int, Markup](), dict[str, Any](), None
@@ -64,7 +65,7 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         modality=modality,
         learnt=learnt,
         sides=device.sides(of.recipe),
-        outputs=learnt.shown.said(of.labels, record),
+        outputs=learnt.shown.said(of.labels, record.model),
         ids=ids,
         worth={split: _worth(of, learnt, split, found[of.metric]) for split, found in (metrics or {}).items()},
         counts=_counts(record),
@@ -107,10 +108,10 @@ def _worth(of: Run, learnt: Learnt, split: str, value: float) -> dict[str, Any]:
     return found
 
 
-def _counts(record: dict[str, Any]) -> list[tuple[str, list[int]]]:
+def _counts(record: RunRecord) -> list[tuple[str, list[int]]]:
     """Examples of each label in train, validation and test, and their sum."""
-    splits = record["data"]["counts"]
-    rows = [(label, [splits[s][label] for s in ("train", "validation", "test")]) for label in record["labels"]]
+    splits = record.data.counts
+    rows = [(label, [splits[s][label] for s in ("train", "validation", "test")]) for label in record.labels]
     return [(label, [*row, sum(row)]) for label, row in rows]
 
 
@@ -122,7 +123,7 @@ def _kept(history: list[dict[str, float]], of: Run) -> int:
 
 def _said(of: Run, history: list[dict[str, float]]) -> list[dict[str, Any]]:
     """What a language model said to each sampled prompt: before training, after each epoch, and after the kept one."""
-    found = of.record.get("generations")
+    found = of.record.generations
     if not found:
         return []
     kept = history[_kept(history, of) - 1] if history else None
@@ -131,11 +132,11 @@ def _said(of: Run, history: list[dict[str, float]]) -> list[dict[str, Any]]:
         {
             "prompt": "\n".join(turn["content"] for turn in turns[:-1])[-_EXCERPT:],
             "expected": turns[-1]["content"][:_EXCERPT],
-            "before": found["before"][i],
-            "after": found["epochs"][key][i] if key in found["epochs"] else None,
-            "epochs": [(name, texts[i]) for name, texts in found["epochs"].items()],
+            "before": found.before[i],
+            "after": found.epochs[key][i] if key in found.epochs else None,
+            "epochs": [(name, texts[i]) for name, texts in found.epochs.items()],
         }
-        for i, turns in enumerate(found["conversations"])
+        for i, turns in enumerate(found.conversations)
     ]
 
 
@@ -183,7 +184,7 @@ def _curve(metric: str, of: Run, history: list[dict[str, float]]) -> str:
             axes.plot(epochs, [r[key] for r in history], line, color=color, label=name, marker="o", ms=4)
         kept = _kept(history, of)
         axes.plot([kept], [history[kept - 1][f"val_{metric}"]], "o", ms=10, mfc="none", mec=_INK, label="kept")
-        _bands(axes, [int(row["phase"]) for row in history], of.record["phases"])
+        _bands(axes, [int(row["phase"]) for row in history], of.record.phases)
         axes.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(axis="y", color="#808080", alpha=0.25)
@@ -193,7 +194,7 @@ def _curve(metric: str, of: Run, history: list[dict[str, float]]) -> str:
     return _uri("svg+xml", svg[svg.index("<svg") :].encode())
 
 
-def _bands(axes: Any, numbers: list[int], phases: list[dict[str, Any]]) -> None:
+def _bands(axes: Any, numbers: list[int], phases: Sequence[Audit]) -> None:
     """A band and a name for each phase; the name is only its number where the band is narrow."""
     start = 0.5
     for number, epochs in groupby(numbers):
@@ -201,7 +202,7 @@ def _bands(axes: Any, numbers: list[int], phases: list[dict[str, Any]]) -> None:
         axes.axvspan(start, end, color="#808080", alpha=0.12 if number % 2 == 0 else 0, linewidth=0)
         if start > 0.5:
             axes.axvline(start, color="#808080", linewidth=0.8)
-        name = f"{number}: {ascii(phases[number - 1]['unfreeze'])[1:-1]}"
+        name = f"{number}: {ascii(phases[number - 1].unfreeze)[1:-1]}"
         room = int(52 * (end - start) / len(numbers))
         name = name if len(name) <= room else str(number)
         place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}

@@ -8,11 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from kerastune.recipe import Phase
+from kerastune.records import Recalibration
 from kerastune.training.freezing import norms
 from kerastune.training.units import select, units
 
 
-def recalibrate(task: keras.Model, phase: Phase, batches: Iterable[Any]) -> dict[str, Any]:
+def recalibrate(task: keras.Model, phase: Phase, batches: Iterable[Any]) -> Recalibration:
     """Sets the statistics of the phase's unfrozen BatchNorm layers to those of the training data, under the weights as
     they are now ("precise BN", Wu & Johnson 2021, arXiv:2105.07576). Frozen units keep theirs.
 
@@ -49,7 +50,7 @@ def recalibrate(task: keras.Model, phase: Phase, batches: Iterable[Any]) -> dict
             norm.trainable, norm.momentum = trainable, momentum
             norm.moving_mean.assign(mean)
             norm.moving_variance.assign(variance)
-    return {"layers": len(found), "batches": n_batches, "examples": examples}
+    return Recalibration(len(found), n_batches, examples)
 
 
 def _in_training(call: Any) -> Any:

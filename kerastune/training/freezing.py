@@ -9,11 +9,13 @@ import keras
 from kerastune import keras_private, weights
 from kerastune.errors import VerificationError
 from kerastune.recipe import Phase
+from kerastune.records import Adapters, Audit, Norms, Trained
+from kerastune.records import Stage as StageRecord
 from kerastune.training import lora
 from kerastune.training.units import Stage, Unit, count, head, rates, stages, units
 
 
-def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> dict[str, Any]:
+def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> Audit:
     """Sets what trains in an epoch of a phase, and returns the audit.
 
     What trains in the last epoch is what the optimizer has to know. A training step that was traced before goes on
@@ -31,11 +33,11 @@ def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> dict[st
     adapters = _unfreeze(task, phase, found, planned[-1])
     top = head(task)
     rows = [
-        {
-            "epoch": stage.epoch,
-            "units": [unit.name for unit in [*stage.units, top] if unit.trainable_parameters],
-            "trainable_parameters": sum(unit.trainable_parameters for unit in [*stage.units, top]),
-        }
+        StageRecord(
+            stage.epoch,
+            tuple(unit.name for unit in [*stage.units, top] if unit.trainable_parameters),
+            sum(unit.trainable_parameters for unit in [*stage.units, top]),
+        )
         for stage in planned
     ]
     now = [stage for stage in planned if epoch is None or stage.epoch <= epoch][-1]
@@ -43,36 +45,26 @@ def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> dict[st
         _unfreeze(task, phase, found, now)
     in_backbone = norms(task.backbone)
     training_norms = [norm for norm in in_backbone if norm.trainable]
-    settings = {
-        "gradient_accumulation": phase.gradient_accumulation if phase.gradient_accumulation > 1 else None,
-        "clip_norm": phase.clip_norm,
-        "ema": phase.ema or None,
-        "lora": adapters,
-        "stages": rows if phase.unfreeze == "gradual" else None,
-    }
-    return {
-        "unfreeze": phase.unfreeze,
-        "epochs": phase.epochs,
-        "learning_rate": phase.learning_rate,
-        "optimizer": phase.optimizer,
-        "schedule": phase.schedule,
-        **{name: value for name, value in settings.items() if value is not None},
-        "units": [
-            {
-                "name": unit.name,
-                "parameters": count(unit.weights),
-                "trainable_parameters": unit.trainable_parameters,
-                "learning_rate": peak[unit.name] if unit.trainable_parameters else None,
-            }
-            for unit in [*found, top]
-        ],
-        "trainable_parameters": count(task.trainable_weights),
-        "frozen_parameters": count(task.non_trainable_weights),
-        "batch_norm": {"inference": len(in_backbone) - len(training_norms), "training": len(training_norms)},
-    }
+    trained = [(unit, unit.trainable_parameters) for unit in [*found, top]]
+    return Audit(
+        unfreeze=phase.unfreeze,
+        epochs=phase.epochs,
+        learning_rate=phase.learning_rate,
+        optimizer=phase.optimizer,
+        schedule=phase.schedule,
+        gradient_accumulation=phase.gradient_accumulation,
+        clip_norm=phase.clip_norm,
+        ema=phase.ema or None,
+        lora=adapters,
+        stages=tuple(rows) if phase.unfreeze == "gradual" else (),
+        units=tuple(Trained(u.name, count(u.weights), n, peak[u.name] if n else None) for u, n in trained),
+        trainable_parameters=count(task.trainable_weights),
+        frozen_parameters=count(task.non_trainable_weights),
+        batch_norm=Norms(len(in_backbone) - len(training_norms), len(training_norms)),
+    )
 
 
-def _unfreeze(task: keras.Model, phase: Phase, found: list[Unit], stage: Stage) -> dict[str, Any] | None:
+def _unfreeze(task: keras.Model, phase: Phase, found: list[Unit], stage: Stage) -> Adapters | None:
     """Lets the head and a stage's units train, and nothing else. Returns what the adapters are, if there are any."""
     for layer in keras_private.layers(task):
         # Down and up, each one: Keras tells neither weights nor inner layers what a layer's flag says already.

@@ -19,7 +19,7 @@ from kerastune import run, tasks, weights
 from kerastune.errors import KerastuneError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase
-from kerastune.records import Decision, from_json, to_json
+from kerastune.records import Decision, Ran, Recalibration, to_json
 from kerastune.tasks.learnt import Metric
 from kerastune.training import batch_norm, checkpoint, decide, freezing, lora, memory, optimizers
 from kerastune.training.batches import seed_of
@@ -49,17 +49,10 @@ class Position:
     best_file: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     said: dict[str, list[str]] = field(default_factory=dict)  # by "phase.epoch", where the task generates
-    ran: list[dict[str, Any]] = field(default_factory=list)  # one record a phase
+    ran: list[Ran] = field(default_factory=list)  # one a phase that has begun
     decisions: list[Decision] = field(default_factory=list)
     frozen: dict[str, str] = field(default_factory=dict)  # hashes from before the stage that is running
     seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "decisions": [to_json(decision) for decision in self.decisions]}
-
-    @staticmethod
-    def from_json(value: Mapping[str, Any]) -> "Position":
-        return Position(**{**value, "decisions": [from_json(Decision, each) for each in value["decisions"]]})
 
 
 class Training:
@@ -110,6 +103,14 @@ class Training:
         self.at.decisions.append(Decision(key, asked, got, why, self.at.phase))
         return got
 
+    @property
+    def ran(self) -> Ran:
+        """What has happened in the phase that runs."""
+        return self.at.ran[-1]
+
+    def happened(self, **facts: Any) -> None:
+        self.at.ran[-1] = dataclasses.replace(self.ran, **facts)
+
     def run(self, last: int | None = None) -> bool:
         """Trains what is left; the task then holds the best weights. Returns whether Ctrl-C ended it.
 
@@ -145,7 +146,7 @@ class Training:
         freezing.freeze(self.task, phase)
         self.optimizer = optimizers.of_phase(phase, self.task, self.steps * phase.epochs)
         if len(at.ran) < at.phase:
-            at.ran.append({"epochs_run": 0, "seconds": 0.0, "precision": self.task.backbone.dtype_policy.name})
+            at.ran.append(Ran(epochs_run=0, seconds=0.0, precision=self.task.backbone.dtype_policy.name))
         self._put_back()
         if phase.epochs:
             self._epochs()
@@ -161,7 +162,7 @@ class Training:
             # The phase is cut in front of all that it will ever train, which is how `_phase` has left it.
             feed = feed or self.feed(phase.epochs)
             audit = freezing.freeze(self.task, phase, at.epoch)
-            stage = [unit["name"] for unit in audit["units"] if unit["trainable_parameters"]]
+            stage = [unit.name for unit in audit.units if unit.trainable_parameters]
             if steps is None or stage != at.stage:
                 self.progress.phase(f"{self.title}, from epoch {at.epoch}", audit)
                 if stage != at.stage:
@@ -258,7 +259,7 @@ class Training:
         run.write_history(self.work, at.history)
         if self.recipe.train.tensorboard:
             self._log(row)
-        at.ran[-1]["epochs_run"] += 1
+        self.happened(epochs_run=self.ran.epochs_run + 1)
         at.epoch, at.step = at.epoch + 1, 0
         self._reset_metrics()
         if at.epoch > self.phase.epochs or time.perf_counter() - self._saved > _SHORT:
@@ -276,30 +277,29 @@ class Training:
 
     def _prove(self, before: dict[str, str]) -> None:
         after = freezing.frozen_hashes(self.task)
-        self.at.ran[-1] |= {"frozen_sha256": freezing.prove_frozen(before, after), "frozen_weights": len(before)}
+        self.happened(frozen_sha256=freezing.prove_frozen(before, after), frozen_weights=len(before))
 
     def _end_phase(self) -> None:
-        at, ran, phase = self.at, self.at.ran[-1], self.phase
+        at, phase = self.at, self.phase
         self._load_best()
         if phase.batch_norm == "recalibrate":
-            ran["recalibrated"] = self._recalibrate()
+            self.happened(recalibrated=self._recalibrate())
         if phase.lora:
             lora.merge(self.task)
             self._keep(at.best, self._weights())
-        self.progress.say(
-            f"{self.title}: {ran['frozen_weights']} frozen weights did not move (sha256 {ran['frozen_sha256'][:12]})"
-        )
-        ran["best"] = at.best
+        proof = (self.ran.frozen_sha256 or "")[:12]
+        self.progress.say(f"{self.title}: {self.ran.frozen_weights} frozen weights did not move (sha256 {proof})")
+        self.happened(best=at.best)
         self.at = dataclasses.replace(
             at, phase=at.phase + 1, epoch=1, step=0, waited=0, phase_best=None, stage=[], frozen={}
         )
         self.optimizer = None
         self.save()
 
-    def _recalibrate(self) -> dict[str, Any]:
+    def _recalibrate(self) -> Recalibration:
         """Sets the statistics of the unfrozen BatchNorm layers to those of the training data, and validates anew."""
         batches = self.batches.of("train", self.batches.order("train"))
-        audit = batch_norm.recalibrate(self.task, self.phase, (x for x, *_ in batches))
+        measured = batch_norm.recalibrate(self.task, self.phase, (x for x, *_ in batches))
         feed = self.feed(1, cached=False)
         found = self._validate(feed, self.compiled(feed, xla=False))
         best = {"phase": self.at.phase, "epoch": (self.at.best or {}).get("epoch", 0)}
@@ -309,7 +309,7 @@ class Training:
             f"{self.title}: BatchNorm recalibrated, validation {metric} {was:.4f} before, {found[metric]:.4f} after"
         )
         self._keep(best | {f"val_{name}": value for name, value in found.items()}, self._weights())
-        return audit | {f"val_{name}": value for name, value in found.items()}
+        return dataclasses.replace(measured, validation=found)
 
     # --- steps ---------------------------------------------------------------------------------------------
 
@@ -318,7 +318,7 @@ class Training:
         asked, known = self.recipe.train.xla, self.decision("train.xla")
         if known is not None or asked != "auto":
             got = bool(known.got if known else self.decided("train.xla", asked, asked, "as asked"))
-            self.at.ran[-1]["xla"] = got
+            self.happened(xla=got)
             return self.compiled(feed, got)
         order = self.batches.order("train")
         chosen, got, why = decide.xla(
@@ -330,7 +330,7 @@ class Training:
             self.metrics,
             self._unchanged,
         )
-        self.at.ran[-1]["xla"] = self.decided("train.xla", "auto", got, why)
+        self.happened(xla=self.decided("train.xla", "auto", got, why))
         return chosen
 
     def compiled(self, feed: Feed, xla: bool) -> Steps:
@@ -394,15 +394,15 @@ class Training:
         """
         now = time.perf_counter()
         self.at.seconds += now - self._saved
-        for ran in self.at.ran[-1:]:
-            ran["seconds"] = round(ran["seconds"] + now - self._saved, 2)
+        if self.at.ran:
+            self.happened(seconds=round(self.ran.seconds + now - self._saved, 2))
         self._saved = now
         if self._unwritten:
             checkpoint.write_arrays(self.folder / self.at.best_file, self._unwritten)
             self._unwritten = {}
-        record = {**self.facts, "at": self.at.to_json()}
+        record = {**self.facts, "at": to_json(self.at)}
         checkpoint.write(self.folder, record, self._arrays())
-        needed = {record["at"]["best_file"] for record in checkpoint.records(self.folder)}
+        needed = {record["at"].get("best_file") for record in checkpoint.records(self.folder)}
         for path in self.folder.glob("best-*.npz"):
             if path.name not in needed:
                 path.unlink()

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from kerastune import keras_private
 from kerastune.errors import RecipeError
 from kerastune.recipe import Lora
+from kerastune.records import Adapters
 from kerastune.weights import adapted, parts
 
 
@@ -17,11 +17,11 @@ def _adaptable(layers: Iterable[keras.layers.Layer]) -> list[keras.layers.Layer]
     return [layer for layer in layers if hasattr(layer, "lora_enabled")]  # backbones have an `enable_lora` too
 
 
-def adapt(task: keras.Model, layers: Sequence[keras.layers.Layer], lora: Lora) -> dict[str, Any]:
+def adapt(task: keras.Model, layers: Sequence[keras.layers.Layer], lora: Lora) -> Adapters:
     """Puts adapters on the targeted ones of `layers`, and lets nothing else in `layers` train but their biases.
 
     Adapters that are there already stay as they are, so this may be called every epoch. A is drawn from
-    Keras's global seed, B is zero. Returns the audit.
+    Keras's global seed, B is zero. Returns their record.
 
     Raises:
         RecipeError: no layer is targeted, or the model has other adapters, which have to be merged first.
@@ -49,13 +49,7 @@ def adapt(task: keras.Model, layers: Sequence[keras.layers.Layer], lora: Lora) -
             parameters += int(np.prod(part.shape))
         if getattr(layer, "bias", None) is not None:
             layer.bias.trainable = lora.bias
-    return {
-        "rank": lora.rank,
-        "alpha": alpha,
-        "bias": lora.bias,
-        "layers": [layer.path for layer in targeted],
-        "adapter_parameters": parameters,
-    }
+    return Adapters(lora.rank, alpha, lora.bias, tuple(layer.path for layer in targeted), parameters)
 
 
 def _summary(layers: Sequence[keras.layers.Layer]) -> str:

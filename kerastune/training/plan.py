@@ -13,7 +13,7 @@ from kerastune.data import Splits
 from kerastune.errors import RecipeError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
-from kerastune.records import Decision
+from kerastune.records import Audit, Decision
 from kerastune.tasks.wanted import refusals
 from kerastune.training import decide, freezing, lora, precision
 from kerastune.training.batches import Batches
@@ -25,7 +25,7 @@ class Plan:
     """Everything that is known before the first step: the data, the model, and who will train when."""
 
     batches: Batches
-    audits: tuple[dict[str, Any], ...]
+    audits: tuple[Audit, ...]
     decisions: tuple[Decision, ...]
     moving: frozenset[str]  # keys (`weights.number`) of the weights that some phase may move
     memory_mb: int
@@ -53,7 +53,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     """Reads and checks all the data, builds the model, and applies every phase's freezing once.
 
     Args:
-        decided: what a training that is gone on with has decided; its precision holds.
+        decided: what a training that is resumed or repeated has decided, and is not decided again.
 
     Raises:
         DataError, AssetError, RecipeError: with what to mend.
@@ -83,12 +83,15 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     if refused := refusals(recipe, recipe.exports, type(task.backbone).__name__):
         raise RecipeError("\n".join(refused) + ".", "Choose another quantize or target in [[exports]].")
     batches = Batches(recipe, task, splits)
-    audits, moving = [], frozenset[str]()
+    audits, moving = list[Audit](), frozenset[str]()
     for number, phase in enumerate(recipe.phases, start=1):
         audits.append(freezing.freeze(task, phase))
         moving |= _moving(task, phase)
-        decisions.append(decide.cache(batches, number))
+        known = next((one for one in decided if (one.key, one.phase) == ("train.cache", number)), None)
+        decisions.append(known or decide.cache(batches, number))
         lora.merge(task)
+    numbers = range(1, len(recipe.phases) + 1)
+    decisions += [one for one in decided if one.key != "train.cache" and one.phase in numbers]
     return Plan(batches, tuple(audits), tuple(decisions), moving, _memory_mb(batches))
 
 

@@ -1,12 +1,13 @@
 """Turns a recipe into a run: plans, trains, resumes after a kill, saves and scores."""
 
+import dataclasses
 import datetime
 import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +17,7 @@ from kerastune.data import Split, Splits, ragged
 from kerastune.errors import KerastuneError, VerificationError
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe
-from kerastune.records import to_json
+from kerastune.records import DataRecord, Decision, Generations, Machine, Resumption, RunRecord, from_json, to_json
 from kerastune.training import checkpoint, saving
 from kerastune.training.batches import Batches
 from kerastune.training.loop import Position, Training
@@ -28,10 +29,14 @@ def fine_tune(
     out: str | Path | None = None,
     *,
     force: bool = False,
-    job: str = "train",
+    job: Literal["train", "run"] = "train",
+    like: run.Run | None = None,
     progress: Progress | None = None,
 ) -> run.Run:
     """Trains what the recipe asks for and writes a run folder.
+
+    The same recipe, data, versions and machine give the same bits, but for what `auto` decides by timing. With `like`
+    they do so however busy the machine is.
 
     While it trains there is `<out>.partial`, with checkpoints: `resume` goes on from them after a kill.
 
@@ -39,6 +44,8 @@ def fine_tune(
         out: the run folder; default runs/<recipe>-<time>.
         force: replace `out` if it exists, and discard an unfinished training of it.
         job: what the caller does with the run, for whoever resumes it: "train", or "run" for exports too.
+        like: a run of the same recipe, whose decisions are taken over instead of made again. What else differs from
+            it is said, and recorded.
         progress: is told what happens; silent by default.
 
     Returns:
@@ -56,8 +63,11 @@ def fine_tune(
     files.refuse_existing(folder, force)  # before an hour of training, not after
     run.refuse_unfinished(folder, force)
     stopwatch = _Stopwatch()
-    made = plan(recipe, progress)
-    facts = {**_facts(recipe, made), "started": started.isoformat(timespec="seconds"), "job": job, "resumed": []}
+    made = plan(recipe, progress, _decided(like))
+    facts = {**facts_of(made, job), "started": started.isoformat(timespec="seconds")}
+    if like:
+        facts["like"] = str(like.folder)
+        _tell_differences(like, recipe, facts, progress)
     facts["before"] = _before(recipe, made, progress)
     stopwatch.lap("prepare")
     with run.work_folder(folder, recipe) as work:
@@ -78,14 +88,14 @@ def resume(folder: str | Path, progress: Progress | None = None) -> run.Run:
         recipe = run.recipe_of(work)
         _refuse_changes(then, {"recipe": recipe.model_dump(mode="json"), "versions": environment.versions()}, folder)
         stopwatch = _Stopwatch()
-        at = Position.from_json(then["at"])
+        at = from_json(Position, then["at"])
         made = plan(recipe, progress, at.decisions)
-        now = _facts(recipe, made)
+        now = facts_of(made)
         _refuse_changes(then, now, folder)
         stopwatch.lap("prepare")
-        place = {"phase": at.phase, "epoch": at.epoch, "step": at.step}
-        again = {"at": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), **place, **now["machine"]}
-        training = Training(made, work, {**then, "resumed": [*then["resumed"], again]}, progress)
+        time_now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        again = Resumption(time_now, at.phase, at.epoch, at.step, now["machine"]["cpu"])
+        training = Training(made, work, {**then, "resumed": [*then["resumed"], to_json(again)]}, progress)
         training.go_on_from(at, arrays)
         progress.say(f"Going on with {folder.name} in phase {at.phase}, epoch {at.epoch}, step {at.step}")
         return _train(training, made, folder, stopwatch, force=True)
@@ -94,18 +104,46 @@ def resume(folder: str | Path, progress: Progress | None = None) -> run.Run:
 _UNCHANGED = ("recipe", "data", "preset_sha256", "versions")
 
 
-def _facts(recipe: Recipe, made: Plan) -> dict[str, Any]:
-    """What decides the bits, and may not change before a run is resumed; and the machine, which is only recorded."""
+def facts_of(made: Plan, job: Literal["train", "run"] = "train") -> dict[str, Any]:
+    """What decides the bits, and may not change before a run is resumed; and when and where, which is only recorded."""
     weights = hashlib.sha256()
     for weight in made.task.backbone.weights:
         weights.update(np.ascontiguousarray(weight.numpy()).tobytes())
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": made.recipe.model_dump(mode="json"),
         "data": {"fingerprint": made.splits.fingerprint, **made.counts},
         "preset_sha256": weights.hexdigest(),
         "versions": environment.versions(),
         "machine": {**environment.machine(), "gpus": [d.name for d in tf.config.list_physical_devices("GPU")]},
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "job": job,
+        "before": {},
+        "resumed": [],
     }
+
+
+def _decided(like: run.Run | None) -> list[Decision]:
+    """The decisions of an earlier run, with where they are from."""
+    if not like:
+        return []
+    return [dataclasses.replace(one, why=f"as in {like.folder.name}: {one.why}") for one in like.record.decisions]
+
+
+def _tell_differences(like: run.Run, recipe: Recipe, facts: Mapping[str, Any], progress: Progress) -> None:
+    """Says what may make other bits of a run that is repeated."""
+    then = {
+        "recipe": like.recipe.model_dump(mode="json"),
+        "data": {"fingerprint": like.record.data.fingerprint},
+        "preset_sha256": like.record.preset_sha256,
+        "versions": like.record.versions,
+        "machine": {"cpu": like.record.machine.cpu, "gpus": list(like.record.machine.gpus)},
+    }
+    now = {
+        key: {name: facts[key][name] for name in value} if isinstance(value, dict) else facts[key]
+        for key, value in then.items()
+    }
+    for line in checkpoint.differences(then, {key: now[key] for key in then}):
+        progress.say(f"Not like {like.folder.name}, so the bits may differ: {line}")
 
 
 def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
@@ -130,47 +168,62 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         raise
     stopwatch.laps["train"] = round(training.at.seconds, 1)
     stopwatch.skip()  # the training counts its own, those of the processes before it included
-    facts = training.facts
-    ran = [*training.at.ran, *([{}] * len(made.audits))]
-    audits = [{**audit, **more} for audit, more in zip(made.audits, ran, strict=False)]
-    record: dict[str, Any] = {
-        "status": "interrupted" if interrupted else "complete",
-        "job": facts["job"],
-        "name": recipe.name,
-        "task": recipe.task,
-        "preset": recipe.preset,
-        "preset_sha256": facts["preset_sha256"],
-        "recipe_sha256": recipe.sha256(),
-        "labels": list(made.splits.labels),
-        **described,
-        "target": recipe.data.target,
-        "metric": training.metric,
-        "seed": recipe.seed,
-        "backbone": type(made.task.backbone).__name__,
-        "parameters": made.task.count_params(),
-        **_said(recipe, made, facts["before"], training.at.said),
-        "data": {
-            "fingerprint": made.splits.fingerprint,
-            "counts": made.counts,
-            "notes": list(made.splits.notes),
-            "skipped": list(made.splits.skipped),
-        },
-        "phases": audits,
-        "decisions": [to_json(decision) for decision in training.at.decisions],
-        "started": facts["started"],
-        "resumed": facts["resumed"],
-        "versions": facts["versions"],
-        "machine": facts["machine"],
-    }
-    loaded, record["saving"] = save(made.batches, work)
+    loaded, notes = save(made.batches, work)
     stopwatch.lap("save")
     predictions: dict[str, Any] = {}
+    metrics = None
     if not interrupted:
-        predictions, record["metrics"] = score(recipe, loaded, made.splits, progress)
+        predictions, metrics = score(recipe, loaded, made.splits, progress)
         stopwatch.lap("evaluate")
-    run.write(work, recipe, {**record, "seconds": stopwatch.laps}, training.at.history, predictions)
+    record = record_of(
+        made,
+        training.facts,
+        training.at,
+        status="interrupted" if interrupted else "complete",
+        model=described,
+        metrics=metrics,
+        saving=tuple(notes),
+        seconds=stopwatch.laps,
+    )
+    run.write(work, recipe, record, training.at.history, predictions)
     run.finish(work, folder, force, keep_checkpoints=interrupted)
     return run.Run(folder, [made.splits])
+
+
+def record_of(made: Plan, facts: Mapping[str, Any], at: Position, **found: Any) -> RunRecord:
+    """The record of a training that is at a position.
+
+    Args:
+        facts: a checkpoint's.
+        found: the record's other fields: status, model, metrics, saving, seconds.
+    """
+    recipe, splits = made.recipe, made.splits
+    ran = [*at.ran, *([None] * len(made.audits))]
+    return RunRecord(
+        job=facts["job"],
+        name=recipe.name,
+        like=facts.get("like"),
+        task=recipe.task,
+        preset=recipe.preset,
+        preset_sha256=facts["preset_sha256"],
+        recipe_sha256=recipe.sha256(),
+        labels=tuple(splits.labels),
+        target=recipe.data.target,
+        metric=tasks.device(recipe.task).learnt(recipe).metric.name,
+        seed=recipe.seed,
+        backbone=type(made.task.backbone).__name__,
+        parameters=made.task.count_params(),
+        before=facts["before"].get("metrics"),
+        generations=_generations(recipe, made, facts["before"], at.said),
+        data=DataRecord(splits.fingerprint, made.counts, tuple(splits.notes), tuple(splits.skipped)),
+        phases=tuple(dataclasses.replace(audit, ran=each) for audit, each in zip(made.audits, ran, strict=False)),
+        decisions=tuple(at.decisions),
+        started=facts["started"],
+        resumed=tuple(from_json(Resumption, again) for again in facts["resumed"]),
+        versions=facts["versions"],
+        machine=from_json(Machine, facts["machine"]),
+        **found,
+    )
 
 
 # --- saving and scoring ------------------------------------------------------------------------------------
@@ -221,15 +274,14 @@ def _before(recipe: Recipe, made: Plan, progress: Progress) -> dict[str, Any]:
     return {"metrics": metrics, "texts": kind.learning.samples(recipe, made.task, made.splits)}
 
 
-def _said(
+def _generations(
     recipe: Recipe, made: Plan, before: dict[str, Any], epochs: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, Any]]:
-    """What run.json says of the time before training, and of what a model that generates said to some prompts."""
-    kind = tasks.get(recipe.task)
-    found = {"before": before["metrics"]} if before else {}
-    if asked := kind.learning.sampled(recipe, made.splits):
-        found["generations"] = {"conversations": asked, "before": before["texts"], "epochs": dict(epochs)}
-    return found
+) -> Generations | None:
+    """What a model that generates said to some prompts."""
+    if not (asked := tasks.get(recipe.task).learning.sampled(recipe, made.splits)):
+        return None
+    said = {name: tuple(texts) for name, texts in epochs.items()}
+    return Generations(tuple(map(tuple, asked)), tuple(before.get("texts", ())), said)
 
 
 def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[str, Any]]:
@@ -242,7 +294,7 @@ def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[st
     splits = of.splits(progress)
     task = tasks.get(of.recipe.task).building.load(str(of.folder), of.recipe, "float32")
     predictions, metrics = score(of.recipe, task, splits, progress)
-    run.write(of.folder, of.recipe, {**of.record, "metrics": metrics}, of.history, predictions)
+    run.write(of.folder, of.recipe, dataclasses.replace(of.record, metrics=metrics), of.history, predictions)
     return metrics
 
 

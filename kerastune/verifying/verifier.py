@@ -81,7 +81,7 @@ def _source_run(of: Artifact, run_folder: str | Path | None) -> Run | None:
         source = run.load(above)
     else:
         return None
-    if source.record["recipe_sha256"] != of.manifest.recipe_sha256:
+    if source.record.recipe_sha256 != of.manifest.recipe_sha256:
         raise KerastuneError(f"{of.folder} was not exported from {source.folder}.", "Name its own run: --run RUN.")
     return source
 

@@ -58,8 +58,7 @@ def fastest(batches: Batches, phase: int, cut: Cut, progress: Progress) -> tuple
     """The implementation that computes a phase's features first, its name, and the reason."""
     first = [x for x, _ in itertools.islice(_inputs(batches, phase, "train", None), 3)]
     needed = math.ceil(count(batches) / batches.recipe.train.batch_size)
-    run_prefix, found = forward.fastest(cut, first, needed, progress, batches.bucketed)
-    return run_prefix, found["got"], found["why"]
+    return forward.fastest(cut, first, needed, progress, batches.bucketed)
 
 
 def keep(

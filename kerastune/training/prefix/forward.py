@@ -61,7 +61,7 @@ def forward(made: Cut, name: Implementation, example: Any, free: bool = False) -
 
 def fastest(
     made: Cut, example_batches: Sequence[Any], n_batches: int, progress: Progress | None = None, free: bool = False
-) -> tuple[Forward, dict[str, Any]]:
+) -> tuple[Forward, Implementation, str]:
     """The implementation of a cut's prefix that is done first with `n_batches`, trying the others included.
 
     Plain TensorFlow is timed first. Another is tried only if the pass takes so long that a gain of a third would pay
@@ -79,13 +79,14 @@ def fastest(
         free: as in `cutting.cut`.
 
     Returns:
-        The forward pass, and the decision: {"key", "got", "why"}.
+        The forward pass, its implementation, and the reason.
     """
     progress = progress or Progress()
     batches = [*example_batches[:1], *(example_batches[1:] or example_batches)]
     taken = forward(made, "tensorflow", batches[0], free)
     expected, best = _timed(taken, batches)
-    got, why = "tensorflow", [f"TensorFlow {_rate(batches, best)}"]
+    got: Implementation = "tensorflow"
+    why = [f"TensorFlow {_rate(batches, best)}"]
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     candidates: tuple[Implementation, ...] = ("xla",) if on_gpu else ("folded", "onnxruntime")
     for candidate in candidates:
@@ -106,7 +107,7 @@ def fastest(
         why.append(f"{candidate} {_rate(batches, seconds)}, differing by {apart:.1g} of the largest value")
         if apart <= _TOLERANCE and seconds < best:
             got, taken, best = candidate, other, seconds
-    return taken, {"key": "train.cache forward", "got": got, "why": "; ".join(why)}
+    return taken, got, "; ".join(why)
 
 
 def specs(example: Any, free: bool) -> Any:
