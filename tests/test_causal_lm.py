@@ -315,7 +315,7 @@ def test_a_run_is_asked_on_the_command_line(chat_recipe: Callable[..., Any], tmp
     ask = ["predict", str(run.folder), "sun 0?", "--max-tokens", "6", "--json"]
     drawn = [CliRunner().invoke(cli, [*ask, "--temperature", "2", "--seed", seed]).stdout for seed in "112"]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert json.loads(drawn[0])[0]["prompt"] == "sun 0?"
+    assert json.loads(drawn[0])[0]["input"] == "sun 0?"
 
 
 def test_a_recipe_for_language_models_explains_its_mistakes(pairs: Path, chat_recipe: Callable[..., Any]) -> None:
