@@ -157,6 +157,8 @@ def run(document: dict[str, Any]) -> None:
 
 def metrics(found: dict[str, Any], of: "Run") -> None:
     """Shows figures on each split, and of each class."""
+    from kerastune.modalities import MODALITIES
+
     for split, figures in found.items():
         numbers = {name: value for name, value in figures.items() if isinstance(value, float)}
         put(f"{split}: " + ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in numbers.items()))
@@ -164,7 +166,7 @@ def metrics(found: dict[str, Any], of: "Run") -> None:
         put()
         columns = ["precision", "recall", "f1"]
         table(
-            ["label (test)", *columns, f"{of.recipe.data.unit}s"],
+            ["label (test)", *columns, MODALITIES[of.recipe.data.modality].plural],
             [[name, *(f"{row[c]:.3f}" for c in columns), str(row["support"])] for name, row in per_class.items()],
         )
 

@@ -15,8 +15,6 @@ Delimiter = Literal[",", ";", "\t", "|"]
 class Data(Settings):
     """Settings of every source of data."""
 
-    unit: ClassVar[Literal["image", "text"]] = "image"
-    """What an example is."""
     modality: ClassVar[str] = "image"
     """The row of `kerastune.modalities.MODALITIES` that an example belongs to."""
     reader: ClassVar[Reader]
@@ -135,7 +133,6 @@ class TfdsData(Tfds, Images, Labelled):
 class Texts(Data):
     """Settings of every source of texts."""
 
-    unit = "text"
     modality = "text"
 
     max_length: Annotated[int, Field(ge=4, le=10_000_000)] | None = None
