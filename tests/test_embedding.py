@@ -339,7 +339,7 @@ def test_an_index_is_kept_and_refused_with_another_model(tuned: Any, recipe: Any
 def test_texts_that_cannot_be_searched_say_why(tuned: Any, tmp_path: Path) -> None:
     (bad := tmp_path / "bad.csv").write_text("text,more\na cat,x\n,y\na,b,c\n")
     message = refused(lambda: searching.search(tuned, bad, "a cat"), DataError)
-    assert "row 3: has no text in column 'text'" in message and "row 4: has 3 cells" in message
+    assert "line 3: has no text in column 'text'" in message and "line 4: has 3 cells" in message
     assert "give --column" in refused(lambda: searching.search(tuned, bad, "a cat", column="texts"), DataError)
     assert "There is nothing in text 1" in refused(lambda: searching.search(tuned, index(tmp_path) / "texts.txt", " "))
     assert "is no .csv" in refused(lambda: searching.search(tuned, tuned.report.with_name("run.json"), "a"))

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
+from kerastune.data.labels import normalised
 from kerastune.data.rules import (
     Draft,
     assign,
@@ -51,7 +52,7 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
         DataError: with every problem in one message, unless `skip_bad` leaves them out.
     """
     progress = progress or (lambda stage, done, total: None)
-    draft = Draft(settings, SOURCES[settings.reader](settings, progress))
+    draft = Draft(settings, normalised(SOURCES[settings.reader](settings, progress)))
     require_two_labels(draft, chain.from_iterable(map(draft.labels, draft.alive)))
     require_splits(draft, settings)
     _read_all(draft, progress)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kerastune.data import cells
 from kerastune.data.source import Label, Problem
-from kerastune.errors import printable
+from kerastune.errors import quoted
 
 Names = tuple[str, ...]
 Array = npt.NDArray[Any]
@@ -58,28 +58,22 @@ class Truth:
     pairless: Callable[[Sequence[Label]], str | None] = lambda given: None
 
 
-def _text(value: Any, separator: str | None = None, what: str = "label") -> Label | Problem:
-    return str(value).strip() or Problem("", f"has no {what}") if value is not None else Problem("", f"has no {what}")
+def _text(value: Any, separator: str | None) -> Label | Problem:
+    if isinstance(value, list | tuple | np.ndarray):
+        return Problem("", f"the label is a list ({quoted(value)}), not one label; data.label_separator reads several")
+    return cells.text(value, "label")
 
 
 def _set(value: Any, separator: str | None) -> Label | Problem:
-    names = ("" if value is None else str(value)).split(separator)
-    return tuple(sorted({name.strip() for name in names if name.strip()}))
+    return cells.texts(value, separator, "label")
 
 
-def _number(value: Any, separator: str | None, what: str = "label") -> Label | Problem:
-    text = _text(value, what=what)
-    if isinstance(text, Problem):
-        return text
-    try:
-        number = float(str(text))
-    except ValueError:
-        return Problem("", f"the {what} is {printable(str(text))!r}, which is no number")
-    return number if math.isfinite(number) else Problem("", f"the {what} is {text}, which is no finite number")
+def _number(value: Any, separator: str | None) -> Label | Problem:
+    return cells.number(value, "label")
 
 
 def _score(value: Any, separator: str | None) -> Label | Problem:
-    return _number(value, separator, "score")
+    return cells.number(value, "score")
 
 
 def _unsaid(value: Any, separator: str | None) -> Label | Problem:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kerastune import files
+from kerastune.data import cells
+from kerastune.data.source import Problem
 from kerastune.data.sources.rows import rows
-from kerastune.errors import DataError, KerastuneError, printable
+from kerastune.data.sources.table import in_column
+from kerastune.errors import DataError, KerastuneError, listed, printable
 from kerastune.predicting.inference import learnt_by, opened, outputs
 from kerastune.progress import Progress
 from kerastune.run import Run
@@ -21,8 +25,6 @@ from kerastune.verifying.artifact import Artifact
 
 Vectors = npt.NDArray[np.float32]
 Model = Run | Artifact | str | Path
-
-_LISTED = 20  # bad rows shown in one message
 
 
 @dataclass(frozen=True)
@@ -131,24 +133,28 @@ def _read(path: Path, column: str) -> list[str]:
             raise DataError(f"{path} is not UTF-8: {error}.") from error
         texts = [line.strip() for line in found if line.strip()]
     elif kind in ("csv", "jsonl", "parquet"):
-        texts, problems = [], []
-        for number, row in rows(str(path), kind, {"--column": column}):
-            text = row if isinstance(row, str) else str(row[column] if row[column] is not None else "").strip()
-            if isinstance(row, str) or not text:
-                problems.append(f"  row {number}: {text or f'has no text in column {column!r}'}")
-            else:
-                texts.append(text)
+        texts, problems = _column(path, kind, column)
         if problems:
-            more = [f"  and {len(problems) - _LISTED:,} more"] if len(problems) > _LISTED else []
             raise DataError(
-                "\n".join([f"{printable(path.name)} has rows that cannot be read:", *problems[:_LISTED], *more]),
-                "Mend or remove them.",
+                f"{printable(path.name)} has rows that cannot be read:\n{listed(problems)}", "Mend or remove them."
             )
     else:
         raise DataError(f"{path} is no .csv, .jsonl, .parquet, .txt or .npz file.")
     if not texts:
         raise DataError(f"{path} holds no text.")
     return list(dict.fromkeys(texts))
+
+
+def _column(path: Path, kind: str, column: str) -> tuple[list[str], list[Problem]]:
+    """The texts of a column, and what is wrong with the others."""
+    texts, problems = [], []
+    for number, row in rows(str(path), kind, {"--column": column}, Counter()):
+        found = Problem("", row) if isinstance(row, str) else in_column(column, cells.text(row[column], "text"))
+        if isinstance(found, Problem):
+            problems.append(Problem(f"{'row' if kind == 'parquet' else 'line'} {number}", found.text))
+        else:
+            texts.append(found.strip())
+    return texts, problems
 
 
 # --- an index that is kept -----------------------------------------------------------------------------------

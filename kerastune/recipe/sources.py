@@ -85,6 +85,9 @@ class FolderData(Images):
     source: Literal["folder"]
     path: FilePath
     """The folder that holds the label folders."""
+    group_folders: bool = False
+    """Whether a folder inside a label folder holds what belongs together, such as a speaker, a product or a patient:
+    path/<label>/<group>/*.jpg. All of one group goes to one split, whatever its labels are."""
 
 
 class CsvData(Images, Labelled):
@@ -97,12 +100,17 @@ class CsvData(Images, Labelled):
     """The CSV file (UTF-8, with a header line)."""
     delimiter: Delimiter = ","
     """Separates the cells."""
+    quoting: bool = True
+    """Whether cells may stand in quotes, as spreadsheets write them. false: a quote is a letter like any other."""
     images: FilePath | None = None
     """The folder that image paths are relative to, and must stay inside. Default: the CSV file's folder."""
     image_column: Text = "image"
     label_column: Text = "label"
     split_column: Text | None = None
     """A column that says train, validation or test. Default: split by content hash."""
+    group_column: Text | None = None
+    """A column that says what belongs together, such as a speaker, a product or a patient: all of one group goes to
+    one split."""
 
 
 class Tfds(Data):
@@ -122,6 +130,9 @@ class Tfds(Data):
     test: Text | None = None
     """TFDS split. Default: "test" if the data set has one, else `test_fraction` of the training split."""
     label_key: Text = "label"
+    group_key: Text | None = None
+    """A feature that says what belongs together, such as a speaker, a product or a patient: all of one group goes to
+    one split."""
 
 
 class TfdsData(Tfds, Images, Labelled):
@@ -151,8 +162,14 @@ class Table(Texts):
     test.csv."""
     delimiter: Delimiter = ","
     """Separates the cells of a CSV file."""
+    quoting: bool = True
+    """Whether cells of a CSV file may stand in quotes, as spreadsheets write them. false: a quote is a letter like any
+    other, as in the files of GLUE, Tatoeba and WMT."""
     split_column: Text | None = None
     """A column that says train, validation or test. Default: split by content hash."""
+    group_column: Text | None = None
+    """A column that says what belongs together, such as a speaker, a product or a patient: all of one group goes to
+    one split."""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -2,12 +2,11 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from kerastune.data.source import SPLITS, Example, Problem, Progress, Source, counted
-from kerastune.data.sources.rows import files, rows
-from kerastune.data.sources.table import cleaned
+from kerastune.data import cells
+from kerastune.data.source import Example, Problem, Progress, Source, counted
+from kerastune.data.sources.table import all_rows, cleaned, in_column, placed
 from kerastune.errors import DataError, printable
 from kerastune.recipe.sources import ChatData
 
@@ -26,22 +25,18 @@ def examples(settings: ChatData, progress: Progress) -> Source:
     contents: list[bytes] = []
     problems: list[Problem] = []
     notes: Counter[str] = Counter()
-    for path, split in files(settings.path, settings.source).items():
-        for number, row in rows(path, settings.source, columns(settings), settings.delimiter):
-            where = f"{Path(path).name}, {'row' if settings.source == 'parquet' else 'line'} {number}"
-            messages = row if isinstance(row, str) else _conversation(settings, row, notes)
-            said = row[settings.split_column] if settings.split_column and isinstance(row, dict) else split
-            if isinstance(messages, str):
-                problems.append(Problem(where, messages))
-            elif said is not None and said not in SPLITS:
-                problems.append(
-                    Problem(where, f"the split is {printable(str(said))!r}, not one of {', '.join(SPLITS)}")
-                )
-            else:
-                found.append(Example(where, (), said))
-                contents.append(json.dumps(messages, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-            if number % 10_000 == 0:
-                progress("reading texts", len(found), 0)
+    for n, (where, row, split) in enumerate(all_rows(settings, notes), start=1):
+        messages = row if isinstance(row, str) else _conversation(settings, row, notes)
+        place = (None, None) if isinstance(row, str) else placed(settings, row, split)
+        if isinstance(messages, str):
+            problems.append(Problem(where, messages))
+        elif isinstance(place, Problem):
+            problems.append(Problem(where, place.text))
+        else:
+            found.append(Example(where, (), *place))
+            contents.append(json.dumps(messages, ensure_ascii=False).encode())
+        if n % 10_000 == 0:
+            progress("reading texts", len(found), 0)
     if not found and not problems:
         raise DataError(f"{printable(settings.path)} holds no row.", _EXAMPLE)
     return Source(
@@ -54,19 +49,16 @@ def examples(settings: ChatData, progress: Progress) -> Source:
     )
 
 
-def columns(settings: ChatData) -> dict[str, str]:
-    """The columns that are read, by the key that names them."""
-    keys = (*settings.columns, "split_column")
-    return {key: getattr(settings, key) for key in keys if getattr(settings, key)}
-
-
 def _conversation(settings: ChatData, row: dict[str, Any], notes: Counter[str]) -> list[Message] | str:
     """A row's turns, or what is wrong with them."""
     if settings.messages_column:
         return _messages(row[settings.messages_column], notes)
     turns = []
     for role, column in (("user", settings.prompt_column), ("assistant", settings.response_column)):
-        if not isinstance(row[column], str) or not (content := cleaned(notes, row[column])):
+        given = in_column(column, cells.text(row[column], "text"))
+        if isinstance(given, Problem):
+            return given.text
+        if not (content := cleaned(notes, given)):
             return f"has no text in column {column!r}"
         turns.append({"role": role, "content": content})
     return turns
@@ -81,8 +73,11 @@ def _messages(given: Any, notes: Counter[str]) -> list[Message] | str:
         if role not in ROLES or (role == "system" and number > 1):
             first = " (system comes first)" if role == "system" else ""
             return f"message {number} is from {printable(str(role))!r}, not one of {', '.join(ROLES)}{first}"
-        if not isinstance(content, str) or not (content := cleaned(notes, content)):
-            return f"message {number} has no text as its content"
+        given_text = cells.text(content, "content")
+        if isinstance(given_text, Problem):
+            return f"message {number}: {given_text.text}"
+        if not (content := cleaned(notes, given_text)):
+            return f"message {number}: has no content"
         turns.append({"role": role, "content": content})
     if not turns or turns[-1]["role"] != "assistant":
         return "does not end with a message from 'assistant'"

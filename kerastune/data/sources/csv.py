@@ -5,9 +5,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from kerastune.data import limits
+from kerastune.data.labels import normal
 from kerastune.data.source import (
-    SPLITS,
     Example,
+    Label,
     Problem,
     Progress,
     Source,
@@ -17,6 +19,7 @@ from kerastune.data.source import (
     relative,
 )
 from kerastune.data.sources.rows import rows
+from kerastune.data.sources.table import in_column, placed
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
 from kerastune.recipe.sources import CsvData
@@ -48,11 +51,10 @@ def examples(settings: CsvData, progress: Progress) -> Source:
     root = settings.images or os.path.dirname(settings.path)
     if not os.path.isdir(root):
         raise DataError(f"There is no folder {printable(root)}.", "data.images says where image paths begin.")
-    columns = {"image_column": settings.image_column, "label_column": settings.label_column}
-    if settings.split_column is not None:
-        columns["split_column"] = settings.split_column
+    keys = ("image_column", "label_column", "split_column", "group_column")
+    columns = {key: getattr(settings, key) for key in keys if getattr(settings, key)}
     table = _Table(settings, root, os.path.realpath(root), columns)
-    for line, row in rows(settings.path, "csv", columns, settings.delimiter):
+    for line, row in rows(settings.path, "csv", columns, table.notes, settings.delimiter, settings.quoting):
         _add(table, line, row)
     progress("listing images", len(table.examples), 0)
     if not table.examples and not table.problems:
@@ -66,52 +68,52 @@ def _source(table: _Table) -> Source:
     return Source(
         where=printable(table.settings.path),
         examples=[table.examples[i] for i in kept],
-        read=lambda i: read_file(paths[i]),
+        read=lambda i: read_file(paths[i], limits.IMAGE, "an image"),
         labels=(table.settings.label_column,) if table.settings.regression else None,
         problems=tuple(table.problems),
         notes=tuple(f"{counted(count, 'row')}: {what}" for what, count in table.notes.items()),
     )
 
 
-def _add(table: _Table, line: int, cells: dict[str, Any] | str) -> None:
-    if isinstance(cells, str):
-        _problem(table, line, cells)
+def _add(table: _Table, line: int, row: dict[str, Any] | str) -> None:
+    if isinstance(row, str):
+        _problem(table, line, row)
         return
-    values = {key: cells[column].strip() for key, column in table.columns.items()}
-    if any(values[key] != cells[column] for key, column in table.columns.items()):
+    values = {key: row[column].strip() for key, column in table.columns.items()}
+    if any(values[key] != row[column] for key, column in table.columns.items()):
         table.notes["spaces around a cell removed"] += 1
-    full = os.path.normpath(os.path.join(table.root, values["image_column"]))
     settings = table.settings
-    label = TRUTHS[settings.target].parse(values["label_column"], settings.label_separator)
-    problem = _wrong(values) or _unreachable(values["image_column"], full, table)
-    if isinstance(label, Problem):
-        problem = problem or label.text
-    if problem or isinstance(label, Problem):
+    full = os.path.normpath(os.path.join(table.root, values["image_column"]))
+    parsed = TRUTHS[settings.target].parse(values["label_column"], settings.label_separator)
+    found: Label | Problem = parsed if isinstance(parsed, Problem) else normal(parsed)
+    label: Label | Problem = in_column(settings.label_column, found)
+    place = placed(settings, row, None)
+    problem = _unreachable(values["image_column"], full, table)
+    for one in (label, place):
+        problem = problem or (one.text if isinstance(one, Problem) else None)
+    if problem or isinstance(label, Problem) or isinstance(place, Problem):
         _problem(table, line, problem or "")
         return
-    row = Example(relative(full, table.root), label, values.get("split_column"))
+    example = Example(relative(full, table.root), label, *place)
     if full in table.seen:
-        _repeat(table, line, row, table.seen[full])
+        _repeat(table, line, example, table.seen[full])
     else:
         table.seen[full] = len(table.examples)
         table.lines.append(line)
         table.paths.append(full)
-        table.examples.append(row)
+        table.examples.append(example)
 
 
 def _problem(table: _Table, line: int, text: str) -> None:
     table.problems.append(Problem(f"line {line}", text))
 
 
-def _wrong(values: dict[str, str]) -> str | None:
-    if not values["image_column"]:
-        return "has no image path"
-    split = values.get("split_column", "train")
-    return None if split in SPLITS else f"the split is {split!r}, not one of {', '.join(SPLITS)}"
-
-
 def _unreachable(path: str, full: str, table: _Table) -> str | None:
     root = printable(table.root)
+    if not path:
+        return "has no image path"
+    if "\0" in path:
+        return f"{printable(path)} holds a NUL character, which no path has"
     if not inside(full, table.root):
         return f"{printable(path)} leads outside {root}; paths in data stay inside their folder"
     if not os.path.isfile(full):
@@ -129,5 +131,6 @@ def _repeat(table: _Table, line: int, row: Example, first: int) -> None:
         table.notes["the same image and label as an earlier row, counted once"] += 1
         return
     table.contradicted.add(first)
-    mine, theirs = (row.label, before.label) if row.label != before.label else (row.split, before.split)
+    differ = next(key for key in ("label", "split", "group") if getattr(row, key) != getattr(before, key))
+    mine, theirs = getattr(row, differ), getattr(before, differ)
     _problem(table, line, f"{row.id} is {mine!r} here and {theirs!r} on line {table.lines[first]}")

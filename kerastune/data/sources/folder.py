@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 
+from kerastune.data import limits
 from kerastune.data.source import (
     SPLITS,
     Example,
@@ -67,7 +68,7 @@ def examples(settings: FolderData, progress: Progress) -> Source:
     return Source(
         where=f"the folder {printable(settings.path)}",
         examples=found.examples,
-        read=lambda i: read_file(found.paths[i]),
+        read=lambda i: read_file(found.paths[i], limits.IMAGE, "an image"),
         problems=tuple(found.problems),
         notes=_notes(found),
     )

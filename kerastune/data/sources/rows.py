@@ -3,15 +3,19 @@
 import codecs
 import csv  # the standard library's: imports are absolute
 import difflib
+import errno
 import io
 import json
 import os
+import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kerastune import assets
-from kerastune.data.source import SPLITS, counted, read_file
-from kerastune.errors import DataError, printable
+from kerastune.data import cells, limits
+from kerastune.data.source import SPLITS, counted, read_file, some
+from kerastune.errors import DataError, printable, quoted
 
 Row = tuple[int, dict[str, Any] | str]
 """Line or row number, from 1; its cells by column, or what is wrong with it."""
@@ -51,58 +55,86 @@ EXAMPLES = {
 }
 
 
-def rows(path: str, source: str, wanted: dict[str, str], delimiter: str = ",") -> Iterator[Row]:
+def rows(
+    path: str, source: str, wanted: dict[str, str], notes: Counter[str], delimiter: str = ",", quoting: bool = True
+) -> Iterator[Row]:
     """The rows of a file, each with its number and, at least, its cells of the wanted columns.
 
     Args:
         source: "csv", "jsonl" or "parquet".
         wanted: the columns to read, by the key of the settings that names them.
+        notes: counts rows that were read specially or left out, by what was done.
         delimiter: of CSV.
+        quoting: of CSV: whether cells may stand in quotes.
 
     Raises:
         DataError: the file is not what it is said to be, or lacks a column.
     """
     if source == "csv":
-        return _csv(path, wanted, delimiter)
+        return _csv(path, wanted, notes, delimiter, quoting)
     return _jsonl(path, wanted) if source == "jsonl" else _parquet(path, wanted)
 
 
-def _csv(path: str, wanted: dict[str, str], delimiter: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(_text(path), newline=""), delimiter=delimiter, strict=True)
-    header = None
+def _csv(path: str, wanted: dict[str, str], notes: Counter[str], delimiter: str, quoting: bool) -> Iterator[Row]:
+    text = _text(path)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may be as long as the file
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(
+        lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
+    )
+    header, long, before = None, [], 0
     try:
-        for cells in reader:
-            if not any(cells):  # blank lines are no rows
+        for row in reader:
+            first, before = before + 1, reader.line_num
+            if not row:  # a blank line
                 continue
+            if not any(row) and len(row) == len(header or row):
+                notes["no cell is filled, left out"] += 1
+                continue
+            if header is not None and before > first:
+                long.append(f"{first} to {before}")
             if header is None:
-                header = [name.strip() for name in cells]
+                header = [name.strip() for name in row]
                 _require(path, header, wanted, delimiter)
-            elif len(cells) != len(header):
-                there = f"has {counted(len(cells), 'cell')} where the header has {len(header)}"
-                yield reader.line_num, f"{there} (a cell with {delimiter!r} in it stands in quotes)"
-            elif odd := _odd("".join(cells)):
+            elif len(row) != len(header):
+                there = f"has {counted(len(row), 'cell')} where the header has {len(header)}"
+                why = f"a cell with {delimiter!r} in it stands in quotes" if quoting else "quotes are letters here"
+                yield reader.line_num, f"{there} ({why})"
+            elif odd := _odd("".join(row)):
                 yield reader.line_num, odd
             else:
-                yield reader.line_num, dict(zip(header, cells, strict=True))
+                yield reader.line_num, dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise DataError(
             f"{printable(path)}, line {reader.line_num}: not valid CSV ({error}).",
-            'Cells with a comma or a quote stand in quotes, and a quote in them is doubled: "a, ""b"".',
+            'Cells with a comma or a quote stand in quotes, and a quote in them is doubled: "a, ""b"". '
+            f"Where quotes are letters like any other: {_letters(wanted)}.",
         ) from error
+    if long:
+        what = f"spans several lines (lines {some(long)}); where quotes are letters like any other, {_letters(wanted)}"
+        notes[what] += len(long)
     if header is None:
         raise DataError(f"{printable(path)} is empty.", EXAMPLES["csv"])
 
 
+def _letters(wanted: dict[str, str]) -> str:
+    is_option = any(key.startswith("--") for key in wanted)
+    return "save the texts as .txt, one a line" if is_option else "set data.quoting = false"
+
+
 def _jsonl(path: str, wanted: dict[str, str]) -> Iterator[Row]:
     seen: set[str] = set()
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    text = _text(path)
+    lines = text.split("\n")
+    _refuse_whole_json(path, text, lines)
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         if odd := _odd(line):
             yield number, odd
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             yield number, f"is not valid JSON ({error})"
             continue
@@ -115,33 +147,108 @@ def _jsonl(path: str, wanted: dict[str, str]) -> Iterator[Row]:
         _require(path, sorted(seen), wanted)
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name in found if sum(name == other for other, _ in pairs) > 1)
+        raise ValueError(f"{quoted(twice)} is there twice")
+    return found
+
+
+def _refuse_whole_json(path: str, text: str, lines: list[str]) -> None:
+    """Refuses a file that is one JSON value over several lines, or one list."""
+    first = next((line for line in lines if line.strip()), "").lstrip()
+    if not first.startswith(("[", "{")):
+        return
+    try:
+        if isinstance(json.loads(first), dict):
+            return
+    except (ValueError, RecursionError):
+        pass
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    what = "a JSON array" if isinstance(whole, list) else "one JSON object over several lines"
+    raise DataError(
+        f"{printable(path)} is {what}, and JSON Lines is wanted: one object a line.",
+        f"jq -c '{'.[]' if isinstance(whole, list) else '.'}' FILE.json > FILE.jsonl makes it so.",
+    )
+
+
 def _parquet(path: str, wanted: dict[str, str]) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
     try:
+        refuse_foreign(path)
         with pyarrow.parquet.ParquetFile(path) as file:
             _require(path, file.schema_arrow.names, wanted)
             number = 0
-            for batch in file.iter_batches(columns=list(wanted.values())):
-                for row in batch.to_pylist():
+            for batch in file.iter_batches(columns=list(dict.fromkeys(wanted.values()))):
+                columns = {name: _cells(batch.column(name)) for name in batch.schema.names}
+                for i in range(batch.num_rows):
                     number += 1
-                    yield number, row
+                    yield number, {name: cells[i] for name, cells in columns.items()}
     except OSError as error:
         raise DataError(f"{printable(path)} cannot be read: {error.strerror or error}.") from error
     except pyarrow.ArrowException as error:
         raise DataError(f"{printable(path)} cannot be read as Parquet: {error}.") from error
 
 
+def _cells(column: Any) -> list[Any]:
+    """The cells of a column as Python's values; those of types that `cells` does not read as `Foreign`."""
+    import pyarrow
+
+    kinds = pyarrow.types
+    if kinds.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if kinds.is_string(column.type) or kinds.is_large_string(column.type):
+        # Nobody has checked that these bytes are UTF-8.
+        column = column.cast(pyarrow.large_binary() if kinds.is_large_string(column.type) else pyarrow.binary())
+    if kinds.is_temporal(column.type):
+        return [cells.Foreign(str(column.type)) if is_there else None for is_there in column.is_valid().to_pylist()]
+    if kinds.is_float32(column.type):
+        column = column.cast(pyarrow.string()).cast(pyarrow.float64())  # 0.1 stays 0.1
+    try:
+        found: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError, pyarrow.ArrowException):
+        found = [_cell(one) for one in column]
+    return found
+
+
+def _cell(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError) as error:
+        return cells.Foreign(str(scalar.type), str(error))
+
+
+def refuse_foreign(path: str) -> None:
+    """Raises OSError for what is no regular file: nobody may write into a pipe, and a device has no end."""
+    try:
+        is_file = stat.S_ISREG(os.stat(path).st_mode)
+    except ValueError as error:  # a NUL in the path
+        raise OSError(errno.EINVAL, str(error)) from error
+    if not is_file:
+        raise OSError(errno.EINVAL, "it is not a regular file")
+
+
 def _text(path: str) -> str:
     """A file's text; bytes that are not UTF-8 stay in it as lone surrogates, which `_odd` finds in each row."""
     try:
-        data = read_file(path)
-    except OSError as error:
-        raise DataError(f"The file {printable(path)} cannot be read: {error.strerror}.") from error
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = read_file(path, limits.TABLE, "a table")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        why = getattr(error, "strerror", None) or error
+        raise DataError(f"The file {printable(path)} cannot be read: {why}.") from error
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _is_wide(data[:1000]):
         raise DataError(f"{printable(path)} is UTF-16, not UTF-8.", _UTF8)
     return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _is_wide(data: bytes) -> bool:
+    """Whether it looks like UTF-16 without its mark: every other byte of Latin letters is a NUL."""
+    return any(half.count(0) > len(half) / 2 for half in (data[::2], data[1::2]))
 
 
 def _odd(text: str) -> str | None:

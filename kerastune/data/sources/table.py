@@ -2,15 +2,19 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from kerastune.data import cells
 from kerastune.data.source import SPLITS, Example, Label, Problem, Progress, Source, counted
 from kerastune.data.sources.rows import EXAMPLES, files, rows
 from kerastune.data.truths import TRUTHS
-from kerastune.errors import DataError, printable
-from kerastune.recipe.sources import Table
+from kerastune.errors import DataError, printable, quoted
+from kerastune.recipe.sources import CsvData, Table
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -20,6 +24,7 @@ class _Table:
     contents: list[bytes] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)  # of the cells with labels
 
 
 def examples(settings: Table, progress: Progress) -> Source:
@@ -29,11 +34,10 @@ def examples(settings: Table, progress: Progress) -> Source:
         DataError: a file cannot be read as what it is said to be, or lacks a column.
     """
     table = _Table(settings)
-    for path, split in files(settings.path, settings.source).items():
-        for number, row in rows(path, settings.source, columns(settings), settings.delimiter):
-            _add(table, f"{Path(path).name}, {'row' if settings.source == 'parquet' else 'line'} {number}", row, split)
-            if number % 10_000 == 0:
-                progress("reading texts", len(table.examples), 0)
+    for n, (where, row, split) in enumerate(all_rows(settings, table.notes), start=1):
+        _add(table, where, row, split)
+        if n % 10_000 == 0:
+            progress("reading texts", len(table.examples), 0)
     if not table.examples and not table.problems:
         raise DataError(f"{printable(settings.path)} holds no row.", EXAMPLES[settings.source])
     return Source(
@@ -42,13 +46,25 @@ def examples(settings: Table, progress: Progress) -> Source:
         read=table.contents.__getitem__,
         labels=_name(settings),
         problems=tuple(table.problems),
-        notes=tuple(f"{counted(count, 'row')}: {what}" for what, count in table.notes.items()),
+        notes=(
+            *(f"{counted(count, 'row')}: {what}" for what, count in table.notes.items()),
+            *(mixed(table.kinds) if settings.target in ("label", "labels", "groups") else ()),
+        ),
     )
+
+
+def all_rows(settings: Table, notes: Counter[str]) -> Iterator[tuple[str, dict[str, Any] | str, str | None]]:
+    """Each row's name; its cells, or what is wrong with it; and the split that its file is of."""
+    for path, split in files(settings.path, settings.source).items():
+        unit = "row" if settings.source == "parquet" else "line"
+        found = rows(path, settings.source, columns(settings), notes, settings.delimiter, settings.quoting)
+        for number, row in found:
+            yield f"{Path(path).name}, {unit} {number}", row, split
 
 
 def columns(settings: Table) -> dict[str, str]:
     """The columns that are read, by the key that names them."""
-    keys = (*settings.columns, settings.truth, "split_column")
+    keys = (*settings.columns, settings.truth, "split_column", "group_column")
     return {key: getattr(settings, key) for key in keys if key and getattr(settings, key)}
 
 
@@ -67,32 +83,60 @@ def _add(table: _Table, where: str, row: dict[str, Any] | str, split: str | None
         return
     named = columns(settings)
     wanted = [named[key] for key in settings.columns]
-    texts = [cleaned(table.notes, row[column]) for column in wanted]
+    texts = [in_column(column, cells.text(row[column], "text")) for column in wanted]
     label: Label | Problem = ()
     if settings.truth:
-        label = TRUTHS[settings.target].parse(row[named[settings.truth]], settings.separator)
-    said = row[settings.split_column] if settings.split_column else split
-    problem = (
-        next((f"has no text in column {c!r}" for c, text in zip(wanted, texts, strict=True) if not text), None)
-        or ("its positive is its negative, too" if settings.target == "pairs" and texts[1:2] == texts[2:] else None)
-        or (label.text if isinstance(label, Problem) else None)
-        or (f"the split is {printable(str(said))!r}, not one of {', '.join(SPLITS)}" if _is_foreign(said) else None)
-    )
-    if problem or isinstance(label, Problem):
-        table.problems.append(Problem(where, problem or ""))
+        column = named[settings.truth]
+        label = in_column(column, TRUTHS[settings.target].parse(row[column], settings.separator))
+        table.kinds[cells.kind(row[column])] += cells.plain(row[column]) is not None
+    place = placed(settings, row, split)
+    read = [cleaned(table.notes, text) for text in texts if isinstance(text, str)]
+    problem = next((one for one in (*texts, label, place) if isinstance(one, Problem)), None)
+    if problem is None and settings.target == "pairs" and read[1:2] == read[2:]:
+        problem = Problem("", "its positive is its negative, too")
+    if problem is None and not all(read):
+        problem = Problem("", f"has no text in column {wanted[read.index('')]!r}")
+    if problem or isinstance(label, Problem) or isinstance(place, Problem):
+        table.problems.append(Problem(where, problem.text if problem else ""))
         return
-    table.examples.append(Example(where, label, None if said is None else str(said)))
-    table.contents.append(json.dumps(texts, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    table.examples.append(Example(where, label, *place))
+    table.contents.append(json.dumps(read, ensure_ascii=False).encode())
 
 
-def _is_foreign(split: Any) -> bool:
-    return split is not None and split not in SPLITS
+def in_column(column: str, found: T | Problem) -> T | Problem:
+    return Problem("", f"{found.text} in column {column!r}") if isinstance(found, Problem) else found
 
 
-def cleaned(notes: Counter[str], value: Any) -> str:
-    """A cell as text, without spaces around it; "" where there is none."""
-    text = "" if value is None else str(value)
+def placed(
+    settings: Table | CsvData, row: dict[str, Any], split: str | None
+) -> tuple[str | None, str | None] | Problem:
+    """The split and the group that a row is given; `split` is its file's."""
+    if settings.split_column:
+        said = in_column(settings.split_column, cells.text(row[settings.split_column], "split"))
+        if isinstance(said, Problem):
+            return said
+        if (said := said.strip()) not in SPLITS:
+            return Problem("", f"the split is {quoted(said)}, not one of {', '.join(SPLITS)}")
+        split = said
+    if not settings.group_column:
+        return split, None
+    group = in_column(settings.group_column, cells.text(row[settings.group_column], "group"))
+    return group if isinstance(group, Problem) else (split, group)
+
+
+def cleaned(notes: Counter[str], text: str) -> str:
+    """A text without NUL characters and the spaces around it."""
     if "\x00" in text:
         notes["NUL characters removed"] += 1
-        text = text.replace("\x00", "")
-    return text.strip()
+    found = (without := text.replace("\x00", "")).strip()
+    if found != without:
+        notes["spaces around a text removed"] += 1
+    return found
+
+
+def mixed(kinds: Counter[str]) -> tuple[str, ...]:
+    """A note on labels of several types."""
+    found = {kind: count for kind, count in kinds.items() if count}
+    if len(found) < 2:
+        return ()
+    return (f"labels of several types, all read as texts: {', '.join(counted(n, k) for k, n in found.items())}",)

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kerastune.data import cells
 from kerastune.data.source import Example, Label, Problem, Progress, Source
+from kerastune.data.sources.table import in_column
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
 from kerastune.recipe.sources import TfdsData, TfdsTextData
@@ -72,14 +74,14 @@ def examples(settings: TfdsData | TfdsTextData, progress: Progress) -> Source:
     try:
         with spool.writing() as append:
             for split, spec in splits.items():
-                for id, value, contents in _records(tfds, builder, settings, spec, progress):
-                    label = _label(value, names, settings)
-                    data = contents[0] if isinstance(settings, TfdsData) else _texts(contents)
-                    if isinstance(label, Problem) or data is None:
-                        problems.append(Problem(id, label.text if isinstance(label, Problem) else "has no text"))
+                for id, values in _records(tfds, builder, settings, spec, progress):
+                    label, data, group = _read(values, names, settings)
+                    bad = next((one for one in (data, label, group) if isinstance(one, Problem)), None)
+                    if bad or isinstance(label, Problem) or isinstance(data, Problem) or isinstance(group, Problem):
+                        problems.append(Problem(id, bad.text if bad else ""))
                         continue
                     append(data)
-                    found.append(Example(id, label, split))
+                    found.append(Example(id, label, split, group))
     except tf.errors.OpError as error:
         raise DataError(
             f"{settings.name} in {builder.data_path} cannot be read: {_one_line(error)}.",
@@ -202,10 +204,16 @@ def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[
     for key in _content_keys(settings):
         if not isinstance(features.get(key), kind):
             raise DataError(f"{settings.name} has no {what} called {key!r}.", f"Features: {there}.")
+    group = settings.group_key and features.get(settings.group_key)
+    if settings.group_key and (not group or group.shape != () or group.np_dtype.kind not in "biufOS"):
+        raise DataError(
+            f"{settings.name} has no feature called {settings.group_key!r} with one value an {what}.",
+            f"data.group_key names it. Features: {there}.",
+        )
     label = features.get(settings.label_key)
     if isinstance(label, tfds.features.ClassLabel) and settings.target == "label":
         return tuple(label.int2str(i) for i in range(label.num_classes))
-    if label is None or label.shape != () or label.np_dtype.kind not in "iufOS":
+    if label is None or label.shape != () or label.np_dtype.kind not in "biufOS":
         raise DataError(
             f"{settings.name} has no label called {settings.label_key!r} with one class an {what}.",
             f"data.label_key names it. Features: {there}.",
@@ -213,12 +221,24 @@ def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[
     return None
 
 
+def _read(
+    values: dict[str, Any], names: tuple[str, ...] | None, settings: TfdsData | TfdsTextData
+) -> tuple[Label | Problem, bytes | Problem, str | Problem | None]:
+    """The label, the contents and the group of a record, or what is wrong with each."""
+    contents = [values[key] for key in _content_keys(settings)]
+    data = contents[0] if isinstance(settings, TfdsData) else _texts(settings, contents)
+    group = None
+    if settings.group_key:
+        group = in_column(settings.group_key, cells.text(values[settings.group_key], "group"))
+    return in_column(settings.label_key, _label(values[settings.label_key], names, settings)), data, group
+
+
 def _label(value: Any, names: tuple[str, ...] | None, settings: TfdsData | TfdsTextData) -> Label | Problem:
     if names is not None:
         if 0 <= int(value) < len(names):
             return names[int(value)]
         return Problem("", f"has no label (its number is {value})")
-    return TRUTHS[settings.target].parse(_text(value), settings.label_separator)
+    return TRUTHS[settings.target].parse(cells.plain(value), settings.label_separator)
 
 
 def _order(
@@ -229,10 +249,14 @@ def _order(
     return names or (_numeric_order({str(e.label) for e in found}) if settings.target == "label" else None)
 
 
-def _texts(contents: tuple[bytes, ...]) -> bytes | None:
-    """What `Split.texts` reads; None where a text is empty."""
-    texts = [_text(content).strip() for content in contents]
-    return json.dumps(texts, ensure_ascii=False).encode() if all(texts) else None
+def _texts(settings: TfdsData | TfdsTextData, contents: list[bytes]) -> bytes | Problem:
+    """What `Split.texts` reads."""
+    texts = [
+        in_column(key, cells.text(content, "text"))
+        for key, content in zip(_content_keys(settings), contents, strict=True)
+    ]
+    problem = next((one for one in texts if isinstance(one, Problem)), None)
+    return problem or json.dumps([str(text).strip() for text in texts], ensure_ascii=False).encode()
 
 
 def _splits(builder: Any, settings: TfdsData | TfdsTextData) -> tuple[dict[str | None, str], tuple[str, ...]]:
@@ -260,7 +284,7 @@ def _count(builder: Any, spec: str, key: str) -> int:
 
 def _records(
     tfds: Any, builder: Any, settings: TfdsData | TfdsTextData, spec: str, progress: Progress
-) -> Iterator[tuple[str, Any, tuple[bytes, ...]]]:
+) -> Iterator[tuple[str, dict[str, Any]]]:
     total, number = _count(builder, spec, spec), 0
     records = builder.as_dataset(
         split=spec,
@@ -268,16 +292,12 @@ def _records(
         decoders={settings.image_key: tfds.decode.SkipDecoding()} if isinstance(settings, TfdsData) else None,
         read_config=tfds.ReadConfig(try_autocache=False),  # read once: nothing to keep in memory
     )
-    keys = [settings.label_key, *_content_keys(settings)]
+    keys = list(filter(None, [settings.label_key, settings.group_key, *_content_keys(settings)]))
     for batch in records.map(lambda record: tuple(record[key] for key in keys)).batch(_BATCH).as_numpy_iterator():
         progress(f"reading {settings.name} {spec}", number, total)
-        for label, *contents in zip(*batch, strict=True):
-            yield f"{spec}[{number}]", label, tuple(contents)
+        for values in zip(*batch, strict=True):
+            yield f"{spec}[{number}]", dict(zip(keys, values, strict=True))
             number += 1
-
-
-def _text(label: Any) -> str:
-    return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else str(label)
 
 
 def _numeric_order(labels: set[str]) -> tuple[str, ...]:

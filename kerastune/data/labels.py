@@ -1,0 +1,60 @@
+"""Labels and groups that look alike: brought to one form where nothing is lost, and named where something might be."""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+
+from kerastune.data.source import Example, Label, Source, counted, some
+from kerastune.errors import printable, shortened
+
+
+def normal(label: Label) -> Label:
+    """A label in Unicode's composed form (NFC) and without the spaces around it; numbers stay as they are."""
+    if isinstance(label, str):
+        return unicodedata.normalize("NFC", label).strip()
+    return tuple(sorted({str(normal(one)) for one in label})) if isinstance(label, tuple) else label
+
+
+def normalised(source: Source) -> Source:
+    """The source with its labels and groups in their normal form, and notes on those that were not or look alike."""
+    found = [_normal(example) for example in source.examples]
+    notes = []
+    changed = {repr(_printed(b.label)) for a, b in zip(source.examples, found, strict=True) if a.label != b.label}
+    if changed:
+        count = counted(sum(a.label != b.label for a, b in zip(source.examples, found, strict=True)), "example")
+        notes.append(f"{count}: label without outer spaces and in Unicode's composed form ({some(sorted(changed))})")
+    labels = {name for example in found for name in _names(example.label)}
+    groups = {example.group for example in found if example.group is not None}
+    notes += [*_alike("labels", labels), *_alike("groups", groups)]
+    order = source.labels and tuple(str(normal(name)) for name in source.labels)
+    return replace(source, examples=found, labels=order, notes=(*source.notes, *notes))
+
+
+def _normal(example: Example) -> Example:
+    label, group = normal(example.label), example.group and str(normal(example.group))
+    is_same = label == example.label and group == example.group
+    return example if is_same else replace(example, label=label, group=group)
+
+
+def _names(label: Label) -> tuple[str, ...]:
+    return (label,) if isinstance(label, str) else label if isinstance(label, tuple) else ()
+
+
+def _printed(label: Label) -> str:
+    return shortened(printable(", ".join(_names(label))))
+
+
+def _alike(what: str, names: Iterable[str]) -> list[str]:
+    """A note on names that differ in nothing that people would mean by it."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        alike[_seen(name)].append(f"'{shortened(printable(name))}'")
+    sets = [" and ".join(several) for several in alike.values() if len(several) > 1]
+    return [f"{what} that look alike, kept apart: {some(sets)}"] if sets else []
+
+
+def _seen(name: str) -> str:
+    """What is left of a name without case, kinds of spaces, invisible characters and compatibility forms."""
+    visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) not in ("Cf", "Cc"))
+    return " ".join(visible.split()).lower()
