@@ -215,8 +215,9 @@ def test_clutter_is_ignored_and_other_files_are_counted(pets: Path) -> None:
         put(pets / name, b"x")
     for name in ("cat/a.xcf", "cat/b.xcf", "dog/notes.txt"):
         put(pets / name, b"x")
-    (note,) = folder(pets).notes
-    assert note.startswith("3 files left out") and "2 .xcf, 1 .txt" in note
+    foreign, clutter = folder(pets).notes
+    assert foreign.startswith("3 files left out") and "2 .xcf, 1 .txt" in foreign
+    assert clutter.startswith("4 hidden or system files and folders left out: .DS_Store, __MACOSX, cat/.hidden.png")
 
 
 def test_photos_in_formats_that_are_not_read_are_listed_and_not_lost(pets: Path) -> None:

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
+from kerastune.data.assigning import assign
 from kerastune.data.labels import normalised
 from kerastune.data.rules import (
     Draft,
-    assign,
     everything_at_once,
     part_copies,
     refuse_single_examples,

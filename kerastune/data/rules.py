@@ -1,9 +1,5 @@
-"""The rules that hold for all data: what is refused, what is left out, and which split an example goes to.
+"""The rules that hold for all data: what is refused, and what is left out."""
 
-An example's split depends on its bytes alone, so a new file moves no other, and copies never sit in two splits.
-"""
-
-import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -26,6 +22,8 @@ class Draft:
     splits: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    copies: list[tuple[int, str]] = field(default_factory=list)
+    """What was left out as a copy, and the split that keeps the other."""
 
     def __post_init__(self) -> None:
         self.alive = list(range(len(self.source.examples)))
@@ -130,17 +128,6 @@ def refuse_single_examples(draft: Draft) -> None:
     draft.drop(set(singles.values()))
 
 
-def assign(draft: Draft, settings: Data) -> None:
-    """Splits off from train, by content, what the source does not declare."""
-    test = 0.0 if draft.declares("test") else settings.test_fraction
-    validation = 0.0 if draft.declares("validation") else settings.validation_fraction
-    for i in draft.alive:
-        if draft.source.examples[i].split in (None, "train"):
-            decides = draft.truth.place(draft.digests[i], functools.partial(draft.source.read, i))
-            place = int(decides[:16], 16) / 2**64
-            draft.splits[i] = "test" if place < test else "validation" if place < test + validation else "train"
-
-
 def part_copies(draft: Draft) -> None:
     """Takes copies of test images out of validation and train, and of validation images out of train."""
     held: dict[str, str] = {}  # digest → the split that keeps it
@@ -152,6 +139,7 @@ def part_copies(draft: Draft) -> None:
     moves = Counter((draft.splits[i], held[draft.digests[i]]) for i in gone)
     for (split, other), count in sorted(moves.items()):
         draft.notes.append(f"{counted(count, draft.unit)} left out of {split}: exact copies of {other} {draft.unit}s")
+    draft.copies = [(i, held[draft.digests[i]]) for i in gone]
     draft.drop(set(gone))
     first = {draft.digests[i]: i for i in reversed(draft.alive)}
     copies = len(draft.alive) - len(first)
@@ -170,10 +158,22 @@ def refuse_untrained(draft: Draft) -> None:
     for label, members in untrained.items():
         where = " and ".join(sorted({draft.splits[i] for i in members}))
         ids = f"{counted(len(members), draft.unit)} ({some([draft.id(i) for i in members])})"
-        draft.problems.append(
-            Problem(f"label {printable(label)!r}", f"has no training {draft.unit}; in {where}: {ids}")
-        )
+        why = f"has no training {draft.unit}{_copies(draft, 'train', label)}; in {where}: {ids}"
+        draft.problems.append(Problem(f"label {printable(label)!r}", why))
     draft.drop({i for members in untrained.values() for i in members})
+
+
+def _copies(draft: Draft, split: str, label: str | None = None) -> str:
+    """Says how many examples a split would have, of a label or at all, if they were no copies; "" if none were."""
+    others = Counter(
+        other for i, other in draft.copies if draft.splits[i] == split and label in (None, *draft.labels(i))
+    )
+    found = [
+        f"{counted(n, draft.unit)} in {split} {'is an exact copy' if n == 1 else 'are exact copies'} of {other} "
+        f"{draft.unit}s"
+        for other, n in others.items()
+    ]
+    return " left: " + " and ".join(found) if found else ""
 
 
 def require_enough(draft: Draft, settings: Data) -> None:
@@ -186,13 +186,14 @@ def require_enough(draft: Draft, settings: Data) -> None:
         ids, given = [draft.id(i) for i in members], [draft.label(i) for i in members]
         if not members and draft.truth.least(ids, given) is None:
             cure = f"Add {draft.unit}s." if split == "train" else _cure(draft, settings, split)
-            raise DataError(f"The {split} split of {draft.source.where} holds no {draft.unit}.", cure)
+            copies = _copies(draft, split)
+            raise DataError(f"The {split} split of {draft.source.where} holds no {draft.unit}{copies}.", cure)
         if split == "train":
             continue
         if (least := draft.truth.least(ids, given)) and least[0] < 2:
             raise DataError(
                 f"The {split} split of {draft.source.where} holds {counted(len(members), draft.unit)} of "
-                f"{counted(*least)}: too few to measure anything.",
+                f"{counted(*least)}{_copies(draft, split)}: too few to measure anything.",
                 _cure(draft, settings, split),
             )
         if why := draft.truth.pairless(given):

@@ -25,7 +25,8 @@ def examples(settings: ChatData, progress: Progress) -> Source:
     contents: list[bytes] = []
     problems: list[Problem] = []
     notes: Counter[str] = Counter()
-    for n, (where, row, split) in enumerate(all_rows(settings, notes), start=1):
+    more: list[str] = []
+    for n, (where, row, split) in enumerate(all_rows(settings, notes, more), start=1):
         messages = row if isinstance(row, str) else _conversation(settings, row, notes)
         place = (None, None) if isinstance(row, str) else placed(settings, row, split)
         if isinstance(messages, str):
@@ -45,7 +46,7 @@ def examples(settings: ChatData, progress: Progress) -> Source:
         read=contents.__getitem__,
         labels=(settings.messages_column or settings.response_column,),
         problems=tuple(problems),
-        notes=tuple(f"{counted(count, 'row')}: {what}" for what, count in notes.items()),
+        notes=(*more, *(f"{counted(count, 'row')}: {what}" for what, count in notes.items())),
     )
 
 
@@ -73,11 +74,11 @@ def _messages(given: Any, notes: Counter[str]) -> list[Message] | str:
         if role not in ROLES or (role == "system" and number > 1):
             first = " (system comes first)" if role == "system" else ""
             return f"message {number} is from {printable(str(role))!r}, not one of {', '.join(ROLES)}{first}"
-        given_text = cells.text(content, "content")
+        given_text = cells.text(content, "text")
         if isinstance(given_text, Problem):
             return f"message {number}: {given_text.text}"
         if not (content := cleaned(notes, given_text)):
-            return f"message {number}: has no content"
+            return f"message {number}: has no text"
         turns.append({"role": role, "content": content})
     if not turns or turns[-1]["role"] != "assistant":
         return "does not end with a message from 'assistant'"

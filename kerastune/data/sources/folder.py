@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kerastune.data import limits
 from kerastune.data.source import (
@@ -17,6 +17,7 @@ from kerastune.data.source import (
     relative,
     some,
 )
+from kerastune.data.sources.rows import MEANT
 from kerastune.errors import DataError, printable
 from kerastune.modalities.image import EXTENSIONS
 from kerastune.recipe.sources import FolderData
@@ -25,13 +26,6 @@ _LAYOUT = (
     "Expected is path/<label>/photo.jpg, for instance flowers/daisy/1.jpg, flowers/tulip/2.jpg; or, where\n"
     "the split is already made, path/train/<label>/photo.jpg, path/validation/<label>/…, path/test/<label>/…"
 )
-_MEANT = {
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "testing": "test",
-}
 _OTHER_IMAGES = ("heic", "heif", "avif", "jxl", "jp2", "tif", "tiff", "dng", "cr2", "cr3", "nef", "arw", "raw")
 _CLUTTER = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir")  # and names with a leading dot
 
@@ -39,11 +33,14 @@ _CLUTTER = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir")  # 
 @dataclass
 class _Found:
     root: str
+    grouped: bool  # whether folders inside label folders are groups
     paths: list[str] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     foreign: Counter[str] = field(default_factory=Counter)  # extension → files left out
     empty: list[str] = field(default_factory=list)  # label folders without an image
+    clutter: list[str] = field(default_factory=list)  # hidden files and folders, and what systems leave behind
+    ungrouped: list[str] = field(default_factory=list)  # images beside the groups' folders
 
 
 def examples(settings: FolderData, progress: Progress) -> Source:
@@ -52,10 +49,10 @@ def examples(settings: FolderData, progress: Progress) -> Source:
     Raises:
         DataError: there is no such folder, or its layout is neither of the two.
     """
-    found = _Found(settings.path)
+    found = _Found(settings.path, settings.group_folders)
     for split, folder in _split_folders(settings.path).items():
-        for entry in _entries(folder):
-            if entry.is_dir():
+        for entry in _entries(folder, found.clutter):
+            if _is_dir(entry):
                 _label_folder(entry, split, found)
             elif _extension(entry.name) in EXTENSIONS:
                 found.problems.append(Problem(relative(entry.path, found.root), "is in no label folder"))
@@ -74,11 +71,11 @@ def examples(settings: FolderData, progress: Progress) -> Source:
     )
 
 
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted by name, without what operating systems leave behind."""
+def _entries(folder: str, clutter: list[str] | None = None) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted by name, without what operating systems leave behind: that goes to `clutter`."""
     try:
         with os.scandir(folder) as entries:
-            wanted = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
+            found = sorted(entries, key=lambda entry: entry.name)
     except FileNotFoundError:
         where = "data.path counts from the folder the command runs in."
         raise DataError(f"There is no folder {printable(folder)}.", f"{where} {_LAYOUT}") from None
@@ -86,13 +83,18 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         raise DataError(f"{printable(folder)} is a file, not a folder.", _LAYOUT) from None
     except OSError as error:
         raise DataError(f"The folder {printable(folder)} cannot be read: {error.strerror}.") from error
-    return sorted(wanted, key=lambda entry: entry.name)
+    except ValueError as error:  # a NUL in the path
+        raise DataError(f"There is no folder {printable(folder)}: {error}.") from error
+    hidden = [e for e in found if e.name.startswith(".") or e.name.lower() in _CLUTTER]
+    if clutter is not None:
+        clutter += [e.path for e in hidden]
+    return [entry for entry in found if entry not in hidden]
 
 
 def _split_folders(root: str) -> dict[str | None, str]:
     """Where label folders are looked for, by split; one entry None where path/<label>/ is the layout."""
-    folders = {entry.name: entry.path for entry in _entries(root) if entry.is_dir()}
-    meant = {name: _MEANT.get(name.lower(), name.lower()) for name in folders}
+    folders = {entry.name: entry.path for entry in _entries(root) if _is_dir(entry)}
+    meant = {name: MEANT.get(name.lower(), name.lower()) for name in folders}
     others = [name for name in folders if meant[name] not in SPLITS]
     if not folders or (others and not _holds_folders(folders.get("train"))):
         return {None: root}  # labels, even if one of them is called "train" or "test"
@@ -117,32 +119,68 @@ def _split_folders(root: str) -> dict[str | None, str]:
 
 
 def _holds_folders(path: str | None) -> bool:
-    return path is not None and any(entry.is_dir() for entry in _entries(path))
+    return path is not None and any(_is_dir(entry) for entry in _entries(path))
 
 
 def _label_folder(entry: os.DirEntry[str], split: str | None, found: _Found) -> None:
     before = len(found.examples) + len(found.problems)
-    _collect(entry, printable(entry.name), split, found)
+    _collect(entry, _Where(printable(entry.name), split), found)
     if len(found.examples) + len(found.problems) == before:
         found.empty.append(relative(entry.path, found.root))
 
 
-def _collect(entry: os.DirEntry[str], label: str, split: str | None, found: _Found) -> None:
+@dataclass(frozen=True)
+class _Where:
+    """What the folders that an image is in say about it."""
+
+    label: str
+    split: str | None
+    depth: int = 0  # folders inside each other, below the label's
+    group: str | None = None
+
+
+def _collect(entry: os.DirEntry[str], where: _Where, found: _Found) -> None:
     """Adds one entry of a label folder: an image, or a folder with more of them."""
     problem = _unusable(entry, found.root)
-    if not entry.is_dir() and _extension(entry.name) in _OTHER_IMAGES:
+    if not _is_dir(entry) and _extension(entry.name) in _OTHER_IMAGES:
         kind = _extension(entry.name).upper()
         found.problems.append(Problem(relative(entry.path, found.root), f"is a {kind} image; convert it to jpg or png"))
-    elif not entry.is_dir() and _extension(entry.name) not in EXTENSIONS:
+    elif not _is_dir(entry) and _extension(entry.name) not in EXTENSIONS:
         found.foreign[_extension(entry.name)] += 1
     elif problem:
         found.problems.append(Problem(relative(entry.path, found.root), problem))
-    elif entry.is_dir():
-        for inner in _entries(entry.path):
-            _collect(inner, label, split, found)
+    elif _is_dir(entry):
+        _collect_folder(entry, where, found)
     else:
+        id = relative(entry.path, found.root)
+        if found.grouped and where.group is None:
+            found.ungrouped.append(id)
         found.paths.append(entry.path)
-        found.examples.append(Example(relative(entry.path, found.root), label, split))
+        found.examples.append(Example(id, where.label, where.split, where.group))
+
+
+def _collect_folder(entry: os.DirEntry[str], where: _Where, found: _Found) -> None:
+    if where.depth > limits.DEPTH:
+        problem = Problem(
+            relative(entry.path, found.root), f"lies in more than {limits.DEPTH} folders inside each other"
+        )
+        found.problems.append(problem)
+        return
+    try:
+        entries = _entries(entry.path, found.clutter)
+    except DataError as error:
+        found.problems.append(Problem(relative(entry.path, found.root), error.message))
+        return
+    for inner in entries:
+        group = printable(inner.name) if found.grouped and where.depth == 0 and _is_dir(inner) else where.group
+        _collect(inner, replace(where, depth=where.depth + 1, group=group), found)
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links that go round in circles, or that nobody may follow
+        return False
 
 
 def _unusable(entry: os.DirEntry[str], root: str) -> str | None:
@@ -150,9 +188,12 @@ def _unusable(entry: os.DirEntry[str], root: str) -> str | None:
         target, real_root = os.path.realpath(entry.path), os.path.realpath(root)
         if target != real_root and not inside(target, real_root):
             return f"is a link to {printable(target)}; paths in data stay inside their folder"
-        if entry.is_dir():
+        if _is_dir(entry):
             return "is a link to a folder, which could go round in circles; put the files there"
-    return None if entry.is_dir() or entry.is_file() else "is not a file that can be read"
+    try:
+        return None if _is_dir(entry) or entry.is_file() else "is not a file that can be read"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"  # links that go round in circles
 
 
 def _extension(name: str) -> str:
@@ -173,4 +214,11 @@ def _notes(found: _Found) -> tuple[str, ...]:
         notes.append(f"{count} left out, not {', '.join(EXTENSIONS)}{_foreign(found)}")
     if found.empty:
         notes.append(f"{counted(len(found.empty), 'label folder')} without an image: {some(found.empty)}")
+    if found.clutter:
+        names = some([relative(path, found.root) for path in found.clutter])
+        count = counted(len(found.clutter), "hidden or system file or folder", "hidden or system files and folders")
+        notes.append(f"{count} left out: {names}")
+    if found.ungrouped:
+        count = counted(len(found.ungrouped), "image")
+        notes.append(f"{count} in no group folder, each a group of its own: {some(found.ungrouped)}")
     return tuple(notes)

@@ -10,6 +10,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from kerastune import assets
@@ -23,8 +24,18 @@ Row = tuple[int, dict[str, Any] | str]
 _UTF8 = "Save the file as UTF-8 (in a spreadsheet: export as “CSV UTF-8”)."
 
 
-def files(path: str, source: str) -> dict[str, str | None]:
-    """The files of a data set, and the split that each holds (None: not said).
+MEANT = {
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "testing": "test",
+}
+"""Other names of splits."""
+
+
+def files(path: str, source: str, notes: list[str]) -> dict[str, str | None]:
+    """The files of a data set, and the split that each holds (None: not said); `notes` get what is left out.
 
     Raises:
         DataError: there is no such file, folder or fetched asset.
@@ -45,6 +56,15 @@ def files(path: str, source: str) -> dict[str, str | None]:
             f"The folder {printable(path)} holds no train.{source}.",
             f"Name a file, or a folder with train.{source} and, if wanted, validation.{source} and test.{source}.",
         )
+    others = sorted(p.name for p in Path(path).glob(f"*.{source}") if str(p) not in found)
+    for name in others:
+        if (split := MEANT.get(name.lower().removesuffix(f".{source}"))) and split not in found.values():
+            raise DataError(
+                f"The folder {printable(path)} holds {printable(name)}, which looks like a split.",
+                f"Rename it to {split}.{source}, or move it elsewhere.",
+            )
+    if others:
+        notes.append(f"{counted(len(others), 'file')} left out, not of a split: {some(list(map(printable, others)))}")
     return found
 
 

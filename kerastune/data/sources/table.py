@@ -24,6 +24,7 @@ class _Table:
     contents: list[bytes] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    more: list[str] = field(default_factory=list)
     kinds: Counter[str] = field(default_factory=Counter)  # of the cells with labels
 
 
@@ -34,7 +35,7 @@ def examples(settings: Table, progress: Progress) -> Source:
         DataError: a file cannot be read as what it is said to be, or lacks a column.
     """
     table = _Table(settings)
-    for n, (where, row, split) in enumerate(all_rows(settings, table.notes), start=1):
+    for n, (where, row, split) in enumerate(all_rows(settings, table.notes, table.more), start=1):
         _add(table, where, row, split)
         if n % 10_000 == 0:
             progress("reading texts", len(table.examples), 0)
@@ -47,15 +48,23 @@ def examples(settings: Table, progress: Progress) -> Source:
         labels=_name(settings),
         problems=tuple(table.problems),
         notes=(
+            *table.more,
             *(f"{counted(count, 'row')}: {what}" for what, count in table.notes.items()),
             *(mixed(table.kinds) if settings.target in ("label", "labels", "groups") else ()),
         ),
     )
 
 
-def all_rows(settings: Table, notes: Counter[str]) -> Iterator[tuple[str, dict[str, Any] | str, str | None]]:
-    """Each row's name; its cells, or what is wrong with it; and the split that its file is of."""
-    for path, split in files(settings.path, settings.source).items():
+def all_rows(
+    settings: Table, notes: Counter[str], more: list[str]
+) -> Iterator[tuple[str, dict[str, Any] | str, str | None]]:
+    """Each row's name; its cells, or what is wrong with it; and the split that its file is of.
+
+    Args:
+        notes: counts rows that were read specially or left out, by what was done.
+        more: notes on files that were left out.
+    """
+    for path, split in files(settings.path, settings.source, more).items():
         unit = "row" if settings.source == "parquet" else "line"
         found = rows(path, settings.source, columns(settings), notes, settings.delimiter, settings.quoting)
         for number, row in found:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kerastune.data import cells
-from kerastune.data.source import Example, Label, Problem, Progress, Source
+from kerastune.data.source import Example, Label, Problem, Progress, Source, counted, some
 from kerastune.data.sources.table import in_column
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
@@ -264,11 +264,15 @@ def _splits(builder: Any, settings: TfdsData | TfdsTextData) -> tuple[dict[str |
     has_test = "test" in builder.info.splits
     test = settings.test or ("test" if has_test else None)
     specs = {"train": settings.train, "validation": settings.validation, "test": test}
-    notes = () if test else (f"{settings.name} has no test split, so test_fraction of train is held out",)
+    notes = [] if test else [f"{settings.name} has no test split, so test_fraction of train is held out"]
+    named = " ".join(spec for spec in specs.values() if spec)
+    if others := [name for name in builder.info.splits if name not in named]:
+        count = sum(builder.info.splits[name].num_examples for name in others)
+        notes.append(f"{counted(count, 'example')} left out, of splits that are not used: {some(sorted(others))}")
     for key, spec in specs.items():
         if spec is not None:
             _count(builder, spec, key)
-    return {key: spec for key, spec in specs.items() if spec is not None}, notes
+    return {key: spec for key, spec in specs.items() if spec is not None}, tuple(notes)
 
 
 def _count(builder: Any, spec: str, key: str) -> int:

@@ -1,0 +1,159 @@
+"""Which split an example goes to, where the source does not say.
+
+An example's content says where it would go: its hash is a place between 0 and 1, and the shares of test and validation
+are the first parts of that. So copies stay together, names and order mean nothing, and what is added moves no other.
+But hashes are like dice, and of 38 images they may give a test split of 13. So each label has bounds: a split holds at
+least half and at most one and a half of its share of the label, or is one example off; and one at least where its share
+is a half or more. Where the hashes keep the bounds, nothing is moved. Elsewhere those nearest to the border of train
+cross it, as few as it takes. So what is added moves nothing in labels of some hundred examples, and a few near the
+border in smaller ones: no rule that sees content alone can hold shares and never move anything.
+"""
+
+import functools
+import hashlib
+import math
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+from kerastune.data.rules import Draft
+from kerastune.data.source import SPLITS, Problem, counted
+from kerastune.errors import printable
+from kerastune.recipe import Data
+
+_MOVABLE = (None, "train")
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Examples that go to one split: a group, or copies of one."""
+
+    place: float  # from 0 to 1
+    members: list[int]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+def assign(draft: Draft, settings: Data) -> None:
+    """Splits off from train what the source does not declare."""
+    _refuse_torn_groups(draft)
+    test = 0.0 if draft.declares("test") else settings.test_fraction
+    validation = 0.0 if draft.declares("validation") else settings.validation_fraction
+    for units in _strata(draft).values():
+        for split, those in _placed(units, test, validation).items():
+            for i in chain.from_iterable(unit.members for unit in those):
+                draft.splits[i] = split
+    _note_groups(draft)
+
+
+def _strata(draft: Draft) -> dict[str, list[_Unit]]:
+    """The units of each label, by their place; a unit with several labels counts for its rarest."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for i in draft.alive:
+        if draft.source.examples[i].split in _MOVABLE:
+            members[_key(draft, i)].append(i)
+    held: Counter[str] = Counter()
+    names = {key: _labels(draft, those) for key, those in members.items()}
+    for labels in names.values():
+        held.update(labels)
+    strata: dict[str, list[_Unit]] = defaultdict(list)
+    for key, those in members.items():
+        rarest = min(names[key], key=lambda label: (held[label], label), default="")
+        strata[rarest].append(_Unit(int(key[:16], 16) / 2**64, those))
+    for units in strata.values():
+        units.sort(key=lambda unit: unit.place)
+    return dict(strata)
+
+
+def _key(draft: Draft, i: int) -> str:
+    group = draft.source.examples[i].group
+    if group is not None:
+        return hashlib.sha256(group.encode()).hexdigest()
+    return draft.truth.place(draft.digests[i], functools.partial(draft.source.read, i))
+
+
+def _labels(draft: Draft, members: Iterable[int]) -> set[str]:
+    """The labels to hold shares of; none where it takes several examples of one to judge any of them."""
+    return set() if draft.truth.together > 1 else {label for i in members for label in draft.labels(i)}
+
+
+def _placed(units: list[_Unit], test: float, validation: float) -> dict[str, deque[_Unit]]:
+    """The units of each split.
+
+    On the circle of places, train lies between validation and test, so that either has one border with it.
+    """
+    found: dict[str, deque[_Unit]] = {split: deque() for split in SPLITS}
+    for unit in units:
+        split = "test" if unit.place < test else "validation" if unit.place < test + validation else "train"
+        found[split].append(unit)
+    total, train = sum(map(len, units)), found["train"]
+    if test:
+        _balance(found["test"], train, total * test, at_front=True)
+    if validation:
+        _balance(found["validation"], train, total * validation, at_front=False)
+    if not train and units:  # somebody has to learn it
+        split = max(("test", "validation"), key=lambda split: len(found[split]))
+        train.append(found[split].pop())
+    return found
+
+
+def _balance(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bool) -> None:
+    """Moves units over a split's border with train until the split keeps its bounds."""
+    slack = max(1.0, share / 2)
+    least, most = max(math.ceil(share - slack), 1 if share >= 0.5 else 0), max(math.floor(share + slack), 1)
+    size = sum(map(len, held))
+    while size > most:
+        unit = held[0] if at_front else held[-1]
+        if abs(size - len(unit) - share) >= abs(size - share):
+            break
+        if at_front:
+            train.append(held.popleft())
+        else:
+            train.appendleft(held.pop())
+        size -= len(unit)
+    while size < least and len(train) > 1:
+        unit = train[-1] if at_front else train[0]
+        if held and abs(size + len(unit) - share) >= abs(size - share):
+            break
+        if at_front:
+            held.appendleft(train.pop())
+        else:
+            held.append(train.popleft())
+        size += len(unit)
+
+
+# --- groups ------------------------------------------------------------------------------------------------
+
+
+def _refuse_torn_groups(draft: Draft) -> None:
+    """Groups that lie in several declared splits; under `skip_bad` they stay in the last of them."""
+    gone: set[int] = set()
+    for group, members in _groups(draft).items():
+        there = Counter(split for i in members if (split := draft.source.examples[i].split))
+        if len(there) < 2:
+            continue
+        last = max(there, key=SPLITS.index)
+        words = " and ".join(f"{there[split]} in {split}" for split in SPLITS if split in there)
+        draft.problems.append(
+            Problem(f"group {printable(group)!r}", f"is torn by the declared splits: {words}; the others are left out")
+        )
+        gone |= {i for i in members if draft.source.examples[i].split != last}
+    draft.drop(gone)
+
+
+def _note_groups(draft: Draft) -> None:
+    if not (groups := _groups(draft)):
+        return
+    there = Counter(draft.splits[members[0]] for members in groups.values())
+    words = ", ".join(f"{there[split]:,} in {split}" for split in SPLITS)
+    draft.notes.append(f"{counted(len(groups), 'group')} kept together: {words}")
+
+
+def _groups(draft: Draft) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i in draft.alive:
+        if (group := draft.source.examples[i].group) is not None:
+            groups[group].append(i)
+    return groups
