@@ -10,6 +10,7 @@ token. What else is needed stands in manifest.json, under "reading":
     names, special   what the template calls the special tokens; their ids
     start            the id that texts begin with, or null
     system           what the system says where a conversation does not say it itself, or null
+    today            the date that the template is told, if it asks for one: "2026-01-31"
     stops            ids that end an answer
     prefill          tokens that are read at a time
     cache            shape of kv_cache [1, …], zeros in the beginning
@@ -18,15 +19,18 @@ token. What else is needed stands in manifest.json, under "reading":
     scored           tokens of a conversation that are scored, as in training
     max_tokens       of the golden answers
 
-Templates come with foreign models, so they run in Jinja's sandbox: they see the messages, and nothing of Python.
+Templates come with foreign models: templates.py renders them, in a sandbox and with limits.
 """
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+templates = import_module(
+    f"{__package__}.templates" if __package__ else "templates"
+)  # beside this file, wherever it is
 
 TEMPLATE = "chat_template.jinja"  # Hugging Face's name for it
 
@@ -36,7 +40,7 @@ class Chat:
 
     Args:
         source: the template, in Jinja.
-        settings: `names`, `special`, `start` and `system`, as in a manifest.
+        settings: `names`, `special`, `start`, `system` and `today`, as in a manifest.
         tokens: texts without special tokens -> a list of ids of each.
         words: a list of ids -> the text.
     """
@@ -47,13 +51,13 @@ class Chat:
         self.start, self.system = settings["start"], settings["system"]
         specials = "|".join(map(re.escape, sorted(self.special, key=len, reverse=True))) or "(?!)"
         self._specials = re.compile(f"({specials})")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers has it
-        environment.globals["raise_exception"] = _refuse
-        self._template = environment.from_string(source)
+        self._template = templates.Template(source, settings["today"])
 
     def render(self, messages, answering=False):
         """The conversation as a text; `answering` adds what an answer of the assistant begins with."""
-        return self._template.render(messages=self.opened(messages), add_generation_prompt=answering, **self.names)
+        said = [{"role": turn["role"], "content": turn["content"]} for turn in self.opened(messages)]
+        known = {"messages": said, "tools": None, "documents": None, "add_generation_prompt": answering}
+        return self._template.render(known | self.names)
 
     def opened(self, messages):
         """The conversation, with what the system says first."""
@@ -62,9 +66,9 @@ class Chat:
         return messages
 
     def spoken(self, conversations):
-        """Of each conversation: its ids, and whether each is the assistant's: its words, and what ends them.
+        """Of each conversation: its ids, and whether each is to be learnt: the assistant's words, and what ends them.
 
-        Whose they are is seen by rendering it with and without each answer.
+        Whose they are is seen by rendering it with and without each answer. Answers of weight 0 are not learnt.
 
         Raises:
             ValueError: the template does not continue its own prompts, or no special token ends an answer.
@@ -78,17 +82,17 @@ class Chat:
         ]
         encoded = iter(self.encode(texts))
         found = []
-        for answers in ends:
+        for one, answers in zip(conversations, ends, strict=True):
             spans, whole = [], []
-            for _ in answers:
+            for k in answers:
                 before, after = next(encoded), next(encoded)
                 if before[: len(whole)] != whole or after[: len(before)] != before:
                     raise ValueError(
                         "does not continue its own prompt, so it cannot be told which tokens are the assistant's"
                     )
-                spans.append((len(before), self._end(after, len(before))))
+                spans.append((len(before), self._end(after, len(before)), one[k].get("weight", 1)))
                 whole = after
-            scored = [any(a <= i < b for a, b in spans) for i in range(len(whole))]
+            scored = [any(a <= i < b and weight for a, b, weight in spans) for i in range(len(whole))]
             found.append((whole[: spans[-1][1]], scored[: spans[-1][1]]))
         return found
 
@@ -130,10 +134,6 @@ class Chat:
         special = set(self.special.values())
         said = [i for i in ids if i not in special]
         return self.words(said).strip() if said else ""
-
-
-def _refuse(message):
-    raise TemplateError(message)
 
 
 # --- an exported model -------------------------------------------------------------------------------------
@@ -230,9 +230,18 @@ def speaking_strings(run, settings, options):
     return predict
 
 
+UNLEARNT = "/0"  # behind the role of an answer of weight 0
+
+
 def messages_of(turns):
     """Turns, str [T, 2] of role and content, as messages."""
-    return [{"role": str(role), "content": str(content)} for role, content in turns]
+    return [message(str(role), str(content)) for role, content in turns]
+
+
+def message(role, content):
+    if role.endswith(UNLEARNT):
+        return {"role": role.removesuffix(UNLEARNT), "content": content, "weight": 0}
+    return {"role": role, "content": content}
 
 
 def too_long(prompt, settings):

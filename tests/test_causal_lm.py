@@ -322,7 +322,7 @@ def test_a_recipe_for_language_models_explains_its_mistakes(pairs: Path, chat_re
     for data, message in (
         ({"promt_column": "p"}, "data.promt_column: unknown key (did you mean 'prompt_column'?)"),
         ({"source": "tfds"}, "data.source: 'tfds' is not one of 'csv', 'jsonl' or 'parquet'"),
-        ({"source": "csv", "messages_column": "m"}, "a CSV file has no lists of messages"),
+        ({"today": "tomorrow"}, "data.today: 'tomorrow' is no date such as 2026-01-31"),
     ):
         with pytest.raises(RecipeError) as caught:
             chat_recipe(data=data)

@@ -186,7 +186,7 @@ def test_a_template_is_a_graph_unless_it_changes_what_is_said(chat_recipe: Calla
     said = [tf.constant([turn["content"]]) for turn in turns]
     for content, is_changed in (("", False), ("| trim", False), ("| upper", True), ("[:3]", True)):
         source = "{% for m in messages %}{{ m.role }}: {{ m.content " + content + " }}<|im_end|>{% endfor %}"
-        chat = Chat(source, "a test", tokenizer, False, "")
+        chat = Chat(source, "a test", tokenizer, False, "", "2026-01-31")
         if is_changed:
             with pytest.raises(ValueError, match="changes what is said"):
                 frame(chat)

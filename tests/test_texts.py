@@ -90,7 +90,7 @@ def test_bad_rows_are_listed_with_their_lines_or_left_out(tmp_path: Path) -> Non
         ("text;label\na;b\n", 'data.delimiter = ";" separates them'),
         ("text,label\na,x\nb,x\n", "Only one label"),
         ("text,label\na,x\n,x\nb,x\n", "line 3: has no text"),
-        ("text,label\n" + "a,x\nb,y\n" * 9, "has no training text"),
+        ("text,label\n" + "a,x\nb,y\n" * 9, "The validation split of"),
         ("text,label\n".encode("utf-16"), "is UTF-16"),
     ],
 )

@@ -1,8 +1,12 @@
-"""Conversations: turns of a role and what it says. Their bytes are a JSON list of {"role", "content"}."""
+"""Conversations: turns of a role and what it says.
+
+Their bytes are a JSON list of {"role", "content"}; an answer that is not to be learnt has "weight": 0 besides.
+"""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -10,9 +14,10 @@ from markupsafe import Markup
 from kerastune.errors import DataError, printable
 from kerastune.modalities.contract import Asked, Example, Modality
 from kerastune.modalities.text import EXCERPT, check
+from kerastune.targets import chats
 
-Message = dict[str, str]
-"""A turn: its "role" and its "content"."""
+Message = dict[str, Any]
+"""A turn: its "role" and its "content", and "weight": 0 where it is not to be learnt."""
 
 
 def messages(data: bytes) -> list[Message]:
@@ -22,8 +27,8 @@ def messages(data: bytes) -> list[Message]:
 
 
 def decode(data: bytes) -> Example:
-    """The turns of a conversation as an array, str [T, 2]: role and content."""
-    return np.array([[turn["role"], turn["content"]] for turn in messages(data)])
+    """The turns of a conversation as an array, str [T, 2]: role and content, as `chats.messages_of` reads them."""
+    return np.array([[turn["role"] + chats.UNLEARNT * ("weight" in turn), turn["content"]] for turn in messages(data)])
 
 
 def preview(turns: Example, alternative: str) -> Markup:
@@ -52,7 +57,7 @@ CONVERSATION = Modality(
     ask=ask,
     asked_as='"a prompt"',
     is_picture=False,
-    readers=("chats.py",),
+    readers=("chats.py", "templates.py"),
     packages=("tokenizers", "jinja2"),
     question=lambda turns: turns[:-1],
 )

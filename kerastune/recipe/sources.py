@@ -1,9 +1,11 @@
 """The [data] table: settings of the sources in kerastune/data/sources."""
 
+from datetime import date
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from kerastune.errors import quoted
 from kerastune.recipe.base import Fraction, Settings, Text
 from kerastune.recipe.paths import AssetOrPath, FilePath
 
@@ -224,6 +226,13 @@ class TfdsTextData(Tfds, Texts, Labelled):
         return self.pair_key is not None
 
 
+def _date(value: str) -> str:
+    try:
+        return date.fromisoformat(value).isoformat()
+    except ValueError as error:
+        raise ValueError(f"{quoted(value)} is no date such as 2026-01-31") from error
+
+
 class ChatData(Table):
     """A CSV, JSON Lines or Parquet file with a prompt and a response, or a list of messages, in each row."""
 
@@ -233,10 +242,13 @@ class ChatData(Table):
     prompt_column: Text = "prompt"
     response_column: Text = "response"
     messages_column: Text | None = None
-    """Instead of the two: a list of {"role", "content"}, where role is system, user or assistant. Every turn of the
-    assistant is learnt. Not in CSV files."""
+    """Instead of the two: a list of {"role", "content"}, where role is system, user, assistant or tool. Every turn of
+    the assistant is learnt, but one of weight 0. Also read are {"from", "value"} as ShareGPT has it, contents in parts
+    of text, and lists as a JSON text."""
     system: Text | None = None
     """A system message that starts every conversation without one of its own."""
+    today: Annotated[str, AfterValidator(_date)] | None = None
+    """The date that a chat template is told if it asks for one: "2026-01-31". Default: the day of training."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -245,9 +257,3 @@ class ChatData(Table):
     @property
     def target(self) -> Target:
         return "text"
-
-    @model_validator(mode="after")
-    def _cells_hold_no_lists(self) -> "ChatData":
-        if self.messages_column and self.source == "csv":
-            raise ValueError("a CSV file has no lists of messages; use prompt_column and response_column, or jsonl")
-        return self

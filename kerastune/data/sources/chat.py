@@ -6,12 +6,12 @@ from typing import Any
 
 from kerastune.data import cells
 from kerastune.data.source import Example, Problem, Progress, Source, counted
+from kerastune.data.sources.messages import turns_of
 from kerastune.data.sources.table import all_rows, cleaned, in_column, placed
 from kerastune.errors import DataError, printable
+from kerastune.modalities.conversation import Message
 from kerastune.recipe.sources import ChatData
 
-Message = dict[str, str]
-ROLES = ("system", "user", "assistant")
 _EXAMPLE = 'A minimal line of a jsonl file:  {"prompt": "Where is Rome?", "response": "In Italy."}'
 
 
@@ -53,7 +53,8 @@ def examples(settings: ChatData, progress: Progress) -> Source:
 def _conversation(settings: ChatData, row: dict[str, Any], notes: Counter[str]) -> list[Message] | str:
     """A row's turns, or what is wrong with them."""
     if settings.messages_column:
-        return _messages(row[settings.messages_column], notes)
+        found = turns_of(row[settings.messages_column], notes)
+        return f"{found} (column {settings.messages_column!r})" if isinstance(found, str) else found
     turns = []
     for role, column in (("user", settings.prompt_column), ("assistant", settings.response_column)):
         given = in_column(column, cells.text(row[column], "text"))
@@ -62,24 +63,4 @@ def _conversation(settings: ChatData, row: dict[str, Any], notes: Counter[str]) 
         if not (content := cleaned(notes, given)):
             return f"has no text in column {column!r}"
         turns.append({"role": role, "content": content})
-    return turns
-
-
-def _messages(given: Any, notes: Counter[str]) -> list[Message] | str:
-    if not isinstance(given, list) or not all(isinstance(turn, dict) for turn in given):
-        return "has no list of messages"
-    turns = []
-    for number, turn in enumerate(given, start=1):
-        role, content = turn.get("role"), turn.get("content")
-        if role not in ROLES or (role == "system" and number > 1):
-            first = " (system comes first)" if role == "system" else ""
-            return f"message {number} is from {printable(str(role))!r}, not one of {', '.join(ROLES)}{first}"
-        given_text = cells.text(content, "text")
-        if isinstance(given_text, Problem):
-            return f"message {number}: {given_text.text}"
-        if not (content := cleaned(notes, given_text)):
-            return f"message {number}: has no text"
-        turns.append({"role": role, "content": content})
-    if not turns or turns[-1]["role"] != "assistant":
-        return "does not end with a message from 'assistant'"
     return turns

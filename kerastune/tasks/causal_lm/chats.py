@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,8 +13,10 @@ import tensorflow as tf
 from jinja2 import TemplateError
 
 from kerastune import assets, keras_private
-from kerastune.errors import DataError, RecipeError, printable
+from kerastune.data.source import Problem
+from kerastune.errors import DataError, RecipeError, listed, printable, shortened
 from kerastune.modalities.conversation import Message
+from kerastune.recipe.sources import ChatData
 from kerastune.targets import chats as reader
 
 Tokenizer: TypeAlias = Any  # a keras_hub.models.Tokenizer; KerasHub has no types
@@ -46,12 +49,15 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
         origin: names it in messages: "chat_template.jinja", "tokenizer_config.json" or "plain".
         starts: whether a text begins with the tokenizer's start token, if the template does not say so itself.
         system: what the system says in conversations where it says nothing.
+        today: the date that a template is told, if it asks for one: "2026-01-31".
 
     Raises:
         RecipeError: the template is no Jinja, or no special token ends an answer.
     """
 
-    def __init__(self, source: str, origin: str, tokenizer: Tokenizer, starts: bool, system: str | None) -> None:
+    def __init__(
+        self, source: str, origin: str, tokenizer: Tokenizer, starts: bool, system: str | None, today: str
+    ) -> None:
         self.origin, self.tokenizer = origin, tokenizer
         keras_private.split_in_graph(tokenizer)  # or a model would be asked in other tokens than it was trained in
         start = tokenizer.start_token_id
@@ -62,11 +68,12 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
             "special": {str(token): int(tokenizer.token_to_id(token)) for token in known},
             "start": int(start) if starts and start is not None else None,
             "system": system,
+            "today": today,
         }
         try:
             super().__init__(source, self.settings, self._tokens, self._words)
         except TemplateError as error:
-            raise RecipeError(f"The chat template ({origin}) is no Jinja: {error}.") from error
+            raise RecipeError(f"The chat template ({origin}) is no Jinja that can be used: {error}.") from error
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         (probe,) = self.conversations([turns])
         self.stop = [i for i, on in zip(probe.ids, probe.scored, strict=True) if on][-1]
@@ -110,14 +117,25 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
     def refuse_special(self, ids: Sequence[str], conversations: Sequence[Sequence[Message]]) -> None:
         """Raises DataError for conversations whose words would be read as the template's own marks."""
         bad = [
-            f"  {id}: holds {token!r}"
+            Problem(id, f"holds {token!r}")
             for id, turns in zip(ids, conversations, strict=True)
             for token in self.special
             if any(token in turn["content"] for turn in turns)
         ]
+        silent = [
+            Problem(id, "what a tool says is not written by the chat template")
+            for id, turns in zip(ids, conversations, strict=True)
+            if (tools := [turn["content"] for turn in turns if turn["role"] == "tool"])
+            and not all(said in self.render(turns) for said in tools)
+        ]
+        if silent:
+            raise DataError(
+                f"{len(silent)} conversations have turns that the model would not see:\n{listed(silent)}",
+                "Leave out the turns of tools, or use a preset whose template writes them.",
+            )
         if bad:
             raise DataError(
-                "\n".join([f"{len(bad)} texts hold marks of the chat template:", *bad[:50]]),
+                f"{len(bad)} texts hold marks of the chat template:\n{listed(bad)}",
                 "Whoever writes them could speak as somebody else; take them out.",
             )
 
@@ -204,23 +222,50 @@ def unmarked(chat: Chat, said: tf.Tensor) -> tf.Tensor:
 _NAMES = (("bos", "start"), ("eos", "end"), ("pad", "pad"), ("unk", "unk"))
 
 
-def chat_of(preset: str, preprocessor: Any, system: str | None) -> Chat:
-    """The chat template of a preset: its chat_template.jinja, or that in its tokenizer_config.json, or PLAIN."""
+TODAY = "chat_today.txt"
+"""Beside a template that asks for the date: the one that the model was trained with."""
+
+
+def chat_of(preset: str, preprocessor: Any, data: ChatData) -> Chat:
+    """The chat template of a preset: its chat_template.jinja, or that in its tokenizer_config.json, or PLAIN.
+
+    Raises:
+        RecipeError: it cannot be read or used.
+    """
     source, origin = _template(preset)
     starts = bool(getattr(preprocessor, "add_start_token", False))
-    return Chat(source, origin, preprocessor.tokenizer, starts, system)
+    path = file_of(preset, TODAY)
+    today = data.today or (path.read_text("utf-8").strip() if path else datetime.now().date().isoformat())
+    return Chat(source, origin, preprocessor.tokenizer, starts, data.system, today)
+
+
+def write(chat: Chat, folder: Path) -> None:
+    """Writes the template, and the date that it was told."""
+    (folder / reader.TEMPLATE).write_text(chat.source, "utf-8")
+    if "strftime_now" in chat.source:
+        (folder / TODAY).write_text(chat.settings["today"] + "\n", "utf-8")
 
 
 def _template(preset: str) -> tuple[str, str]:
     if (path := file_of(preset, reader.TEMPLATE)) is not None:
-        return path.read_text("utf-8"), reader.TEMPLATE
+        return _read(path), reader.TEMPLATE
     if (path := file_of(preset, "tokenizer_config.json")) is not None:
-        given = json.loads(path.read_text("utf-8")).get("chat_template")
-        if isinstance(given, list):  # several, by name
-            given = next((one["template"] for one in given if one.get("name") == "default"), None)
+        try:
+            given = json.loads(_read(path)).get("chat_template")
+            if isinstance(given, list):  # several, by name
+                given = next((one["template"] for one in given if one.get("name") == "default"), None)
+        except (ValueError, RecursionError, AttributeError, LookupError, TypeError) as error:
+            raise RecipeError(f"{path} holds no settings of a tokenizer: {shortened(str(error))}.") from error
         if isinstance(given, str):
             return given, path.name
     return PLAIN, "plain"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except ValueError as error:
+        raise RecipeError(f"{path} is not UTF-8: {shortened(str(error))}.") from error
 
 
 def file_of(preset: str, name: str) -> Path | None:

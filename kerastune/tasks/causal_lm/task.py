@@ -26,7 +26,7 @@ from kerastune.targets import chats as reader
 from kerastune.tasks import text_models
 from kerastune.tasks import tokens as texts
 from kerastune.tasks.causal_lm import hugging_face
-from kerastune.tasks.causal_lm.chats import Chat, chat_of, checked, encoded, file_of, frame, unmarked
+from kerastune.tasks.causal_lm.chats import Chat, chat_of, checked, encoded, file_of, frame, unmarked, write
 from kerastune.tasks.causal_lm.settings import CausalLM
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Learning, Model, Targets, Task
 from kerastune.tasks.image_classification.settings import Augment
@@ -69,7 +69,7 @@ def build(recipe: CausalLM, preset: str, num_outputs: int, precision: str) -> Mo
             "Use a preset of a decoder (GPT-2, Llama, Qwen, Gemma, …).",
         )
     set_length(recipe, model)
-    model.chat = chat_of(preset, model.preprocessor, recipe.data.system)
+    model.chat = chat_of(preset, model.preprocessor, recipe.data)
     return model
 
 
@@ -107,13 +107,13 @@ def load(folder: str, recipe: CausalLM, precision: str = "float32") -> Model:
     """
     keras.config.set_dtype_policy(precision)
     model = keras_hub.models.CausalLM.from_preset(folder, dtype=precision)
-    model.chat = chat_of(folder, model.preprocessor, recipe.data.system)
+    model.chat = chat_of(folder, model.preprocessor, recipe.data)
     return model
 
 
 def write_beside(model: Model, folder: Path) -> None:
     """Writes what KerasHub's preset does not hold: the chat template."""
-    (folder / reader.TEMPLATE).write_text(model.chat.source, "utf-8")
+    write(model.chat, folder)
 
 
 def describe(model: Model, splits: Splits) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def example(model: Model, split: Split, batch_size: int) -> dict[str, tf.Tensor]
 def preprocessing(model: Model, augment: Augment | None = None) -> str:
     """sha256 of everything that decides which inputs the same conversations make."""
     return hashlib.sha256(
-        f"{texts.preprocessing(model)}\n{model.chat.source}\n{model.chat.system}".encode()
+        f"{texts.preprocessing(model)}\n{model.chat.source}\n{model.chat.system}\n{model.chat.settings['today']}".encode()
     ).hexdigest()
 
 

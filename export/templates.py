@@ -1,0 +1,260 @@
+"""Chat templates as transformers renders them, without transformers: Jinja, in its sandbox and with limits.
+
+They come with foreign models. They see the messages and nothing of Python, and may take neither the machine's memory
+nor its time: every round of a loop, call, filter and text that is put together is checked.
+"""
+
+import json
+import re
+import time
+from datetime import datetime
+from functools import wraps
+
+from jinja2 import TemplateError, nodes, pass_context, pass_eval_context
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.visitor import NodeTransformer
+
+SOURCE = 200_000  # characters of a template
+SECONDS = 10  # that it may take for one conversation
+SIZE = 10_000_000  # characters of a text that it makes, or entries of a list
+NUMBER = 100_000  # the largest that it may give to a function, such as the width of a column
+
+
+class Template:
+    """A chat template.
+
+    Args:
+        source: the template, in Jinja.
+        today: the date that `strftime_now` gives, as "2026-01-31".
+
+    Raises:
+        TemplateError: it is no Jinja, nests too deep or is too long.
+    """
+
+    def __init__(self, source, today):
+        if len(source) > SOURCE:
+            raise TemplateError(f"it has {len(source):,} characters, and {SOURCE:,} are allowed")
+        self._sandbox = Sandbox(datetime.fromisoformat(today))
+        try:
+            self._template = self._sandbox.from_string(source)
+        except (RecursionError, SyntaxError, MemoryError) as error:  # Python's, of the code that Jinja makes of it
+            raise TemplateError("it nests too deep") from error
+
+    def render(self, known):
+        """The text of what is `known` by name.
+
+        Raises:
+            TemplateError: the template refuses it, or does what the sandbox does not allow.
+        """
+        self._sandbox.start()
+        found = self._template.generate(**known)
+        return self._sandbox.concat(found)
+
+
+class Sandbox(ImmutableSandboxedEnvironment):
+    """The environment of transformers, with limits."""
+
+    intercepted_binops = frozenset({"*", "**", "%", "+"})
+
+    def __init__(self, today):
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols], finalize=_sized)
+        self.ends = float("inf")
+        self.concat = self._joined
+        self.filters |= {"tojson": _tojson, "join": _join}
+        self.filters = {name: self._limited(one) for name, one in self.filters.items()}
+        self.filters |= {_LOOP: _in_time, _TEXT: _limited_text}
+        del self.globals["lipsum"]
+        self.globals |= {"raise_exception": _refuse, "strftime_now": today.strftime}
+
+    def start(self):
+        """Counts the time from now on."""
+        self.ends = time.monotonic() + SECONDS
+
+    def in_time(self):
+        if time.monotonic() > self.ends:
+            raise SecurityError(f"it takes more than {SECONDS} seconds for one conversation")
+
+    def _parse(self, source, name, filename):
+        return _Limits().visit(super()._parse(source, name, filename))
+
+    def call_binop(self, context, operator, left, right):
+        self.in_time()
+        if operator == "%" and isinstance(left, str):
+            _check_format(left, right if isinstance(right, tuple) else (right,))
+        elif operator == "**":
+            _check_numbers((left, right), 1000)
+        elif operator == "*":
+            for one, times in ((left, right), (right, left)):
+                if isinstance(one, str | list | tuple) and isinstance(times, int):
+                    _check_size(len(one) * times)
+            if isinstance(left, int) and isinstance(right, int):
+                _check_numbers((left, right), 2**64)
+        return _sized(super().call_binop(context, operator, left, right))
+
+    def call(self, context, function, /, *arguments, **named):
+        self.in_time()
+        name, text = getattr(function, "__name__", ""), getattr(function, "__self__", None)
+        if name != "raise_exception":
+            _check_numbers((*arguments, *named.values()))
+        if name in ("format", "format_map", "strftime"):
+            _check_format(text if isinstance(text, str) else str(arguments[0]), ())
+        elif name == "replace" and isinstance(text, str):
+            _check_replaced(text, *arguments)
+        elif name == "join" and isinstance(text, str):
+            arguments = (self._listed(arguments[0], len(text)),)
+        return _sized(super().call(context, function, *arguments, **named))
+
+    def wrap_str_format(self, value):
+        formats = super().wrap_str_format(value)
+        if formats is None:
+            return None
+
+        @wraps(formats)
+        def limited(*arguments, **named):
+            _check_format(value.__self__, ())
+            return formats(*arguments, **named)
+
+        return limited
+
+    def _limited(self, function):
+        @wraps(function)
+        def limited(*arguments, **named):
+            self.in_time()
+            _check_numbers((*arguments[1:], *named.values()))
+            for one in arguments:
+                _sized(one)
+            if function.__name__ == "do_format":
+                _check_format(str(arguments[0]), arguments[1:])
+            elif function.__name__ == "do_replace":
+                _check_replaced(*map(str, arguments[1:4]))
+            return _sized(function(*arguments, **named))
+
+        return limited
+
+    def _listed(self, parts, between):
+        """The parts of a text that is no longer than allowed."""
+        found, size = [], 0
+        for part in parts:
+            self.in_time()
+            found.append(part)
+            size += len(part) + between
+            _check_size(size)
+        return found
+
+    def _joined(self, parts):
+        return "".join(self._listed(parts, 0))
+
+
+# --- what has no hook in Jinja's sandbox --------------------------------------------------------------------
+
+_LOOP, _TEXT = "limited loop", "limited text"  # filters whose names no template can write
+
+
+class _Limits(NodeTransformer):
+    """Puts a filter around what every loop goes through, and around texts that are put together with ~."""
+
+    def visit_For(self, node):
+        self.generic_visit(node)
+        node.iter = self._filtered(node.iter, _LOOP, node)
+        return node
+
+    def visit_Concat(self, node):
+        self.generic_visit(node)
+        node.nodes = [self._filtered(one, _TEXT, node) for one in node.nodes]
+        return self._filtered(node, _TEXT, node)
+
+    def _filtered(self, node, name, at):
+        made = nodes.Filter(node, name, [], [], None, None, lineno=at.lineno)
+        made.set_environment(at.environment)
+        return made
+
+
+@pass_context
+def _in_time(context, values):
+    for value in values:
+        context.environment.in_time()
+        yield value
+
+
+@pass_context
+def _limited_text(context, value):
+    context.environment.in_time()
+    return _sized(value)
+
+
+class _Generation(Extension):
+    """`{% generation %}`, with which templates mark what the assistant says; it changes nothing in the text."""
+
+    tags = frozenset({"generation"})
+
+    def parse(self, parser):
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_said"), [], [], body).set_lineno(line)
+
+    def _said(self, caller):
+        return caller()
+
+
+# --- functions ---------------------------------------------------------------------------------------------
+
+
+def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+    """JSON without HTML's escapes, which Jinja's own filter adds."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@pass_eval_context
+def _join(context, value, between="", attribute=None):
+    sandbox = context.environment
+    if attribute is not None:
+        value = (sandbox.getitem(one, attribute) for one in value)
+    return str(between).join(sandbox._listed(map(str, value), len(str(between))))
+
+
+def _refuse(message):
+    raise TemplateError(message)
+
+
+# --- limits ------------------------------------------------------------------------------------------------
+
+
+def _sized(value):
+    """The value; raises SecurityError where it is larger than allowed, whatever it is made of."""
+    left, stack = SIZE, [value]
+    while stack:
+        one = stack.pop()
+        if isinstance(one, str | bytes):
+            left -= len(one)
+        elif isinstance(one, dict):
+            left -= len(one)
+            stack += [*one.keys(), *one.values()] if left >= 0 else []
+        elif isinstance(one, list | tuple):
+            left -= len(one)
+            stack += one if left >= 0 else []
+        if left < 0:
+            _check_size(SIZE + 1)
+    return value
+
+
+def _check_size(size):
+    if size > SIZE:
+        raise SecurityError(f"it makes a text of more than {SIZE:,} characters")
+
+
+def _check_numbers(values, most=NUMBER):
+    if any(isinstance(one, int | float) and abs(one) > most for one in values):
+        raise SecurityError(f"it gives a function a number above {most:,}")
+
+
+def _check_replaced(text, old, new="", *more):
+    _check_size(len(text) + text.count(old) * len(new))
+
+
+def _check_format(text, values):
+    """Refuses widths that would make a long text of a short one."""
+    if re.search(r"\d{6}", text):
+        raise SecurityError(f"it formats with a width above {NUMBER:,}")
+    if "*" in text:
+        _check_numbers(values)
