@@ -1,4 +1,4 @@
-"""Every quantisation of a run in every runtime: size, latency, and accuracy beside Keras's on its validation images.
+"""Measures every quantisation of a run in every runtime: size, latency and accuracy on the validation images.
 
     python bench/ladder.py RUN > docs/ladder.md        (make ladder RUN=…)
 
@@ -25,7 +25,7 @@ INT8_DROP, INT8_SIZE = 0.01, 0.28  # of accuracy at most, and of the float file'
 
 
 def ladder(of):
-    """The artifacts, smallest first in each format; those that lose accuracy are shown, not refused."""
+    """Exports the artifacts, smallest first in each format; those that lose accuracy are shown, not refused."""
     exports = [{"target": target, "quantize": one} for target, ones in WANTED.items() for one in ones]
     try:
         export(of, [parse_export({**one, "max_accuracy_drop": 1.0}) for one in exports])
@@ -36,7 +36,7 @@ def ladder(of):
 
 
 def rows(one, whole):
-    """One a runtime."""
+    """Yields one row per runtime."""
     for name, runtime in one.report.runtimes.items():
         cells = [one.manifest.name, f"{one.size_bytes / 1e6:.2f}", f"{one.size_bytes / whole:.2f}", name]
         if found := runtime.validation:
@@ -52,8 +52,9 @@ def main(folder):
         of = run.load(copytree(folder, Path(scratch) / "run", ignore=ignore_patterns("exports")))
         made, refused = ladder(of)
         floats = {one.manifest.format: one.size_bytes for one in made if one.manifest.quantize == "none"}
-        print(f"# Every quantisation in every runtime\n\nOf the recipe {of.recipe.name}, {of.recipe.preset}.\n")
-        print("| artifact | MB | of float's | runtime | ms | accuracy | drop | max error |", "|---" * 8 + "|", sep="\n")
+        print("# Every quantisation in every runtime\n")
+        print(f"Measured on a run of the recipe {of.recipe.name}, with the preset {of.recipe.preset}.\n")
+        print("| artifact | MB | of float | runtime | ms | accuracy | drop | max error |", "|---" * 8 + "|", sep="\n")
         missed = refused
         for one in made:
             whole = floats[one.manifest.format]

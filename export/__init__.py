@@ -1,1 +1,1 @@
-"""The places a model goes: one folder a target. Packaged as kerastune.targets."""
+"""Deployment targets, one folder each. Packaged as kerastune.targets."""

@@ -1,6 +1,6 @@
-"""What the outputs of a model say, by what was learnt: one row a kind in `ANSWERS`, else `PLAIN`. Numpy alone.
+"""Puts a model's outputs into words, by kind of output: rows of `ANSWERS`, or `PLAIN`. Needs only numpy.
 
-Outputs are those of one example, a row by the name of the output.
+Outputs are those of one example: a row by name of the output.
 """
 
 from collections.abc import Callable
@@ -10,35 +10,35 @@ import numpy as np
 
 
 def best(outputs, labels, top):
-    """The most probable labels, the most probable first."""
+    """Returns the most probable labels, in order."""
     scores = outputs["scores"]
     return [f"{scores[i]:.4f}  {labels[i]}" for i in np.argsort(-scores, kind="stable")[:top]]
 
 
 def number(outputs, labels, top):
-    """The number, under the name of its column."""
+    """Returns the number with the name of its column."""
     return [f"{outputs['scores'][0]:.4f}  {labels[0]}"]
 
 
 def vector(outputs, labels, top):
-    """How a vector begins."""
+    """Returns the beginning of a vector."""
     found = outputs["embeddings"]
     return [f"{len(found)} numbers: {' '.join(f'{one:.4f}' for one in found[:6])} …"]
 
 
 def answer(outputs, labels, top):
-    """The words of an answer."""
+    """Returns the text of an answer."""
     return [str(outputs["texts"])]
 
 
 def plain(outputs, labels, top):
-    """How each output begins."""
+    """Returns the beginning of each output."""
     first = {name: " ".join(f"{value:.4g}" for value in row.flat[:6]) for name, row in outputs.items()}
     return [f"{name} {list(outputs[name].shape)}: {values}" for name, values in first.items()]
 
 
 def cosines(said):
-    """How alike each two are."""
+    """Returns the cosine similarity of each two."""
     lines = []
     for i, (name, outputs) in enumerate(said):
         for other, theirs in said[i + 1 :]:
@@ -49,12 +49,12 @@ def cosines(said):
 
 
 def largest(ours, theirs):
-    """The largest difference of two numbers, in any output."""
+    """Returns the largest difference of two numbers in any output."""
     return np.max([np.abs(ours[name].astype(np.float64) - theirs[name]).max(initial=0) for name in theirs])
 
 
 def nats(ours, theirs):
-    """The difference of cross-entropies, in nats a token; "sums" are nats, right tokens and scored tokens."""
+    """Returns the difference of cross-entropies in nats per token; "sums" are nats, correct and scored tokens."""
     return abs(ours["sums"][0] / ours["sums"][2] - theirs["sums"][0] / theirs["sums"][2])
 
 
@@ -71,10 +71,10 @@ class Kind:
     """A row of `ANSWERS`.
 
     Attributes:
-        lines: (outputs, labels, how many labels) -> lines that say it.
-        difference: (ours, theirs) -> how far two runtimes are apart, as `tolerance` in the manifest has it.
-        unit: of the difference.
-        alike: (ours, theirs) -> whether both give the same labels, where there are labels.
+        lines: (outputs, labels, number of labels) -> the output in words, as lines.
+        difference: (ours, theirs) -> the difference between two runtimes, for the manifest's `tolerance`.
+        unit: the unit of the difference.
+        alike: (ours, theirs) -> whether both give the same labels, if there are labels.
         together: names and outputs of all examples -> lines that compare them.
     """
 
@@ -94,5 +94,5 @@ ANSWERS = {
     "pairs": VECTORS,
     "groups": VECTORS,
     "scores": VECTORS,
-    "text": Kind(answer, nats, " nats a token"),
+    "text": Kind(answer, nats, " nats per token"),
 }

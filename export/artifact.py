@@ -1,11 +1,11 @@
-"""Runs an exported model without kerastune: numpy, one runtime, and what its kind of example needs.
+"""Runs an exported model without kerastune, with numpy, one runtime, and the packages for its kind of example.
 
-Each target's reader.py brings `load(folder, manifest, options) -> run`, where `run(inputs)` is the model: arrays by the
-name of the input in, arrays by the name of the output out, one row an example. This file is what readers share. Both
-are copied into every artifact, so that the folder runs wherever it is taken.
+Each target's reader.py defines `load(folder, manifest, options) -> run`. `run(inputs)` is the model: it maps arrays by
+input name to arrays by output name, one row per example. This file is the code that readers share. Both are copied into
+every artifact, so that the folder runs anywhere.
 
-    python reader.py ARTIFACT photo.jpg …       asks about images
-    python reader.py ARTIFACT "a text" …        asks about texts; of pairs, two texts each
+    python reader.py ARTIFACT photo.jpg …       predicts images
+    python reader.py ARTIFACT "a text" …        predicts texts; for pairs, two texts each
     python reader.py ARTIFACT --check           replays golden.npz: does this device compute what was trained?
 """
 
@@ -21,16 +21,19 @@ from pathlib import Path
 import numpy as np
 
 EXAMPLES = {"image": "images", "text": "texts", "conversation": "chats"}
-"""The module of each kind of example: `asked` finds those that are named, `taking` makes inputs of them, and
-`predicting` and `replayed` are there where a model is more than one call and its proof more than its outputs, and
-`Refused` where there are examples that it cannot be asked about."""
+"""The module for each kind of example. `asked` finds the named examples, and `taking` turns them into inputs. Optional:
+`predicting` if a prediction is more than one call, `replayed` if the proof is more than outputs, and `Refused` for
+examples that the model cannot take."""
 
 REFUSED = 5
-"""The exit code where the model cannot be asked about an example, whatever the runtime."""
+"""Exit code for an example that the model cannot take, whatever the runtime."""
 
 
 def main(load, *arguments):
-    """Each of `arguments` adds options of a reader's own to a parser; `load(folder, manifest, options)` gets them."""
+    """Runs a reader.
+
+    Each of `arguments` adds its own options to a parser; `load(folder, manifest, options)` gets them.
+    """
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description="Runs an exported model.")
     parser.add_argument("artifact", type=Path, help="the artifact's folder (it holds manifest.json)")
@@ -39,23 +42,21 @@ def main(load, *arguments):
     )
     parser.add_argument("--top", type=int, default=3, metavar="K", help="labels to print for each example")
     parser.add_argument("--check", action="store_true", help="replay golden.npz; exit code 3 if it differs")
-    parser.add_argument(
-        "--stream", type=Path, metavar="OUT.npz", help="answer arrays from stdin, as kerastune verify does"
-    )
+    parser.add_argument("--stream", type=Path, metavar="OUT.npz", help="answer arrays from stdin, for kerastune verify")
     for add in arguments:
         add(parser)
-    options = parser.parse_intermixed_args()  # options may stand before the images
+    options = parser.parse_intermixed_args()  # options may come before the images
     folder = options.artifact
     if not (folder / "manifest.json").is_file():
-        parser.error(f"{folder} is no artifact: it holds no manifest.json")
+        parser.error(f"{folder} is not an artifact: it has no manifest.json")
     if not (options.examples or options.check or options.stream):
-        parser.error("name image files, or give texts, or --check")
+        parser.error("give image files, texts or --check")
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     changed = [name for name, file in manifest["files"].items() if not same(folder / name, file)]
     if manifest["sha256"] != digest(manifest):
         changed.append("manifest.json")
     if changed:
-        print(f"FAILED: not what was exported: {', '.join(changed)}", file=sys.stderr)
+        print(f"FAILED: changed since the export: {', '.join(changed)}", file=sys.stderr)
         sys.exit(3)
     examples = import_module(EXAMPLES[manifest["modality"]])
     predict = load(folder, manifest, options)
@@ -71,18 +72,18 @@ def main(load, *arguments):
 
 
 def same(path, file):
-    """Whether a file is, byte for byte, the one that was exported."""
+    """Returns whether a file is, byte for byte, the exported one."""
     return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == file["sha256"]
 
 
 def digest(manifest):
-    """The hash of all that a manifest says; its own stands beside it."""
+    """Returns the hash of a manifest's content, without its stored hash."""
     said = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def show(predict, take, asked, manifest, top):
-    """Prints what the model says about each example, and about all of them."""
+    """Prints the model's output for each example, and a comparison of all of them."""
     from answers import ANSWERS, PLAIN
 
     kind, said = ANSWERS.get(manifest["learnt"], PLAIN), []
@@ -97,7 +98,7 @@ def show(predict, take, asked, manifest, top):
 
 
 def check(predict, take, examples, folder, manifest):
-    """Replays the golden examples and compares with what Keras said about them."""
+    """Replays the golden examples and compares the outputs with Keras's."""
     from answers import ANSWERS, PLAIN
 
     kind, allowed = ANSWERS.get(manifest["learnt"], PLAIN), manifest["tolerance"]["golden_error"]
@@ -110,11 +111,11 @@ def check(predict, take, examples, folder, manifest):
         for name, rows in predict(take(example)).items():
             found.setdefault(name, []).extend(rows)
     if shapes(found) != shapes(expected):
-        print(f"FAILED: the outputs {', '.join(found)} are no {', '.join(expected)} of Keras's shapes")
+        print(f"FAILED: the outputs {', '.join(found)} do not have Keras's names or shapes, {', '.join(expected)}")
         return False
     pairs = list(zip(by_example(found), by_example(expected), strict=True))
     error = np.max([kind.difference(ours, theirs) for ours, theirs in pairs])
-    passed = bool(error <= allowed)  # NaN compares false with everything, so it fails
+    passed = bool(error <= allowed)  # NaN compares false, so it fails
     words = (
         f"{len(inputs)} golden {manifest['modality']}s, largest error {error:.3g}{kind.unit} ({allowed:.3g} allowed)"
     )
@@ -128,11 +129,11 @@ def check(predict, take, examples, folder, manifest):
 
 
 def stream(predict, take, examples, manifest, out, load_seconds):
-    """Outputs and seconds for each array on stdin: 8 bytes that say how long its .npy is, then the .npy itself.
+    """Writes outputs and seconds for each array on stdin, which is 8 bytes with the length of an .npy, then the .npy.
 
     An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], texts str [1 or 2] or [B, 1 or 2],
-    or a conversation, turns of role and content, str [T, 2]. Writes "outputs/NAME", one row an example, and
-    "outputs/NAME/offsets" where the manifest says that an output has any number of rows an example.
+    or a conversation, turns of role and content, str [T, 2]. Writes "outputs/NAME", one row per example, and
+    "outputs/NAME/offsets" for outputs whose number of rows varies by example.
     """
     found, seconds, refused = {}, [], getattr(examples, "Refused", ())
     while size := sys.stdin.buffer.read(8):
@@ -145,7 +146,7 @@ def stream(predict, take, examples, manifest, out, load_seconds):
             print(f"example {len(seconds) + 1}: {error}", file=sys.stderr)
             sys.exit(REFUSED)
         took = time.perf_counter() - start
-        seconds.append(getattr(predict, "seconds", took))  # a page says itself, without the way there and back
+        seconds.append(getattr(predict, "seconds", took))  # a page measures this itself, without the round trip
         for name, rows in outputs.items():
             found.setdefault(name, []).extend(rows)
         out.touch()  # a sign of life
@@ -164,7 +165,7 @@ def stream(predict, take, examples, manifest, out, load_seconds):
 
 
 def by_example(rows):
-    """Lists of rows by name -> the row of each name, for every example."""
+    """Turns lists of rows by name into a row by name for every example."""
     return [dict(zip(rows, some, strict=True)) for some in zip(*rows.values(), strict=True)]
 
 
@@ -173,7 +174,7 @@ def shapes(rows):
 
 
 def rows_of(stored, prefix):
-    """Arrays that were stored under a prefix -> a list of rows by name."""
+    """Turns arrays stored under a prefix into lists of rows by name."""
     found = {}
     for key, values in stored.items():
         if key.startswith(prefix) and not key.endswith("/offsets"):
@@ -184,7 +185,7 @@ def rows_of(stored, prefix):
 
 
 def arrays_of(rows, manifest):
-    """A list of rows by name -> arrays to store; outputs with any number of rows are put one behind another."""
+    """Turns lists of rows by name into arrays to store; concatenates outputs with a varying number of rows."""
     found = {}
     for name, some in rows.items():
         if name in ragged(manifest):
@@ -196,12 +197,12 @@ def arrays_of(rows, manifest):
 
 
 def ragged(manifest):
-    """Names of the outputs that have any number of rows an example."""
+    """Returns the names of outputs whose number of rows varies by example."""
     return {one["name"] for one in manifest["outputs"] if one["shape"][1:2] == [None]}
 
 
 def names(manifest):
-    """Names of the outputs in the order of the file, which is alphabetical."""
+    """Returns the names of the outputs in the file's order, which is alphabetical."""
     return sorted(one["name"] for one in manifest["outputs"])
 
 
@@ -209,7 +210,7 @@ def names(manifest):
 
 
 def encoded(values, tensor):
-    """Values as a TFLite input takes them: as they are, or as integers with a scale and a zero point."""
+    """Converts values for a TFLite input: unchanged, or to integers with a scale and a zero point."""
     scale, zero = quantisation(tensor)
     if not scale:
         return values.astype(tensor["dtype"])
@@ -218,13 +219,13 @@ def encoded(values, tensor):
 
 
 def decoded(values, tensor):
-    """What a TFLite output says; float32 where it has a scale and a zero point."""
+    """Converts a TFLite output; to float32 if it has a scale and a zero point."""
     scale, zero = quantisation(tensor)
     return (values.astype(np.float32) - zero) * np.float32(scale) if scale else values
 
 
 def quantisation(tensor):
-    """Scale and zero point of a TFLite tensor; 0 and 0 where it has none."""
+    """Returns scale and zero point of a TFLite tensor, or 0 and 0."""
     found = tensor["quantization_parameters"]
     return (float(found["scales"][0]), int(found["zero_points"][0])) if len(found["scales"]) else (0, 0)
 
@@ -233,20 +234,20 @@ def quantisation(tensor):
 
 
 def threads(parser):
-    parser.add_argument("--threads", type=int, help="threads of one inference")
+    parser.add_argument("--threads", type=int, help="threads per inference")
 
 
 def answering(parser):
-    """How a language model answers."""
-    parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="of an answer")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="of an answer; 0: the likeliest")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of an answer with a temperature")
+    """Adds options for answers of a language model."""
+    parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="maximum tokens of an answer")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: greedy; above 0: sample")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="sampling seed")
 
 
 def peak_mb():
-    """The most memory this process has held, in MB; NaN where the system does not say."""
+    """Returns the peak memory of this process in MB, or NaN."""
     status = Path("/proc/self/status")
-    # Linux's getrusage counts what the parent held when it started this process.
+    # On Linux, getrusage includes the parent's memory at the start of this process.
     for line in status.read_text().splitlines() if status.is_file() else []:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024 / 1e6

@@ -1,23 +1,23 @@
-"""Conversations with an exported language model, without kerastune: numpy, the tokenizers package and Jinja.
+"""Converses with an exported language model, without kerastune: numpy, the tokenizers package and Jinja.
 
-A model is a function of some tokens, and of all it has read before:
+A model is a function of tokens, and of a cache of everything it has read before:
 
     step(tokens int32 [1, N], position int32 [1], kv_cache) -> logits float32 [1, N, vocabulary], the next kv_cache
 
-`position` is that of the first token. A prompt is read `prefill` tokens at a time, and an answer is said token by
-token. What else is needed stands in manifest.json, under "reading":
+`position` is that of the first token. A prompt is read `prefill` tokens at a time, and an answer is generated token by
+token. manifest.json has the other settings under "reading":
 
-    names, special   what the template calls the special tokens; their ids
+    names, special   the template's names of special tokens; their ids
     start            the id that texts begin with, or null
     system           what the system says where a conversation does not say it itself, or null
     today            the date that the template is told, if it asks for one: "2026-01-31"
     stops            ids that end an answer
-    prefill          tokens that are read at a time
-    cache            shape of kv_cache [1, …], zeros in the beginning
-    length           tokens that kv_cache holds: prompt and answer
-    vocabulary       numbers that the logits have
-    scored           tokens of a conversation that are scored, as in training
-    max_tokens       of the golden answers
+    prefill          number of prompt tokens to read at a time
+    cache            shape of kv_cache [1, …], zeros at the beginning
+    length           number of tokens in kv_cache: prompt and answer
+    vocabulary       size of the logits
+    scored           maximum scored tokens of a conversation, as in training
+    max_tokens       maximum tokens of the golden answers
 
 Templates come with foreign models: templates.py renders them, in a sandbox and with limits.
 """
@@ -36,12 +36,12 @@ TEMPLATE = "chat_template.jinja"  # Hugging Face's name for it
 
 
 class Chat:
-    """A chat template, and the tokenizer that it belongs to.
+    """A chat template and its tokenizer.
 
     Args:
         source: the template, in Jinja.
         settings: `names`, `special`, `start`, `system` and `today`, as in a manifest.
-        tokens: texts without special tokens -> a list of ids of each.
+        tokens: texts without special tokens -> a list of ids for each.
         words: a list of ids -> the text.
     """
 
@@ -54,13 +54,13 @@ class Chat:
         self._template = templates.Template(source, settings["today"])
 
     def render(self, messages, answering=False):
-        """The conversation as a text; `answering` adds what an answer of the assistant begins with."""
+        """Renders the conversation as text; `answering` adds the beginning of an assistant turn."""
         said = [{"role": turn["role"], "content": turn["content"]} for turn in self.opened(messages)]
         known = {"messages": said, "tools": None, "documents": None, "add_generation_prompt": answering}
         return self._template.render(known | self.names)
 
     def opened(self, messages):
-        """The conversation, with what the system says first."""
+        """Returns the conversation with its system message."""
         if self.system and not (messages and messages[0]["role"] == "system"):
             return [{"role": "system", "content": self.system}, *messages]
         return messages
@@ -68,7 +68,7 @@ class Chat:
     def spoken(self, conversations):
         """Of each conversation: its ids, and whether each is to be learnt: the assistant's words, and what ends them.
 
-        Whose they are is seen by rendering it with and without each answer. Answers of weight 0 are not learnt.
+        Finds out by rendering the conversation with and without each answer. Answers of weight 0 are not learnt.
 
         Raises:
             ValueError: the template does not continue its own prompts, or no special token ends an answer.
@@ -87,9 +87,7 @@ class Chat:
             for k in answers:
                 before, after = next(encoded), next(encoded)
                 if before[: len(whole)] != whole or after[: len(before)] != before:
-                    raise ValueError(
-                        "does not continue its own prompt, so it cannot be told which tokens are the assistant's"
-                    )
+                    raise ValueError("does not continue its own prompt, so the assistant's tokens cannot be identified")
                 spans.append((len(before), self._end(after, len(before)), one[k].get("weight", 1)))
                 whole = after
             scored = [any(a <= i < b and weight for a, b, weight in spans) for i in range(len(whole))]
@@ -97,22 +95,22 @@ class Chat:
         return found
 
     def _end(self, ids, start):
-        """Where an answer ends: after its last special token."""
+        """Returns where an answer ends: after its last special token."""
         special = set(self.special.values())
         end = next((i for i in range(len(ids) - 1, start - 1, -1) if ids[i] in special), None)
         if end is None:
             raise ValueError(
-                "ends an answer with none of the tokenizer's special tokens, so the model could not learn to stop; let "
-                "it end with eos_token"
+                "does not end an answer with a special token of the tokenizer, so the model could not learn to stop; "
+                "end it with eos_token"
             )
         return end + 1
 
     def prompt(self, messages):
-        """The ids that an answer is to go on from."""
+        """Returns the ids of the prompt for an answer."""
         return self.encode([self.render(messages, answering=True)])[0]
 
     def encode(self, texts):
-        """Texts as ids, special tokens among them."""
+        """Encodes texts as ids, including special tokens."""
         parts = [self.parts(text) for text in texts]
         plain = sorted({part for some in parts for part in some if part not in self.special})
         known = {token: [number] for token, number in self.special.items()}
@@ -122,15 +120,15 @@ class Chat:
         return [ids if ids[:1] == start else start + ids for ids in whole]
 
     def parts(self, text):
-        """A text in parts: special tokens, and what is between them."""
+        """Splits a text into special tokens and the parts between them."""
         return [part for part in self._specials.split(text) if part]
 
     def marks(self, text):
-        """The template's own marks in a text, whose writer could speak as somebody else."""
+        """Returns the template's markers in a text, which could impersonate another role."""
         return [token for token in self.special if token in text]
 
     def decode(self, ids):
-        """The words among ids, without special tokens."""
+        """Decodes ids, without special tokens."""
         special = set(self.special.values())
         said = [i for i in ids if i not in special]
         return self.words(said).strip() if said else ""
@@ -140,21 +138,21 @@ class Chat:
 
 
 class Refused(ValueError):
-    """A conversation that the model cannot be asked about."""
+    """A conversation that the model cannot take."""
 
 
 def asked(arguments, settings):
-    """Prompts that were given: what to call each, and a conversation of one turn."""
+    """Returns the given prompts: a name for each, and a conversation of one turn."""
     return ((prompt, np.array([["user", prompt.strip()]])) for prompt in arguments)
 
 
 def taking(predict, folder, settings):
-    """Nothing: `predict` takes conversations, turns of role and content, str [T, 2]."""
+    """Returns None: `predict` takes conversations, turns of role and content, str [T, 2]."""
     return lambda turns: turns
 
 
 def load(folder, settings):
-    """The `Chat` of an artifact's folder."""
+    """Returns the `Chat` of an artifact's folder."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
@@ -167,7 +165,7 @@ def load(folder, settings):
 
 
 def predicting(run, folder, manifest, options):
-    """`predict` of a model that `run` runs: as a step, on strings, or conversing by itself."""
+    """Returns `predict` for a model that `run` runs: as a step, on strings, or as a whole conversation."""
     settings = manifest["reading"]
     if getattr(run, "converses", False):
         return run
@@ -185,15 +183,15 @@ def predicting(run, folder, manifest, options):
 
 
 def speaking(chat, settings, options, logits, answer):
-    """`predict` of a reader: what a conversation is worth, or what is said next in it.
+    """Returns a reader's `predict`, which scores a conversation or answers it.
 
-    It takes turns, str [T, 2] of role and content. Where the last is the assistant's: "sums", float32 [1, 3] of
-    cross-entropy in nats, tokens that are right, and scored tokens. Else an answer: its ids, "tokens" int64 [1, most],
-    -1 behind its end, and its words, "texts" str [1].
+    It takes turns, str [T, 2] of role and content. If the last one is the assistant's, returns "sums", float32 [1, 3]:
+    cross-entropy in nats, number of correct tokens, number of scored tokens. Otherwise returns an answer: its ids,
+    "tokens" int64 [1, most], padded with -1, and its text, "texts" str [1].
 
     Args:
-        logits: ids -> what may follow each of them, float32 [len(ids), vocabulary].
-        answer: ids of a prompt, and how many tokens to say at most -> the ids of the answer; what ends it may be there.
+        logits: ids -> logits of the token after each, float32 [len(ids), vocabulary].
+        answer: (ids of a prompt, maximum number of tokens) -> ids of the answer, with or without its end token.
     """
     asked = options.max_tokens or settings["max_tokens"]
 
@@ -203,7 +201,7 @@ def speaking(chat, settings, options, logits, answer):
             return {"sums": score(logits, chat, settings, messages)[None]}
         if marks := [mark for turn in messages if turn["role"] == "user" for mark in chat.marks(turn["content"])]:
             raise Refused(
-                f"the prompt holds {marks[0]!r}, a mark of the chat template: its writer could speak as another"
+                f"the prompt holds {marks[0]!r}, a marker of the chat template, which could impersonate another role"
             )
         prompt = chat.prompt(messages)
         if why := too_long(prompt, settings):
@@ -216,9 +214,9 @@ def speaking(chat, settings, options, logits, answer):
 
 
 def speaking_strings(run, settings, options):
-    """`speaking`, of a model that takes strings: `run({name: strings})` -> its outputs by name."""
+    """Returns `speaking` for a model that takes strings: `run({name: strings})` -> its outputs by name."""
     if options.max_tokens not in (0, settings["max_tokens"]) or options.temperature:
-        raise ValueError(f"a model of raw texts takes the likeliest tokens, {settings['max_tokens']} at most")
+        raise ValueError(f"a model of raw texts answers greedily, with at most {settings['max_tokens']} tokens")
 
     def predict(turns, most=settings["max_tokens"]):
         prompt, *answer = [turn["content"] for turn in messages_of(turns)]
@@ -234,7 +232,7 @@ UNLEARNT = "/0"  # behind the role of an answer of weight 0
 
 
 def messages_of(turns):
-    """Turns, str [T, 2] of role and content, as messages."""
+    """Converts turns, str [T, 2] of role and content, to messages."""
     return [message(str(role), str(content)) for role, content in turns]
 
 
@@ -245,19 +243,19 @@ def message(role, content):
 
 
 def too_long(prompt, settings):
-    """Why a prompt's ids leave no room for an answer; None where they do."""
+    """Returns why a prompt's ids leave no room for an answer, or None."""
     if len(prompt) < settings["length"]:
         return None
-    return f"has {len(prompt)} tokens, and the model takes {settings['length']}, answer included"
+    return f"has {len(prompt)} tokens, but the model takes {settings['length']}, including the answer"
 
 
 def until(ids, stops):
-    """Ids up to the first that ends an answer."""
+    """Returns the ids before the first one that ends an answer."""
     return ids[: next((i for i, one in enumerate(ids) if one in stops), len(ids))]
 
 
 def score(logits, chat, settings, messages):
-    """Cross-entropy in nats, tokens that are right, and scored tokens: float32 [3]."""
+    """Returns cross-entropy in nats, number of correct tokens, and number of scored tokens: float32 [3]."""
     ((ids, scored),) = chat.spoken([messages])
     count = min(len(ids) - 1, settings["scored"])  # the last token has no next one
     found = logits(ids[:count])[scored[1 : count + 1]].astype(np.float64)
@@ -268,11 +266,11 @@ def score(logits, chat, settings, messages):
 
 
 def generate(step, settings, ids, max_tokens, temperature=0.0, seed=0):
-    """The ids of an answer to a prompt's, without what ends it.
+    """Generates the ids of an answer to a prompt's ids, without the end token.
 
     Args:
-        max_tokens: where it is cut off, if it does not end.
-        temperature: 0 takes the likeliest token each time; above, tokens are drawn (1: as likely as the model says).
+        max_tokens: maximum length of the answer.
+        temperature: 0 takes the most likely token; above 0, tokens are sampled (1: from the model's distribution).
     """
     random, said = np.random.default_rng(seed), []
     logits, cache = read(step, settings, ids)
@@ -289,10 +287,10 @@ def generate(step, settings, ids, max_tokens, temperature=0.0, seed=0):
 
 
 def read(step, settings, ids):
-    """Logits of every token, float32 [len(ids), vocabulary], and the kv_cache behind them."""
+    """Returns the logits of every token, float32 [len(ids), vocabulary], and the resulting kv_cache."""
     cache, size, found = np.zeros(settings["cache"], np.float32), settings["prefill"], []
     for at in range(0, len(ids), size):
-        part = np.zeros((1, size), np.int32)  # what is behind the end is written over later, and not seen before
+        part = np.zeros((1, size), np.int32)  # the padding is overwritten before it is read
         part[0, : len(ids) - at] = ids[at : at + size]
         logits, cache = step(part, np.array([at], np.int32), cache)
         found.append(logits[0])
@@ -300,7 +298,7 @@ def read(step, settings, ids):
 
 
 def draw(logits, temperature, random):
-    """The likeliest token, or one that is drawn."""
+    """Returns the most likely token, or a sampled one."""
     if not temperature:
         return int(logits.argmax())
     scaled = logits.astype(np.float64) / temperature
@@ -308,19 +306,22 @@ def draw(logits, temperature, random):
     return int(random.choice(len(likely), p=likely / likely.sum()))
 
 
-TIE = 1e-3  # nats; where two tokens are so close, runtimes that round differently may say either
+TIE = 1e-3  # nats; if two tokens are this close, runtimes with different rounding may give either
 
 
 def replayed(predict, conversations, golden):
-    """Answers the golden conversations anew; how many answers are Keras's in words, and whether all are."""
+    """Answers the golden conversations.
+
+    Returns the number of answers equal to Keras's, in words, and whether all are.
+    """
     answers, margins = golden["answers/tokens"], golden["answers/margins"]
     said = np.concatenate([predict(turns[:-1], answers.shape[1])["tokens"] for turns in conversations])
     equal = int(same_answers(said, answers, margins).sum())
-    return f", {equal} answers are Keras's", equal == len(answers)
+    return f", {equal} answers equal Keras's", equal == len(answers)
 
 
 def same_answers(found, expected, margins):
-    """Whether each answer is the expected one, or parts from it where two tokens are equally likely: bool [n]."""
+    """Returns whether each answer is the expected one, or deviates at two equally likely tokens: bool [n]."""
     differ = found != expected
     first = differ.argmax(-1)
     return ~differ.any(-1) | (margins[np.arange(len(found)), first] < TIE)

@@ -1,12 +1,12 @@
-"""Images as an exported model takes them, without kerastune: numpy, and Pillow to read files. Training reads them here.
+"""Reads images and prepares them for an exported model, without kerastune: numpy, and Pillow for files.
 
-How a model takes them is a part of manifest.json, under "reading":
+Training reads images with this module as well. manifest.json has the model's settings under "reading":
 
-    resize         "inside": the model resizes images itself; "outside": it takes them as below
+    resize         "inside": the model resizes images itself; "outside": the reader resizes them as below
     height, width  in pixels
     interpolation  nearest, bilinear or bicubic
     crop_to_aspect_ratio, pad_to_aspect_ratio
-                   whether the middle is cut out, or black borders are added, before images are resized
+                   whether to crop to the centre, or add black borders, before resizing
 """
 
 import io
@@ -38,7 +38,7 @@ _UPRIGHT = {  # EXIF orientation -> the member of PIL.Image.Transpose that turns
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-# What Pillow raises for files that were cut or mangled, besides its DecompressionBombError.
+# Errors that Pillow raises for truncated or damaged files, besides its DecompressionBombError.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
@@ -47,8 +47,8 @@ class TooLarge(ValueError):
 
 
 def asked(arguments, settings):
-    """Image files that were named, or .npy files of uint8 [H, W, 3]: the name and the pixels of each."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, which are not used
+    """Yields the name and the pixels of each image file or .npy file of uint8 [H, W, 3]."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, which is not used
     for path in arguments:
         try:
             yield (
@@ -60,7 +60,7 @@ def asked(arguments, settings):
 
 
 def taking(predict, folder, settings):
-    """What makes model inputs of an image uint8 [H, W, 3], a batch [B, H, W, 3] or an encoded file [n]."""
+    """Returns a function from an image uint8 [H, W, 3], a batch [B, H, W, 3] or an encoded file [n] to inputs."""
 
     def take(example):
         if example.ndim == 1:
@@ -74,18 +74,18 @@ def taking(predict, folder, settings):
 
 
 def decode(data):
-    """Upright RGB pixels of an encoded image, uint8 [H, W, 3], and remarks on what was done to it.
+    """Decodes an image to upright RGB pixels, uint8 [H, W, 3], and returns remarks on corrections.
 
-    Transparency is shown on white, 16 bits are scaled to 8, and an animation's first frame is taken.
+    Blends transparency onto white, scales 16 bits to 8, and takes the first frame of an animation.
 
     Raises:
         TooLarge: it has more than `MAX_PIXELS` pixels.
-        ValueError: it is of none of the formats, or is damaged; the cause is Pillow's own error.
+        ValueError: it is not in a supported format, or is damaged; the cause is Pillow's own error.
     """
     import PIL.Image
 
     if format_of(data) is None:
-        raise ValueError(f"it is no {', '.join(_FORMATS)} file")
+        raise ValueError(f"it is not a {', '.join(_FORMATS)} file")
     try:
         with opened(data) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -101,7 +101,7 @@ def decode(data):
         raise
     except (*DAMAGE, PIL.Image.DecompressionBombError) as error:
         raise ValueError(f"it is damaged: {error}") from error
-    if format_of(data) == "png" and data[24] == 16:  # the bit depth in IHDR; Pillow has already forgotten it for RGB
+    if format_of(data) == "png" and data[24] == 16:  # the bit depth in IHDR, which Pillow does not keep for RGB
         remarks.append("16-bit values scaled to 8 bits")
     if turned:
         remarks.append("EXIF orientation applied")
@@ -111,13 +111,13 @@ def decode(data):
 
 
 def opened(data):
-    """An encoded image as Pillow's, not decoded yet."""
+    """Opens an encoded image in Pillow, without decoding it."""
     _, plugin, name = _FORMATS[format_of(data)]
     return getattr(import_module(f"PIL.{plugin}ImagePlugin"), name)(io.BytesIO(data))
 
 
 def format_of(data):
-    """ "jpg", "png", "webp", "bmp" or "gif", by what an encoded image begins with; None for anything else."""
+    """Returns "jpg", "png", "webp", "bmp" or "gif", from an encoded image's first bytes; None for anything else."""
     return next((kind for kind, (magic, *_) in _FORMATS.items() if re.match(magic, data)), None)
 
 
@@ -174,14 +174,14 @@ def _is_animated(image):
     try:
         return bool(getattr(image, "is_animated", False))
     except DAMAGE:
-        return True  # a second frame that is damaged; the first one, which is used, is not
+        return True  # a later frame is damaged, but not the first one, which is used
 
 
 # --- resizing ----------------------------------------------------------------------------------------------
 
 
 def fit(image, settings):
-    """uint8 [H, W, 3] -> what the model takes: the same where it resizes by itself, else the size it was trained at."""
+    """Returns the model's input: the same image if the model resizes it, otherwise resized to the training size."""
     if settings["resize"] == "inside":
         return image
     height, width = settings["height"], settings["width"]
@@ -193,7 +193,7 @@ def fit(image, settings):
 
 
 def cropped(image, height, width):
-    """The largest part of the shape height : width, from the middle."""
+    """Crops the image to the largest centred part with the aspect ratio height : width."""
     h, w = image.shape[:2]
     tall, wide = max(min(h, w * height // width), 1), max(min(w, h * width // height), 1)
     top, left = (h - tall) // 2, (w - wide) // 2
@@ -201,15 +201,15 @@ def cropped(image, height, width):
 
 
 def padded(image, height, width):
-    """Black borders until it has the shape height : width."""
+    """Adds black borders up to the aspect ratio height : width."""
     h, w = image.shape[:2]
     tall, wide = max(h, w * height // width), max(w, h * width // height)
     top, left = (tall - h) // 2, (wide - w) // 2
-    return np.pad(image, ((top, top), (left, left), (0, 0)))  # as Keras does; an odd row is left out
+    return np.pad(image, ((top, top), (left, left), (0, 0)))  # as Keras does, which omits an odd row
 
 
 def resized(image, size, axis, settings):
-    """One axis brought to `size` pixels as TensorFlow does: half-pixel centres, no antialiasing."""
+    """Resizes one axis to `size` pixels like TensorFlow: half-pixel centres, no antialiasing."""
     length = image.shape[axis]
     if length == size:
         return image
@@ -220,7 +220,7 @@ def resized(image, size, axis, settings):
         taps = [(np.floor(edge).astype(int), np.ones(size, np.float32))]
     elif settings["interpolation"] == "bilinear":
         taps = [(first, 1 - part), (first + 1, part)]
-    else:  # bicubic, as Keys 1981 with a = -1/2; what lies outside has no weight
+    else:  # bicubic, Keys 1981 with a = -1/2; pixels outside have no weight
         taps = [(first + k, keys(abs(part - k)) * ((first + k >= 0) & (first + k < length))) for k in range(-1, 3)]
         total = sum(weight for _, weight in taps)
         taps = [(at, weight / total) for at, weight in taps]

@@ -1,15 +1,15 @@
-"""Texts as an exported model takes them, without kerastune: numpy and the tokenizers package.
+"""Prepares texts for an exported model, without kerastune: numpy and the tokenizers package.
 
-tokenizer.json makes ids of a text; how ids are packed into rows is a part of manifest.json, under "reading":
+tokenizer.json turns a text into ids. manifest.json has the settings for packing ids into rows under "reading":
 
     inputs           names of the rows the model takes: token_ids, and padding_mask or segment_ids
     start, separator, end
                      ids before the first text, between two, and after the last
-    pad              the id that fills rows up
-    mask_by_length   whether padding_mask marks whatever was packed, or every id that is not `pad`
-    truncate         which of two texts is cut off when both are too long together: round_robin or waterfall
+    pad              the id for padding
+    mask_by_length   whether padding_mask marks all packed ids, or all ids that are not `pad`
+    truncate         how to truncate two texts that are too long together: round_robin or waterfall
     sequence_length  the longest row, in ids
-    length           of a model that takes rows of one length: that length
+    length           the length of all rows, if the model takes only one length
     pairs            whether an example is two texts
 """
 
@@ -21,16 +21,16 @@ from tokenizers import Tokenizer
 
 
 def asked(arguments, settings):
-    """Texts that were given, two in a row where an example is a pair: what to call each, and the example."""
+    """Yields the name and the example for each given text, or for each two if an example is a pair."""
     sides = 2 if settings["pairs"] else 1
     if len(arguments) % sides:
-        sys.exit(f"this model takes pairs of texts, and there are {len(arguments)} texts")
+        sys.exit(f"this model takes pairs of texts, but there are {len(arguments)} texts")
     for at in range(0, len(arguments), sides):
         yield " | ".join(arguments[at : at + sides]), np.array(arguments[at : at + sides])
 
 
 def taking(predict, folder, settings):
-    """What makes model inputs of an example, str [1 or 2], or of a batch of them, str [B, 1 or 2]."""
+    """Returns a function from an example, str [1 or 2], or a batch, str [B, 1 or 2], to inputs."""
     if getattr(predict, "takes_strings", False):
         return lambda texts: dict(zip(("texts", "pairs"), np.atleast_2d(texts).T, strict=False))
     tokenised = load(folder, settings)
@@ -38,15 +38,14 @@ def taking(predict, folder, settings):
 
 
 def load(folder, settings):
-    """`tokenised(texts, length=None)` of the tokenizer.json in `folder`, packing as `settings` say."""
+    """Returns `tokenised(texts, length=None)` for the tokenizer.json in `folder`, packing as in `settings`."""
     tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
 
     def tokenised(texts, length=None):
-        """Rows by the name of the input, int32 [B, L], of B lists of one or two texts each.
+        """Tokenises B lists of one or two texts to rows by input name, int32 [B, L].
 
         Args:
-            length: L. By default the longest row's; of a model that takes one length, or is not told what is padding,
-                that length.
+            length: L. By default the longest row's, or the model's if it takes only one length or has no padding mask.
         """
         rows = [pack([e.ids for e in tokenizer.encode_batch(parts, add_special_tokens=False)]) for parts in texts]
         if length is None:
@@ -65,7 +64,7 @@ def load(folder, settings):
         return {name: found[name] for name in settings["inputs"]}
 
     def pack(parts):
-        """The ids of all texts as one row, and which text each id belongs to."""
+        """Returns the ids of all texts as one row, and the index of the text for each id."""
         start, separator, end = (settings[name] for name in ("start", "separator", "end"))
         room = settings["sequence_length"] - len(start) - (len(parts) - 1) * len(separator) - len(end)
         ids, segments = list(start), [0] * len(start)
@@ -79,7 +78,7 @@ def load(folder, settings):
 
 
 def shares(lengths, room, truncate):
-    """How much of each text fits: a token of each in turn, or all that there is of the first."""
+    """Returns how many tokens of each text fit: alternately one of each, or first as many as possible of the first."""
     kept = [0] * len(lengths)
     if truncate == "waterfall":
         for i, length in enumerate(lengths):

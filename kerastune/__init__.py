@@ -34,7 +34,7 @@ _WHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:  # TensorFlow takes seconds to import: only who needs it pays
+def __getattr__(name: str) -> Any:  # imports TensorFlow, which takes seconds, only if needed
     if name in _WHERE:
         module, attribute = _WHERE[name]
         return getattr(import_module(f"kerastune.{module}"), attribute)

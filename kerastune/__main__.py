@@ -1,4 +1,4 @@
-"""`python -m kerastune` is `kerastune`."""
+"""Runs `kerastune` as `python -m kerastune`."""
 
 from kerastune.cli import main
 

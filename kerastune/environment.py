@@ -1,4 +1,4 @@
-"""The machine and the versions that a run is made with."""
+"""Describes the machine and the package versions of a run."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """Returns the machine that the numbers were measured on."""
     return {
         "system": platform.platform(),
         "cpu": _cpu_name(),

@@ -1,13 +1,13 @@
 """Errors, and the exit code of each kind.
 
-    KerastuneError          1  a mistake the user can mend
+    KerastuneError          1  a mistake the user can fix
     ├── RecipeError         1  the recipe: unknown key, wrong type, impossible value
     ├── DataError           1  the data: unreadable files, one class, labels without a file
-    ├── AssetError          1  weights or sample data that are not there, or not what was pinned
-    ├── VerificationError   3  an artifact that does not compute what was trained; a frozen weight that moved
+    ├── AssetError          1  weights or sample data that are missing, or do not match their pin
+    ├── VerificationError   3  an artifact that does not compute what was trained; a frozen weight that changed
     └── ConverterError      4  a converter, a runtime or the machine failed
 
-Click owns 2 (usage). Anything else that escapes is a bug of ours and keeps its traceback.
+Click owns 2 (usage). Any other exception is a bug and keeps its traceback.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class KerastuneError(Exception):
-    """Something a user can read and act on.
+    """An error that a user can understand and fix.
 
     Args:
         message: what happened, with the received value and the file.
@@ -36,19 +36,19 @@ class KerastuneError(Exception):
 
 
 class RecipeError(KerastuneError):
-    """The recipe cannot be found, read or obeyed."""
+    """The recipe cannot be found, read or followed."""
 
 
 class DataError(KerastuneError):
-    """The data cannot be read right, or are not enough to learn from."""
+    """The data cannot be read correctly, or are not enough to learn from."""
 
 
 class AssetError(KerastuneError):
-    """Pretrained weights or sample data are missing, unreachable or not as pinned."""
+    """Pretrained weights or sample data are missing, unreachable or do not match their pin."""
 
 
 class VerificationError(KerastuneError):
-    """A proof failed: nothing may be called done."""
+    """A proof failed, so the work is not done."""
 
     exit_code = 3
 
@@ -59,15 +59,15 @@ class ConverterError(KerastuneError):
     exit_code = 4
 
 
-_LONGEST = 100  # characters of a value that a message repeats
-_MOST = 50  # entries of a list that a message repeats
+_LONGEST = 100  # characters of a value in a message
+_MOST = 50  # entries of a list in a message
 
 
 def quoted(value: object) -> str:
-    """A received value as Python writes it, cut where it is long."""
+    """Returns a received value as Python writes it, shortened."""
     try:
         return shortened(repr(value))
-    except (ValueError, RecursionError):  # a number of more than 4,300 digits; a list that nests without end
+    except (ValueError, RecursionError):  # a number of more than 4,300 digits; an infinitely nested list
         return "a value that is too large to print"
 
 
@@ -76,12 +76,12 @@ def shortened(text: str) -> str:
 
 
 def listed(problems: Sequence[T], words: Callable[[T], object] = str) -> str:
-    """The first problems in words, one a line, and how many more there are."""
+    """Returns the first problems, one per line, and the number of others."""
     lines = [f"  {words(problem)}" for problem in problems[:_MOST]]
     more = len(problems) - _MOST
     return "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines)
 
 
 def printable(text: str) -> str:
-    """File names and labels are other people's: line breaks and escape sequences in them must not reach a terminal."""
+    """Escapes line breaks and control characters in names, so that they do not reach a terminal."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -61,7 +61,7 @@ def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
         _refuse_unwritable(target)
         return
     if not force:
-        raise KerastuneError(f"{target} exists already.", "Give another folder with -o, or replace it: --force.")
+        raise KerastuneError(f"{target} already exists.", "Give another folder with -o, or replace it: --force.")
     held = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
     if held and not _MARKS[kind] <= held:
         raise KerastuneError(

@@ -1,13 +1,13 @@
-"""A process that has imported TensorFlow once, from which children fork that would each import it again.
+"""A process that imports TensorFlow once, so that its forked children do not import it again.
 
-The import takes 7 s on two cores and 750 MB. A fork takes milliseconds, and shares the memory that it does not change.
+The import takes 7 s on two cores and 750 MB. A fork takes milliseconds, and shares unchanged memory.
 
-The server imports TensorFlow and nothing else: neither KerasHub nor kerastune, so that a reader that forks from it
-still proves that it needs neither. It serves only where it is safe to fork: one thread, and nothing computed yet.
+The server imports TensorFlow, but neither KerasHub nor kerastune, so a reader that forks from it still proves that it
+needs neither. It serves only where forking is safe: with one thread, and nothing computed yet.
 
     client ─▶ server ─▶ keeper ─▶ child
 
-A keeper, one for each child, tells the client the child's process id and later its exit code. A child dies with its
+Each child has a keeper, which sends the client the child's process id and later its exit code. A child dies with its
 keeper, a keeper with the server, and the server with the client.
 """
 
@@ -27,14 +27,14 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 SUPPORTED = sys.platform.startswith("linux")
-"""Elsewhere a child does not die with its parent, or there are no forks."""
+"""On other systems, a child does not die with its parent, or there is no fork."""
 
 
 class ForkServer:
-    """The client's side. The server ends with the block that this is the context of, and so do its children.
+    """The client. As a context manager, it ends the server and its children with the block.
 
     Args:
-        library: what the server imports.
+        library: the module that the server imports.
     """
 
     def __init__(self, library: str = "tensorflow") -> None:
@@ -51,7 +51,7 @@ class ForkServer:
         self._end()
 
     def begin(self) -> None:
-        """Starts the server, if it does not run; its imports are not waited for."""
+        """Starts the server if it is not running, without waiting for its imports."""
         if self._control or self._is_useless:
             return
         self._control, theirs = socket.socketpair()
@@ -59,7 +59,7 @@ class ForkServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", __file__, self._library, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env=dict(os.environ),  # libraries, like readline, may have set others, which Python does not know
+                env=dict(os.environ),  # without variables that libraries, such as readline, set behind Python's back
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -70,15 +70,15 @@ class ForkServer:
 
         Args:
             arguments: of the Python interpreter: -P, then -m MODULE …, -c CODE …, or SCRIPT ….
-            said: the file that gets what the child prints.
+            said: the file for the child's output.
             stdin: a file descriptor.
             folder: the child's working directory.
 
         Returns:
-            None where it cannot be forked here; then it needs an interpreter of its own.
+            The child; None if it cannot be forked here and needs its own interpreter.
         """
         with self._lock:
-            for _ in range(2):  # a server that has died, or whose environment is another, is replaced
+            for _ in range(2):  # replaces a server that has died or has another environment
                 self.begin()
                 if forked := self._ask(arguments, said, stdin, folder):
                     return forked
@@ -93,7 +93,7 @@ class ForkServer:
         pid = None
         with contextlib.suppress(OSError), theirs:
             socket.send_fds(self._control, [b"\0"], [theirs.fileno(), stdin, said.fileno()])
-        with contextlib.suppress(OSError):  # it may have answered already
+        with contextlib.suppress(OSError):  # it may already have answered
             ours.sendall(json.dumps([arguments, dict(os.environ), folder]).encode())
             ours.shutdown(socket.SHUT_WR)
         with contextlib.suppress(OSError):
@@ -113,7 +113,7 @@ class ForkServer:
 
 
 class Forked:
-    """A child of a fork server, as `subprocess.Popen` would have it."""
+    """A child of a fork server, with the interface of `subprocess.Popen`."""
 
     def __init__(self, pid: int, keeper: socket.socket) -> None:
         self.pid = pid
@@ -126,14 +126,14 @@ class Forked:
         return None
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, below 0 for signals, after up to `timeout` seconds; then subprocess.TimeoutExpired."""
+        """Returns the exit code, negative for signals; raises subprocess.TimeoutExpired after `timeout` seconds."""
         if self._code is None:
             self._keeper.settimeout(timeout)
             try:
                 code = _number(self._keeper)
             except (TimeoutError, BlockingIOError):
                 raise subprocess.TimeoutExpired("", timeout or 0.0) from None
-            self._code = -signal.SIGKILL if code is None else code  # with its keeper
+            self._code = -signal.SIGKILL if code is None else code  # the keeper died as well
             self._keeper.close()
         return self._code
 
@@ -143,12 +143,12 @@ class Forked:
                 os.kill(self.pid, signal.SIGKILL)
 
 
-_BYTES = 8  # of a number that the client is told
+_BYTES = 8  # of a number sent to the client
 _NOT_SAFE = -1
 
 
 def _number(of: socket.socket) -> int | None:
-    """The next number that the client is told; None where nobody is left to tell it."""
+    """Returns the next number sent to the client; None if the sender is gone."""
     told = of.recv(_BYTES)
     return int.from_bytes(told, "little", signed=True) if len(told) == _BYTES else None
 
@@ -157,23 +157,23 @@ def _number(of: socket.socket) -> int | None:
 
 
 def _serve(library: str, control: socket.socket) -> list[str]:
-    """Forks until the client is gone. Returns in children alone, with the arguments that they run with."""
+    """Forks until the client is gone. Returns only in children, with their arguments."""
     before = dict(os.environ)
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy would start its threads at once
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy would start its threads immediately
     importlib.import_module(library)
     del os.environ["OPENBLAS_NUM_THREADS"]
     context = sys.modules.get("tensorflow.python.eager.context")
     is_safe = len(os.listdir("/proc/self/task")) == 1 and not (context and context._context)
     prctl, server = ctypes.CDLL(None).prctl, os.getpid()
     gc.collect()
-    gc.freeze()  # the collector would write to memory that is shared
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers
+    gc.freeze()  # the collector would write to shared memory
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing waits for keepers
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, 3)
         if not descriptors:
             os._exit(0)
         is_keeper = False
-        with contextlib.suppress(OSError):  # no memory, or the client is gone, which sees that nobody answers
+        with contextlib.suppress(OSError):  # out of memory, or the client is gone; a client notices the missing answer
             if is_safe:
                 is_keeper = os.fork() == 0
             else:
@@ -187,7 +187,7 @@ def _serve(library: str, control: socket.socket) -> list[str]:
 
 
 def _keep(before: Mapping[str, str], prctl: Any, client: int, stdin: int, said: int) -> list[str]:
-    """Forks a child, and tells the client about it. Returns in the child alone.
+    """Forks a child and reports it to the client. Returns only in the child.
 
     Args:
         before: the environment that the server started with.
@@ -218,7 +218,7 @@ def _keep(before: Mapping[str, str], prctl: Any, client: int, stdin: int, said: 
 
 
 def _is_same(environment: Mapping[str, str], before: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """Whether libraries would have been imported with the same environment variables.
+    """Returns whether libraries would have been imported with the same environment variables.
 
     Args:
         before, now: the server's environment before and after its imports, which set some.
@@ -234,8 +234,8 @@ def _die_with(parent: int, prctl: Any) -> None:
 
 
 def _run(arguments: list[str]) -> None:
-    """Does what the Python interpreter does with these arguments."""
-    if arguments[0] == "-P":  # which holds here already
+    """Runs the arguments as the Python interpreter would."""
+    if arguments[0] == "-P":  # already in effect here
         del arguments[0]
     if arguments[0] == "-m":
         sys.argv = arguments[1:]

@@ -1,6 +1,6 @@
-"""What kerastune uses of Keras and KerasHub that has no public name. tests/test_keras_private.py has a test for each.
+"""Parts of Keras and KerasHub that kerastune uses and that have no public name, each tested in test_keras_private.py.
 
-Written for Keras 3.15 and KerasHub 0.32. Where a later version moves one of these, this is the module to mend.
+Written for Keras 3.15 and KerasHub 0.32. If a later version moves one of them, fix this module.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,44 +23,47 @@ Operation = Any  # a layer, or an operation of keras.ops
 
 
 def layers(layer: keras.Layer, include_self: bool = True, recursive: bool = True) -> list[keras.Layer]:
-    """A layer and all layers inside, at any depth, each once. Only models have a public `layers`, of one level."""
+    """Returns a layer and all layers inside, at any depth, each once.
+
+    The public `layers` has one level, of models only.
+    """
     found: list[keras.Layer] = layer._flatten_layers(include_self=include_self, recursive=recursive)
     return found
 
 
 def children(layer: keras.Layer) -> list[keras.Layer]:
-    """The layers directly inside: of a functional model, those of its graph."""
+    """Returns the layers directly inside; for a functional model, those of its graph."""
     return list(getattr(layer, "layers", None) or layers(layer, include_self=False, recursive=False))
 
 
 def own_weights(layer: keras.Layer) -> list[keras.Variable]:
-    """A layer's weights without those of the layers inside. The public `weights` holds both."""
+    """Returns a layer's weights without those of layers inside. The public `weights` holds both."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def own_parameters(layer: keras.Layer) -> list[keras.Variable]:
-    """Those of a layer's own weights that were made to be trained, frozen or not: no moving statistics.
+    """Returns a layer's own weights that can be trained, frozen or not; no moving statistics.
 
-    The public `trainable_weights` leaves out those that are frozen now.
+    The public `trainable_weights` omits frozen ones.
     """
     return list(layer._trainable_variables)
 
 
 def random_generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
-    """The generators that a layer itself draws from. Their states are no weights, and have no public name."""
+    """Returns the generators that a layer draws from. Their states are not weights."""
     return list(layer._seed_generators)
 
 
 def kernel(layer: keras.Layer) -> keras.Variable:
-    """The variable that an adapter of LoRA is added to. The public `kernel` or `embeddings` is the sum of both."""
+    """Returns the variable that a LoRA adapter is added to. The public `kernel` or `embeddings` is the sum."""
     found: keras.Variable = layer._embeddings if isinstance(layer, keras.layers.Embedding) else layer._kernel
     return found
 
 
 def remove_weight(layer: keras.Layer, name: str) -> None:
-    """Takes a weight off a layer. Keras can add weights to a layer that is built, but not remove any."""
+    """Removes a weight from a layer. Publicly, Keras can only add weights to a built layer."""
     layer._untrack_variable(getattr(layer, name))
-    # Not `delattr`: Keras's collects garbage each time, a quarter of a second each.
+    # Not `delattr`: Keras's version collects garbage, a quarter of a second each time.
     super(keras.Layer, layer).__delattr__(name)
 
 
@@ -68,41 +71,41 @@ def remove_weight(layer: keras.Layer, name: str) -> None:
 
 
 def is_functional(model: Any) -> bool:
-    """Whether a model is a graph of layers. The class has no public name: `keras.Model(inputs, outputs)` makes one."""
+    """Returns whether a model is a graph of layers, like `keras.Model(inputs, outputs)`. The class is not public."""
     return isinstance(model, functional.Functional)
 
 
 def runs_as_its_graph(model: Any) -> bool:
-    """Whether a functional model's `call` does what its graph says. A class with one of its own may do more."""
+    """Returns whether a functional model's `call` runs its graph. A class with its own `call` may do more."""
     return is_functional(model) and type(model).call is functional.Functional.call
 
 
 def graph_of(model: keras.Sequential) -> keras.Model:
-    """The functional model that a built Sequential runs."""
+    """Returns the functional model that a built Sequential runs."""
     found: keras.Model = model._functional
     return found
 
 
 def standardized(model: keras.Model, x: Any) -> list[Any]:
-    """Inputs of a functional model as a flat list, converted as its call converts them."""
+    """Returns inputs of a functional model as a flat list, converted as its call does."""
     found: list[Any] = model._standardize_inputs(x)
     return found
 
 
 def input_structure(model: keras.Model) -> Any:
-    """The inputs of a functional model in the dicts and lists that it is called with. `Model.inputs` is flat."""
+    """Returns the inputs of a functional model in the structure that it is called with. `Model.inputs` is flat."""
     return model._inputs_struct
 
 
 def output_structure(model: keras.Model) -> Any:
-    """The outputs of a functional model as it returns them. `Model.outputs` is flat."""
+    """Returns the outputs of a functional model in the structure that it returns. `Model.outputs` is flat."""
     return model._outputs_struct
 
 
 def made_by(symbol: Symbol) -> tuple[Operation, Node, int]:
-    """The operation, and its call, that made a symbol, and which of its outputs it is.
+    """Returns the operation and the call that made a symbol, and the symbol's index among the outputs.
 
-    The operation and call of a symbol that nothing made are None. Publicly, a layer has one input and one output.
+    Operation and call are None for a symbol that nothing made. Publicly, a layer has one input and one output.
     """
     history = getattr(symbol, "_keras_history", None)
     if history is None or history.operation is None:
@@ -112,7 +115,7 @@ def made_by(symbol: Symbol) -> tuple[Operation, Node, int]:
 
 @contextmanager
 def without_new_calls(model: keras.Model) -> Iterator[None]:
-    """Forgets the calls on symbols that are made inside the block: they leave nodes at every layer."""
+    """Forgets calls on symbols made inside the block, which leave nodes at every layer."""
     inner = layers(model)
     operations = [*inner, *(each for layer in inner if is_functional(layer) for each in layer.operations)]
     before = [(each, len(each._inbound_nodes), len(each._outbound_nodes)) for each in operations]
@@ -128,23 +131,23 @@ def without_new_calls(model: keras.Model) -> Iterator[None]:
 
 
 def mask_of(x: Any) -> Any:
-    """The mask that Keras hands on beside a tensor or symbol, or None."""
+    """Returns the mask that Keras attaches to a tensor or symbol, or None."""
     return masking.get_keras_mask(x)
 
 
 def set_mask(x: Any, mask: Any) -> None:
-    """Gives a tensor the mask that a layer would find beside it."""
+    """Attaches a mask to a tensor, for the next layer."""
     masking.set_keras_mask(x, mask)
 
 
 def takes_training(layer: keras.Layer) -> bool:
-    """Whether a layer's `call` has an argument `training`. A signature does not tell: Keras sees through wrappers."""
+    """Returns whether a layer's `call` takes `training`. A signature is not enough: Keras looks through wrappers."""
     return bool(layer._call_has_training_arg)
 
 
 @contextmanager
 def called_by(layer: keras.Layer, training: bool) -> Iterator[None]:
-    """Does what `Layer.__call__` does around `call`: layers inside that are not told the mode look it up."""
+    """Sets the context that `Layer.__call__` sets around `call`, where inner layers look up the mode."""
     context = CallContext(entry_layer=layer)
     context.set_value("training", training)
     global_state.set_global_attribute("current_call_ctx", context)
@@ -158,24 +161,24 @@ def called_by(layer: keras.Layer, training: bool) -> Iterator[None]:
 
 
 class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
-    """Mixed into a Keras optimizer, gives public names to the parts of a step that a subclass may replace."""
+    """Mixin for Keras optimizers with public names for the parts of a step that a subclass can replace."""
 
     def key(self, variable: Any) -> Any:
-        """Identifies a variable, Keras's or the TensorFlow variable inside, which `update_step` gets."""
+        """Returns the identity of a variable: Keras's, or the TensorFlow variable inside that `update_step` gets."""
         return self._var_key(variable)
 
     @property
     def batches(self) -> Any:
-        """Batches whose gradients were given. The public `iterations` counts what was applied."""
+        """Number of batches whose gradients were given. The public `iterations` counts applied steps."""
         return self._iterations
 
     def index(self, variable: keras.Variable) -> int:
-        """The place of a variable among those that the optimizer was built on."""
+        """Returns the index of a variable among those that the optimizer was built with."""
         return int(self._get_variable_index(variable))
 
     @property
     def variables_trained(self) -> list[keras.Variable]:
-        """The variables that the optimizer was built on."""
+        """The variables that the optimizer was built with."""
         return list(self._trainable_variables)
 
     @property
@@ -185,38 +188,38 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
     @property
     def moving_averages(self) -> list[keras.Variable]:
-        """The averages of the weights, in the order of `index`; none without EMA."""
+        """The averages of the weights, in the order of `index`; empty without EMA."""
         return list(self._model_variables_moving_average) if self.use_ema else []
 
     @property
     def accumulators(self) -> list[keras.Variable]:
-        """The sums of gradients that are not applied yet, in the order of `index`."""
+        """The sums of gradients not yet applied, in the order of `index`."""
         return list(self._accumulated_gradients)
 
     def decays(self, variable: keras.Variable) -> bool:
-        """Whether weight decay is for this variable."""
+        """Returns whether weight decay applies to this variable."""
         return bool(self._use_weight_decay(variable))
 
     def decay(self, variables: Sequence[keras.Variable]) -> None:
-        """Applies weight decay; Keras's, unless replaced."""
+        """Applies weight decay, as Keras does unless overridden."""
         super()._apply_weight_decay(variables)
 
     def clip(self, gradients: Sequence[Any]) -> list[Any]:
-        """Clips gradients; as Keras does, unless replaced."""
+        """Clips gradients, as Keras does unless overridden."""
         return list(super()._clip_gradients(gradients))
 
     def move_averages(self) -> None:
-        """Moves the averages of the weights; as Keras does, unless replaced."""
+        """Updates the averages of the weights, as Keras does unless overridden."""
         super()._update_model_variables_moving_average(self._trainable_variables)
 
     def apply_all(self, gradients: Sequence[Any], variables: Sequence[keras.Variable]) -> None:
-        """Changes the variables by their gradients: clipping, decay, then `update_step` for each."""
+        """Updates variables from their gradients: clips, decays, then calls `update_step` for each."""
         gradients = self._clip_gradients(gradients)
         self._apply_weight_decay(variables)
         self._backend_update_step(gradients, variables, self.learning_rate)
 
     def accumulate_or_apply(self, gradients: Sequence[Any], variables: Sequence[keras.Variable]) -> None:
-        """What a batch's gradients do; Keras's, unless replaced."""
+        """Accumulates or applies a batch's gradients, as Keras does unless overridden."""
         super()._backend_apply_gradients(gradients, variables)
 
     def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
@@ -236,7 +239,7 @@ class Optimizer(keras.optimizers.Optimizer):  # type: ignore[misc]
 
 
 def preset_file(preset: str, name: str) -> Path | None:
-    """A file of a preset, downloaded if it must be; None where it has none. Publicly, presets are only loaded whole.
+    """Returns a file of a preset, downloaded if necessary, or None. Publicly, presets load only as a whole.
 
     Raises:
         ValueError: there is no such preset.
@@ -250,10 +253,10 @@ def preset_file(preset: str, name: str) -> Path | None:
 
 
 def write_hugging_face(backbone: Any, folder: Path, head: bool) -> None:
-    """Writes a backbone's weights and config as transformers reads them. The public export writes its head always.
+    """Writes a backbone's weights and config for transformers. The public export always writes the head.
 
     Args:
-        head: write the language model's head beside the embedding; tied ones would be stored twice.
+        head: write the language model's head as well; a tied head would be stored twice.
     """
     from keras_hub.src.utils.transformers.export import hf_exporter
 
@@ -261,30 +264,30 @@ def write_hugging_face(backbone: Any, folder: Path, head: bool) -> None:
 
 
 def caching(model: Any) -> Callable[[Any], Any]:
-    """A function of token ids that gives a language model's hidden states and its cache of keys and values.
+    """Returns a function from token ids to a language model's hidden states and its cache of keys and values.
 
     Raises:
-        AttributeError: the model keeps what it has read in another way.
+        AttributeError: the model's cache works differently.
     """
     found: Callable[[Any], Any] = model._build_cache
     return found
 
 
 def split_in_graph(tokenizer: Any) -> None:
-    """Lets a tokenizer split words by its graph only.
+    """Makes a tokenizer split words only with its graph.
 
-    KerasHub 0.32 splits as GPT-2 does in a tf.data pipeline, and as Llama 3 does when it is called directly.
+    KerasHub 0.32 splits like GPT-2 in a tf.data pipeline, and like Llama 3 when called directly.
     """
     tokenizer._allow_python_workflow = False
 
 
 def special_tokens_given(tokenizer: Any) -> list[str]:
-    """Special tokens that a WordPiece tokenizer was made with; `special_tokens` lists only its own."""
+    """Returns the special tokens that a WordPiece tokenizer was created with; `special_tokens` lists only its own."""
     return list(tokenizer._init_special_tokens or [])
 
 
 def byte_pair_patterns() -> tuple[str, str, str]:
-    """The white space that the byte-pair tokenizer marks, and its two expressions for words, in RE2's syntax."""
+    """Returns the white space that the byte-pair tokenizer marks, and its two word patterns, in RE2's syntax."""
     from keras_hub.src.tokenizers import byte_pair_tokenizer as module
 
     return module.SPECIAL_WHITESPACES, module.SPLIT_PATTERN_1, module.SPLIT_PATTERN_2

@@ -1,19 +1,19 @@
-"""The interface through which long work reports. The library is silent; the command line subclasses this."""
+"""Interface for the progress of long work. The library prints nothing; the command line subclasses this."""
 
 from kerastune.records import Audit
 
 
 class Progress:
-    """Told what happens; prints nothing. Subclass it to show progress your own way."""
+    """Receives progress and ignores it. Subclass it to show progress."""
 
     def say(self, line: str) -> None:
-        """One finished step, in a sentence."""
+        """Reports a finished step in one sentence."""
 
     def phase(self, title: str, audit: Audit) -> None:
-        """A phase begins; `audit` says what trains in it, as in run.json."""
+        """Reports the start of a phase; `audit` lists what trains in it, as in run.json."""
 
     def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
-        """`done` of `total` units of a stage are finished (0: not known how many); called often.
+        """Reports that `done` of `total` units of a stage are finished (0: total unknown). Called often.
 
-        `detail`: figures so far.
+        `detail` holds the figures so far.
         """

@@ -1,4 +1,4 @@
-"""Weights of a model under names that fit any build of it, with adapters and without; states that are put back."""
+"""Names the weights of a model so that the names fit any build of it, with or without adapters; restores states."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def named(model: keras.Model) -> dict[str, keras.Variable]:
-    """Every weight under a name of its own: "12:dense/kernel", and "12a:…" and "12b:…" for the adapters A and B of it.
+    """Returns every weight by a unique name: "12:dense/kernel", and "12a:…" and "12b:…" for its adapters A and B.
 
-    What is before the colon (`key`) is what counts: paths are not unique, and Keras numbers unnamed layers by what
-    else the process has built. The numbers are the same with adapters and without.
+    Only the part before the colon (`key`) identifies a weight: paths are not unique, and Keras numbers unnamed layers
+    across the whole process. The numbers are the same with and without adapters.
     """
     layers = adapted(model)
     adapters = {id(part) for layer in layers for part in parts(layer)[1:]}
@@ -32,22 +32,22 @@ def named(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def key(name: str) -> str:
-    """What identifies a weight: "12", or "12a" and "12b" for its adapters."""
+    """Returns the part of a name that identifies a weight: "12", or "12a" and "12b" for its adapters."""
     return name.partition(":")[0]
 
 
 def number(name: str) -> str:
-    """What a weight and its adapters share: "12"."""
+    """Returns the number that a weight and its adapters share: "12"."""
     return key(name).rstrip("ab")
 
 
 def adapted(model: keras.Model) -> list[keras.layers.Layer]:
-    """The layers that have adapters (`training.lora`)."""
+    """Returns the layers that have adapters (`training.lora`)."""
     return [layer for layer in keras_private.layers(model) if getattr(layer, "lora_enabled", False)]
 
 
 def parts(layer: keras.layers.Layer) -> tuple[keras.Variable, keras.Variable, keras.Variable]:
-    """An adapted layer's base weight, A and B."""
+    """Returns an adapted layer's base weight, A and B."""
     if isinstance(layer, keras.layers.Embedding):
         return keras_private.kernel(layer), layer.lora_embeddings_a, layer.lora_embeddings_b
     return keras_private.kernel(layer), layer.lora_kernel_a, layer.lora_kernel_b
@@ -61,15 +61,15 @@ def sha256(weight: keras.Variable) -> str:
 
 
 def state(model: keras.Model) -> Arrays:
-    """Every weight as it is, adapters apart, under its name."""
+    """Returns the value of every weight by its name, adapters separate."""
     return {name: weight.numpy() for name, weight in named(model).items()}
 
 
 def restore(model: keras.Model, stored: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Puts a state back. Weights that it does not have stay as they are; adapters are set to nothing (B to zero).
+    """Restores a state. Weights that it lacks stay unchanged; adapters that it lacks are disabled (B is zero).
 
     Raises:
-        ValueError: the state has weights that the model has not.
+        ValueError: the state has weights that the model lacks.
     """
     values = {key(name): value for name, value in stored.items()}
     for name, weight in named(model).items():
@@ -79,10 +79,10 @@ def restore(model: keras.Model, stored: Mapping[str, npt.NDArray[Any]]) -> None:
         elif i.endswith("b"):
             weight.assign(keras.ops.zeros_like(weight))
     if values:
-        raise ValueError(f"the state has weights that the model has not: {', '.join(values)}")
+        raise ValueError(f"the state has weights that the model lacks: {', '.join(values)}")
 
 
 def seed_states(model: keras.Model) -> list[keras.Variable]:
-    """The states of the random generators of Dropout and its like, in the model's order."""
+    """Returns the states of random generators, such as Dropout's, in the model's order."""
     found = {id(g): g.state for layer in keras_private.layers(model) for g in keras_private.random_generators(layer)}
     return list(found.values())

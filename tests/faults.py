@@ -1,9 +1,9 @@
-"""Faults planted in a run's artifacts, where the converter would make them, and what `verify` says about each.
+"""Faults planted in a run's artifacts, where a converter would make them, and the problems that `verify` finds.
 
     python tests/faults.py RUN > docs/faults.md
 
-The graph is that of another model, and all else is as if it had been exported so: the hashes fit, and the scores that a
-quantised artifact's own runtime is held to are those of the faulty file. So no checksum finds it.
+Only the graph is faulty. Everything else fits it: the hashes match, and the expected scores of a quantised artifact in
+its own runtime come from the faulty file. So no checksum finds the fault.
 """
 
 import itertools
@@ -37,7 +37,7 @@ EXPORTS = [
 
 
 def one_weight(task: Any) -> None:
-    """The weight of the last layer that says most is 16 times as large: one bit of its exponent is flipped."""
+    """The most influential weight of the last layer is 16 times as large: one bit of its exponent is flipped."""
     import keras
 
     head, converter = task.get_layer("predictions"), task.preprocessor.image_converter
@@ -49,19 +49,19 @@ def one_weight(task: Any) -> None:
 
 
 def scale_and_offset(task: Any) -> None:
-    """The image converter's scale and offset, each in the other's place."""
+    """The image converter's scale and offset are swapped."""
     converter = task.preprocessor.image_converter
     converter.scale, converter.offset = converter.offset, converter.scale
 
 
 def red_and_blue(task: Any) -> None:
-    """The model reads BGR: its first convolution takes the channels the other way round, scaled alike as they are."""
+    """The model reads BGR: its first convolution takes the channels in reverse order (all are scaled alike)."""
     stem = next(weight for weight in task.backbone.weights if len(weight.shape) == 4 and weight.shape[2] == 3)
     stem.assign(np.array(stem)[:, :, ::-1])
 
 
 def score_order(task: Any) -> None:
-    """Each score in the place of the next one."""
+    """Each score is in the place of the next one."""
     for weight in (task.get_layer("predictions").kernel, task.get_layer("predictions").bias):
         weight.assign(np.roll(np.array(weight), 1, axis=-1))
 
@@ -72,7 +72,7 @@ LABELS = "labels in the manifest"
 
 
 def tracing(of: run.Run, job: Any, fault: str, work: Path) -> Path:
-    """The model with a fault ("": none), traced for a job, beside what is known of the sound one in `work`."""
+    """Traces the model with a fault ("": none) for a job, next to the references of the sound one in `work`."""
     from kerastune import tasks
 
     kind, folder, name = tasks.get(of.recipe.task), work / "planted" / (fault or "none"), job.form.signature
@@ -96,12 +96,12 @@ def tracing(of: run.Run, job: Any, fault: str, work: Path) -> Path:
 
 
 def references(of: run.Run) -> Any:
-    """A folder with the images of any size and of one size, and what Keras says about them, while a block lasts."""
+    """Makes a temporary folder with the images of any size and of one size, and Keras's outputs for them."""
     return exporter._traced(of, {"tflite/fixed_float32"}, Progress())
 
 
 def artifact_of(of: run.Run, job: Any, work: Path, folder: Path) -> Artifact:
-    """What the exporter would have made of a tracing, and let through."""
+    """Makes the artifact that the exporter would have made of a traced model and accepted."""
     conversion, golden = job.conversion(job.quantize), job.form.golden
     path = folder / FORMATS[job.target.format].model
     path.parent.mkdir(parents=True)
@@ -124,7 +124,7 @@ def with_labels_shifted(made: Artifact) -> Artifact:
 
 
 def problems(made: Artifact, of: run.Run | None) -> list[str]:
-    """What verifying in the artifact's own runtime finds."""
+    """Returns the problems that verifying in the artifact's own runtime finds."""
     try:
         report, _ = verifier.replay(made, of, Progress(), [made.manifest.runtime])
     except KerastuneError as error:
@@ -137,7 +137,7 @@ def jobs(of: run.Run, exports: list[dict[str, Any]], folder: Path) -> list[Any]:
 
 
 def _row(name: str, fault: str, found: list[str]) -> str:
-    """Problems that the golden images show everywhere, and those that need the run; the first two of each."""
+    """Returns a table row: the first two problems with the golden images, and the first two that need the run."""
     told = [problem.split(": ", 1)[1] if ": " in problem else problem for problem in found]
     golden = [one for one in told if "golden" in one]
     cells = ["; ".join(some[:2]) or "–" for some in (golden, [one for one in told if one not in golden])]
@@ -155,9 +155,9 @@ def main(run_folder: str) -> None:
     print(f"# Planted faults\n\n{planted}\n{terms.partition('.md')[2].strip()}\n")
     for fault, plant in FAULTS.items():
         print(f"- **{fault}**: {plant.__doc__}")
-    print(f"- **{LABELS}**: each in the place of the next one.\n")
+    print(f"- **{LABELS}**: each is in the place of the next one.\n")
     print(f"`make faults RUN=runs/{of.folder.name}`, {environment.machine()['cpu']}, {IMAGES} validation images:\n")
-    print("| artifact | fault | on the golden images, anywhere | beside its run |\n|---|---|---|---|")
+    print("| artifact | fault | found with golden images alone | found with its run |\n|---|---|---|---|")
     wrong = 0
     with references(of) as work:
         for n, (job, fault) in enumerate(itertools.product(jobs(of, EXPORTS, work), ["", *FAULTS])):

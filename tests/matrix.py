@@ -103,31 +103,31 @@ def page(rows: list[dict[str, Any]]) -> str:
     notes: list[str] = []
     counted = {title: sum(measure.passed(r["cells"][FLOAT[title]]) for r in rows) for title in list(FLOAT)[:4]}
     versions = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    return f"""# What can be exported as what
+    return f"""# Export matrix: model families and formats
 
 Written by `make matrix` on {date.today()}, with Python {platform.python_version()} on {psutil.cpu_count()} CPU cores:
 {versions}.
 
-Each row is a tiny random model (`tests/families.py`) through kerastune's own tracing, converters and quantisers, run in
-a process without KerasHub. A cell is the largest difference of any output from `model(x, training=False)`, relative to
-that output's largest value where it is above 1; and the size of the file.
+Each row is a tiny random model (`tests/families.py`), exported by kerastune's own tracing, converters and quantisers,
+and run in a process without KerasHub. A cell shows the largest difference of any output from
+`model(x, training=False)`, relative to the output's largest value if that is above 1, and the size of the file.
 
 Within {measure.TOLERANCE:g} in float32: {", ".join(f"{title} {n} of {len(rows)}" for title, n in counted.items())}.
-`kerastune.formats.support` refuses what fails here before training; `make matrix` fails where they differ. Some
-of what it refuses runs, and says something else: a number with a note.
+`kerastune.formats.support` refuses before training what fails here; `make matrix` fails if the two differ. Some refused
+combinations run but give wrong outputs: a number with a note.
 
 ## float32
 
 TFLite files have builtin operators only and take one example of one size. OpenVINO runs the ONNX file in float32.
-"batch" and "length" (of text or sound, or the size of images) say whether a file can leave that open; "–": the
-family's inputs have one size.
+"batch" and "length" (of text or sound, or the size of images) show whether a file can leave that dimension open; "–"
+means that the family's inputs have one size.
 
 {_table(rows, FLOAT, notes)}
 
 ## Quantised
 
-Weights are random, so an error says whether a mode runs, not what it costs: an accuracy needs a trained model, and
-`kerastune export` measures it. DFine's are meaningless: rounding changes the order of its queries.
+Weights are random, so an error shows whether a mode works, not what it costs. `kerastune export` measures the accuracy
+of a trained model. DFine's errors are meaningless: rounding changes the order of its queries.
 
 {_table(rows, QUANTIZED, notes)}
 

@@ -138,7 +138,7 @@ def test_a_cut_torch_file_is_an_error_and_not_a_crash(wheel: bytes) -> None:
 
 
 def test_something_else_than_a_torch_file_is_named_as_that() -> None:
-    with pytest.raises(AssetError, match="Not a torch file of the legacy format"):
+    with pytest.raises(AssetError, match="Not a legacy torch file"):
         read_state_dict(io.BytesIO(pickle.dumps("hello") * 2))
 
 
@@ -313,7 +313,7 @@ def test_a_bare_name_beside_a_folder_without_a_preset_is_still_a_name(
         ({}, "holds no preset: no config.json, but nothing"),
         ({"notes.txt": ""}, "holds no preset: no config.json, but notes.txt"),
         ({"config.json": "{"}, "config.json cannot be read"),
-        ({"config.json": "{}"}, "of no kind that KerasHub reads"),
+        ({"config.json": "{}"}, "is not a config that KerasHub reads"),
         ({"config.json": '{"registered_name": "x"}'}, r"no weights \(model\*\.weights\.h5\)"),
         (
             {"config.json": '{"model_type": "x"}', "pytorch_model.bin": ""},

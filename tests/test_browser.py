@@ -214,7 +214,7 @@ def test_what_the_page_cannot_run_is_refused(made):
     any_size = replace(manifest, inputs=(replace(manifest.inputs[0], shape=(1, None, None, 3)),))
     assert "it needs images of one size" in runtimes.refusal("browser", any_size)
     int8 = replace(manifest, outputs=(replace(manifest.outputs[0], dtype="int8"),))
-    assert "it reads float32 outputs, and this gives int8" in runtimes.refusal("browser", int8)
+    assert "it reads float32 outputs, but this gives int8" in runtimes.refusal("browser", int8)
     assert runtimes.refusal("browser", manifest) is None
 
 

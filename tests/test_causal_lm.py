@@ -126,7 +126,7 @@ def test_bad_conversations_are_listed_with_their_lines(chat_recipe: Callable[...
 
 def test_what_is_cut_off_before_its_answer_is_refused(chat_recipe: Callable[..., Any]) -> None:
     task, splits = made(chat_recipe(data={"max_length": 20}))
-    with pytest.raises(DataError, match="cut off at 20 tokens, before their answer"):
+    with pytest.raises(DataError, match="truncated at 20 tokens, before their answer"):
         causal_lm.spoken(task, splits.train)
 
 
@@ -140,8 +140,8 @@ def test_what_is_cut_off_before_its_answer_is_refused(chat_recipe: Callable[...,
         ("{% for m in messages %}{{ m.pop('role') }}{% endfor %}", "unsafe|not safely"),
         ("{{ cycler.__init__.__globals__.os.system('x') }}", "unsafe|undefined"),
         ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-        ("{% for %}", "is no Jinja"),
-        ("{% for m in messages %}{{ m.content }}{% endfor %}", "special tokens"),
+        ("{% for %}", "is not valid Jinja"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", "special token"),
         ("{{ messages|length }}<|im_end|>", "does not continue its own prompt"),
     ],
 )
@@ -303,7 +303,7 @@ def test_the_report_shows_what_was_said_and_shows_markup_as_text(chat_recipe: Ca
     files.write_json(made_run.folder / "run.json", record)
     page = report.write(run.load(made_run.folder)).read_text("utf-8")
     assert "<script>" not in page and "&lt;script&gt;alert(1)" in page
-    assert "Perplexity before" in page and "What it says" in page
+    assert "Perplexity before" in page and "Answers" in page
 
 
 def test_a_run_is_asked_on_the_command_line(chat_recipe: Callable[..., Any], tmp_path: Path) -> None:

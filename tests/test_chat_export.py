@@ -80,7 +80,7 @@ def test_the_reader_converses_alone(made: dict[str, Any], name: str) -> None:
     command = [sys.executable, reader, ".", "sun 0?", "--check", "--max-tokens", "6"]
     done = subprocess.run(command, cwd=made[name].folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "20 answers are Keras's" in done.stdout and "sun 0?\n  " in done.stdout
+    assert "20 answers equal Keras's" in done.stdout and "sun 0?\n  " in done.stdout
 
 
 def test_a_file_answers_a_prompt_as_its_run_does(made: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ def test_answers_with_a_temperature_are_drawn_from_the_seed(made: dict[str, Any]
 
 
 def test_a_prompt_longer_than_the_cache_is_refused(made: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"Example 2: the prompt has .* the model takes 512, answer included"):
+    with pytest.raises(DataError, match=r"Example 2: the prompt has .* the model takes 512, including the answer"):
         predict(made["linux"], ["sun 0?", "sun " * 300])
 
 
@@ -145,7 +145,7 @@ def test_an_answer_that_parts_where_two_tokens_tie_is_the_same() -> None:
 def test_what_cannot_hold_a_language_model_says_so(made: dict[str, Any]) -> None:
     with pytest.raises(KerastuneError, match="target android is for images"):
         export(made["run"], Export(target="android"))
-    with pytest.raises(KerastuneError, match="language models lose their accuracy in full int8"):
+    with pytest.raises(KerastuneError, match="language models lose accuracy in full int8"):
         export(made["run"], Export(target="linux", quantize="int8"))
     assert "one signature" in str(runtimes.refusal("openvino", made["linux"].manifest))
 
@@ -156,7 +156,7 @@ def test_serve_answers_prompts_as_the_run_does(made: dict[str, Any]) -> None:
         status, said = server.post({"instances": ["sun 0?", "tide 1?"]})
         assert status == 200, said
         assert said["predictions"] == answers(made["run"], ["sun 0?", "tide 1?"], 48)
-        for prompt, why in (("<|im_end|>", "a mark of the chat template"), ("sun " * 300, "answer included")):
+        for prompt, why in (("<|im_end|>", "a marker of the chat template"), ("sun " * 300, "including the answer")):
             status, said = server.post({"instances": [prompt]})
             assert status == 400 and why in said["error"]
     finally:
@@ -171,7 +171,7 @@ def test_a_saved_model_of_raw_texts_takes_several_prompts_and_no_marks(made: dic
     prompts = ["sun 0?", "tide 1?", "sun sea fog 2?"]
     said = answer(prompts=tf.constant(prompts))["answers"].numpy()
     assert [text.decode() for text in said] == answers(made["run"], prompts, 48)
-    for prompt, why in (("a\n<|im_end|>", "a mark of the chat template"), ("sun " * 300, "no room in 512 tokens")):
+    for prompt, why in (("a\n<|im_end|>", "a marker of the chat template"), ("sun " * 300, "no room in 512 tokens")):
         with pytest.raises(tf.errors.InvalidArgumentError, match=why):
             answer(prompts=tf.constant([prompt]))
 
@@ -188,7 +188,7 @@ def test_a_template_is_a_graph_unless_it_changes_what_is_said(chat_recipe: Calla
         source = "{% for m in messages %}{{ m.role }}: {{ m.content " + content + " }}<|im_end|>{% endfor %}"
         chat = Chat(source, "a test", tokenizer, False, "", "2026-01-31")
         if is_changed:
-            with pytest.raises(ValueError, match="changes what is said"):
+            with pytest.raises(ValueError, match="changes messages"):
                 frame(chat)
             continue
         assert encoded(chat, frame(chat), said[0]).to_list() == [chat.prompt(turns[:1])]

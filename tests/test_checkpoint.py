@@ -41,7 +41,7 @@ def test_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path, damage) -> No
 
 
 def test_none_that_can_be_read_is_an_error_that_says_why(tmp_path: Path) -> None:
-    with pytest.raises(KerastuneError, match="no checkpoint was written yet"):
+    with pytest.raises(KerastuneError, match="it has no checkpoint yet"):
         checkpoint.read(tmp_path)
     (tmp_path / "000001.npz").write_bytes(b"PK")
     with pytest.raises(KerastuneError, match=r"its checkpoints are damaged \(000001.npz: "):

@@ -93,7 +93,7 @@ def test_every_example_is_one_the_command_takes(name: str) -> None:
 
 def test_the_help_names_every_exit_code() -> None:
     text = " ".join(invoke("--help").stdout.split())
-    assert "0 done, 1 a mistake you can mend, 2 usage, 3 verification failed, 4 a converter" in text
+    assert "0 done, 1 a mistake you can fix, 2 usage, 3 verification failed, 4 a converter" in text
 
 
 def test_the_version_is_the_packages() -> None:
@@ -172,7 +172,7 @@ def test_copy_never_overwrites(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("precious")
     result = invoke("recipes", "copy", "quickstart", "mine.toml")
     assert result.exit_code == 1
-    assert "mine.toml exists already" in result.stderr
+    assert "mine.toml already exists" in result.stderr
     assert (tmp_path / "mine.toml").read_text() == "precious"
 
 
@@ -200,12 +200,12 @@ def test_copy_to_where_nothing_can_be_written_says_why() -> None:
         ("report nowhere", "nowhere is not a folder"),
         ("export nowhere --target linux", "nowhere is not a folder"),
         ("verify nowhere", "nowhere is not a folder"),
-        ("verify .", "has no manifest.json, so it is no artifact"),
+        ("verify .", "has no manifest.json, so it is not an artifact"),
         ("evaluate .", "has no run.json, so it is no run"),
         ("predict . photo.jpg", "is neither a run nor an artifact"),
     ],
 )
-def test_a_mistake_that_can_be_mended_is_exit_code_1_with_a_message_and_a_hint(command: str, message: str) -> None:
+def test_a_mistake_that_can_be_fixed_is_exit_code_1_with_a_message_and_a_hint(command: str, message: str) -> None:
     result = invoke(*command.split())
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: ")
@@ -252,7 +252,7 @@ def test_wrong_usage_is_exit_code_2(command: str) -> None:
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("there", "there exists already"),
+        ("there", "there already exists"),
         ("file/run", "cannot be made: {here}/file is not a folder"),
         ("n" * 250, "cannot be made: its name has more than 220 bytes"),
         ("/proc/self/run", "cannot be made: nothing can be written into /proc/self"),
@@ -426,4 +426,4 @@ def test_kept_features_are_listed_and_deleted_by_key() -> None:
     assert refused.exit_code == 1
     assert "No features are kept under the key 'cccc'" in refused.stderr
     assert "0.0 MB deleted" in invoke("cache", "clear").stdout
-    assert "Nothing is kept" in invoke("cache", "ls").stdout
+    assert "The cache is empty" in invoke("cache", "ls").stdout

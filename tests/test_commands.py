@@ -51,7 +51,7 @@ def test_a_run_is_evaluated_and_reported_from_another_folder(run_folder: Path) -
 
 def test_a_run_is_exported_from_another_folder(run_folder: Path) -> None:
     result = invoke("export", run_folder, "--target", "linux", "-o", "my artifact", "--max-accuracy-drop", "0.1")
-    assert re.search(r"^litert [\d.]+ .* (same|not enough data)$", result.stdout, re.MULTILINE)
+    assert re.search(r"^litert [\d.]+ .* (same|too few to tell)$", result.stdout, re.MULTILINE)
     assert "Next: kerastune predict 'my artifact' photo.jpg" in result.stderr
     assert "kerastune targets show linux" in result.stderr
 

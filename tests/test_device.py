@@ -139,7 +139,7 @@ def test_a_label_that_mediapipe_calls_by_another_name_is_caught(made, copied):
     path = of.folder / "model.tflite"
     path.write_bytes(path.read_bytes().replace(b"blue\ngreen\n", b"blue\ngrey!\n"))
     artifact.write(of.folder, of.manifest, of.golden)
-    with pytest.raises(ConverterError, match="label 1 is 'grey!' in the model and 'green' in the manifest"):
+    with pytest.raises(ConverterError, match="label 1 is 'grey!' in the model but 'green' in the manifest"):
         runtimes.ask(of, "mediapipe", of.golden.examples)
 
 

@@ -157,7 +157,7 @@ def test_int8_sums_that_overflow_in_openvino_are_said_and_refused_only_where_ope
     assert report.passed
     assert report.runtimes["openvino"].passed is None
     assert "overflow" in report.runtimes["openvino"].problems[-1]
-    with pytest.raises(VerificationError, match=r"from what litert said.*overflow"):
+    with pytest.raises(VerificationError, match=r"from those of litert.*overflow"):
         verify(made, in_runtimes=["openvino"])
 
 
@@ -167,10 +167,10 @@ def test_a_manifest_that_says_something_else_is_refused(exported, copied, key):
     said = json.loads((made.folder / "manifest.json").read_text("utf-8"))
     other = {"labels": said["labels"][::-1], "tolerance": {**said["tolerance"], "golden_error": 1.0}, "licence": "none"}
     (made.folder / "manifest.json").write_text(json.dumps({**said, key: other.get(key, {})}))
-    with pytest.raises(VerificationError, match=r"manifest\.json is damaged: its sha256 is not that of what it holds"):
+    with pytest.raises(VerificationError, match=r"manifest\.json is damaged: its sha256 does not match its content"):
         verify(made.folder)
     done = subprocess.run([sys.executable, made.folder / "reader.py", made.folder, "--check"], capture_output=True)
-    assert (done.returncode, done.stderr.decode().strip()) == (3, "FAILED: not what was exported: manifest.json")
+    assert (done.returncode, done.stderr.decode().strip()) == (3, "FAILED: changed since the export: manifest.json")
 
 
 def test_predict_and_the_reader_refuse_a_changed_byte_too(exported, copied, pictures):
@@ -239,7 +239,7 @@ def test_an_interrupted_run_is_not_exported_before_it_has_scores(trained, copied
 
 
 def test_a_folder_in_use_is_refused(exported, trained):
-    with pytest.raises(KerastuneError, match="exists already"):
+    with pytest.raises(KerastuneError, match="already exists"):
         export(trained("resnet"), Export(format="onnx"), exported("resnet")["onnx"].folder)
 
 

@@ -54,7 +54,7 @@ def test_a_fault_is_caught_on_the_golden_images_alone(planted, name, fault):
 def test_shifted_labels_are_caught_beside_the_run(planted, name):
     made, of = planted(name)
     shifted = faults.with_labels_shifted(made)
-    with pytest.raises(VerificationError, match="its labels are not those of run, or in another order"):
+    with pytest.raises(VerificationError, match="its labels differ from those of run, or are in another order"):
         verify(shifted, of.folder)
 
 

@@ -173,7 +173,7 @@ def test_a_web_page_is_no_image() -> None:
 
 
 def test_other_image_formats_are_named_and_refused() -> None:
-    assert problem(encoded(noise(), "TIFF")).startswith("is a TIFF image, which is not read")
+    assert problem(encoded(noise(), "TIFF")).startswith("is a TIFF image, which is not supported")
     assert "HEIC" in problem(b"\0\0\0\x18ftypheic")
 
 

@@ -191,18 +191,18 @@ def test_adapters_are_drawn_from_the_seed_and_stay_through_later_epochs() -> Non
 @pytest.mark.parametrize(
     ("then", "asked"),
     [
-        (lora_phase(rank=3), "asked for is rank 3 and alpha 3"),
-        (lora_phase(alpha=8.0), "asked for is rank 2 and alpha 8"),
-        (lora_phase("top:1"), "asked for is none"),
-        (phase("all"), "asked for is none"),
+        (lora_phase(rank=3), "asks for rank 3 and alpha 3"),
+        (lora_phase(alpha=8.0), "asks for rank 2 and alpha 8"),
+        (lora_phase("top:1"), "asks for none"),
+        (phase("all"), "asks for none"),
     ],
 )
 def test_other_adapters_have_to_be_merged_first(then: Phase, asked: str) -> None:
     task = text_classifier()
     freeze(task, lora_phase())
-    with pytest.raises(RecipeError, match=f"has an adapter of rank 2 and alpha 2; {asked}") as caught:
+    with pytest.raises(RecipeError, match=f"has an adapter of rank 2 and alpha 2; the phase {asked}") as caught:
         freeze(task, then)
-    assert "Merge the adapters before that" in str(caught.value.hint)
+    assert "Merge the adapters first" in str(caught.value.hint)
     lora.merge(task)
     assert (freeze(task, then).lora is not None) == (then.lora is not None)
 
@@ -351,5 +351,5 @@ def test_a_state_with_adapters_puts_them_back_and_needs_them_there() -> None:
     assert predict(task, x) != outputs
     restore(task, kept)
     assert predict(task, x) == outputs
-    with pytest.raises(ValueError, match="weights that the model has not"):
+    with pytest.raises(ValueError, match="weights that the model lacks"):
         restore(text_classifier(), kept)

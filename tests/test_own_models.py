@@ -112,7 +112,7 @@ def test_a_model_with_a_call_of_its_own_has_no_prefix_and_says_why() -> None:
     task = wrapped()
     freeze(task, phase("head"))
     cut, why = cutting.cut(task, images())
-    assert cut is None and "is no Functional model" in why
+    assert cut is None and "is not a functional model" in why
 
 
 @MODELS

@@ -118,7 +118,7 @@ def test_nothing_is_cut_where_the_first_layer_trains() -> None:
     task, x = build("ResNet")
     found, why = cutting.cut(frozen(task, "all"), x)
     assert found is None
-    assert why == "conv1_conv (trains) comes first, so there is nothing to run in advance"
+    assert why == "conv1_conv (trains) comes first, so there is no frozen prefix"
 
 
 def test_cutting_leaves_the_model_as_it_was() -> None:
@@ -201,7 +201,7 @@ def test_a_trainable_batch_norm_is_not_cut_through_even_if_it_has_no_weights_tha
     found, why = cutting.cut(toy(layers.Conv2D(4, 3, name="convolution"), head), PIXELS)
     assert found is not None
     assert found.after == ("convolution",)
-    assert "norm (moves its statistics) comes next" in why
+    assert "norm (updates its statistics) comes next" in why
 
 
 def test_what_crosses_keeps_its_type() -> None:
@@ -225,7 +225,7 @@ def test_the_proof_fails_when_the_parts_are_not_the_whole() -> None:
     task, x = build("ResNet")
     found = cut(frozen(task, "top:1"), x)
     task.trainable = False
-    assert cutting.prove(found, x) == "the weights that train are not those behind the cut"
+    assert cutting.prove(found, x) == "the trainable weights are not those after the cut"
 
 
 class Restless(layers.Layer):
@@ -494,15 +494,15 @@ ROOM: dict[str, Any] = {
     ("asked", "case", "got", "why"),
     [
         ("off", {}, "off", "as asked"),
-        ("auto", {}, "memory", "1.0 GB, at most a quarter of the 8.0 GB of memory that is free"),
-        ("auto", {"memory_available": 3 * 10**9}, "disk", "the disk takes 2.0 GB"),
-        ("auto", {"memory_available": 10**9, "disk_available": 10**8}, "off", "than the disk takes (100.0 MB)"),
+        ("auto", {}, "memory", "1.0 GB, at most a quarter of the 8.0 GB of free memory"),
+        ("auto", {"memory_available": 3 * 10**9}, "disk", "the disk has room for 2.0 GB"),
+        ("auto", {"memory_available": 10**9, "disk_available": 10**8}, "off", "than the disk has room for (100.0 MB)"),
         ("auto", {"epochs": 1}, "off", "one epoch"),
-        ("auto", {"epochs": 1, "is_stored": True}, "disk", "an earlier run kept them"),
+        ("auto", {"epochs": 1, "is_stored": True}, "disk", "an earlier run cached them"),
         ("auto", {"changes": True, "is_stored": True}, "off", "train.cache_views"),
-        ("auto", {"cut_reason": "x trains first"}, "off", "nothing to keep: x trains first"),
-        ("memory", {"epochs": 1}, "memory", "as asked"),
-        ("disk", {}, "disk", "as asked; 1.0 GB"),
+        ("auto", {"cut_reason": "x trains first"}, "off", "nothing to cache: x trains first"),
+        ("memory", {"epochs": 1}, "memory", "as requested"),
+        ("disk", {}, "disk", "as requested; 1.0 GB"),
     ],
 )
 def test_where_features_are_kept(asked: Any, case: dict[str, Any], got: str, why: str) -> None:
@@ -514,10 +514,10 @@ def test_where_features_are_kept(asked: Any, case: dict[str, Any], got: str, why
 @pytest.mark.parametrize(
     ("asked", "case", "message"),
     [
-        ("memory", {"cut_reason": "stem (trains) comes first"}, "nothing to keep: stem"),
-        ("disk", {"changes": True}, r"\[augment\] makes every epoch's images new"),
-        ("memory", {"memory_available": 10**8}, "the features take 1.0 GB, and there is memory for 100.0 MB"),
-        ("disk", {"disk_available": 10**8}, "the features take 1.0 GB, and there is disk for 100.0 MB"),
+        ("memory", {"cut_reason": "stem (trains) comes first"}, "nothing to cache: stem"),
+        ("disk", {"changes": True}, r"\[augment\] changes the images every epoch"),
+        ("memory", {"memory_available": 10**8}, "the features take 1.0 GB, and the memory has room for 100.0 MB"),
+        ("disk", {"disk_available": 10**8}, "the features take 1.0 GB, and the disk has room for 100.0 MB"),
     ],
 )
 def test_what_was_asked_for_and_cannot_be_had_is_an_error(asked: Any, case: dict[str, Any], message: str) -> None:
@@ -551,8 +551,8 @@ def test_nothing_else_is_tried_for_a_short_pass() -> None:
     task, x = build("EfficientNet")
     _, got, why = forward.fastest(cut(frozen(task), x), [x, x], n_batches=10)
     assert got == "tensorflow"
-    assert "too little to try folded" in why
-    assert "too little to try onnxruntime" in why
+    assert "too short to try folded" in why
+    assert "too short to try onnxruntime" in why
 
 
 def test_the_faster_candidate_is_taken_if_it_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -582,5 +582,5 @@ def test_a_candidate_that_cannot_run_the_prefix_is_not_taken(monkeypatch: pytest
     monkeypatch.setitem(forward._TRYING, "onnxruntime", 0.0)
     task, x = build("BERT")
     *_, why = forward.fastest(cut(frozen(task, "top:1"), x), [x], n_batches=10**6)
-    assert "onnxruntime cannot run it: it is set up for one input and one output" in why
+    assert "onnxruntime cannot run it: it supports only one input and one output" in why
     assert "no BatchNorm to fold" in why

@@ -78,7 +78,7 @@ def test_where_no_quantisation_keeps_the_limits_all_are_named(trained, tmp_path)
 
 def test_a_file_over_its_limit_is_refused(trained, tmp_path):
     wanted = parse_export({"target": "onnxruntime", "max_size_mb": 0.01})
-    with pytest.raises(VerificationError, match=r"it has .* MB, and max_size_mb is 0.01"):
+    with pytest.raises(VerificationError, match=r"it has .* MB, but max_size_mb is 0.01"):
         export(trained("resnet"), wanted, tmp_path / "large")
 
 
@@ -86,7 +86,7 @@ def test_another_runtime_that_says_something_else_fails_the_file(made, copied):
     of = copied(made["linux-int8"])
     turned = {"scores": of.golden.expected["scores"][::-1]}
     of = artifact.write(of.folder, of.manifest, replace(of.golden, found=turned))
-    with pytest.raises(VerificationError, match="from what litert said when it was exported"):
+    with pytest.raises(VerificationError, match="from those of litert at export"):
         verify(of, in_runtimes=["litert-reference"])
 
 
@@ -124,7 +124,7 @@ def test_float16_is_refused_where_activations_would_overflow(tmp_path):
         ("FNet", "tflite", "none", "complex numbers"),
         ("FNet", "onnx", "none", "complex numbers"),
         ("DFine", "tflite", "int8", "crashes"),
-        ("Llama", "tflite", "int8", "lose their accuracy"),
+        ("Llama", "tflite", "int8", "lose accuracy"),
         ("ViT", "tflite", "int16x8", "layer normalisation"),
     ],
 )
@@ -145,16 +145,16 @@ def test_a_recipe_is_refused_before_it_is_trained(recipe):
 
 
 def test_a_place_without_floating_point_takes_no_floats():
-    with pytest.raises(RecipeError, match="'microcontroller' computes in int8 alone"):
+    with pytest.raises(RecipeError, match="'microcontroller' computes in int8 only"):
         parse_export({"target": "microcontroller", "quantize": "float16"})
 
 
 @pytest.mark.parametrize(
     ("name", "runtime", "why"),
     [
-        ("linux", "onnxruntime", "it runs onnx, and this is tflite"),
+        ("linux", "onnxruntime", "it runs onnx, but this is tflite"),
         ("linux", "tflm", "it needs images of one size"),
-        ("android", "openvino", "it reads float32 outputs, and this gives uint8"),
+        ("android", "openvino", "it reads float32 outputs, but this gives uint8"),
         ("linux", "litter", "there is no runtime 'litter'"),
     ],
 )

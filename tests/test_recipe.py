@@ -175,10 +175,10 @@ def test_an_unfreeze_that_means_something_is_taken(pets: str, spec: str) -> None
         ("phases.0.unfreeze=none", 'phases.0: unfreeze = "none" trains nothing, so it needs epochs = 0'),
         ("phases=[]", "phases: a recipe needs at least one [[phases]] table"),
         ("data.test_fraction=0.85", "data: validation_fraction + test_fraction = 1 leaves nothing to train on"),
-        ("phases.0.lora={rank=4}", 'phases.0: lora has no unit to adapt under unfreeze = "head"'),
-        ("phases.1={unfreeze='all', batch_norm='train', lora={rank=4}}", "phases.1: lora trains adapters only"),
+        ("phases.0.lora={rank=4}", 'phases.0: lora has no units to adapt with unfreeze = "head"'),
+        ("phases.1={unfreeze='all', batch_norm='train', lora={rank=4}}", "phases.1: lora trains only adapters"),
         ("phases.1={unfreeze='all', layer_decay=0.5, learning_rates={stem=1e-5}}", "phases.1: layer_decay and"),
-        ("train.cache_views=2", "train.cache_views keeps augmented views, and [augment] changes nothing"),
+        ("train.cache_views=2", "train.cache_views caches augmented views, but [augment] changes nothing"),
         ("exports.0.format=onnx", "exports.0: target 'linux' takes format = tflite, not 'onnx'"),
         ("exports=[{}]", "exports.0: an export needs a `target` or a `format`"),
         ("exports=[{target='linux'}, {target='linux'}]", "two exports would be called 'linux'"),
@@ -194,9 +194,9 @@ def test_settings_that_do_not_fit_together_are_refused(pets: str, mistake: str, 
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        ("train.cache_views=2", "train.cache_views keeps augmented views, and texts are not augmented"),
-        ("train.class_weights=balanced", "train.class_weights and train.label_smoothing are for one label an example"),
-        ("train.label_smoothing=0.1", "train.class_weights and train.label_smoothing are for one label an example"),
+        ("train.cache_views=2", "train.cache_views caches augmented views, but texts are not augmented"),
+        ("train.class_weights=balanced", "train.class_weights and train.label_smoothing need one label per example"),
+        ("train.label_smoothing=0.1", "train.class_weights and train.label_smoothing need one label per example"),
     ],
 )
 def test_what_needs_images_or_classes_is_refused_where_there_are_none(
@@ -209,8 +209,8 @@ def test_what_needs_images_or_classes_is_refused_where_there_are_none(
     ("overrides", "message"),
     [
         (["augment.flip=horizontal", "train.cache=disk"], 'train.cache = "disk" would show every epoch the same'),
-        (["augment.cutmix=1.0", "train.class_weights=balanced"], "train.class_weights weighs an image by its label"),
-        (["augment.mixup=0.2", "train.cache_views=3"], "train.cache_views cannot keep mixup or cutmix"),
+        (["augment.cutmix=1.0", "train.class_weights=balanced"], "train.class_weights weights an image by its label"),
+        (["augment.mixup=0.2", "train.cache_views=3"], "train.cache_views cannot cache mixup or cutmix"),
     ],
 )
 def test_training_that_augmentation_would_falsify_is_refused(pets: str, overrides: list[str], message: str) -> None:
@@ -535,7 +535,7 @@ DIGITS = "9" * 5000
         (f"phases.0.epochs={10**30}", "phases.0.epochs: must be less than or equal to 1000000"),
         (f"name={'n' * 256}", "name: string should have at most 200 characters"),
         (f"exports.0.name={'n' * 256}", "exports.0.name: string should have at most 200 characters"),
-        ('data.path="a\\u0000b"', "data.path: a path has no NUL character"),
+        ('data.path="a\\u0000b"', "data.path: a path cannot contain a NUL character"),
         (f"data.path={'p' * 5000}", "data.path: string should have at most 4096 characters"),
         (f"seed={'[' * 5000}{']' * 5000}", "nests too deeply"),
     ],

@@ -187,9 +187,9 @@ def test_it_shows_what_was_measured(tmp_path: Path) -> None:
     words = _Page(report.write(a_run(tmp_path / "run"))).words
     assert "87.50 %" in words and "8 images" in words
     assert "95 % interval 52.91 % to 97.76 %" in words  # Wilson for 7 of 8: Brown, Cai & DasGupta 2001
-    assert "3 frozen weights proved unmoved" in words and "12,345" in words
+    assert "3 frozen weights proved unchanged" in words and "12,345" in words
     assert "2 min 3 s" in words and "2026-01-02 03:04 UTC+01:00" in words
-    assert "Nothing has been exported yet. The recipe asks for linux." in words
+    assert "Nothing has been exported yet. The recipe exports linux." in words
 
 
 def test_an_artifact_is_shown_with_its_proof(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_an_artifact_without_proof_is_not_called_verified(tmp_path: Path, made: 
     of = a_run(tmp_path / "run")
     an_artifact(of, **made)
     words = _Page(report.write(of)).words
-    assert verdict in words and "✓" not in words and "0 verified in the runtime" in words
+    assert verdict in words and "✓" not in words and "0 verified in their runtime" in words
 
 
 def test_what_the_split_is_too_small_to_tell_stands_beside_the_file(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
 def test_the_most_confident_mistakes_come_first(tmp_path: Path) -> None:
     of = a_run(tmp_path / "run", tuple(f"label {n:02}" for n in range(16)))
     page = _Page(report.write(of))
-    captions = re.findall(r"said label (\d+) with (\S+)\s%\s+truth label (\d+)", page.text)
+    captions = re.findall(r"output label (\d+) with (\S+)\s%\s+truth label (\d+)", page.text)
     assert [int(truth) for _, _, truth in captions] == list(range(15, 3, -1))  # 12 of 15
     assert {said for said, _, _ in captions} == {"00"} and captions[0][1] == "99.00"
     assert "15 of 64 test images are labelled wrong" in page.words
@@ -250,7 +250,7 @@ def test_without_the_data_it_is_built_and_says_why(tmp_path: Path) -> None:
     assert "Without the images: The data have changed" in _Page(report.write(of)).words
     shutil.rmtree(tmp_path / "images")
     words = _Page(report.write(of)).words
-    assert "Without the images: There is no folder" in words and "said cat with" in words
+    assert "Without the images: There is no folder" in words and "output cat with" in words
 
 
 def test_an_interrupted_run_says_what_it_lacks(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def rounds(count: int, folder: Path) -> artifact.Artifact:
 def test_a_runtime_that_hangs_is_ended_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtimes.ask(rounds(3, tmp_path), "onnxruntime", [IMAGE]).outputs["scores"].tolist() == [[0, 0, 0]]
     monkeypatch.setattr(runtimes, "SECONDS", 5.0)
-    with pytest.raises(ConverterError, match=r"onnxruntime, asked about round, took more than 0\.0833333 minutes"):
+    with pytest.raises(ConverterError, match=r"onnxruntime, running round, took more than 0\.0833333 minutes"):
         runtimes.ask(rounds(2**62, tmp_path), "onnxruntime", [IMAGE])
 
 
@@ -99,15 +99,15 @@ CHATS = replace(TEXTS, modality="conversation", learnt="text", signatures=("pref
     ("runtime", "manifest", "why"),
     [
         ("litert", IMAGES, None),
-        ("onnxruntime", IMAGES, "it runs onnx, and this is tflite"),
-        ("tflm", TEXTS, "it takes images, and this takes texts"),
-        ("saved-model-text", IMAGES, "it takes texts or conversations, and this takes images"),
+        ("onnxruntime", IMAGES, "it runs onnx, but this is tflite"),
+        ("tflm", TEXTS, "it takes images, but this takes texts"),
+        ("saved-model-text", IMAGES, "it takes texts or conversations, but this takes images"),
         ("saved-model-text", replace(TEXTS, format="saved_model"), "no model of raw texts"),
-        ("litert-reference", CHATS, "seconds for a token"),
+        ("litert-reference", CHATS, "seconds per token"),
         (
             "tflm",
             replace(IMAGES, inputs=(tensor("images", (1, None, None, 3)),)),
-            "targets android, browser and microcontroller have that",
+            "as targets android, browser and microcontroller have",
         ),
         ("tflm", replace(IMAGES, quantize="dynamic"), 'no kernels for quantize = "dynamic"'),
         (
@@ -115,12 +115,12 @@ CHATS = replace(TEXTS, modality="conversation", learnt="text", signatures=("pref
             replace(IMAGES, inputs=(tensor("images", (1, 2, 2, 3), "int8"),)),
             "it takes float32 or uint8 images, not int8",
         ),
-        ("mediapipe", replace(IMAGES, learnt="number"), "it gives labels, and this was trained on number"),
-        ("openvino", CHATS, "it reads one signature of a file, and this has prefill and decode"),
+        ("mediapipe", replace(IMAGES, learnt="number"), "it gives labels, but this was trained on number"),
+        ("openvino", CHATS, "it reads one signature of a file, but this has prefill and decode"),
         (
             "browser",
             replace(IMAGES, outputs=(tensor("boxes"), tensor("scores", (1, 3), "int8"))),
-            "float32 outputs, and this gives int8",
+            "float32 outputs, but this gives int8",
         ),
     ],
 )

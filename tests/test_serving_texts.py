@@ -125,7 +125,7 @@ def test_a_bad_request_is_400_with_a_reason(vectors: Server, what: str) -> None:
 
 def test_pairs_that_do_not_match_are_400(labels: Server) -> None:
     status, answer = labels.post({"inputs": {"texts": ["a", "b"], "pairs": ["c"]}})
-    assert status == 400 and "differ in how many texts" in answer["error"]
+    assert status == 400 and "have different numbers of texts" in answer["error"]
     status, answer = labels.post({"instances": ["a text"]})
     assert status == 400 and "pairs, texts" in answer["error"]
 

@@ -109,5 +109,5 @@ def test_nothing_to_judge_is_no_comparison() -> None:
 
 def test_a_metric_that_is_no_number_is_refused() -> None:
     truth = np.ones((5, 1), np.float32)
-    with pytest.raises(VerificationError, match="The r2 is no number: nan"):
+    with pytest.raises(VerificationError, match="The r2 is not a number: nan"):
         paired(LEARNT["number"], truth, {"scores": truth * np.nan}, {"scores": truth}, 0.02)

@@ -148,7 +148,7 @@ def test_metadata_of_texts_name_no_pixels(made: dict[str, Any]) -> None:
 def test_what_texts_cannot_leave_as_is_refused(made: dict[str, Any]) -> None:
     with pytest.raises(KerastuneError, match="android is for images"):
         export(made["run"], Export(target="android"))
-    with pytest.raises(KerastuneError, match="padding is masked by numbers so large"):
+    with pytest.raises(KerastuneError, match="the mask of padding is so large"):
         export(made["run"], Export(target="linux", quantize="int8"))
 
 

@@ -180,7 +180,7 @@ def test_texts_that_are_cut_off_are_counted(text_recipe: Callable[..., Any]) -> 
 
 def test_a_length_that_the_model_does_not_take_is_refused(text_recipe: Callable[..., Any]) -> None:
     recipe = text_recipe(data={"max_length": 25})
-    with pytest.raises(RecipeError, match=r"max_length = 25, and .* takes 24 tokens at most"):
+    with pytest.raises(RecipeError, match=r"max_length = 25, but .* takes at most 24 tokens"):
         text_classification.build(recipe, recipe.preset, 2, "float32")
 
 

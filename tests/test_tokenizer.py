@@ -215,7 +215,7 @@ def test_tokenizers_that_cannot_be_expressed_say_why(tmp_path: Path) -> None:
     clip = hub.CLIPTokenizer(**byte_pairs("<|startoftext|>", "<|endoftext|>"))
     for tokenizer, why in (
         (words, "DebertaV3Tokenizer .* neither a unigram nor a BPE model"),
-        (clip, "CLIPTokenizer .* does not split texts as other BytePairTokenizers do"),
+        (clip, "CLIPTokenizer .* splits texts differently from other BytePairTokenizers"),
         (keras_hub.tokenizers.ByteTokenizer(), "ByteTokenizer .* neither WordPiece nor"),
     ):
         with pytest.raises(KerastuneError, match=why):

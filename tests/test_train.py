@@ -476,7 +476,7 @@ def test_a_frozen_weight_that_moves_stops_the_run(recipe, tmp_path, monkeypatch)
         return progress.task
 
     build_with(monkeypatch, remembered)
-    with pytest.raises(VerificationError, match="frozen weights moved"):
+    with pytest.raises(VerificationError, match="frozen weights changed"):
         fine_tune(recipe("resnet"), tmp_path / "run", progress=progress)
     assert list(tmp_path.iterdir()) == []
 
@@ -485,7 +485,7 @@ def test_an_existing_folder_is_refused_before_training_and_force_replaces_only_o
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_text("keep")
     wanted = recipe("resnet", phases=[{"unfreeze": "head", "epochs": 1}])
-    for force, why in ((False, "exists already"), (True, "something else than a run")):
+    for force, why in ((False, "already exists"), (True, "something else than a run")):
         with pytest.raises(KerastuneError, match=why):
             fine_tune(wanted, tmp_path / "mine", force=force)
     assert (tmp_path / "mine" / "photo.jpg").read_text() == "keep"

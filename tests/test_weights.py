@@ -25,7 +25,7 @@ def test_a_state_fits_another_build_of_the_model_to_the_bit(family: str) -> None
 
 def test_a_state_with_weights_that_the_model_has_not_is_refused() -> None:
     task = classifier("ViT")
-    with pytest.raises(ValueError, match="the state has weights that the model has not: 999"):
+    with pytest.raises(ValueError, match="the state has weights that the model lacks: 999"):
         restore(task, {**state(task), "999:nowhere": np.zeros(1)})
 
 

@@ -48,10 +48,11 @@ def main() -> int:
 Written by `make tokenizers` on {date.today()}, with keras-hub {version("keras-hub")}, tensorflow-text \
 {version("tensorflow-text")} and tokenizers {version("tokenizers")}.
 
-How many texts the `tokenizers` package, with the `tokenizer.json` that kerastune writes, packs into other rows of
-{LENGTH} ids than KerasHub's preprocessor does in a graph. The nasty strings (`tasks.tokenizer.NASTY`) have several
-spaces, emoji, combining marks, right-to-left marks, control characters, special tokens and 10,000 characters. An
-artifact's manifest has the same count for its own data (`text.checked`).
+The number of texts that the `tokenizers` package, with the `tokenizer.json` that kerastune writes, packs into rows of
+{LENGTH} ids that differ from those of KerasHub's preprocessor in a graph. The nasty strings
+(`kerastune.tasks.tokenizer.NASTY`) have repeated spaces, emoji, combining marks, right-to-left marks, control
+characters, special tokens and 10,000 characters. An artifact's manifest has the same count for its own data
+(`text.checked`).
 
 | preset | {" | ".join(f"{name} ({len(some):,})" for name, some in columns.items())} |
 |---|{"---|" * len(columns)}""")

@@ -16,7 +16,7 @@ function packed(milliseconds, outputs) {
 }
 
 try {
-  const { load } = await import("./artifact.js");  // here, a module that fails is reported, too
+  const { load } = await import("./artifact.js");  // here, so that a failing module is reported
   const { predict } = await load();
   let found = new Blob();
   while (true) {

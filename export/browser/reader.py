@@ -1,6 +1,6 @@
-"""Runs an artifact in headless Chromium, in the page beside this file: LiteRT.js or onnxruntime-web, and numpy.
+"""Runs an artifact in headless Chromium, in the page next to this file: LiteRT.js or onnxruntime-web, and numpy.
 
-The page hands back its outputs to a server on this machine's own address, and Chromium reaches no other.
+The page sends its outputs to a server on localhost; Chromium cannot reach any other address.
 """
 
 import atexit
@@ -25,7 +25,7 @@ INSTALL = (
     f"apt-get install chromium && npm install --ignore-scripts --prefix ~/kerastune-browser {' '.join(PACKAGES)} && "
     "export KERASTUNE_BROWSER=~/kerastune-browser/node_modules"
 )
-PATIENCE = 120  # seconds that loading the model, or one image, may take
+PATIENCE = 120  # maximum seconds to load the model, or for one image
 HERE = Path(__file__).resolve().parent
 
 _SWITCHES = (
@@ -33,25 +33,25 @@ _SWITCHES = (
     *("--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-dev-shm-usage"),
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-# Some systems have other names for these, and a page's modules need just these.
+# Some systems map these suffixes to other types, but a page's modules need exactly these.
 _TYPES = {".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm"}
 
 
 def chromium():
-    """The browser's program; None where there is none."""
+    """Returns the path of Chromium, or None."""
     found = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
     return next(filter(None, found), None)
 
 
 def packages():
-    """The folder that npm put the runtimes into: $KERASTUNE_BROWSER, or js/ beside the page; None where it is not."""
+    """Returns npm's folder with the runtimes: $KERASTUNE_BROWSER, or js/ next to the page; or None."""
     folder = Path(os.environ.get("KERASTUNE_BROWSER") or HERE / "js").absolute()
     return folder if any((folder / name).is_dir() for name in ("@litertjs/core", "onnxruntime-web")) else None
 
 
 @cache
 def installed():
-    """The version of Chromium; None where it or the runtimes are missing."""
+    """Returns the version of Chromium; None if it or the runtimes are missing."""
     if not (chromium() and packages()):
         return None
     said = subprocess.run([chromium(), "--version"], capture_output=True, text=True).stdout
@@ -59,7 +59,7 @@ def installed():
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    """The page and the runtimes, the artifact's data, and a turn for each image."""
+    """Serves the page, the runtimes and the artifact's data, and exchanges images and outputs with the page."""
 
     def __init__(self, artifact, data, images, answers, *arguments):
         self.artifact, self.data, self.images, self.answers = artifact, data, images, answers
@@ -69,10 +69,10 @@ class Server(http.server.SimpleHTTPRequestHandler):
         return _TYPES.get(Path(path).suffix) or super().guess_type(path)
 
     def translate_path(self, path):
-        inside = Path(super().translate_path(path)).relative_to(HERE)  # ".." is taken out there
+        inside = Path(super().translate_path(path)).relative_to(HERE)  # which removes ".."
         if inside.parts[:1] == ("js",):
             return str(packages().joinpath(*inside.parts[1:]))
-        # The page is the one beside this file, never the artifact's: a foreign folder's code is not run.
+        # Serves the page next to this file, never the artifact's: that code is untrusted.
         return str((self.artifact if str(inside) in self.data else HERE) / inside)
 
     def end_headers(self):
@@ -111,7 +111,7 @@ def load(folder, manifest, options):
     atexit.register(until_the_end.close)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     browser = until_the_end.enter_context(browsing(f"http://127.0.0.1:{server.server_port}/drive"))
-    # The page resizes, as it does for its users; images.py leaves images as they are.
+    # The page resizes images, as for its users; images.py does not.
     manifest["reading"] = {**manifest["reading"], "resize": "inside"}
 
     def answer():
@@ -120,12 +120,12 @@ def load(folder, manifest, options):
                 path, said = answers.get(timeout=1)
             except queue.Empty:
                 if browser.poll() is not None:
-                    sys.exit(f"Chromium ended by itself (exit code {browser.returncode})")
+                    sys.exit(f"Chromium exited (exit code {browser.returncode})")
                 continue
             if path != "/turn":
                 sys.exit(f"the page failed: {said.decode(errors='replace')}")
             return said
-        sys.exit(f"the page has not answered for {PATIENCE} s")
+        sys.exit(f"the page did not answer within {PATIENCE} s")
 
     def run(inputs):  # images: uint8 [B, H, W, 3] -> lists of rows by name
         found, run.seconds = {}, 0.0
@@ -137,13 +137,13 @@ def load(folder, manifest, options):
                 found.setdefault(name, []).append(row)
         return found
 
-    run.peak_mb = float("nan")  # of this process, which does not run the model
+    run.peak_mb = float("nan")  # this process does not run the model
     answer()  # the model is loaded
     return run
 
 
 def unpacked(said):
-    """What drive.js packed: milliseconds, and outputs by name."""
+    """Unpacks what drive.js packed: milliseconds, and outputs by name."""
     start = 4 + int.from_bytes(said[:4], "little")
     header, values, outputs = json.loads(said[4:start]), np.frombuffer(said[start:], "<f4"), {}
     for name, shape in header["shapes"]:
@@ -154,8 +154,8 @@ def unpacked(said):
 
 @contextlib.contextmanager
 def browsing(url):
-    """Chromium at an address, in a profile of its own; both are gone afterwards."""
-    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium needs that of root
+    """Runs Chromium at an address, with a temporary profile."""
+    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # Chromium requires it for root
     with tempfile.TemporaryDirectory(prefix="kerastune-browser-", ignore_cleanup_errors=True) as profile:
         command = [chromium(), *_SWITCHES, *root, f"--user-data-dir={profile}", url]
         quiet = subprocess.DEVNULL
@@ -172,9 +172,9 @@ def browsing(url):
 
 
 if __name__ == "__main__":
-    sys.path.append(str(HERE.parent))  # in an artifact, artifact.py is beside this file
+    sys.path.append(str(HERE.parent))  # in an artifact, artifact.py is next to this file
     from artifact import main
 
     if not installed():
-        sys.exit(f"this needs Chromium, and runtimes that npm installs: {INSTALL}")
+        sys.exit(f"this needs Chromium, and runtimes from npm: {INSTALL}")
     main(load)

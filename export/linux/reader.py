@@ -40,7 +40,7 @@ def load(folder, manifest, options):
 
 
 def choosing(interpreter):
-    """Several signatures as one function: each call is that of the signature that takes its shapes."""
+    """Joins several signatures into one function, which calls the signature that takes the shapes of its inputs."""
     runners = [interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()]
 
     def run(inputs):
@@ -58,7 +58,7 @@ def arguments(parser):
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is next to this file
     from artifact import answering, main, threads
 
     main(load, threads, arguments, answering)

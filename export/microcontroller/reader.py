@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tflite_micro import runtime
 
-ARENA = 64 * 2**20  # bytes of working memory; a device has less, and needs less
+ARENA = 64 * 2**20  # bytes of working memory; a device has and needs less
 
 
 def load(folder, manifest, options):
@@ -32,7 +32,7 @@ def arguments(parser):
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is next to this file
     from artifact import main
 
     main(load, arguments)

@@ -23,7 +23,7 @@ def load(folder, manifest, options):
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is next to this file
     from artifact import answering, main, threads
 
     main(load, threads, answering)

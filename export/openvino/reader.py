@@ -11,10 +11,10 @@ def load(folder, manifest, options):
     from artifact import names
 
     model = openvino.Core().read_model(folder / manifest["model"])
-    # Left to itself, OpenVINO computes float32 models in bfloat16 where the processor can: errors of 1e-2.
+    # By default, OpenVINO computes float32 models in bfloat16 if the processor supports it: errors of 1e-2.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": options.threads or 0}
     compiled = openvino.compile_model(model, "CPU", settings)
-    # A SavedModel's inputs have longer names there, and a .tflite file's may have; its outputs have none of ours.
+    # In OpenVINO, inputs of SavedModel and .tflite files can have longer names, and outputs do not have our names.
     takes = {
         one["name"]: next(port for port in compiled.inputs if any(one["name"] in name for name in port.names))
         for one in manifest["inputs"]
@@ -36,7 +36,7 @@ def load(folder, manifest, options):
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is next to this file
     from artifact import answering, main, threads
 
     main(load, threads, answering)

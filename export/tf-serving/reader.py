@@ -1,8 +1,8 @@
-"""Asks a TF Serving server, or kerastune's stand-in for one, about images or texts.
+"""Sends images or texts to a TF Serving server, or to kerastune's stand-in.
 
-python reader.py ARTIFACT --rest http://127.0.0.1:8501 --check    numpy alone
+python reader.py ARTIFACT --rest http://127.0.0.1:8501 --check    needs only numpy
 python reader.py ARTIFACT --grpc 127.0.0.1:8500 photo.jpg         pip install tensorflow-serving-api
-python reader.py ARTIFACT --check                                 no server: saved_model.py, in this process
+python reader.py ARTIFACT --check                                 without a server: saved_model.py
 """
 
 import base64
@@ -21,14 +21,14 @@ import numpy as np
 
 def arguments(parser):
     server = parser.add_mutually_exclusive_group()
-    server.add_argument("--rest", metavar="URL", help="ask a server: http://127.0.0.1:8501")
-    server.add_argument("--grpc", metavar="HOST:PORT", help="ask a server: 127.0.0.1:8500")
-    parser.add_argument("--name", help="the model's name on the server; default: the artifact's")
+    server.add_argument("--rest", metavar="URL", help="REST server, such as http://127.0.0.1:8501")
+    server.add_argument("--grpc", metavar="HOST:PORT", help="gRPC server, such as 127.0.0.1:8500")
+    parser.add_argument("--name", help="model name on the server; default: the artifact's")
     parser.add_argument(
         "--signature",
         choices=("serve_bytes", "serving_default"),
         default="serve_bytes",
-        help="send images as PNG files (default), or as pixels: several times as much",
+        help="send images as PNG files (default) or as pixels, which are several times larger",
     )
     parser.set_defaults(raw=False)
 
@@ -60,7 +60,7 @@ def over_rest(address, name, signature, manifest):
             sys.exit(f"{url} answered {error.code}: {error.read(1000).decode(errors='replace')!a}")
         except OSError as error:
             sys.exit(f"{url} does not answer: {error}")
-        outputs = said if len(dtypes) > 1 else dict.fromkeys(dtypes, said)  # the only output stands without its name
+        outputs = said if len(dtypes) > 1 else dict.fromkeys(dtypes, said)  # a single output has no name
         return {key: np.array(outputs[key], dtype) for key, dtype in dtypes.items()}
 
     return run
@@ -91,7 +91,7 @@ def over_grpc(address, name, signature):
 
 
 def asked(inputs, signature):
-    """The signature to ask, and what it takes: images as files or as pixels, everything else as it is."""
+    """Returns the signature to use and its inputs: images as files or pixels, everything else unchanged."""
     if "images" not in inputs:
         return "serving_default", inputs
     if signature == "serve_bytes":
@@ -100,7 +100,7 @@ def asked(inputs, signature):
 
 
 def in_json(row):
-    """A row of an input as TF Serving's REST interface takes it."""
+    """Converts a row of an input for TF Serving's REST interface."""
     return {"b64": base64.b64encode(row).decode()} if isinstance(row, bytes) else row.tolist()
 
 
@@ -115,7 +115,7 @@ def png(image):  # uint8 [H, W, 3] -> bytes, without loss
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is next to this file
     from artifact import answering, main
 
     main(load, arguments, answering)

@@ -1,4 +1,4 @@
-"""Runs a SavedModel artifact with TensorFlow alone, as TF Serving does: pip install tensorflow numpy."""
+"""Runs a SavedModel artifact with only TensorFlow, as TF Serving does: pip install tensorflow numpy."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 def load(folder, manifest, options):
     if options.raw:
-        import tensorflow_text  # noqa: F401  the operators that cut texts into tokens
+        import tensorflow_text  # noqa: F401  operators that tokenise texts
 
     model = tf.saved_model.load(str(folder / (manifest["reading"]["raw"] if options.raw else manifest["model"])))
     signatures = {frozenset(one.structured_input_signature[1]): one for one in model.signatures.values()}
@@ -25,11 +25,11 @@ def load(folder, manifest, options):
 
 
 def arguments(parser):
-    parser.add_argument("--raw", action="store_true", help="raw texts in; needs tensorflow_text")
+    parser.add_argument("--raw", action="store_true", help="take raw texts; needs tensorflow_text")
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is next to this file
     from artifact import answering, main
 
     main(load, arguments, answering)

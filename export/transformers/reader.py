@@ -6,19 +6,19 @@ from pathlib import Path
 
 
 def load(folder, manifest, options):
-    os.environ["HF_HUB_OFFLINE"] = "1"  # a folder is read, and no hub asked
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read the folder without asking a hub
     import torch
     from chats import Chat, speaking
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    # AutoTokenizer of transformers 5 cuts words as Qwen 2 does wherever the model is one, whatever tokenizer.json says.
+    # For Qwen 2 models, AutoTokenizer of transformers 5 splits words Qwen's way, whatever tokenizer.json says.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
 
     class Theirs(Chat):
-        """As transformers renders its template and tokenises."""
+        """Renders the template and tokenises with transformers."""
 
         def encode(self, texts):
             return tokenizer(texts, add_special_tokens=False).input_ids
@@ -46,7 +46,7 @@ def load(folder, manifest, options):
 
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is beside this file
+    sys.path.append(str(Path(__file__).resolve().parents[1]))  # in an artifact, artifact.py is next to this file
     from artifact import answering, main, threads
 
     main(load, threads, answering)

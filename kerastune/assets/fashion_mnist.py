@@ -1,8 +1,8 @@
-"""Fashion-MNIST as TensorFlow Datasets wants it: ``tfds.load("fashion_mnist", data_dir=…, download=False)``.
+"""Fashion-MNIST for TensorFlow Datasets: ``tfds.load("fashion_mnist", data_dir=…, download=False)``.
 
-The data come from Debian's package where there is apt-get, and from TFDS's own address elsewhere. Debian's
-build blanks the time stamp and the file name in the gzip headers; written back, the four files are byte for
-byte the ones that TFDS has registered, so its own checksum validation stays on and proves it.
+The data come from Debian's package if there is apt-get, and otherwise from TFDS's own address. Debian's build blanks
+the time stamp and the file name in the gzip headers. With these restored, the four files are byte for byte those that
+TFDS has registered, and its checksum validation, which stays on, proves it.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ _FILES = {
 
 
 def build(folder: Path, progress: Progress) -> None:
-    """Fill the folder as a TFDS ``data_dir``."""
+    """Fills the folder as a TFDS ``data_dir``."""
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         if shutil.which("apt-get") and shutil.which("dpkg-deb"):
@@ -58,7 +58,7 @@ def build(folder: Path, progress: Progress) -> None:
 
 
 def download_deb(folder: Path) -> Path:
-    """The package file, through a package index of our own: takes neither root nor an earlier update."""
+    """Downloads the package file with a private package index, without root or an earlier update."""
     lists, cache = folder / "lists", folder / "cache"
     for each in (lists / "partial", cache / "archives" / "partial"):
         each.mkdir(parents=True)
@@ -73,10 +73,10 @@ def download_deb(folder: Path) -> Path:
 
 
 def restore_files(deb: Path, folder: Path) -> None:
-    """Unpack the package and put TFDS's four original files into the folder.
+    """Unpacks the package and restores TFDS's four original files in the folder.
 
-    Only the data are pinned hard. apt has checked the package's signature, and Ubuntu builds its own package
-    file from the same source.
+    Only the data are pinned: apt has checked the package's signature, and Ubuntu builds its own package from the same
+    source.
     """
     run_tool(
         ["dpkg-deb", "-x", str(deb), str(folder / "unpacked")],
@@ -90,7 +90,7 @@ def restore_files(deb: Path, folder: Path) -> None:
 
 
 def prepare(folder: Path, downloads: Path) -> None:
-    """Let TFDS make its files from the four in ``downloads``, which it checks against its own hashes."""
+    """Makes TFDS's files from the four in ``downloads``, which TFDS checks against its own hashes."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
@@ -110,13 +110,13 @@ def prepare(folder: Path, downloads: Path) -> None:
 def _with_original_header(packed: bytes, name: str, packed_at: int) -> bytes:
     header = struct.Struct("<4sIBB")  # magic, method and flags; time; extra flags; operating system
     start, *_ = header.unpack_from(packed)
-    if start != b"\x1f\x8b\x08\x00":  # a header with more fields than these would need another cut
+    if start != b"\x1f\x8b\x08\x00":  # a header with more fields would have to be split elsewhere
         raise AssetError(f"{name}.gz has an unexpected gzip header: {packed[:10].hex()}.")
     return header.pack(b"\x1f\x8b\x08\x08", packed_at, 0, 3) + name.encode() + b"\0" + packed[header.size :]
 
 
 def _check_that_tfds_can_download() -> None:
-    """One short request first: TFDS would try ten times, over more than three minutes, before it says no."""
+    """Makes one short request, because TFDS would retry ten times, for over three minutes."""
     from tensorflow_datasets.image_classification.mnist import FashionMNIST
 
     try:
@@ -132,7 +132,7 @@ def _check_that_tfds_can_download() -> None:
 
 @contextlib.contextmanager
 def _quietly(tfds: Any) -> Any:
-    """stdout belongs to whoever called us, and our own progress lines say enough."""
+    """Silences TFDS: stdout belongs to the caller, and kerastune reports its own progress."""
     tfds.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(sys.stderr):

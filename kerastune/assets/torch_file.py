@@ -1,8 +1,8 @@
-"""Read a torch checkpoint in the legacy (pre-zip) format, without torch and without running what is in it.
+"""Reads a torch checkpoint in the legacy (pre-zip) format, without torch and without running its code.
 
-A pickle is a program. torch writes a tensor as a call of one function on a reference to raw bytes that follow
-the pickles, so four names are all that a state dict needs. They are mapped to harmless stand-ins; any other
-name is refused before it is looked up.
+A pickle is a program. torch writes a tensor as a call of one function on a reference to raw bytes after the pickles,
+so a state dict needs only four names. They map to harmless stand-ins; any other name is refused before it is looked
+up.
 
 The file: five pickles (magic number, protocol, system, state dict, storage keys), then per storage an int64
 count and its little-endian values.
@@ -66,17 +66,17 @@ class _StateDictUnpickler(pickle.Unpickler):
 
 
 def read_state_dict(file: IO[bytes]) -> dict[str, NDArray[Any]]:
-    """The name → array mapping in a file that ``torch.save(model.state_dict(), …)`` wrote before 1.6."""
+    """Returns the arrays by name in a file that ``torch.save(model.state_dict(), …)`` wrote before torch 1.6."""
     try:
         if (_load(file), _load(file)) != (_MAGIC, _PROTOCOL):
-            raise AssetError("Not a torch file of the legacy format: its magic number and protocol are missing.")
+            raise AssetError("Not a legacy torch file: its magic number and protocol are missing.")
         if not _load(file)["little_endian"]:
             raise AssetError("The torch file was written on a big-endian machine, which is not supported.")
         state: Mapping[str, _Tensor] = _load(file)
         dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in state.values()}
         values = {key: _read_values(file, dtypes[key]) for key in _load(file)}
         return {name: _view(values[tensor.storage.key], tensor) for name, tensor in state.items()}
-    # Whatever a damaged pickle stream can stumble over; a bug of ours still shows as the exception's cause.
+    # Any error that a damaged pickle stream can raise; a bug of ours still shows as the exception's cause.
     except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise AssetError(f"The torch file cannot be read: {type(error).__name__}: {error}") from error
 
@@ -98,7 +98,7 @@ def _read_exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def _view(values: NDArray[Any], tensor: _Tensor) -> NDArray[Any]:
-    """The tensor's window on its storage, checked to lie inside it before numpy is told to trust us."""
+    """Returns the tensor's view of its storage, after checking that it lies inside."""
     _, offset, shape, strides = tensor
     steps = [(size - 1) * stride for size, stride in zip(shape, strides, strict=True)]
     if min([offset, *shape, *strides]) < 0 or offset + sum(steps) >= len(values):

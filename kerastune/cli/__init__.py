@@ -1,7 +1,7 @@
-"""The command line: parse, one call, print. The only room that prints or exits.
+"""Command line: parse, one call, print. The only room that prints or exits.
 
-One module a group of commands; show.py turns results into text, and terminal.py puts it on the terminal. Modules import
-what they need inside their commands, so that `kerastune --help` answers at once.
+Each group of commands is one module. show.py turns results into text, and terminal.py prints it. Commands import what
+they need inside their functions, so that `kerastune --help` is fast.
 """
 
 import faulthandler
@@ -18,7 +18,7 @@ from kerastune.errors import KerastuneError
 
 
 class _Group(click.Group):
-    """Shows a user's mistakes as a message and a hint, in one place; bugs keep their traceback."""
+    """Shows a user's mistakes as a message and a hint. Bugs keep their traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -39,11 +39,11 @@ def cli() -> None:
     """Fine-tune a pretrained KerasHub model from one recipe, and ship it with proof.
 
     \b
-    kerastune recipes list              what can be trained
+    kerastune recipes list              see what you can train
     kerastune run quickstart            train, export, verify, report
-    kerastune predict RUN photo.jpg     use it
+    kerastune predict RUN photo.jpg     use the model
 
-    Exit codes: 0 done, 1 a mistake you can mend, 2 usage, 3 verification failed, 4 a converter or the machine failed.
+    Exit codes: 0 done, 1 a mistake you can fix, 2 usage, 3 verification failed, 4 a converter or the machine failed.
     """
 
 
@@ -58,10 +58,10 @@ for _command in (
 
 
 def main() -> None:
-    """The entry point. Hides TensorFlow's start-up noise, which C++ writes past Python to descriptor 2."""
+    """Runs the command line. Hides TensorFlow's start-up noise, which C++ writes directly to descriptor 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "KERASTUNE_DEBUG" not in os.environ:
-        warnings.simplefilter("ignore")  # libraries talk to their developers; ours are errors or in the report
+        warnings.simplefilter("ignore")  # libraries warn their developers; our own are errors or in the report
         terminal = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)

@@ -1,4 +1,4 @@
-"""kerastune export, verify, benchmark and serve: files that leave, and the proof that they compute what was trained."""
+"""kerastune export, verify, benchmark and serve: exported files, and the proof that they compute what was trained."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run_folder", metavar="RUN")
-@click.option("--target", help="A place: see kerastune targets list.")
+@click.option("--target", help="Deployment target; see kerastune targets list.")
 @click.option(
     "--format",
     "format_",
     type=click.Choice(list(FORMATS)),
-    help="A file format, instead of a target or as another one that it takes.",
+    help="File format, instead of a target or as an alternative that the target supports.",
 )
 @click.option(
     "--quantize",
     type=click.Choice(QUANTIZATIONS),
-    help="Default: the target's own. auto takes the smallest that keeps the limits.",
+    help="Default: the target's own. auto takes the smallest file within the limits.",
 )
 @click.option(
     "--max-accuracy-drop",
     type=click.FloatRange(0, 1),
     default=0.02,
     show_default=True,
-    help="Refuse a quantised model that loses more of the validation accuracy.",
+    help="Refuse a quantised model that loses more validation accuracy.",
 )
 @click.option("--max-size-mb", type=click.FloatRange(0, min_open=True), help="Refuse a larger model.")
 @click.option(
@@ -60,7 +60,7 @@ def export(
 ) -> None:
     """Export a run's model and verify it in its runtime.
 
-    Exit code 3 if it does not compute what was trained.
+    The exit code is 3 if it does not compute what was trained.
 
     Example: kerastune export runs/first --target linux --quantize int8
     """
@@ -80,7 +80,7 @@ def export(
         try:
             (made,) = exporter.export(of, wanted, out, force=force, progress=told)
         except (VerificationError, ConverterError):
-            report.write(of, progress=told)  # it lists the artifacts, and those that were refused
+            report.write(of, progress=told)  # it lists the accepted and the refused artifacts
             raise
         report.write(of, progress=told)
     if made.report:
@@ -92,20 +92,18 @@ def export(
 @click.command()
 @click.argument("artifact_folder", metavar="ARTIFACT")
 @click.option("--run", "run_folder", metavar="RUN", help="The run it came from, if the artifact was moved.")
-@click.option(
-    "--runtime", "names", multiple=True, metavar="NAME", help="One of those above; default: all that are installed."
-)
+@click.option("--runtime", "names", multiple=True, metavar="NAME", help="A runtime below; default: all installed.")
 @json_option
 def verify(artifact_folder: str, run_folder: str | None, names: tuple[str, ...], as_json: bool) -> None:
     """Replay an artifact in real runtimes.
 
-    Exit code 3 if it does not compute what was trained. The runtimes:
+    The exit code is 3 if it does not compute what was trained. The runtimes:
 
     \b
-    litert, litert-reference   TFLite: LiteRT with fast kernels, and with the plain ones
+    litert, litert-reference   TFLite: LiteRT with fast kernels, and with reference kernels
     tflm                       TFLite: TensorFlow Lite Micro
     mediapipe                  TFLite: MediaPipe's ImageClassifier
-    browser                    TFLite and ONNX with images of one size: LiteRT.js, onnxruntime-web
+    browser                    TFLite and ONNX for images of one size: LiteRT.js, onnxruntime-web
     onnxruntime                ONNX
     openvino                   ONNX, TFLite and SavedModel
     saved-model                SavedModel: TensorFlow without Keras
@@ -123,18 +121,16 @@ def verify(artifact_folder: str, run_folder: str | None, names: tuple[str, ...],
 
 @click.command()
 @click.argument("artifact_folders", nargs=-1, required=True, metavar="ARTIFACT...")
-@click.option("--threads", type=click.IntRange(1), help="Threads of one inference; default: the runtime's own choice.")
-@click.option(
-    "--runtime", "names", multiple=True, metavar="NAME", help="As in verify; default: all that are installed."
-)
-@click.option("--plot", "image", type=click.Path(path_type=Path), help="Plot accuracy against latency into this file.")
+@click.option("--threads", type=click.IntRange(1), help="Threads per inference; default: the runtime's own choice.")
+@click.option("--runtime", "names", multiple=True, metavar="NAME", help="As for verify; default: all installed.")
+@click.option("--plot", "image", type=click.Path(path_type=Path), help="Plot accuracy against latency to this file.")
 @json_option
 def benchmark(
     artifact_folders: tuple[str, ...], threads: int | None, names: tuple[str, ...], image: Path | None, as_json: bool
 ) -> None:
     """Time artifacts in real runtimes.
 
-    Shows size, time to load, latency and memory, and the accuracy that they were verified with.
+    Shows size, load time, latency and memory, and the accuracy from verification.
 
     Example: kerastune benchmark runs/first/exports/* --threads 1 --plot latency.png
     """
@@ -157,17 +153,17 @@ def benchmark(
 
 @click.command()
 @click.argument("artifact_folder", metavar="ARTIFACT")
-@click.option("--name", help="The model's name in URLs; default: the artifact's.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen; 0.0.0.0 lets others in.")
-@click.option("--port", default=8501, show_default=True, type=click.IntRange(0, 65535), help="REST; 0: a free one.")
+@click.option("--name", help="Model name in URLs; default: the artifact's.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
+@click.option("--port", default=8501, show_default=True, type=click.IntRange(0, 65535), help="REST port; 0: any free.")
 @click.option(
-    "--grpc-port", default=8500, show_default=True, type=click.IntRange(0, 65535), help="gRPC; 0: a free one."
+    "--grpc-port", default=8500, show_default=True, type=click.IntRange(0, 65535), help="gRPC port; 0: any free."
 )
 @json_option
 def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_port: int, as_json: bool) -> None:
     """Serve a SavedModel artifact as TF Serving does.
 
-    A stand-in to develop against; it runs until Ctrl-C.
+    A stand-in for development. Stop it with Ctrl-C.
 
     Example: kerastune serve runs/first/exports/tf-serving
     """
@@ -176,7 +172,7 @@ def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_por
     def ready(where: dict[str, Any]) -> None:
         def listening() -> None:
             put(f"REST: {where['rest']}\ngRPC: {where['grpc']}, model {where['name']}, version {where['version']}")
-            put(f"Requests may have {where['max_request_bytes'] >> 20} MiB. Nobody is asked who they are.")
+            put(f"Requests are limited to {where['max_request_bytes'] >> 20} MiB. There is no authentication.")
             put("This is a stand-in for TF Serving. For production: kerastune targets show tf-serving")
 
         emit(as_json, where, listening)

@@ -1,4 +1,4 @@
-"""kerastune predict and search: asking a run or an artifact."""
+"""kerastune predict and search: ask a run or an artifact."""
 
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("folder", metavar="RUN_OR_ARTIFACT")
 @click.argument("examples", nargs=-1, metavar="FILE_OR_TEXT...")
-@click.option("--file", "lines", type=click.File(encoding="utf-8"), help="A file with one text a line; - for stdin.")
-@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many labels to print for each.")
+@click.option("--file", "lines", type=click.File(encoding="utf-8"), help="File with one text per line; - for stdin.")
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="Number of labels to print for each.")
 @click.option("--max-tokens", type=click.IntRange(1), help="Maximum tokens to generate; default: 64.")
 @click.option("--temperature", type=click.FloatRange(0), help="0 = greedy; above 0 = sample; default: 0.")
 @click.option("--seed", type=click.IntRange(0), help="Sampling seed; default: 0.")
@@ -34,7 +34,7 @@ def predict(
 ) -> None:
     """Label image files or texts, or ask a language model.
 
-    A run answers in Keras, an artifact in its own runtime. A model of pairs takes two texts for each. Text embedders
+    A run answers in Keras, an artifact in its own runtime. A model for pairs takes two texts per answer. Text embedders
     print vectors. --max-tokens, --temperature and --seed are for language models.
 
     \b
@@ -47,7 +47,7 @@ def predict(
 
     asked = [*examples, *(line.rstrip("\n") for line in lines or () if line.strip())]
     if not asked:
-        raise click.UsageError("Name image files, or give texts.")
+        raise click.UsageError("Give image files or texts.")
     of = inference.opened(folder)
     settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
@@ -63,7 +63,7 @@ def predict(
     if searching.makes_vectors(of):
         say(f"\nNext: {typed('kerastune', 'search', folder)} --index FILE QUERY; --json prints all numbers")
     elif not inference.options_of(of):
-        say("\nNext: the report.html of its run shows where this model is wrong")
+        say("\nNext: its run's report.html shows where this model is wrong")
 
 
 @click.command()
@@ -73,16 +73,16 @@ def predict(
     "--index",
     required=True,
     type=click.Path(path_type=Path),
-    help="The texts: .csv, .jsonl, .parquet or .txt, or an .npz that --save wrote.",
+    help="Texts to search: .csv, .jsonl, .parquet or .txt, or an .npz written by --save.",
 )
-@click.option("--column", default="text", show_default=True, help="The column of texts in --index.")
-@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="How many texts to print.")
-@click.option("--save", type=click.Path(path_type=Path), help="Keep the vectors of --index in this new .npz file.")
+@click.option("--column", default="text", show_default=True, help="Column of texts in --index.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Number of texts to print.")
+@click.option("--save", type=click.Path(path_type=Path), help="Save the vectors of --index to this new .npz file.")
 @json_option
 def search(folder: str, query: str, index: Path, column: str, top: int, save: Path | None, as_json: bool) -> None:
-    """Find the texts of a file that are most like a query.
+    """Find the texts in a file that are most similar to a query.
 
-    Ranks them by the cosine of their vectors.
+    Ranks them by cosine similarity.
 
     \b
     Example: kerastune search runs/questions --index faq.csv --column question "Who wrote Emma?"
@@ -95,4 +95,4 @@ def search(folder: str, query: str, index: Path, column: str, top: int, save: Pa
     rows = [[f"{hit.similarity:.4f}", hit.text] for hit in found]
     document = [{"text": hit.text, "similarity": hit.similarity} for hit in found]
     emit(as_json, document, lambda: table(["cosine", "text"], rows))
-    say(f"\nNext: --index {typed(save)} is quicker" if save else "\nNext: --save INDEX.npz keeps the vectors")
+    say(f"\nNext: --index {typed(save)} is faster" if save else "\nNext: --save INDEX.npz keeps the vectors")

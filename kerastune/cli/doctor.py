@@ -1,4 +1,4 @@
-"""kerastune doctor: versions, GPUs, XLA, runtimes and hubs of this machine; and what to install."""
+"""kerastune doctor: versions, GPUs, XLA, runtimes and hubs of this machine, and what to install."""
 
 import urllib.error
 import urllib.request
@@ -29,7 +29,7 @@ def doctor(as_json: bool) -> None:
 
 
 def examine() -> dict[str, Any]:
-    """Everything worth knowing before a run; takes some seconds and asks the hubs whether they are there."""
+    """Examines the machine before a run. Takes a few seconds, and makes a request to each hub."""
     import tensorflow as tf
 
     from kerastune import environment
@@ -37,7 +37,7 @@ def examine() -> dict[str, Any]:
 
     gpus = tf.config.list_physical_devices("GPU")
     missing = dict.fromkeys(row.install for row in RUNTIMES.values() if not row.version)
-    advice = [f"{command}   # to verify in it, too" for command in missing]
+    advice = [f"{command}   # to verify in this runtime" for command in missing]
     if not gpus and tf.test.is_built_with_cuda():
         advice.append("pip install 'tensorflow[and-cuda]'   # if this machine has an NVIDIA GPU")
     return {

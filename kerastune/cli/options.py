@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have."""
+"""Options and arguments that commands share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-out_option = click.option("-o", "--out", type=click.Path(path_type=Path), help="The folder to write.")
+out_option = click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder to write.")
 force_option = click.option("--force", is_flag=True, help="Replace the folder if it exists.")
 like_option = click.option(
-    "--like", metavar="RUN", help="Repeat a run: its recipe, and its decisions where `auto` measures. No RECIPE then."
+    "--like", metavar="RUN", help="Repeat a run, with its recipe and the decisions of `auto`. Leave out RECIPE."
 )
 _overrides_option = click.option(
     "-s",
@@ -30,17 +30,17 @@ _overrides_option = click.option(
 
 
 def recipe_argument(function: Function) -> Function:
-    """RECIPE and its overrides."""
+    """Adds RECIPE and its overrides to a command."""
     return click.argument("recipe")(_overrides_option(function))
 
 
 def optional_recipe_argument(function: Function) -> Function:
-    """RECIPE, which may be left out, and its overrides."""
+    """Adds an optional RECIPE and its overrides to a command."""
     return click.argument("recipe", required=False)(_overrides_option(function))
 
 
 def read(recipe: str, overrides: tuple[str, ...]) -> "Recipe":
-    """The recipe, with the mistakes that need no TensorFlow found before it is imported."""
+    """Reads a recipe. Finds the mistakes that need no TensorFlow before it is imported."""
     from kerastune import assets
     from kerastune import recipe as recipes
 
@@ -50,5 +50,5 @@ def read(recipe: str, overrides: tuple[str, ...]) -> "Recipe":
 
 
 def running(recipe: str, overrides: tuple[str, ...]) -> str:
-    """The command that runs a recipe with its overrides, as one would type it."""
+    """Returns the command that runs a recipe with its overrides, as a user would type it."""
     return typed("kerastune", "run", recipe, *(word for override in overrides for word in ("-s", override)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Terminal(Progress):
-    """A bar on a terminal; elsewhere a line for each finished step. On stderr."""
+    """Writes to stderr: a bar on a terminal, otherwise one line per finished step."""
 
     def __init__(self, console: "Console | None" = None) -> None:
         from rich.console import Console
@@ -26,7 +26,7 @@ class Terminal(Progress):
         from rich.progress import Progress as Bar
         from rich.table import Column
 
-        def text(shown: str, share: int) -> TextColumn:  # is cut where the terminal is narrow; figures are not
+        def text(shown: str, share: int) -> TextColumn:  # cut on narrow terminals; figures never are
             return TextColumn(shown, markup=False, table_column=Column(ratio=share, no_wrap=True, overflow="ellipsis"))
 
         self.console = console or Console(file=sys.stderr)
@@ -56,12 +56,12 @@ class Terminal(Progress):
 
     def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
         if not self.console.is_terminal:
-            return  # a log is for what is done
+            return  # a log shows finished steps only
         if stage != self.stage or self.task is None:
             self._end()
             self.stage, self.task = stage, self.bar.add_task(printable(stage), total=total or None, detail="")
         self.bar.update(self.task, completed=done, total=total or None, detail=printable(detail))
-        if done >= total > 0:  # what comes next may show nothing for minutes
+        if done >= total > 0:  # the next step may show nothing for minutes
             self._end()
 
     def _end(self) -> None:

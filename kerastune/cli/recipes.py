@@ -18,7 +18,7 @@ def recipes() -> None:
 @recipes.command("list")
 @json_option
 def recipes_list(as_json: bool) -> None:
-    """List the recipes that come with kerastune.
+    """List the shipped recipes.
 
     Example: kerastune recipes list
     """
@@ -29,7 +29,7 @@ def recipes_list(as_json: bool) -> None:
     emit(
         as_json,
         [{"name": n, "summary": s} for n, s in rows],
-        lambda: table(["recipe", "what it does"], rows),
+        lambda: table(["recipe", "summary"], rows),
     )
     say("\nNext: kerastune recipes show NAME, or kerastune validate NAME")
 
@@ -55,9 +55,9 @@ def recipes_show(name: str, as_json: bool) -> None:
 @click.argument("destination", type=click.Path(path_type=Path), required=False)
 @json_option
 def recipes_copy(name: str, destination: Path | None, as_json: bool) -> None:
-    """Copy a recipe to a file of your own.
+    """Copy a recipe to your own file.
 
-    An existing file is never overwritten.
+    Never overwrites an existing file.
 
     Example: kerastune recipes copy photos birds.toml
     """
@@ -71,7 +71,7 @@ def recipes_copy(name: str, destination: Path | None, as_json: bool) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise KerastuneError(f"{path} exists already.", "Give another path: recipes copy NAME DEST.") from None
+        raise KerastuneError(f"{path} already exists.", "Give another path: recipes copy NAME DEST.") from None
     except OSError as error:
         raise KerastuneError(f"{path} cannot be written: {error.strerror}.") from error
     emit(as_json, {"path": str(path)}, lambda: put(str(path)))
@@ -81,7 +81,7 @@ def recipes_copy(name: str, destination: Path | None, as_json: bool) -> None:
 @recipes.command("schema")
 @json_option
 def recipes_schema(as_json: bool) -> None:
-    """Print the JSON Schema of a recipe, with every key there is.
+    """Print the JSON Schema of recipes, with every key.
 
     Example: kerastune recipes schema > recipe.schema.json
     """

@@ -1,6 +1,6 @@
-"""Shows results: plans, runs, artifacts, verifications and benchmarks, as tables and sentences.
+"""Shows plans, runs, artifacts, verifications and benchmarks as tables and sentences.
 
-Each function takes what its command prints with --json, so that both say the same.
+Each function takes the document that its command prints with --json, so that both agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def predicting(folder: Path, of: "Run | Artifact") -> str:
-    """The command that asks a run or an artifact, as one would type it."""
+    """Returns the command that asks a run or an artifact, as a user would type it."""
     from kerastune.modalities import MODALITIES
     from kerastune.run import Run
 
@@ -34,7 +34,7 @@ def predicting(folder: Path, of: "Run | Artifact") -> str:
 
 
 def plan(document: dict[str, Any], audits: "Sequence[Audit]") -> None:
-    """Shows what a run would do."""
+    """Shows what a run will do."""
     counts = document["counts"]
     rows = [[label, *(str(counts[split][label]) for split in counts)] for label in document["labels"]]
     totals = ["total", *(str(sum(counts[split].values())) for split in counts)]
@@ -61,7 +61,7 @@ def plan(document: dict[str, Any], audits: "Sequence[Audit]") -> None:
 
 
 def phase(audit: "Audit", title: str) -> tuple[str, list[str], list[list[str]]]:
-    """The title, header and rows that show a phase; neighbouring units that are treated alike share a row."""
+    """Returns the title, header and rows that show a phase. Adjacent units with equal settings share a row."""
     facts = [
         f"{audit.epochs} epoch{'s' if audit.epochs != 1 else ''}",
         f"{audit.trainable_parameters:,} of {audit.trainable_parameters + audit.frozen_parameters:,} parameters train",
@@ -106,7 +106,7 @@ def _rehearsal(exports: list[dict[str, Any]], seconds: float) -> None:
     )
     put(
         f"(tried in {seconds:.0f} s with an untrained head: max_accuracy_drop is not judged, and auto stops at the "
-        "first that keeps the other limits; converter MB is the most memory it held; latency is the median for one "
+        "first candidate within the other limits; converter MB is its peak memory; latency is the median for one "
         "image)"
     )
 
@@ -115,7 +115,7 @@ def _rehearsal(exports: list[dict[str, Any]], seconds: float) -> None:
 
 
 def run_document(made: "Run") -> dict[str, Any]:
-    """A run's figures, its report and its artifacts, for `run` and for --json."""
+    """Returns a run's figures, report and artifacts, for `run` and for --json."""
     from kerastune.verifying import artifact
 
     record, metric = made.record, made.metric
@@ -140,7 +140,7 @@ def run_document(made: "Run") -> dict[str, Any]:
 
 
 def run(document: dict[str, Any]) -> None:
-    """Shows what a run reached."""
+    """Shows the results of a run."""
     put(f"run:    {shown(Path(document['run']))}")
     put(f"report: {shown(Path(document['report']))}")
     metric = document["metric"]
@@ -156,7 +156,7 @@ def run(document: dict[str, Any]) -> None:
 
 
 def metrics(found: dict[str, Any], of: "Run") -> None:
-    """Shows figures on each split, and of each class."""
+    """Shows the metrics of each split and each class."""
     from kerastune.modalities import MODALITIES
 
     for split, figures in found.items():
@@ -175,7 +175,7 @@ def metrics(found: dict[str, Any], of: "Run") -> None:
 
 
 def artifact_document(of: "Artifact", report: "VerificationReport") -> dict[str, Any]:
-    """An artifact with the figures of its own runtime, as one row."""
+    """Returns an artifact with the figures of its own runtime, as one row."""
     compared = report.validation.outputs if report.validation else report.own.golden
     metric = report.validation.metric if report.validation else None
     return {
@@ -196,10 +196,10 @@ def artifact_document(of: "Artifact", report: "VerificationReport") -> dict[str,
 
 
 def artifact(row: dict[str, Any], of: "Artifact", report: "VerificationReport") -> None:
-    """Shows a verified artifact: its row, the candidates that `auto` tried, and what each runtime gives.
+    """Shows a verified artifact: its row, the candidates that `auto` tried, and the results in each runtime.
 
-    The row's error is the largest on the validation split, where that was scored; each runtime's is that on the golden
-    examples.
+    The row shows the largest error on the validation split, if that was scored. Each runtime shows the largest error on
+    the golden examples.
     """
     _artifacts([row])
     _candidates(report.ladder)
@@ -255,7 +255,7 @@ def _candidates(tried: "Sequence[Candidate]") -> None:
 
 
 def _runtimes(found: "Mapping[str, RuntimeReport]", metric: str, compared: str) -> None:
-    """Shows each runtime beside Keras, on the same examples."""
+    """Compares each runtime with Keras on the same examples."""
     rows = []
     for name, runtime in found.items():
         if runtime.passed is None:
@@ -278,7 +278,7 @@ def _runtimes(found: "Mapping[str, RuntimeReport]", metric: str, compared: str) 
 
 
 def _agreement(runtime: "RuntimeReport") -> str:
-    """How much of what a runtime said is what Keras said."""
+    """Returns the share of a runtime's answers that equal Keras's."""
     if answers := runtime.generation:
         return f"{answers.equal} of {answers.prompts}"
     outputs = runtime.validation.outputs if runtime.validation else None
@@ -286,7 +286,7 @@ def _agreement(runtime: "RuntimeReport") -> str:
 
 
 def benchmark(rows: list[dict[str, Any]]) -> None:
-    """Shows what artifacts cost and how accurate they are, in each runtime."""
+    """Shows the cost and accuracy of artifacts in each runtime."""
     header = ["artifact", "runtime", "size MB", "load ms", "latency ms", "95th percentile", "peak MB", "accuracy"]
     cells = [
         [
@@ -314,6 +314,6 @@ def machine(found: dict[str, Any]) -> None:
     for name, version in found["runtimes"].items():
         put(f"runtime {name}: {version or 'not installed'}")
     for hub, there in found["hubs"].items():
-        put(f"{hub}: {'reachable' if there else 'not reachable (kerastune assets list works without)'}")
+        put(f"{hub}: {'reachable' if there else 'not reachable (the assets of kerastune assets list need no hub)'}")
     for line in found["advice"]:
         put(f"advice: {line}")

@@ -1,4 +1,4 @@
-"""kerastune assets, targets and cache: lists of what there is."""
+"""kerastune assets, targets and cache: list, fetch and delete what is in stock."""
 
 import click
 
@@ -15,7 +15,7 @@ def assets() -> None:
 @assets.command("list")
 @json_option
 def assets_list(as_json: bool) -> None:
-    """List what can be fetched, and what is here.
+    """List the assets, and where the fetched ones are.
 
     Example: kerastune assets list
     """
@@ -60,13 +60,13 @@ def assets_fetch(names: tuple[str, ...], as_json: bool) -> None:
 
 @click.group()
 def targets() -> None:
-    """List the places that a model can go."""
+    """List deployment targets, and show how to deploy to them."""
 
 
 @targets.command("list")
 @json_option
 def targets_list(as_json: bool) -> None:
-    """List the places that an artifact can be made for.
+    """List the deployment targets.
 
     Example: kerastune targets list
     """
@@ -84,7 +84,7 @@ def targets_list(as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def targets_show(name: str, as_json: bool) -> None:
-    """Print how to deploy to a target.
+    """Show how to deploy to a target.
 
     Example: kerastune targets show linux
     """
@@ -99,13 +99,13 @@ def targets_show(name: str, as_json: bool) -> None:
 
 @click.group()
 def cache() -> None:
-    """List and delete kept outputs of frozen layers."""
+    """List and delete cached outputs of frozen layers."""
 
 
 @cache.command("ls")
 @json_option
 def cache_ls(as_json: bool) -> None:
-    """List what is kept, and how large it is.
+    """List the cached outputs and their sizes.
 
     Example: kerastune cache ls
     """
@@ -118,7 +118,7 @@ def cache_ls(as_json: bool) -> None:
         if rows:
             table(["key", "MB", "examples", "last used", "of"], rows)
         else:
-            put("Nothing is kept.")
+            put("The cache is empty.")
 
     emit(as_json, found, show)
     say("\nNext: kerastune cache clear [KEY...]")
@@ -128,9 +128,9 @@ def cache_ls(as_json: bool) -> None:
 @click.argument("keys", nargs=-1, metavar="[KEY...]")
 @json_option
 def cache_clear(keys: tuple[str, ...], as_json: bool) -> None:
-    """Delete what is kept: everything, or what has these keys.
+    """Delete all cached outputs, or those with these keys.
 
-    The next training computes it again.
+    The next training computes them again.
 
     Example: kerastune cache clear
     """

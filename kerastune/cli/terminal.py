@@ -1,4 +1,4 @@
-"""The terminal: results on stdout, progress on stderr, and no foreign characters that a terminal would obey."""
+"""Prints results to stdout and progress to stderr, with control characters escaped."""
 
 import contextlib
 import json
@@ -18,12 +18,12 @@ INTERRUPTED = 130  # what shells use for Ctrl-C
 
 
 def put(text: str = "") -> None:
-    """Prints a part of the result."""
+    """Prints part of the result."""
     click.echo(_lines(text))
 
 
 def say(text: str) -> None:
-    """Prints what is not the result: progress, errors, the next step."""
+    """Prints anything but the result: progress, errors, the next step."""
     click.echo(_lines(text), err=True)
 
 
@@ -40,7 +40,7 @@ def emit(as_json: bool, document: Any, text: Callable[[], None]) -> None:
 
 
 def table(header: list[str], rows: list[list[str]]) -> None:
-    """Prints columns of text, figures to the right; on a terminal that is too narrow, cells go over several lines."""
+    """Prints columns of text, figures right-aligned. On a narrow terminal, cells wrap over several lines."""
     lines = aligned(header, rows)
     if sys.stdout.isatty() and max(map(len, lines)) > (width := shutil.get_terminal_size().columns):
         lines = folded(header, rows, width)
@@ -48,7 +48,7 @@ def table(header: list[str], rows: list[list[str]]) -> None:
 
 
 def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
-    """The lines of a table."""
+    """Returns the lines of a table."""
     rows_ = [[printable(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[i]) for row in rows_) for i in range(len(header))]
     figures = [all(_is_figure(row[i]) for row in rows_[1:]) for i in range(len(header))]
@@ -60,7 +60,7 @@ def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def folded(header: list[str], rows: list[list[str]], width: int) -> list[str]:
-    """The lines of a table in so many columns: cells are broken between words."""
+    """Returns the lines of a table that is at most `width` characters wide; cells break between words."""
     import io
 
     from rich.console import Console
@@ -85,12 +85,12 @@ def _is_figure(cell: str) -> bool:
 
 
 def shown(path: Path) -> str:
-    """A path as the user would type it."""
+    """Returns a path as the user would type it."""
     with contextlib.suppress(ValueError):
         return str(path.absolute().relative_to(Path.cwd()))
     return str(path)
 
 
 def typed(*words: str | Path) -> str:
-    """A command as the user would type it, with quotes where a shell needs them."""
+    """Returns a command as the user would type it, quoted for a shell."""
     return shlex.join(shown(word) if isinstance(word, Path) else word for word in words)

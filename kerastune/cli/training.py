@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @recipe_argument
-@click.option("--no-exports", is_flag=True, help="Do not try the exports, which takes minutes.")
+@click.option("--no-exports", is_flag=True, help="Skip trying the exports, which takes minutes.")
 @json_option
 def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json: bool) -> None:
     """Check a recipe, its data and its exports, without training.
 
-    Reads every file of the data, and prints what a run would do. The exports are made and verified with the model as it
-    is before training, and thrown away.
+    Reads all data and prints what a run would do. Makes and verifies the exports with the untrained model, and discards
+    them.
 
     Example: kerastune validate quickstart -s train.batch_size=64
     """
@@ -79,7 +79,7 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
 @force_option
 @json_option
 def run(as_json: bool, **wanted: Any) -> None:
-    """Train, evaluate, export, verify and report: the whole job.
+    """Train, evaluate, export, verify and report.
 
     Example: kerastune run quickstart -o runs/first
     """
@@ -93,7 +93,7 @@ def run(as_json: bool, **wanted: Any) -> None:
 @force_option
 @json_option
 def train(as_json: bool, **wanted: Any) -> None:
-    """Train and evaluate, without exporting.
+    """Train and evaluate without exporting.
 
     Example: kerastune train quickstart -s phases.0.epochs=1
     """
@@ -135,9 +135,9 @@ def _fine_tune(
 @click.argument("run_folder", metavar="RUN")
 @json_option
 def resume(run_folder: str, as_json: bool) -> None:
-    """Resume a training that was killed or interrupted.
+    """Resume training that was killed or interrupted.
 
-    It reaches the same bits as without the interruption. Then the job that it was part of is finished.
+    The result is bit-identical to an uninterrupted run. Then finishes the job that the training was part of.
 
     Example: kerastune resume runs/first
     """
@@ -156,19 +156,19 @@ def resume(run_folder: str, as_json: bool) -> None:
     default=1,
     show_default=True,
     type=click.IntRange(1),
-    help="The phase, from 1; those before it train first.",
+    help="Phase to test, from 1; earlier phases train first.",
 )
 @click.option(
-    "--steps", default=100, show_default=True, type=click.IntRange(10), help="Steps in which the rate climbs."
+    "--steps", default=100, show_default=True, type=click.IntRange(10), help="Steps over which the rate rises."
 )
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path), default="lr-find.png", show_default=True, help="The plot to write."
+    "-o", "--out", type=click.Path(path_type=Path), default="lr-find.png", show_default=True, help="Plot to write."
 )
 @json_option
 def lr_find(recipe: str, overrides: tuple[str, ...], phase: int, steps: int, out: Path, as_json: bool) -> None:
     """Find a learning rate.
 
-    Trains with a rate that climbs, and looks where the loss falls fastest.
+    Trains with a rising rate and finds where the loss falls fastest.
 
     Example: kerastune lr-find quickstart --phase 1 -o rates.png
     """
@@ -186,12 +186,12 @@ def lr_find(recipe: str, overrides: tuple[str, ...], phase: int, steps: int, out
         "rates": found.rates.tolist(),
         "losses": found.losses.tolist(),
     }
-    suggestion = f"{found.suggestion:.1e}" if found.suggestion else "none: the loss falls at no rate"
+    suggestion = f"{found.suggestion:.1e}" if found.suggestion else "none: the loss does not fall at any rate"
     emit(as_json, document, lambda: put(f"suggested learning rate: {suggestion}\nplot: {shown(out)}"))
     if found.suggestion:
         say(f"\nNext: {running(recipe, (*overrides, f'phases.{phase - 1}.learning_rate={suggestion}'))}")
     else:
-        say("\nNext: look at the plot; more --steps smooth it")
+        say("\nNext: look at the plot; more --steps make it smoother")
 
 
 @click.command()
@@ -217,7 +217,7 @@ def evaluate(run_folder: str, as_json: bool) -> None:
 @click.argument("run_folder", metavar="RUN")
 @json_option
 def report(run_folder: str, as_json: bool) -> None:
-    """Rebuild report.html from what the run folder holds.
+    """Rebuild report.html from the run folder.
 
     Example: kerastune report runs/first
     """
@@ -232,14 +232,14 @@ def report(run_folder: str, as_json: bool) -> None:
 
 
 def _finish(made: "Run", told: Terminal) -> KerastuneError | None:
-    """Exports, if that is part of the job, and reports. Returns an export's failure, to be shown last."""
+    """Exports if the job includes it, and writes the report. Returns the failure of an export, to be shown last."""
     from kerastune.exporting import exporter
     from kerastune.reporting import report as reporter
 
     failure: KerastuneError | None = None
     if made.record.status == "interrupted":
         reporter.write(made, progress=told)
-        say(f"Interrupted. What was trained is in {shown(made.folder)}; it has no scores yet.")
+        say(f"Interrupted. The partly trained model is in {shown(made.folder)}; it has no scores yet.")
         resume, evaluate = (typed("kerastune", command, made.folder) for command in ("resume", "evaluate"))
         say(f"\nNext: {resume}, or {evaluate}")
         click.get_current_context().exit(INTERRUPTED)
@@ -253,7 +253,7 @@ def _finish(made: "Run", told: Terminal) -> KerastuneError | None:
 
 
 def _conclude(made: "Run", failure: KerastuneError | None, as_json: bool) -> None:
-    """Shows a finished run and what to do next."""
+    """Shows a finished run and the next step."""
     document = show.run_document(made)
     emit(as_json, document, lambda: show.run(document))
     if failure:

@@ -1,4 +1,4 @@
-"""From a run to artifacts: trace once, convert each in a child process, verify, and only then call it done."""
+"""Exports artifacts of a run: traces once, converts each in a child process, and keeps only verified ones."""
 
 import hashlib
 import json
@@ -49,19 +49,19 @@ def export(
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[Artifact]:
-    """Exports a run's model, verifies each artifact in its runtime, and puts those that pass in place.
+    """Exports a run's model, verifies each artifact in its runtime, and keeps those that pass.
 
     Args:
-        wanted: what to export; default: the recipe's exports.
-        out: the artifact's folder, for a single export; default RUN/exports/NAME.
-        force: replace folders that exist.
+        wanted: the exports to make; default: the recipe's exports.
+        out: the artifact's folder, for a single export; default: RUN/exports/NAME.
+        force: replace existing folders.
 
     Returns:
-        The artifacts, verified.
+        The verified artifacts.
 
     Raises:
-        VerificationError: an artifact does not compute what was trained. It is not put in place; the others are.
-        ConverterError: a converter crashed, ran out of time or does not know an operator.
+        VerificationError: an artifact does not compute what was trained. It is discarded; the others are kept.
+        ConverterError: a converter crashed, timed out or does not support an operator.
         DataError: the run's data cannot be read or have changed.
         KerastuneError: a folder exists, or the run was interrupted before it had scores.
     """
@@ -69,13 +69,13 @@ def export(
     of = of if isinstance(of, Run) else run.load(of)
     jobs = [_resolve(of, one, out) for one in ([wanted] if isinstance(wanted, Export) else wanted or of.recipe.exports)]
     if out and len(jobs) > 1:
-        raise ValueError(f"out names one folder, and {len(jobs)} artifacts are wanted")
+        raise ValueError(f"out names one folder, but {len(jobs)} artifacts are requested")
     for job in jobs:
         files.refuse_existing(job.folder, force, "artifact")
     if not jobs:
         return []
     _refuse_unsupported(of, jobs)
-    of.predictions("validation")  # an interrupted run has none to compare with, and says so now
+    of.predictions("validation")  # raises for an interrupted run, which has no predictions to compare with
     child.preload()
     made: list[Artifact] = []
     failures: list[KerastuneError] = []
@@ -98,8 +98,8 @@ class _Job:
     """A file to make.
 
     Attributes:
-        target: the place it is for, with the format that is wanted of it and the runtimes that run that.
-        form: how the task makes it.
+        target: the deployment target, with the requested format and the runtimes for that format.
+        form: the task's form of the file.
     """
 
     target: Target
@@ -129,12 +129,12 @@ def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
     if missing := [
         f"{name} ({runtimes.RUNTIMES[name].install})" for name in sorted(own) if not runtimes.RUNTIMES[name].version
     ]:
-        raise KerastuneError(f"An artifact is verified as it is made, and not installed are: {', '.join(missing)}.")
+        raise KerastuneError(f"New artifacts are verified, but these runtimes are not installed: {', '.join(missing)}.")
 
 
 @contextmanager
 def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
-    """A scratch folder with the traced model, and the images to prove and calibrate it with."""
+    """Yields a scratch folder with the traced model, and the examples to prove and calibrate it."""
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         work, splits = Path(scratch), of.splits(progress)
         recipe, device = of.recipe, tasks.device(of.recipe.task)
@@ -152,7 +152,7 @@ def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
         child.run("Tracing", ["-m", "kerastune.exporting.trace", str(of.folder), str(work), *sorted(wanted)])
         if audited and (checked := json.loads((work / "text.json").read_text("utf-8"))["checked"])["differ"]:
             progress.say(
-                f"{checked['differ']} of {checked['texts']:,} texts (nasty ones included) become other tokens there "
+                f"{checked['differ']} of {checked['texts']:,} texts (and nasty ones) become other tokens on devices "
                 "than in KerasHub; the manifest quotes some"
             )
         yield work
@@ -175,18 +175,18 @@ def _learnt(of: Run) -> Learnt:
 
 def _licence(of: Run) -> str:
     known = assets.ASSETS.get(of.recipe.preset)
-    return known.licence if known else "that of the preset: see its model card"
+    return known.licence if known else "the preset's: see its model card"
 
 
 def _save_examples(path: Path, examples: list[Example], name: str) -> None:
-    """Writes examples as `Conversion` reads them: NUMBER/NAME, where NAME is that of the model's input."""
+    """Writes examples for `Conversion` as NUMBER/NAME, where NAME is the model's input."""
     np.savez(path, allow_pickle=False, **{f"{n:03}/{name}": example for n, example in enumerate(examples)})
 
 
 def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Artifact:
     with files.whole_folder(job.folder, force, "artifact") as partial:
         climbed: list[Candidate] = []
-        unsure: Conversion | None = None  # the smallest that may lose more, and may not
+        unsure: Conversion | None = None  # the smallest candidate with an inconclusive drop
         for conversion in _candidates(of, job, work, progress):
             blamed = f", {len(conversion.keep_float)} layers left in float" if conversion.keep_float else ""
             progress.say(f"Converting {job.folder.name} ({job.target.format}, quantize {conversion.quantize}{blamed})")
@@ -208,7 +208,7 @@ def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Ar
             if unsure is None:
                 tried = "; ".join(f"{one.quantize}: {', '.join(one.problems)}" for one in climbed)
                 raise VerificationError(
-                    f"No quantisation keeps the limits of {job.folder.name}: {tried}.", "Raise a limit."
+                    f"No quantisation is within the limits of {job.folder.name}: {tried}.", "Raise a limit."
                 )
             made, report = _attempt(of, job, unsure, partial, work, progress)
         refuse_failed(made, report)
@@ -220,7 +220,7 @@ def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Ar
 
 
 def _candidates(of: Run, job: _Job, work: Path, progress: Progress) -> Iterator[Conversion]:
-    """The quantisation that is asked for; under "auto", from the smallest model to the most exact one."""
+    """Yields the requested quantisation; for "auto", candidates from the smallest to the most exact."""
     if job.quantize != "auto":
         yield job.conversion(job.quantize)
         return
@@ -230,13 +230,13 @@ def _candidates(of: Run, job: _Job, work: Path, progress: Progress) -> Iterator[
             continue
         yield job.conversion(quantize)
         if quantize == "int8" and format.converter.layer_errors:
-            progress.say("Looking for the layers that suffer most in int8")
+            progress.say("Looking for the layers with the largest int8 errors")
             for names in _worst(job, work):
                 yield job.conversion("int8", names)
 
 
 def _worst(job: _Job, work: Path) -> list[tuple[str, ...]]:
-    """The layers that int8 is worst for: a twentieth of them, then a fifth."""
+    """Returns the layers with the largest int8 errors: the worst twentieth, then the worst fifth."""
     path = work / "layers.json"
     asked = json.dumps(asdict(replace(job.conversion("int8"), io="float32")))
     options = [job.target.format, str(work), str(path), asked, "layer-errors"]
@@ -246,13 +246,13 @@ def _worst(job: _Job, work: Path) -> list[tuple[str, ...]]:
 
 
 def _measured_loss(job: _Job, report: VerificationReport) -> list[str]:
-    """What `auto` looks further for: a loss above the limit, although the split is too small to prove it."""
+    """Returns the problem of a loss above the limit, even unproven, for which `auto` tries the next candidate."""
     found, allowed = report.validation and report.validation.metric, job.limits.max_accuracy_drop
     return list(report.warnings) if found and found.drop > allowed else []
 
 
 def _candidate(conversion: Conversion, report: VerificationReport | None, problems: list[str]) -> Candidate:
-    """What `auto` tried; `problems` are those that the report does not have."""
+    """Records a candidate of `auto`; `problems` are those that the report does not have."""
     told = [*(report.problems if report else ()), *problems]
     return Candidate(
         quantize=conversion.quantize,
@@ -268,7 +268,7 @@ def _candidate(conversion: Conversion, report: VerificationReport | None, proble
 def _attempt(
     of: Run, job: _Job, conversion: Conversion, folder: Path, work: Path, progress: Progress
 ) -> tuple[Artifact, VerificationReport]:
-    """Converts, verifies, and writes the artifact's files; whether it passed is in the report."""
+    """Converts, verifies and writes the artifact's files; the report says whether it passed."""
     files.empty(folder)
     format = FORMATS[job.target.format]
     path = folder / format.model
@@ -299,7 +299,7 @@ def _attempt(
     problems = (*report.problems, *_over_limits(job, report, tasks.device(of.recipe.task).unit))
     report = replace(report, converter_peak_mb=peak_mb, problems=problems, passed=not problems)
     if report.own.golden and report.own.golden.max_error is not None and conversion.quantize != "none":
-        # Other kernels may round a few output steps further than the ones measured here, not more.
+        # Other kernels may round a few output steps differently, but not more.
         rounding = OTHER_KERNELS[conversion.quantize] * manifest.tolerance.scale
         tolerance = replace(manifest.tolerance, golden_error=report.own.golden.max_error + rounding)
         made = artifact.write(folder, replace(manifest, tolerance=tolerance), replace(golden, found=found))
@@ -307,7 +307,7 @@ def _attempt(
 
 
 def _answers(work: Path) -> Answers | None:
-    """What Keras answers to the golden examples, of a model that generates."""
+    """Returns Keras's answers to the golden examples, for a model that generates."""
     if not (work / "answers.npz").is_file():
         return None
     with np.load(work / "answers.npz", allow_pickle=False) as stored:
@@ -315,7 +315,7 @@ def _answers(work: Path) -> Answers | None:
 
 
 def _installed(of: Target, manifest: Manifest) -> list[str]:
-    """Where an artifact is verified as it is made: the target's own runtime, and its others that are there and fit."""
+    """Returns the runtimes that verify a new artifact: the target's own, and others that are installed and suitable."""
     own, *others = of.runtimes
     fit = [name for name in others if not runtimes.refusal(name, manifest)]
     return [own, *(name for name in fit if runtimes.RUNTIMES[name].version)]
@@ -325,14 +325,14 @@ def _over_limits(job: _Job, report: VerificationReport, one: str) -> list[str]:
     size, took, wanted = report.size_bytes / 1e6, report.own.latency_ms, job.limits
     latency, problems = took.median if took else 0.0, []
     if wanted.max_size_mb is not None and size > wanted.max_size_mb:
-        problems.append(f"it has {size:.2f} MB, and max_size_mb is {wanted.max_size_mb:g}")
+        problems.append(f"it has {size:.2f} MB, but max_size_mb is {wanted.max_size_mb:g}")
     if wanted.max_latency_ms is not None and latency > wanted.max_latency_ms:
-        problems.append(f"{one} takes {latency:.1f} ms here, and max_latency_ms is {wanted.max_latency_ms:g}")
+        problems.append(f"{one} takes {latency:.1f} ms here, but max_latency_ms is {wanted.max_latency_ms:g}")
     return problems
 
 
 def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: float) -> Manifest:
-    """The contract; tolerances are relative to `scale`."""
+    """Returns the manifest; tolerances are relative to `scale`."""
     quantize, device, learnt = conversion.quantize, tasks.device(of.recipe.task), _learnt(of)
     is_exact, rounding = quantize == "none", ROUNDING * scale
     document = {
@@ -367,6 +367,6 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
 
 
 def _joined(failures: list[KerastuneError]) -> KerastuneError:
-    """One error for several: a proof that failed outweighs a converter that did."""
+    """Joins several errors; a failed proof outweighs a failed converter."""
     worst = next((e for e in failures if isinstance(e, VerificationError)), failures[0])
     return type(worst)("\n".join(e.message for e in failures), worst.hint)

@@ -1,4 +1,4 @@
-"""Extra files and measurements for a target: the `extras` of its target.toml, one row each."""
+"""Extra files and measurements for targets: one row for each name in the `extras` of a target.toml."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from kerastune.verifying.artifact import Artifact
 _WARM_UP_IMAGES = 4
 
 Extra = Callable[[Artifact, Progress], dict[str, Any]]
-"""Adds files to an artifact before it is verified; returns further entries of its manifest."""
+"""Adds files to an artifact before verification; returns additional entries for its manifest."""
 
 
 def _serving_files(of: Artifact, progress: Progress) -> dict[str, Any]:
@@ -25,10 +25,10 @@ def _serving_files(of: Artifact, progress: Progress) -> dict[str, Any]:
 
 
 def _warmup(of: Artifact, progress: Progress) -> dict[str, Any]:
-    """Adds the requests that TF Serving warms up with, if its stubs are installed: images, as pixels and as files.
+    """Adds TF Serving's warm-up requests, if its stubs are installed: images as pixels and as files.
 
     Raises:
-        VerificationError: the model's answers to them are not Keras's.
+        VerificationError: the model's answers differ from Keras's.
     """
     if (encode := of.modality.encode) is None:
         return {}
@@ -48,7 +48,7 @@ def _warmup(of: Artifact, progress: Progress) -> dict[str, Any]:
         error = comparing.largest_error(of.learnt, found, expected)
         if not error <= (of.manifest.tolerance.golden_error or 0.0):
             raise VerificationError(
-                f"{of.manifest.name}: the answers to the warm-up requests are {error:.3g} from Keras's."
+                f"{of.manifest.name}: the answers to the warm-up requests differ from Keras's by {error:.3g}."
             )
     return {}
 
@@ -60,14 +60,14 @@ def _c_source(of: Artifact, progress: Progress) -> dict[str, Any]:
 
 
 def _arena(of: Artifact, progress: Progress) -> dict[str, Any]:
-    """Measures the arena of TensorFlow Lite Micro, if that is installed."""
+    """Measures the arena in TensorFlow Lite Micro, if it is installed."""
     micro = runtimes.RUNTIMES["tflm"]
     found = microcontroller.arena_bytes(of) if micro.version else None
     if found:
         progress.say(f"TensorFlow Lite Micro runs it in an arena of {found / 1024:.0f} KiB here")
     else:
         why = "TensorFlow Lite Micro does not run it" if micro.version else micro.install
-        progress.say(f"How large an arena it needs was not measured: {why}")
+        progress.say(f"The size of its arena was not measured: {why}")
     return {"arena_bytes": found}
 
 

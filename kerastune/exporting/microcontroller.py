@@ -1,4 +1,4 @@
-"""Extras for microcontrollers: the model as a C array, and the memory that it needs to run."""
+"""Extras for microcontrollers: the model as a C array, and the memory it needs."""
 
 import re
 
@@ -38,7 +38,7 @@ const size_t {name}_length = sizeof {name};
 
 
 def c_source(artifact_name: str, model: bytes) -> dict[str, str]:
-    """The model as C source: file name -> text. The array is called `model_<the artifact's name>`."""
+    """Returns the model as C source: file name -> text. The array is called `model_<the artifact's name>`."""
     name = "model_" + re.sub(r"\W", "_", artifact_name, flags=re.ASCII)
     rows = "\n".join(",".join(map(str, model[i : i + 32])) + "," for i in range(0, len(model), 32))
     return {
@@ -56,15 +56,15 @@ def _operators(model: bytes) -> list[str]:
 
 
 def arena_bytes(of: Artifact) -> int | None:
-    """Finds the smallest arena that TensorFlow Lite Micro runs the model in here, in steps of 1 KiB; None if none does.
+    """Finds the smallest arena that runs the model in TensorFlow Lite Micro, in steps of 1 KiB, or None.
 
-    An upper estimate for a device: pointers take 8 bytes here, and 4 on a microcontroller.
+    This is an upper estimate: pointers take 8 bytes here, and 4 on a microcontroller.
     """
     image = of.golden.examples[:1]
 
     def runs(size: int) -> bool:
         try:
-            runtimes.ask(of, "tflm", image, ("--arena", str(size)))  # in too small an arena it crashes, or says so
+            runtimes.ask(of, "tflm", image, ("--arena", str(size)))  # crashes or fails if the arena is too small
         except ConverterError:
             return False
         return True

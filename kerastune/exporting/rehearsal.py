@@ -1,4 +1,4 @@
-"""Before an hour of training: a recipe's exports, made and verified with the untrained model, and thrown away."""
+"""Tries a recipe's exports with the untrained model before an hour of training, and discards them."""
 
 import tempfile
 from dataclasses import replace
@@ -22,18 +22,18 @@ _FEW = 64  # examples of a split
 def rehearse(
     recipe: Recipe, made: Plan, progress: Progress | None = None
 ) -> tuple[list[dict[str, Any]], KerastuneError | None]:
-    """Exports the planned model before it is trained, as its run will be: what cannot work fails now.
+    """Exports the planned model before training, so that failures show now.
 
-    The head is drawn at random, so the conversion, `max_size_mb` and `max_latency_ms` are judged, but not
-    `max_accuracy_drop`; under `quantize = "auto"` the first that keeps the others is made.
+    The head is random, so the conversion, `max_size_mb` and `max_latency_ms` are judged, but not `max_accuracy_drop`;
+    `quantize = "auto"` takes the first candidate within the other limits.
 
     Args:
-        made: the plan; the head of its model is drawn anew.
+        made: the plan; its model gets a random head.
 
     Returns:
-        One row an export: name, format, quantize, passed, problems and, where they were measured, size_bytes,
-        converter_peak_mb, latency_ms (median of one image here) and max_error (largest difference of a probability
-        from Keras); and the error that `export` would raise, if there is one.
+        One row per export: name, format, quantize, passed, problems and, if measured, size_bytes, converter_peak_mb,
+        latency_ms (median for one image here) and max_error (largest difference of a probability from Keras); and the
+        error that `export` would raise, or None.
 
     Raises:
         VerificationError: the model does not survive being saved.
@@ -61,9 +61,9 @@ def rehearse(
 
 
 def untrained(made: Plan, folder: Path, progress: Progress) -> run.Run:
-    """A run of the planned model before it is trained, to try its exports with.
+    """Makes a run of the planned, untrained model to try its exports.
 
-    Its head is drawn anew so that outputs vary, and it scores only a few validation and test examples.
+    Its head is random, so that outputs vary, and it scores only a few validation and test examples.
     """
     recipe, model = made.recipe, made.task
     few = [data.few(split, _FEW) for split in (made.splits.validation, made.splits.test)]
@@ -91,7 +91,7 @@ _FIGURES = ("size_bytes", "converter_peak_mb", "latency_ms", "max_error")
 
 def _figures(of: Artifact) -> dict[str, Any]:
     report = of.report
-    assert report and report.validation and report.own.latency_ms  # it was verified beside its run as it was made
+    assert report and report.validation and report.own.latency_ms  # it was verified with its run
     return {
         "quantize": of.manifest.quantize,
         "size_bytes": report.size_bytes,

@@ -1,19 +1,19 @@
-"""One live Keras model, traced into graphs: the waist that every format starts from. Runs in a process of its own.
+"""Traces a live Keras model into the graphs that every format starts from. Runs in its own process.
 
-`model.export` is not used: it traces with `training=None`, and a preprocessing layer's default then switches
-every later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every signature here says `training=False`.
+`model.export` is unsuitable: it traces with `training=None`, and a preprocessing layer's default then switches every
+later layer to training mode (Keras 3.15: SegFormer off by 3.8). Every signature here sets `training=False`.
 
     WORK/golden.npz, WORK/calibration.npz      in: examples to prove and to calibrate with
     WORK/audited.json                          in: texts whose tokens are compared with KerasHub's
-    WORK/golden_fixed.npz, …_fixed.npz         out: images at the size that the model sees, resized as devices do
-    WORK/calibration.npz, …_fixed.npz          out: of texts, their tokens, and these padded to the longest there may be
-    WORK/golden_expected.npz, …_fixed_…        out: what Keras itself says about them, by the name of the output
+    WORK/golden_fixed.npz, …_fixed.npz         out: images of the model's size, resized as devices do
+    WORK/calibration.npz, …_fixed.npz          out: for texts, their tokens, and tokens padded to the maximum length
+    WORK/golden_expected.npz, …_fixed_…        out: Keras's outputs for them, by name of the output
     WORK/image.json | WORK/text.json           out: how the model resizes, or how tokens become its inputs
-    WORK/chat.json, WORK/answers.npz           out: of a language model, how it is asked, and what Keras answers
-    WORK/tokenizer/                            out: the files that tokenise texts on devices
+    WORK/chat.json, WORK/answers.npz           out: for a language model, how to call it, and Keras's answers
+    WORK/tokenizer/                            out: files that tokenise texts on devices
     WORK/SIGNATURE/                            out, for tflite: a SavedModel with that signature, or with "ONE+OTHER"
-    WORK/serving/                              out, for saved_model: a SavedModel with what TF Serving answers to
-    WORK/serving_text/                         out, for saved_model of texts: one that takes strings, if there can be
+    WORK/serving/                              out, for saved_model: a SavedModel with the signatures for TF Serving
+    WORK/serving_text/                         out, for saved_model of texts: one that takes strings, if possible
     WORK/folder/                               out, for transformers: a Hugging Face folder
     WORK/SIGNATURE.pb, WORK/SIGNATURE.json     out, for onnx: frozen GraphDef; tensor names -> the names users see
     WORK/SIGNATURE.dtypes.json                 out: names of the inputs -> their dtypes
@@ -35,7 +35,7 @@ _RAW = {"serving_default": "serve_texts", "serve_scores": "serve_scores"}
 
 
 def main(run_folder: str, work_folder: str, *wanted: str) -> None:
-    """Each of `wanted` is a format and the signature that it is made from: "tflite/any_size"."""
+    """Traces for each of `wanted`, a format and its signature: "tflite/any_size"."""
     work, of = Path(work_folder), run.load(run_folder)
     recipe, task, device = of.recipe, tasks.get(of.recipe.task), tasks.device(of.recipe.task)
     model = task.building.load(str(of.folder), recipe, "float32")
@@ -57,8 +57,8 @@ def main(run_folder: str, work_folder: str, *wanted: str) -> None:
 
 
 def _is_plain(golden: list[Any]) -> bool:
-    """Whether every golden example is a single text, or one prompt and one answer, so that the raw-text model can be
-    verified."""
+    """Returns whether every golden example is one text, or one prompt and one answer, so that the raw-text model can
+    be verified."""
     return all(one.ndim == 1 or [role for role, _ in one] == ["user", "assistant"] for one in golden)
 
 

@@ -1,4 +1,4 @@
-"""Known failures, refused before an hour of training. `make matrix` measures them: docs/export-matrix.md."""
+"""Refuses known export failures before an hour of training. `make matrix` measures them: docs/export-matrix.md."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,18 +9,16 @@ INACCURATE = 0.05
 """A combination that runs is refused if its error there is at least this share of the largest output."""
 
 _FOURIER = "it computes with complex numbers (FFT), which LiteRT and ONNX lack"
-_CALIBRATION = "the converter crashes while it measures the ranges of activations"
-_LOOPS = "ONNX Runtime's quantiser writes its loops before what they read, which ONNX forbids"
-_LANGUAGE = (
-    "language models lose their accuracy in full int8 (logits off by 9 % and more were measured); dynamic keeps it"
-)
+_CALIBRATION = "the converter crashes while measuring the ranges of activations"
+_LOOPS = "ONNX Runtime's quantiser writes loops before their inputs, which ONNX forbids"
+_LANGUAGE = "language models lose accuracy in full int8 (measured logits were off by 9 % or more); dynamic keeps it"
 _PADDING = (
-    "padding is masked by numbers so large that nothing is left of the attention beside them in int8 (a classifier "
-    "said the same about every text); dynamic also has int8 weights"
+    "the mask of padding is so large that int8 leaves no resolution for the attention (a classifier gave the same "
+    "answer for every text); dynamic also has int8 weights"
 )
 _NORM = "LiteRT has no int16 kernel for its layer normalisation"
-_INTEGERS = "the converter measures no ranges of integers (token ids, masks), and int16x8 wants them"
-_MASKS = "its attention masks are numbers that float16 lacks"
+_INTEGERS = "the converter does not measure the ranges of integers (token ids, masks), which int16x8 needs"
+_MASKS = "its attention masks are beyond the range of float16"
 
 _INT8 = ("int8", "int16x8")
 _DECODERS = ("Gemma", "Gemma3", "GPT2", "Llama", "Qwen3")
@@ -52,12 +50,12 @@ _OPEN_LENGTH_FAILS = ("DebertaV3", *(one for one in _DECODERS if one != "GPT2"),
 
 
 def fixed_length(backbone: Any) -> bool:
-    """Whether a TFLite file must take texts of one length, because any length needs operators that LiteRT lacks."""
+    """Returns whether a TFLite file must take texts of one length, because LiteRT lacks operators for any length."""
     return _family(backbone) in _OPEN_LENGTH_FAILS
 
 
 def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> str | None:
-    """The reason why a backbone cannot be exported so; None if it can, or if nobody has measured it.
+    """Returns why a backbone cannot be exported this way; None if it can, or if it was not measured.
 
     Args:
         backbone: a KerasHub backbone, or the name of its class.
@@ -75,8 +73,8 @@ def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> s
 
 
 def texts_refusal(quantize: str) -> str | None:
-    """The reason why no text model can be exported so, or None."""
-    return f"texts cannot be exported with quantize = {quantize!r}: {_PADDING}" if quantize in _INT8 else None
+    """Returns why no text model can be exported this way, or None."""
+    return f"text models cannot be exported with quantize = {quantize!r}: {_PADDING}" if quantize in _INT8 else None
 
 
 def _family(backbone: Any) -> str:

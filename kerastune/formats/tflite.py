@@ -12,7 +12,7 @@ from kerastune.formats.contract import Converter, Traced
 from kerastune.formats.conversion import Conversion, calibration
 from kerastune.formats.metadata import About
 
-_OVERFLOW = 65520.0  # float16's largest number is 65504; numbers below this round to it
+_OVERFLOW = 65520.0  # float16's maximum is 65504; smaller numbers than this round to it
 
 
 def trace(traced: Traced, name: str) -> None:

@@ -1,6 +1,6 @@
-"""What an example is: how its bytes are checked and decoded, how a report shows it, how people ask about it.
+"""Kinds of example: how to check and decode the bytes, show an example in a report, and ask about one.
 
-One module a modality, one row in `MODALITIES`. Nothing here imports TensorFlow.
+Each modality is one module and one row in `MODALITIES`. Nothing here imports TensorFlow.
 """
 
 from kerastune.modalities.contract import Example, Modality, Report

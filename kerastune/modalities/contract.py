@@ -14,7 +14,7 @@ Example: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcome of checking an example: why it cannot be read, or what was done to read it right."""
+    """Result of checking an example: why it cannot be read, or what was corrected to read it."""
 
     problem: str | None = None
     remarks: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Asked:
-    """Examples that a user named on the command line: what to call each, and the examples, read on demand."""
+    """Examples from the command line: their names, and the examples, read on demand."""
 
     names: list[str]
     examples: Sequence[Example]
@@ -36,16 +36,16 @@ class Modality:
         name: the word in messages, manifests and counts: "image".
         plural: "images".
         one: the word with its article: "an image".
-        check: (bytes, id) -> whether the example can be read; thread-safe.
+        check: (bytes, id) -> a report of whether the example can be read; thread-safe.
         decode: bytes -> the example; raises ValueError for bytes that `check` refuses.
-        preview: (example, alternative text) -> HTML that a report shows; all foreign text in it is escaped.
-        ask: (arguments, texts an example has) -> the examples they name; raises DataError with every problem at once.
-        asked_as: an argument in usage lines and in reports: "photo.jpg".
-        is_picture: whether a report lays previews out in a grid, and not one a row.
-        readers: files of export/ that travel with an artifact, beside the target's own reader.
+        preview: (example, alternative text) -> HTML for a report; all external text in it is escaped.
+        ask: (arguments, texts per example) -> the examples they name; raises DataError with every problem at once.
+        asked_as: an argument in usage lines and reports: "photo.jpg".
+        is_picture: whether a report lays out previews in a grid instead of one per row.
+        readers: files of export/ that ship with an artifact, in addition to the target's own reader.
         packages: pip packages that these readers need, besides numpy.
-        encode: an example as a file, which some devices take; None where there are no such files.
-        question: the example without an answer that it holds.
+        encode: example -> a file, which some devices take; None if there are no such files.
+        question: example -> the example without its answer.
     """
 
     name: str

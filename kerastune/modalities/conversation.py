@@ -21,7 +21,7 @@ Message = dict[str, Any]
 
 
 def messages(data: bytes) -> list[Message]:
-    """The turns of a conversation."""
+    """Returns the turns of a conversation."""
     found: list[Message] = json.loads(data)
     return found
 
@@ -32,12 +32,12 @@ def decode(data: bytes) -> Example:
 
 
 def preview(turns: Example, alternative: str) -> Markup:
-    """The end of a conversation, on one line."""
+    """Returns the end of a conversation on one line."""
     return Markup("<bdi>{}</bdi>").format(printable(" / ".join(str(content) for _, content in turns))[-EXCERPT:])
 
 
 def ask(prompts: Sequence[str | Path], sides: int) -> Asked:
-    """Takes each argument as what a user says first.
+    """Takes each argument as a user's first message.
 
     Raises:
         DataError: a prompt is empty.

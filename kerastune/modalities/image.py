@@ -1,8 +1,8 @@
-"""Encoded bytes → RGB pixels, the same way everywhere; and what to tell a user whose file cannot be read.
+"""Decodes encoded bytes to RGB pixels, the same way everywhere, and explains why a file cannot be read.
 
-Files are opened by content, never by extension, and by Pillow's classes for five formats only: a data folder is input
-from strangers, and the fewer parsers it reaches the better. `kerastune.targets.images` does it, which travels with
-every artifact.
+Files are opened by content, never by extension, and only by Pillow's classes for five formats: data are untrusted
+input, and should reach as few parsers as possible. The decoder is `kerastune.targets.images`, which ships with every
+artifact.
 """
 
 import base64
@@ -25,7 +25,7 @@ from kerastune.targets import images as reader
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
 
-_FOREIGN = {  # only to tell a user what the file is
+_FOREIGN = {  # to name the file's format in messages
     "a TIFF image": rb"II\*\0|MM\0\*",
     "a HEIC image": rb"(?s)....ftyp(hei|hev|mif1|msf1)",
     "an AVIF image": rb"(?s)....ftypavi",
@@ -35,25 +35,25 @@ _FOREIGN = {  # only to tell a user what the file is
     "a Photoshop document": rb"8BPS",
     "an SVG drawing": rb"(?s)\s*(<\?xml.{0,500})?<svg",
 }
-# Pillow warns about odd metadata, which we do not use, and about large images, which have a limit here.
+# Pillow warns about odd metadata, which we do not use, and about large images, which we limit.
 _PILLOW_WARNS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 class UnreadableImage(ValueError):
-    """The bytes are no image that can be read right; the text says why, and follows a file's name."""
+    """The bytes cannot be read correctly as an image. The message says why, and follows a file's name."""
 
 
 def decode(data: bytes) -> npt.NDArray[np.uint8]:
-    """Upright RGB pixels: transparency on white, 16 bits scaled to 8, the first frame of an animation.
+    """Decodes upright RGB pixels: transparency on white, 16 bits scaled to 8, the first frame of an animation.
 
     Raises:
-        UnreadableImage: the bytes are empty, cut, damaged, too large or not one of the five formats.
+        UnreadableImage: the bytes are empty, truncated, damaged, too large or not one of the five formats.
     """
     return _read(data)[0]  # [H, W, 3]
 
 
 def check(data: bytes, name: str) -> Report:
-    """Reads an image as `decode` does and reports on it; `name` is only asked for its extension."""
+    """Reads an image as `decode` does and reports on it; only the extension of `name` is used."""
     try:
         _, remarks = _read(data)
     except UnreadableImage as error:
@@ -65,7 +65,7 @@ def check(data: bytes, name: str) -> Report:
 
 
 def pixels(data: bytes) -> int:
-    """The pixels that an image's header announces, without decoding it; 0 of anything else."""
+    """Returns the number of pixels in an image's header, without decoding it; 0 for anything else."""
     try:
         with reader.opened(data) as image:
             return int(image.width * image.height)
@@ -74,11 +74,11 @@ def pixels(data: bytes) -> int:
 
 
 def _read(data: bytes) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    """As a device's own reader decodes it, so that both see the same pixels."""
+    """Decodes with the device's own reader, so that both see the same pixels."""
     kind = reader.format_of(data)
     if kind is None:
         raise UnreadableImage(_what_it_is(data))
-    if _PILLOW_WARNS not in warnings.filters:  # tests and libraries reset the filters now and then
+    if _PILLOW_WARNS not in warnings.filters:  # tests and libraries reset the filters
         warnings.filters.insert(0, _PILLOW_WARNS)  # type: ignore[attr-defined]
     try:
         pixels, remarks = reader.decode(data)
@@ -100,7 +100,7 @@ def _damage(data: bytes, kind: str, error: BaseException) -> str:
 
 
 def _declared_size(data: bytes, kind: str) -> int:
-    """How long the file says it is, for the two formats that say so."""
+    """Returns the length that the file declares, for the two formats that do."""
     if kind == "webp":
         return int.from_bytes(data[4:8], "little") + 8
     return int.from_bytes(data[2:6], "little") if kind == "bmp" else 0
@@ -111,7 +111,7 @@ def _what_it_is(data: bytes) -> str:
         return "is empty (0 bytes)"
     for what, magic in _FOREIGN.items():
         if re.match(magic, data[:1024]):
-            return f"is {what}, which is not read; convert it to png or jpg"
+            return f"is {what}, which is not supported; convert it to png or jpg"
     return f"is not an image (starts with {data[:12]!r})"
 
 
@@ -119,9 +119,9 @@ _THUMBNAIL = (200, 200)
 
 
 def preview(pixels: Example, alternative: str) -> Markup:
-    """A thumbnail as an <img> that needs no file."""
+    """Returns a thumbnail as an <img> with inline data."""
     picture = Image.fromarray(pixels)
-    small = max(picture.size) <= _THUMBNAIL[0] // 2  # enlarged so that its pixels can be seen
+    small = max(picture.size) <= _THUMBNAIL[0] // 2  # enlarged so that pixels are visible
     picture = ImageOps.contain(picture, _THUMBNAIL, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
     picture.save(buffer := io.BytesIO(), "JPEG", quality=80)
     source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -129,10 +129,10 @@ def preview(pixels: Example, alternative: str) -> Markup:
 
 
 def ask(paths: Sequence[str | Path], sides: int) -> Asked:
-    """Checks image files, which are decoded one by one as they are asked for.
+    """Checks image files; decodes each one on demand.
 
     Raises:
-        DataError: files that cannot be read, all of them at once.
+        DataError: some files cannot be read; names them all.
     """
     problems = []
     for path in paths:
@@ -144,12 +144,12 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
         if problem := check(encoded, str(path)).problem:
             problems.append(f"{path}: {problem}")
     if problems:
-        raise DataError("\n".join(["Some files cannot be read:", *problems]), "Mend them or leave them out.")
+        raise DataError("\n".join(["Some files cannot be read:", *problems]), "Fix them or leave them out.")
     return Asked([str(path) for path in paths], _Files([Path(path) for path in paths]))
 
 
 class _Files(Sequence[Example]):
-    """Image files as their pixels; photos of a whole folder would not fit in memory."""
+    """Pixels of image files, decoded on demand: a whole folder of photos would not fit in memory."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
@@ -166,20 +166,20 @@ class _Files(Sequence[Example]):
 
 
 def png(pixels: Example) -> bytes:
-    """The image as a PNG file, without loss."""
+    """Returns the image as a lossless PNG file."""
     Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
     return buffer.getvalue()
 
 
 def shrunk(pixels: Example, side: int) -> Example:
-    """The image, no larger than `side` pixels either way; its shape is kept."""
+    """Returns the image shrunk to at most `side` pixels in each direction, with its aspect ratio."""
     picture = Image.fromarray(pixels)
     picture.thumbnail((side, side))
     return np.asarray(picture)
 
 
 def tinted(pixels: Example) -> list[Example]:
-    """The image in red, and the same in blue: grey data alone would not tell red from blue."""
+    """Returns the image tinted red and tinted blue: grey data alone would not show swapped channels."""
     red = (pixels * np.array([1, 0.5, 0])).astype(np.uint8)
     return [red, np.ascontiguousarray(red[..., ::-1])]
 

@@ -1,4 +1,4 @@
-"""Texts: one, or several that belong together. Their bytes are a JSON list of strings."""
+"""Texts: one, or several that form one example. Their bytes are a JSON list of strings."""
 
 import json
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ EXCERPT = 300  # characters of a text that a report shows
 
 
 def check(data: bytes, id: str) -> Report:
-    """Accepts every text: sources check texts as they read them."""
+    """Accepts every text, because sources check texts when reading them."""
     return Report()
 
 
 def decode(data: bytes) -> Example:
-    """The texts of an example, str [sides]."""
+    """Returns the texts of an example, str [sides]."""
     return np.array(json.loads(data))
 
 
 def preview(texts: Example, alternative: str) -> Markup:
-    """The beginning of the texts, on one line."""
+    """Returns the beginning of the texts on one line."""
     return Markup("<bdi>{}</bdi>").format(printable(" / ".join(map(str, texts)))[:EXCERPT])
 
 
 def ask(texts: Sequence[str | Path], sides: int) -> Asked:
-    """Takes `sides` arguments in a row as one example.
+    """Takes every `sides` consecutive arguments as one example.
 
     Raises:
-        DataError: a text is empty, or one lacks the other of its pair.
+        DataError: a text is empty, or is missing its partner in a pair.
     """
     if len(texts) % sides:
         raise DataError(
-            f"This model takes pairs of texts, and there are {len(texts)} texts.", "Give two for each pair."
+            f"This model takes pairs of texts, but there are {len(texts)} texts.", "Give two texts for each pair."
         )
     if empty := [i for i, text in enumerate(texts, start=1) if not str(text).strip()]:
         raise DataError(f"Text {', '.join(map(str, empty))} is empty.", "Leave it out.")

@@ -1,4 +1,4 @@
-"""What a model says about new examples, from a run (in Keras) or from an artifact (in its own runtime)."""
+"""Predicts new examples with a run (in Keras) or an artifact (in its own runtime)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from kerastune.verifying.artifact import Artifact
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about one example.
+    """The model's output for one example.
 
     Attributes:
-        input: the file's path, or the text; the texts of a pair stand with " | " between them.
+        input: the file's path or the text; the texts of a pair are joined by " | ".
         lines: the output in words.
-        document: the same as values, JSON-ready: "labels" with their "probability", a "number", an "embedding", an
+        document: the same as JSON-ready values: "labels" with their "probability", a "number", an "embedding", or an
             "answer".
     """
 
@@ -41,20 +41,20 @@ def predict(
     temperature: float | None = None,
     seed: int | None = None,
 ) -> list[Prediction]:
-    """What a model says about image files, read as in training, about texts, or in answer to prompts.
+    """Predicts image files, read as in training, or texts, or answers prompts.
 
     Args:
-        examples: paths of image files; texts, of a model of pairs two in a row; or prompts.
-        top: how many labels, the most probable first.
-        max_tokens: where an answer is cut off that does not end; default: 64.
-        temperature: 0, the default, takes the likeliest token each time; above, tokens are drawn (1: as likely as the
-            model says).
-        seed: of the draws; default: 0.
+        examples: paths of image files; texts, two per example for a model of pairs; or prompts.
+        top: number of labels, most probable first.
+        max_tokens: maximum tokens of an answer; default: 64.
+        temperature: 0, the default, takes the most likely token; above 0, tokens are sampled (1: from the model's
+            distribution).
+        seed: the sampling seed; default: 0.
 
     Raises:
-        DataError: examples that cannot be read, all of them at once; a text without the other of its pair; a prompt
-            that holds marks of the chat template, or is too long.
-        KerastuneError: `of` is neither a run nor an artifact, or its model generates no tokens that could be counted.
+        DataError: some examples cannot be read (names them all); a text is missing its partner in a pair; a prompt
+            holds markers of the chat template, or is too long.
+        KerastuneError: `of` is neither a run nor an artifact, or an option does not apply to its model.
         ConverterError: the artifact's runtime failed.
     """
     of = opened(of)
@@ -62,7 +62,7 @@ def predict(
     given = {name: value for name, value in settings.items() if value is not None}
     options = {**options_of(of), **given}
     if foreign := sorted(set(given) - set(options_of(of))):
-        raise KerastuneError(f"{' and '.join(foreign)}: for language models, and {of.folder} holds none.")
+        raise KerastuneError(f"{' and '.join(foreign)}: only for language models, and {of.folder} is not one.")
     sides = of.manifest.sides if isinstance(of, Artifact) else _device(of).sides(of.recipe)
     asked = _device(of).modality.ask([examples] if isinstance(examples, str | Path) else examples, sides)
     found, labels = outputs(of, asked.examples, options), _labels(of)
@@ -71,12 +71,12 @@ def predict(
 
 
 def options_of(of: Run | Artifact) -> Mapping[str, Any]:
-    """What its model may be told besides examples, and the defaults."""
+    """Returns the model's options and their defaults."""
     return _device(of).options
 
 
 def outputs(of: Run | Artifact, examples: Sequence[Example], options: Mapping[str, Any]) -> Arrays:
-    """The outputs about examples by name, one row an example."""
+    """Returns the outputs for examples by name, one row per example."""
     if isinstance(of, Artifact):
         of.check_files()
         flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
@@ -87,7 +87,7 @@ def outputs(of: Run | Artifact, examples: Sequence[Example], options: Mapping[st
 
 
 def learnt_by(of: Run | Artifact) -> Learnt:
-    """What a run or an artifact has learnt."""
+    """Returns the kind of output of a run or an artifact."""
     return of.learnt if isinstance(of, Artifact) else _device(of).learnt(of.recipe)
 
 
@@ -100,7 +100,7 @@ def _labels(of: Run | Artifact) -> tuple[str, ...]:
 
 
 def opened(of: Run | Artifact | str | Path) -> Run | Artifact:
-    """A run or an artifact from its folder.
+    """Opens a run or an artifact.
 
     Raises:
         KerastuneError: the folder holds neither.

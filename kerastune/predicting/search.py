@@ -1,4 +1,4 @@
-"""Texts by what they mean: vectors from a run or an artifact, and a search among those of a file."""
+"""Searches texts by meaning, with vectors from a run or an artifact."""
 
 import hashlib
 import json
@@ -29,14 +29,14 @@ Model = Run | Artifact | str | Path
 
 @dataclass(frozen=True)
 class Hit:
-    """A text that was found, and the cosine of its vector and the query's."""
+    """A found text, and the cosine of its vector and the query's."""
 
     text: str
     similarity: float
 
 
 def embed(of: Model, texts: str | Sequence[str]) -> Vectors:
-    """The vectors of texts, float32 [n, D]; of length 1 where the preset makes them so.
+    """Returns the vectors of texts, float32 [n, D]; of length 1 if the preset normalises them.
 
     Raises:
         DataError: a text is empty.
@@ -55,15 +55,15 @@ def search(
     save: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[Hit]:
-    """The `top` texts of a file that are most like a query, by cosine; each text once.
+    """Returns the `top` texts of a file that are most similar to a query, by cosine; each text once.
 
     Args:
-        index: a .csv, .jsonl or .parquet file with a column of texts, a .txt file with one text a line, or an .npz file
-            that `save` made.
-        save: where to keep the vectors of `index`: a new .npz file.
+        index: a .csv, .jsonl or .parquet file with a column of texts, a .txt file with one text per line, or an .npz
+            file written by `save`.
+        save: a new .npz file for the vectors of `index`.
 
     Raises:
-        DataError: the texts cannot be read, with every bad row; or the query is empty.
+        DataError: the texts cannot be read (names every bad row), or the query is empty.
         KerastuneError: `of` makes no vectors; the index was made with another model; `save` exists.
     """
     progress, path = progress or Progress(), files.absolute(index)
@@ -74,9 +74,9 @@ def search(
         asked, now = _embedded(opened(of), [query])
         if model != now:
             raise KerastuneError(
-                f"{path} was made with another model ({model[:12]}, this one is {now[:12]}): their vectors say nothing "
-                "about each other.",
-                "Make it anew with this model: --index FILE --save INDEX.npz",
+                f"{path} was made with another model ({model[:12]}, this one is {now[:12]}), so its vectors cannot be "
+                "compared.",
+                "Build it again with this model: --index FILE --save INDEX.npz",
             )
     else:
         texts = _read(path, column)
@@ -90,25 +90,25 @@ def search(
 
 
 def makes_vectors(of: Run | Artifact) -> bool:
-    """Whether a run or an artifact embeds texts."""
+    """Returns whether a run or an artifact embeds texts."""
     return learnt_by(of) in VECTORS
 
 
 def _embedded(of: Run | Artifact, texts: Sequence[str]) -> tuple[Vectors, str]:
-    """Vectors, and a hash of the model that made them."""
+    """Returns vectors, and a hash of the model that made them."""
     if not makes_vectors(of):
         raise KerastuneError(
-            f"{of.folder} makes no vectors of texts.",
+            f"{of.folder} does not make vectors of texts.",
             'A recipe with task = "text_embedding" trains a model that does.',
         )
     if empty := [i for i, text in enumerate(texts) if not text.strip()]:
-        raise DataError(f"There is nothing in text {empty[0] + 1} of {len(texts)}.", "Leave empty texts out.")
+        raise DataError(f"Text {empty[0] + 1} of {len(texts)} is empty.", "Leave it out.")
     found = outputs(of, [np.array([text]) for text in texts], {})
     return np.asarray(found["embeddings"]), _fingerprint(of)
 
 
 def _fingerprint(of: Run | Artifact) -> str:
-    """sha256 of the model and of how it takes texts: vectors of other models cannot be compared."""
+    """Returns a sha256 of the model and its preprocessing; vectors of different models cannot be compared."""
     if isinstance(of, Artifact):
         return of.manifest.sha256
     found = hashlib.sha256()
@@ -122,7 +122,7 @@ _MODEL = ("*.weights.h5", "task.json", "config.json", "preprocessor.json", "toke
 
 
 def _read(path: Path, column: str) -> list[str]:
-    """The distinct texts of a file, in its order."""
+    """Returns the distinct texts of a file, in its order."""
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     kind = path.suffix[1:].lower()
@@ -139,9 +139,9 @@ def _read(path: Path, column: str) -> list[str]:
                 f"{printable(path.name)} has rows that cannot be read:\n{listed(problems)}", "Mend or remove them."
             )
     else:
-        raise DataError(f"{path} is no .csv, .jsonl, .parquet, .txt or .npz file.")
+        raise DataError(f"{path} is not a .csv, .jsonl, .parquet, .txt or .npz file.")
     if not texts:
-        raise DataError(f"{path} holds no text.")
+        raise DataError(f"{path} holds no texts.")
     return list(dict.fromkeys(texts))
 
 
@@ -164,14 +164,14 @@ def _refuse_save(save: Path, index: Path) -> None:
     if save.suffix != ".npz" or index.suffix == ".npz":
         raise KerastuneError("An index is saved from a file of texts into a new .npz file.", "--save INDEX.npz")
     if save.exists():
-        raise KerastuneError(f"{save} exists already.", "Give another name to --save, or use it: --index.")
+        raise KerastuneError(f"{save} already exists.", "Give another name to --save, or use it: --index.")
     if not save.parent.is_dir():
         raise KerastuneError(f"There is no folder {save.parent} to save the index in.")
 
 
 def _write_index(path: Path, texts: Sequence[str], vectors: Vectors, model: str) -> None:
-    """Vectors float32 [n, D], the texts as JSON in bytes (an array of texts would need as much as the longest for
-    each), and the model's hash."""
+    """Writes vectors float32 [n, D], the texts as JSON bytes (an array would make each as wide as the longest), and the
+    model's hash."""
     said = np.frombuffer(json.dumps(texts).encode(), np.uint8)
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
@@ -181,13 +181,13 @@ def _write_index(path: Path, texts: Sequence[str], vectors: Vectors, model: str)
 
 def _read_index(path: Path) -> tuple[list[str], Vectors, str]:
     try:
-        # NumPy leaves a file open that it opened and cannot read.
+        # NumPy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             texts, vectors, model = json.loads(stored["texts"].tobytes()), stored["vectors"], str(stored["model"])
         if vectors.dtype != np.float32 or vectors.ndim != 2 or len(vectors) != len(texts):
             raise ValueError(f"{len(texts)} texts and vectors {vectors.dtype} {vectors.shape}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise KerastuneError(
-            f"{path} is no index that kerastune saved: {error}.", "--index FILE --save INDEX.npz makes one."
+            f"{path} is not an index saved by kerastune: {error}.", "--index FILE --save INDEX.npz makes one."
         ) from error
     return texts, vectors, model

@@ -1,8 +1,8 @@
-"""The recipe: what the user asked for. Finds, reads, overrides and validates it; knows no TensorFlow.
+"""The recipe: finds, reads, overrides and validates the user's request, without TensorFlow.
 
 A recipe is one TOML file. Nothing in it is ever executed. Every key is declared, unknown keys are errors with a
-suggestion, and all problems are reported in one message. The keys that every recipe has are declared in settings.py,
-exports.py and sources.py here; a task's own are with the task, in kerastune/tasks/TASK/settings.py.
+suggestion, and one message reports all problems. settings.py, exports.py and sources.py declare the keys that every
+recipe has; kerastune/tasks/TASK/settings.py declares a task's own.
 """
 
 from kerastune.recipe.exports import Export, export_name

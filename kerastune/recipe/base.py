@@ -1,4 +1,4 @@
-"""The base class of settings, and the types that several of them share."""
+"""Base class of settings, and types that they share."""
 
 import re
 from typing import Annotated
@@ -17,7 +17,7 @@ class Settings(BaseModel):
 
 
 def regular_expression(value: str) -> str:
-    """Returns the value; raises ValueError if it is no regular expression."""
+    """Returns the value; raises ValueError if it is not a regular expression."""
     try:
         re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
@@ -25,7 +25,7 @@ def regular_expression(value: str) -> str:
     return value
 
 
-MAX_NAME = 200  # file systems take 255 bytes; what is unfinished has a longer name
+MAX_NAME = 200  # file systems take 255 bytes; unfinished folders have longer names
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Regex = Annotated[Text, AfterValidator(regular_expression)]

@@ -12,17 +12,17 @@ from kerastune.errors import printable, quoted, shortened
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """A suggestion in brackets, or nothing."""
+    """Returns a suggestion in brackets, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5) if isinstance(word, str) else []
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def explain(problem: ErrorDetails, recipe: type[BaseModel], tasks: Iterable[str] = ()) -> str:
-    """One line for one pydantic error.
+    """Explains one pydantic error in one line.
 
     Args:
         recipe: the settings class that refused.
-        tasks: what `task` may be.
+        tasks: the allowed values of `task`.
     """
     path, table = _locate(problem["loc"], recipe)
     where = ".".join(shortened(printable(part)) for part in path) or "recipe"
@@ -52,9 +52,9 @@ def explain(problem: ErrorDetails, recipe: type[BaseModel], tasks: Iterable[str]
 
 
 def _locate(loc: tuple[int | str, ...], recipe: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
-    """A pydantic location as the user's key path, and the settings class that owns its last key.
+    """Returns a pydantic location as the user's key path, and the settings class that owns its last key.
 
-    Where a table may be of several classes, pydantic adds the source's name to the location, which users never wrote.
+    If a table can have several classes, pydantic adds the source's name to the location, which users never wrote.
     """
     path: list[str] = []
     owner, tables = recipe, [recipe]
@@ -71,14 +71,14 @@ def _locate(loc: tuple[int | str, ...], recipe: type[BaseModel]) -> tuple[list[s
 
 
 def _tables(annotation: Any) -> list[type[BaseModel]]:
-    """The settings classes in a type: `tuple[Phase, ...]` holds Phase."""
+    """Returns the settings classes in a type: `tuple[Phase, ...]` holds Phase."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [table for inner in get_args(annotation) for table in _tables(inner)]
 
 
 def _by_source(tables: Iterable[type[BaseModel]]) -> dict[str, type[BaseModel]]:
-    """Settings classes of [data] by the sources that they are for."""
+    """Returns the settings classes of [data] by their sources."""
     return {
         source: table
         for table in tables

@@ -1,4 +1,4 @@
-"""The [[exports]] tables: where a model goes, in which format, how quantised, within which limits."""
+"""The [[exports]] tables: a model's target, format, quantisation and limits."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,7 +10,7 @@ from kerastune.recipe import target
 from kerastune.recipe.base import Name, Settings, Text
 from kerastune.recipe.explain import did_you_mean
 
-if TYPE_CHECKING:  # mypy wants literals that are written out
+if TYPE_CHECKING:  # mypy needs literals
     Format = str
     Quantization = str
 else:
@@ -19,24 +19,24 @@ else:
 
 
 class Export(Settings):
-    """One artifact: a target, or a format, with a quantisation."""
+    """One artifact: a target or a format, with a quantisation."""
 
     target: Text | None = None
-    """The place where it runs: a folder in export/ (`kerastune targets list`)."""
+    """Deployment target: a folder in export/ (`kerastune targets list`)."""
     format: Format | None = None
-    """Instead of a target, or another format that the target takes: "onnx" for "browser"."""
+    """Used instead of a target, or to select another format that the target supports: "onnx" for "browser"."""
     quantize: Quantization | None = None
     """Default: the target's own, or "none". "float16", "dynamic" (int8) and "int4" store weights in that type; "int8"
     and "int16x8" also compute in it, calibrated on training images. "auto" tries int8, int8 with its worst layers left
-    in float, float16 and none, and takes the first that keeps the limits below."""
+    in float, float16 and none, and takes the first within the limits below."""
     name: Name | None = None
     """The artifact's folder name. Default: the target's or the format's name, and the quantisation."""
     max_accuracy_drop: Annotated[float, Field(ge=0, le=1)] = 0.02
-    """A quantised artifact that loses more validation accuracy than this is refused."""
+    """Refuse a quantised artifact that loses more validation accuracy."""
     max_size_mb: Annotated[float, Field(gt=0)] | None = None
-    """A larger model is refused; in megabytes (10^6 bytes)."""
+    """Refuse a larger model; in megabytes (10^6 bytes)."""
     max_latency_ms: Annotated[float, Field(gt=0)] | None = None
-    """A slower model is refused: the median latency for one image on this machine, in milliseconds."""
+    """Refuse a slower model: median latency for one image on this machine, in milliseconds."""
 
     @field_validator("target")
     @classmethod
@@ -62,17 +62,17 @@ class Export(Settings):
         if quantize not in (known := FORMATS[format].quantizations):
             raise ValueError(f"{format} takes quantize = {' or '.join(known)}, not {quantize!r}")
         if self.target and target.load(self.target).io == "int8" and quantize not in ("int8", "auto"):
-            raise ValueError(f"target {self.target!r} computes in int8 alone, so it takes no quantize = {quantize!r}")
+            raise ValueError(f"target {self.target!r} computes in int8 only, not with quantize = {quantize!r}")
         return self
 
     @property
     def resolved(self) -> tuple[str, str]:
-        """The format and the quantisation, with the target's defaults."""
+        """Returns the format and the quantisation, with the target's defaults."""
         where = target.load(self.target) if self.target else None
         return self.format or (where.format if where else ""), self.quantize or (where.quantize if where else "none")
 
 
 def export_name(export: Export) -> str:
-    """The artifact's folder name: "linux", "tflite", "linux-int8"."""
+    """Returns the artifact's folder name: "linux", "tflite", "linux-int8"."""
     quantize = export.quantize if export.quantize != "none" else None
     return export.name or "-".join(filter(None, [export.target, export.format, quantize]))

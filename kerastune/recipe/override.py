@@ -1,4 +1,4 @@
-"""Overrides: `-s phases.0.epochs=3`."""
+"""Applies overrides: `-s phases.0.epochs=3`."""
 
 import tomllib
 from typing import Any
@@ -7,13 +7,13 @@ from kerastune.errors import RecipeError, quoted, shortened
 
 
 def override(values: dict[str, Any], assignment: str) -> None:
-    """Sets one key of a recipe that is not yet validated.
+    """Sets one key of a recipe before validation.
 
     Args:
         assignment: `a.b=value`, where the value is TOML, or a bare word.
 
     Raises:
-        RecipeError: there is no such place, or the value cannot be read.
+        RecipeError: the key cannot be set, or the value cannot be read.
     """
     key, equals, text = assignment.partition("=")  # only the first "=": values may hold more
     if not equals or not key.strip():
@@ -32,7 +32,7 @@ def override(values: dict[str, Any], assignment: str) -> None:
 
 
 def unreadable(error: Exception) -> str:
-    """Says why Python's TOML reader gave up on text that may be valid TOML."""
+    """Returns why Python's TOML reader gave up on text that may be valid TOML."""
     return "it nests too deeply" if isinstance(error, RecursionError) else "a number has more than 4,300 digits"
 
 
@@ -40,7 +40,7 @@ def _value(text: str, assignment: str) -> Any:
     try:
         read = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        return text  # a bare word is a text, so that shells need no double quoting
+        return text  # a bare word is text, so that shells need no double quoting
     except (ValueError, RecursionError) as error:
         raise _refusal(assignment, f"{unreadable(error)}.") from error
     if len(read) > 1:

@@ -1,12 +1,12 @@
-"""Paths in recipes, and the names that may stand in their place.
+"""Paths in recipes, and names that can replace them.
 
-A path is made absolute once, when the recipe is read: relative to the folder that the command runs in, with `~` as the
-home folder. A run therefore finds its data from any folder. Where a name may stand instead of a path:
+A path becomes absolute when the recipe is read: relative to the working directory, with `~` as the home folder. A run
+therefore finds its data from any folder. Where a name can replace a path:
 
-- an asset's name always means the asset; ./NAME is a file or folder called so;
-- a URL stays as it is;
-- for data, the bare name of a shipped .jsonl file means that file, unless a file of that name is there;
-- for presets, a bare name is a KerasHub preset, unless a folder of that name holds a preset.
+- an asset's name always means the asset; ./NAME is a file or folder of that name;
+- a URL stays unchanged;
+- for data, the bare name of a shipped .jsonl file means that file, unless a local file has that name;
+- for presets, a bare name is a KerasHub preset, unless a local folder of that name holds a preset.
 """
 
 import os
@@ -20,7 +20,7 @@ from kerastune import assets
 
 def _absolute(path: str) -> str:
     if "\0" in path:
-        raise ValueError("a path has no NUL character")
+        raise ValueError("a path cannot contain a NUL character")
     return os.path.abspath(os.path.expanduser(path))
 
 
@@ -43,6 +43,6 @@ _Path = Annotated[str, Field(min_length=1, max_length=4096)]
 FilePath = Annotated[_Path, AfterValidator(_absolute)]
 """A file or folder."""
 AssetOrPath = Annotated[_Path, AfterValidator(_data)]
-"""A file or folder; or an asset, or a file that is shipped with the recipes."""
+"""A file or folder; or an asset, or a file shipped with the recipes."""
 Preset = Annotated[_Path, AfterValidator(_preset)]
-"""What a model starts from."""
+"""The pretrained model to start from."""

@@ -24,22 +24,22 @@ _LARGEST = 1_000_000  # bytes of a recipe
 
 
 def recipes() -> dict[str, type[Recipe]]:
-    """The settings class of each task.
+    """Returns the settings class of each task.
 
-    A task's settings live with the task, and tasks are built on recipes. So this is the one place where the lower room
-    asks the upper one: by the names in `kerastune.tasks.TASKS`, and only when a recipe is read.
+    A task's settings live with the task, and tasks build on recipes. So only here does the lower room use the upper
+    one: by the names in `kerastune.tasks.TASKS`, and only when a recipe is read.
     """
     rows: dict[str, str] = import_module("kerastune.tasks").TASKS
     return {task: import_module(f"{where}.settings").RECIPE for task, where in rows.items()}
 
 
 def shipped() -> list[str]:
-    """Names of the recipes that come with kerastune."""
+    """Returns the names of the shipped recipes."""
     return sorted(f.name[:-5] for f in files("kerastune.recipes").iterdir() if f.name.endswith(".toml"))
 
 
 def find(reference: str | os.PathLike[str]) -> tuple[str, str]:
-    """A recipe's name and text, from a shipped recipe's name or a file's path.
+    """Returns a recipe's name and text, from a shipped recipe's name or a file's path.
 
     Raises:
         RecipeError: there is no such recipe, or the file is not UTF-8 text.
@@ -53,7 +53,7 @@ def find(reference: str | os.PathLike[str]) -> tuple[str, str]:
         return name, files("kerastune.recipes").joinpath(f"{name}.toml").read_text("utf-8")
     raise RecipeError(
         f"There is no recipe called {quoted(name)}{did_you_mean(name, shipped())}.",
-        f"Shipped recipes: {', '.join(shipped())}. For a file of yours, give its path, ending in .toml.",
+        f"Shipped recipes: {', '.join(shipped())}. For your own file, give its path, ending in .toml.",
     )
 
 
@@ -61,14 +61,14 @@ def _text(path: Path) -> str:
     full = shortened(str(path.absolute()))
     try:
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):  # a pipe would keep us waiting
+        if not stat.S_ISREG(found.st_mode):  # a pipe would block
             raise RecipeError(f"{full} cannot be read as text: it is not a file.")
         if found.st_size > _LARGEST:
-            raise RecipeError(f"{full} has {found.st_size:,} bytes, and a recipe has {_LARGEST:,} at most.")
+            raise RecipeError(f"{full} has {found.st_size:,} bytes, but a recipe can have at most {_LARGEST:,}.")
         return path.read_text("utf-8-sig")
     except FileNotFoundError:
         raise RecipeError(
-            f"There is no file {full}.", "kerastune recipes copy NAME DEST makes a recipe of your own to start from."
+            f"There is no file {full}.", "kerastune recipes copy NAME DEST copies a recipe to start from."
         ) from None
     except (OSError, ValueError) as error:  # not UTF-8; a NUL in the path
         raise RecipeError(f"{full} cannot be read as text: {shortened(str(error))}.") from error
@@ -79,7 +79,7 @@ def read(reference: str | os.PathLike[str] | Mapping[str, Any], overrides: Itera
 
     Args:
         reference: a shipped recipe's name, a TOML file's path, or the content of such a file.
-        overrides: `a.b=value` each, in order.
+        overrides: a sequence of `a.b=value`, applied in order.
 
     Raises:
         RecipeError: with every problem in one message.
@@ -109,7 +109,7 @@ def _loaded(text: str, origin: str) -> dict[str, Any]:
 
 
 def _copied(value: Any) -> Any:
-    """A copy whose tables and lists may be changed, with paths as text."""
+    """Returns a copy whose tables and lists can be changed, with paths as text."""
     if isinstance(value, Mapping):
         return {key: _copied(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -127,17 +127,17 @@ def parse(values: Mapping[str, Any], origin: str) -> Recipe:
             return recipe.model_validate(values)
         except ValidationError as error:
             found.append((recipe, error.errors(include_url=False)))
-    # Where the task is not known, the problems of the one that was probably meant.
+    # If the task is unknown, report the problems of the closest one.
     recipe, problems = min(found, key=lambda refused: len(refused[1]))
     count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
     raise RecipeError(
         f"{origin} has {count}:\n{listed(problems, lambda problem: explain(problem, recipe, known))}",
-        "kerastune recipes schema prints every key there is; kerastune recipes show NAME prints an example.",
+        "kerastune recipes schema prints every key; kerastune recipes show NAME prints an example.",
     )
 
 
 def parse_export(values: Mapping[str, Any]) -> Export:
-    """Validates an export that is asked for outside a recipe, with the same messages."""
+    """Validates an export from outside a recipe, with the same messages."""
     try:
         return Export.model_validate(values)
     except ValidationError as error:
@@ -146,9 +146,9 @@ def parse_export(values: Mapping[str, Any]) -> Export:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe, for editors."""
+    """Returns the JSON Schema of a recipe, for editors."""
     any_task: Any = Annotated[Union[*recipes().values()], Field(discriminator="task")]
     schema = TypeAdapter(any_task).json_schema()
     for recipe in recipes().values():
-        schema["$defs"][recipe.__name__]["required"].remove("name")  # the file's name stands in
+        schema["$defs"][recipe.__name__]["required"].remove("name")  # the default is the file's name
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

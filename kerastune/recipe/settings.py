@@ -1,6 +1,6 @@
-"""The tables that every recipe has: [train], [[phases]] and the recipe itself.
+"""Tables that every recipe has: [train], [[phases]] and the recipe itself.
 
-What a task adds is in its own settings, `kerastune.tasks.TASK.settings`.
+`kerastune.tasks.TASK.settings` has the settings that a task adds.
 """
 
 import hashlib
@@ -20,26 +20,26 @@ from kerastune.recipe.sources import Data
 
 
 class Train(Settings):
-    """Settings of all phases."""
+    """Settings for all phases."""
 
     batch_size: Count = 32
     xla: Literal["auto", True, False] = "auto"
-    """Compile the training step with XLA. `true` is an error where Keras would drop it."""
+    """Compile the training step with XLA. `true` is an error if Keras would silently disable it."""
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
-    """`auto` is bfloat16 on GPUs that have it, and on a CPU where a text model's largest product is faster in it."""
+    """`auto` is bfloat16 on GPUs that support it, and on CPUs where a text model's largest product is faster in it."""
     class_weights: Literal["none", "balanced"] = "none"
-    """"balanced" weighs each class by n_examples / (n_classes * n_class), as scikit-learn does."""
+    """"balanced" weights each class by n_examples / (n_classes * n_class), as scikit-learn does."""
     label_smoothing: Fraction = 0.0
-    """Share of each training label that is spread over all labels (Szegedy et al. 2016, arXiv:1512.00567)."""
+    """Fraction of each training label that is spread over all labels (Szegedy et al. 2016, arXiv:1512.00567)."""
     early_stopping: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    """End a phase after this many epochs without a better validation accuracy (0: never)."""
+    """End a phase after this many epochs without better validation accuracy (0: never)."""
     cache: Literal["auto", "off", "memory", "disk"] = "auto"
-    """Where the outputs of frozen layers are kept, so that they run once per example and not once per epoch."""
+    """Where to cache the outputs of frozen layers, so that these run once per example and not once per epoch."""
     cache_views: Annotated[int, Field(ge=0, le=1000)] = 0
-    """With [augment]: keep this many augmented views of each example and cycle through them. 0 keeps none, so that
-    augmented phases run uncached."""
+    """With [augment]: cache this many augmented views of each example and cycle through them. 0: augmented phases run
+    uncached."""
     checkpoint_every: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8} (steps|minutes)$")] = "10 minutes"
-    """How often a checkpoint is written inside an epoch: "500 steps" or "10 minutes". An epoch ends with one, unless
+    """How often to write a checkpoint within an epoch: "500 steps" or "10 minutes". An epoch also ends with one, unless
     the last one is seconds old."""
     tensorboard: bool = False
     """Write TensorBoard logs to RUN/tensorboard."""
@@ -47,56 +47,56 @@ class Train(Settings):
     @field_validator("xla", mode="before")
     @classmethod
     def _one_is_not_true(cls, value: Any) -> Any:
-        if type(value) is int:  # 1 == True, also for pydantic
+        if type(value) is int:  # 1 == True, even for pydantic
             raise ValueError(f"{quoted(value)} is not one of 'auto', true or false")
         return value
 
 
 class Lora(Settings):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): in the unfrozen units, only they train."""
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685). In the unfrozen units, only adapters train."""
 
     rank: Annotated[int, Field(ge=1, le=1024)]
     alpha: Annotated[float, Field(gt=0)] | None = None
-    """The adapters' output is scaled by alpha / rank. Default: rank."""
+    """Scales the adapters' output by alpha / rank. Default: rank."""
     targets: Annotated[tuple[Regex, ...], Field(strict=False, min_length=1)] = (r"^(query|value)(_dense)?$",)
-    """The layers that get adapters: expressions, searched for in a layer's name and path."""
+    """Layers that get adapters: regular expressions, searched for in a layer's name and path."""
     bias: bool = False
     """Train the biases of these layers as well."""
 
 
 class Phase(Settings):
-    """A part of training: the units that train, for how long, and how fast."""
+    """One part of training: which units train, for how long, and how fast."""
 
     unfreeze: Text
-    """The units that train: "head", "all", "none", "top:N" (the head and the last N blocks), "match:REGEX" (the head
-    and every unit that the expression finds, by its own name or by the name of one of its layers) or "gradual" (the
-    head in the first epoch, then one more block an epoch from the top; Howard & Ruder 2018, arXiv:1801.06146)."""
+    """Units that train: "head", "all", "none", "top:N" (the head and the last N blocks), "match:REGEX" (the head and
+    every unit whose name, or a layer's name in it, matches the expression) or "gradual" (the head in the first epoch,
+    then one more block per epoch from the top; Howard & Ruder 2018, arXiv:1801.06146)."""
     epochs: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     learning_rate: Rate = 1e-3
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Each block learns at this share of the rate of the block above it; the head has the full rate
+    """Each block's learning rate as a fraction of the block above it; the head has the full rate
     (Howard & Ruder 2018, arXiv:1801.06146)."""
     learning_rates: dict[Regex, Rate] = Field({})
-    """Learning rates of the units that an expression finds, as in `match:`; the first match counts."""
+    """Learning rates of units that match an expression, as in `match:`; the first match counts."""
     optimizer: Literal["adam", "adamw", "lion", "rmsprop", "sgd"] = "adam"
     """"sgd" uses Nesterov momentum 0.9."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decoupled weight decay, on kernels only: biases and normalisation weights are left out."""
+    """Decoupled weight decay on kernels only, not on biases and normalisation weights."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     """How the learning rate falls to zero over the phase."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the phase's steps in which the learning rate climbs from zero."""
+    """Fraction of the phase's steps over which the learning rate rises from zero."""
     batch_norm: Literal["frozen", "train", "recalibrate"] = "frozen"
-    """"frozen" keeps every BatchNorm in inference mode; "train" lets unfrozen ones learn; "recalibrate" keeps them
-    frozen, and after the phase sets the unfrozen ones' statistics to those of the training data."""
+    """"frozen" keeps every BatchNorm in inference mode; "train" trains unfrozen ones; "recalibrate" keeps all frozen,
+    and after the phase recomputes the statistics of unfrozen units on the training data."""
     lora: Lora | None = None
     """Train low-rank adapters in the unfrozen units instead of their weights."""
     gradient_accumulation: Count = 1
-    """Batches whose gradients are averaged into one step."""
+    """Number of batches whose gradients are averaged into one step."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """The largest norm of the gradients over all weights; larger ones are scaled down. Default: no limit."""
+    """Maximum global norm of the gradients; larger ones are scaled down. Default: no limit."""
     ema: Fraction = 0.0
-    """Momentum of an exponential moving average of the weights; the average is validated and kept. 0: none."""
+    """Momentum of an exponential moving average of the weights; the average is validated and saved. 0: none."""
 
     @field_validator("unfreeze")
     @classmethod
@@ -110,7 +110,7 @@ class Phase(Settings):
             regular_expression(argument)
             return value
         raise ValueError(
-            f'{quoted(value)} is none of "head", "all", "none", "gradual", "top:N" (N = 1, 2, …), "match:REGEX"'
+            f'{quoted(value)} is not one of "head", "all", "none", "gradual", "top:N" (N = 1, 2, …), "match:REGEX"'
         )
 
     @model_validator(mode="after")
@@ -124,21 +124,21 @@ class Phase(Settings):
     @model_validator(mode="after")
     def _settings_agree(self) -> "Phase":
         if self.layer_decay != 1 and self.learning_rates:
-            raise ValueError("layer_decay and learning_rates both set the units' rates; use one of them")
+            raise ValueError("layer_decay and learning_rates both set the rates of units; use only one of them")
         if self.lora and self.unfreeze in ("head", "none", "gradual"):
             raise ValueError(
-                f'lora has no unit to adapt under unfreeze = "{self.unfreeze}"; use "all", "top:N" or "match:REGEX"'
+                f'lora has no units to adapt with unfreeze = "{self.unfreeze}"; use "all", "top:N" or "match:REGEX"'
             )
         if self.lora and self.batch_norm != "frozen":
-            raise ValueError(f'lora trains adapters only, so batch_norm = "{self.batch_norm}" has nothing to do')
+            raise ValueError(f'lora trains only adapters, so batch_norm = "{self.batch_norm}" has no effect')
         return self
 
 
 class Recipe(Settings):
-    """What to train, on what, how, and where the result goes."""
+    """A training job: the model, the data, the phases and the exports."""
 
     name: Name
-    """Names the run folder. Default: the recipe file's name."""
+    """Name of the run folder. Default: the recipe file's name."""
     task: str
     preset: Preset
     """A KerasHub preset, hf://…, kaggle://…, a local folder, or a fetched asset (`kerastune assets list`)."""
@@ -165,7 +165,7 @@ class Recipe(Settings):
 
     @property
     def augments(self) -> bool:
-        """Whether training examples change from epoch to epoch."""
+        """Returns whether training examples change from epoch to epoch."""
         return False
 
     @model_validator(mode="after")
@@ -174,9 +174,9 @@ class Recipe(Settings):
         if train.cache_views and not self.augments:
             has_table = "augment" in type(self).model_fields
             why = "[augment] changes nothing" if has_table else f"{self.data.modality}s are not augmented"
-            raise ValueError(f"train.cache_views keeps augmented views, and {why}; leave it out")
+            raise ValueError(f"train.cache_views caches augmented views, but {why}; remove it")
         if self.data.target != "label" and (train.class_weights != "none" or train.label_smoothing):
-            raise ValueError("train.class_weights and train.label_smoothing are for one label an example")
+            raise ValueError("train.class_weights and train.label_smoothing need one label per example")
         return self
 
     @model_validator(mode="after")

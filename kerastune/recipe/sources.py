@@ -1,4 +1,4 @@
-"""The [data] table: settings of the sources in kerastune/data/sources."""
+"""The [data] table: settings for the sources in kerastune/data/sources."""
 
 from datetime import date
 from typing import Annotated, ClassVar, Literal
@@ -18,29 +18,29 @@ class Data(Settings):
     """Settings of every source of data."""
 
     modality: ClassVar[str] = "image"
-    """The row of `kerastune.modalities.MODALITIES` that an example belongs to."""
+    """Row of `kerastune.modalities.MODALITIES` for an example."""
     reader: ClassVar[Reader]
-    """The row of `kerastune.data.SOURCES` that reads it."""
+    """Row of `kerastune.data.SOURCES` that reads it."""
 
     validation_fraction: Fraction = 0.15
-    """Share of the examples held out to choose the best epoch, where the source brings no validation split."""
+    """Fraction of examples held out to select the best epoch, if the source has no validation split."""
     test_fraction: Fraction = 0.15
-    """Share of the examples held out for the final accuracy, where the source brings no test split."""
+    """Fraction of examples held out for the final accuracy, if the source has no test split."""
     skip_bad: bool = False
-    """Leave out examples that cannot be read (they are listed in run.json) instead of stopping."""
+    """Skip unreadable examples (run.json lists them) instead of stopping."""
 
     @property
     def target(self) -> Target:
-        """The kind of ground truth: one label, any number of labels, a number, or the text itself.
+        """Returns the kind of ground truth: one label, any number of labels, a number, or the text itself.
 
-        For embeddings: "pairs" of texts that belong together (perhaps with a third that does not), "groups" of texts
-        with one label, or "scores" of how alike two texts are.
+        For embeddings: "pairs" of texts that belong together (optionally with a third that does not), "groups" of texts
+        with the same label, or "scores" of how similar two texts are.
         """
         return "label"
 
     @property
     def paired(self) -> bool:
-        """Whether an example has two texts."""
+        """Returns whether an example has two texts."""
         return False
 
     @model_validator(mode="after")
@@ -54,12 +54,12 @@ class Data(Settings):
 
 
 class Labelled(Data):
-    """Settings of every source whose examples may have several labels, or a number."""
+    """Settings for sources whose examples can have several labels, or a number."""
 
     label_separator: Text | None = None
-    """Separates labels, where an example may have several: "|" reads "sport|politics" as two."""
+    """Separates several labels of an example: with "|", "sport|politics" is two labels."""
     regression: bool = False
-    """The label is a number, which the model learns to predict."""
+    """The label is a number that the model learns to predict."""
 
     @property
     def target(self) -> Target:
@@ -68,7 +68,7 @@ class Labelled(Data):
     @model_validator(mode="after")
     def _numbers_are_not_separated(self) -> "Labelled":
         if self.regression and self.label_separator:
-            raise ValueError("regression and label_separator exclude each other: a label is one number, or names")
+            raise ValueError("regression and label_separator exclude each other: a label is either one number or names")
         return self
 
 
@@ -76,17 +76,17 @@ class Images(Data):
     """Settings of every source of images."""
 
     image_size: Annotated[int, Field(ge=16, le=4096)] | None = None
-    """Side in pixels of the square the model sees. Default: what the preset was trained at."""
+    """Side in pixels of the model's square input. Default: the preset's training size."""
 
 
 class FolderData(Images):
-    """Images in one folder a label: path/<label>/*.jpg, or path/{train,validation,test}/<label>/*.jpg."""
+    """Images in one folder per label: path/<label>/*.jpg, or path/{train,validation,test}/<label>/*.jpg."""
 
     reader = "folder"
 
     source: Literal["folder"]
     path: FilePath
-    """The folder that holds the label folders."""
+    """Folder that holds the label folders."""
     group_folders: bool = False
     """Whether a folder inside a label folder holds what belongs together, such as a speaker, a product or a patient:
     path/<label>/<group>/*.jpg. All of one group goes to one split, whatever its labels are."""
@@ -105,7 +105,7 @@ class CsvData(Images, Labelled):
     quoting: bool = True
     """Whether cells may stand in quotes, as spreadsheets write them. false: a quote is a letter like any other."""
     images: FilePath | None = None
-    """The folder that image paths are relative to, and must stay inside. Default: the CSV file's folder."""
+    """Folder that image paths are relative to and must stay inside. Default: the CSV file's folder."""
     image_column: Text = "image"
     label_column: Text = "label"
     split_column: Text | None = None
@@ -126,7 +126,7 @@ class Tfds(Data):
     data_dir: AssetOrPath | None = None
     """A local TFDS folder, or the name of a fetched asset. Default: TFDS's own folder."""
     train: Text = "train"
-    """TFDS split, slices included: "train[:2000]"."""
+    """TFDS split or slice: "train[:2000]"."""
     validation: Text | None = None
     """TFDS split. Default: `validation_fraction` of the training split, by content hash."""
     test: Text | None = None
@@ -149,19 +149,18 @@ class Texts(Data):
     modality = "text"
 
     max_length: Annotated[int, Field(ge=4, le=10_000_000)] | None = None
-    """Maximum tokens of an example, special ones included; longer ones are cut. Default: the preset's."""
+    """Maximum tokens per example, including special ones; longer examples are truncated. Default: the preset's."""
 
 
 class Table(Texts):
-    """Settings of every file with one example a row."""
+    """Settings for files with one example per row."""
 
     reader: ClassVar[Reader] = "table"
 
     source: Literal["csv", "jsonl", "parquet"]
     path: AssetOrPath
-    """The file (UTF-8; CSV with a header line), your own or one that comes with a shipped recipe ("tone.jsonl"); or a
-    folder, or a fetched asset, that holds train.csv (or .jsonl, .parquet) and, if wanted, validation.csv and
-    test.csv."""
+    """The file (UTF-8; CSV with a header line), your own or one shipped with a recipe ("tone.jsonl"); or a folder or a
+    fetched asset that holds train.csv (or .jsonl, .parquet) and, optionally, validation.csv and test.csv."""
     delimiter: Delimiter = ","
     """Separates the cells of a CSV file."""
     quoting: bool = True
@@ -175,17 +174,17 @@ class Table(Texts):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The keys that name the columns with an example's texts."""
+        """Returns the keys that name the columns with an example's texts."""
         raise NotImplementedError
 
     @property
     def truth(self) -> str | None:
-        """The key that names the column with an example's ground truth; None where the texts themselves are it."""
+        """Returns the key that names the column with the ground truth; None if the texts themselves are the truth."""
         return None
 
     @property
     def separator(self) -> str | None:
-        """Separates the labels of an example that may have several."""
+        """Returns the separator between the labels of an example."""
         return None
 
 
@@ -246,7 +245,7 @@ class ChatData(Table):
     the assistant is learnt, but one of weight 0. Also read are {"from", "value"} as ShareGPT has it, contents in parts
     of text, and lists as a JSON text."""
     system: Text | None = None
-    """A system message that starts every conversation without one of its own."""
+    """System message for every conversation that has none."""
     today: Annotated[str, AfterValidator(_date)] | None = None
     """The date that a chat template is told if it asks for one: "2026-01-31". Default: the day of training."""
 

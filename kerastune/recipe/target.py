@@ -1,4 +1,4 @@
-"""Deployment targets: the folders in export/, and what each says a place needs."""
+"""Deployment targets: the folders in export/, and the settings in each."""
 
 import difflib
 import tomllib
@@ -11,18 +11,18 @@ from kerastune.errors import KerastuneError
 
 @dataclass(frozen=True)
 class Target:
-    """A place a model goes: export/<name>/target.toml.
+    """A deployment target: export/<name>/target.toml.
 
     Attributes:
         format: a format of `kerastune.formats`.
-        other_formats: that the place takes, too, where they are asked for.
-        quantize: the quantisation it gets unless another is asked for.
-        images: "any" (uint8 of any size; the model resizes them) or "fixed" (one image of the size it was trained at).
-        io: "uint8", "int8" or "float32": how the place holds an image and, in int8 models, the scores.
-        runtimes: of `verifying.runtimes`, that an artifact for this place is verified in: the first always, the
-            others where they are installed. Those of another format are passed over.
-        extras: what an artifact gets beside the model: names in `exporting.extras.EXTRAS`.
-        modalities: what it takes models of: rows of `kerastune.modalities.MODALITIES`.
+        other_formats: formats that it also supports, on request.
+        quantize: the default quantisation.
+        images: "any" (uint8 of any size; the model resizes them) or "fixed" (one image of the training size).
+        io: "uint8", "int8" or "float32": the dtype of an image and, in int8 models, of the scores.
+        runtimes: names in `verifying.runtimes` that verify an artifact: the first always, the others if installed.
+            Those of another format are skipped.
+        extras: files that an artifact gets besides the model: names in `exporting.extras.EXTRAS`.
+        modalities: the supported rows of `kerastune.modalities.MODALITIES`.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Target:
 
 
 def refusal(name: str, modality: str) -> str | None:
-    """Why a target takes no models of a modality; None where it does."""
+    """Returns why a target does not take models of a modality, or None."""
     taken = load(name).modalities
     return None if modality in taken else f"target {name} is for {' and '.join(one + 's' for one in taken)}"
 
@@ -63,5 +63,5 @@ def load(name: str) -> Target:
 
 
 def readme(name: str) -> str:
-    """How to deploy to a target, in Markdown."""
+    """Returns how to deploy to a target, in Markdown."""
     return (files("kerastune.targets") / load(name).name / "README.md").read_text("utf-8")

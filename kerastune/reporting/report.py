@@ -1,6 +1,6 @@
-"""The report: one HTML page on what a run reached, how it learned, where it is wrong, and what left it.
+"""The report: one HTML page with a run's results, learning curves, mistakes and exports.
 
-All of it is read from the run folder; the data are read once more, for thumbnails of mistakes only.
+It is built from the run folder; the data are read again only for thumbnails of mistakes.
 """
 
 import base64
@@ -35,16 +35,16 @@ from kerastune.verifying.runtimes import RUNTIMES
 
 SHOWN_MISTAKES = 12
 LARGEST_MATRIX = 30
-"""With more labels than this, pairs and extremes are shown instead of whole tables."""
+"""With more labels than this, the report shows pairs and extremes instead of whole tables."""
 
 _EXCERPT = 300  # characters
 _TRAIN, _VALIDATION = "#c9641a", "#3577c4"  # both readable on white and on black
-_INK = "#010203"  # stands for the text colour, which follows the reader's colour scheme
+_INK = "#010203"  # placeholder for the text colour, which follows the reader's colour scheme
 _INK_STYLE = "svg{color:#1d2127}@media(prefers-color-scheme:dark){svg{color:#e3e6ea}}"
 
 
 def write(of: Run, *, progress: Progress | None = None) -> Path:
-    """Builds report.html from what the run folder holds. Works without exports, scores or data."""
+    """Builds report.html from the run folder. Works without exports, scores or data."""
     record, metrics, history = of.record, of.record.metrics, of.history
     device = tasks.device(of.recipe.task)
     learnt, modality = device.learnt(of.recipe), device.modality
@@ -89,7 +89,7 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         ),
     )
     partial = of.report.with_name(f".{of.report.name}.partial")
-    partial.write_bytes(page.encode("utf-8", "replace"))  # a path may hold bytes that are no text
+    partial.write_bytes(page.encode("utf-8", "replace"))  # a path may hold bytes that are not text
     partial.replace(of.report)
     return of.report
 
@@ -98,7 +98,7 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
 
 
 def _worth(of: Run, learnt: Learnt, split: str, value: float) -> dict[str, Any]:
-    """A split's metric, of how many examples; of a share of them with its 95 % interval."""
+    """Returns a split's metric and number of examples, and for a share its 95 % interval."""
     _, truth, predictions = of.predictions(split)
     found: dict[str, Any] = {"value": value, "count": len(truth), "low": None, "high": None}
     if learnt.metric.share:
@@ -109,20 +109,20 @@ def _worth(of: Run, learnt: Learnt, split: str, value: float) -> dict[str, Any]:
 
 
 def _counts(record: RunRecord) -> list[tuple[str, list[int]]]:
-    """Examples of each label in train, validation and test, and their sum."""
+    """Returns the number of examples of each label in train, validation and test, and their sum."""
     splits = record.data.counts
     rows = [(label, [splits[s][label] for s in ("train", "validation", "test")]) for label in record.labels]
     return [(label, [*row, sum(row)]) for label, row in rows]
 
 
 def _kept(history: list[dict[str, float]], of: Run) -> int:
-    """The epoch, counted over all phases from 1, whose weights the run kept (0: none)."""
+    """Returns the epoch, counted from 1 over all phases, whose weights the run kept (0: none)."""
     metric = tasks.device(of.recipe.task).learnt(of.recipe).metric
     return 1 + max(range(len(history)), key=lambda i: metric.rank(history[i]), default=-1)
 
 
 def _said(of: Run, history: list[dict[str, float]]) -> list[dict[str, Any]]:
-    """What a language model said to each sampled prompt: before training, after each epoch, and after the kept one."""
+    """Returns the answers to each sampled prompt: before training, after each epoch, and after the kept one."""
     found = of.record.generations
     if not found:
         return []
@@ -141,7 +141,7 @@ def _said(of: Run, history: list[dict[str, float]]) -> list[dict[str, Any]]:
 
 
 def _test(of: Run, progress: Progress) -> tuple[Split | None, str | None]:
-    """The test split, or why it cannot be had."""
+    """Returns the test split, or why it is unavailable."""
     try:
         return of.splits(progress).test, None
     except KerastuneError as error:
@@ -151,7 +151,7 @@ def _test(of: Run, progress: Progress) -> tuple[Split | None, str | None]:
 def _previews(
     test: Split, ids: Sequence[str], mistakes: Sequence[Mistake], modality: Modality
 ) -> tuple[dict[int, Markup], str | None]:
-    """What the examples look like, by their index among the predictions; or why they cannot be shown."""
+    """Returns previews of the examples by their index among the predictions, or why there are none."""
     place = {id: i for i, id in enumerate(test.ids)}
     here = {one.index: place[ids[one.index]] for one in mistakes if ids[one.index] in place}
     try:
@@ -159,7 +159,7 @@ def _previews(
             index: modality.preview(test.example(i), f"Test {modality.name} {printable(ids[index])}")
             for index, i in here.items()
         }, None
-    except (OSError, ValueError) as error:  # a file that went away or broke while it was read
+    except (OSError, ValueError) as error:  # a file disappeared or broke during reading
         return {}, str(error)
 
 
@@ -171,7 +171,7 @@ def _uri(kind: str, content: bytes) -> str:
 
 
 def _curve(metric: str, of: Run, history: list[dict[str, float]]) -> str:
-    """Training and validation over epochs, phases as bands, a ring around the epoch that was kept."""
+    """Plots training and validation over epochs, with phases as bands and a ring around the kept epoch."""
     ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
     style: Any = {"svg.fonttype": "none", "svg.hashsalt": metric, "font.size": 10, "text.parse_math": False, **ink}
     with matplotlib.rc_context(style):
@@ -195,7 +195,7 @@ def _curve(metric: str, of: Run, history: list[dict[str, float]]) -> str:
 
 
 def _bands(axes: Any, numbers: list[int], phases: Sequence[Audit]) -> None:
-    """A band and a name for each phase; the name is only its number where the band is narrow."""
+    """Draws a band and a name for each phase; in a narrow band, only its number."""
     start = 0.5
     for number, epochs in groupby(numbers):
         end = start + len(list(epochs))
@@ -243,7 +243,7 @@ def _figure(value: float, metric: str) -> str:
 
 
 def _name(text: str) -> Markup:
-    """A label or a file name: control characters made visible, and its direction kept to itself."""
+    """Returns a label or file name with visible control characters and isolated text direction."""
     return Markup("<bdi>{}</bdi>").format(printable(text))
 
 

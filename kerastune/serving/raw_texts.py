@@ -17,7 +17,7 @@ NAME = "serve_texts"
 
 
 def signature(of: Artifact, tokens: Signature) -> Signature | None:
-    """Makes a signature of strings; None if the artifact takes no texts."""
+    """Makes a signature of strings; None if the artifact does not take texts."""
     make = _MODALITIES.get(of.manifest.modality)
     return make(of, tokens) if make else None
 
@@ -40,7 +40,7 @@ def _prompts(of: Artifact, tokens: Signature) -> Signature:
 
     def answer(prompt: str) -> bytes:
         if marks := chat.marks(prompt):
-            raise Refused(f"a prompt holds {marks[0]!r}, a mark of the chat template")
+            raise Refused(f"a prompt holds {marks[0]!r}, a marker of the chat template")
         ids = chat.prompt([{"role": "user", "content": prompt.strip()}])
         if why := chats.too_long(ids, settings):
             raise Refused(f"the prompt {why}")
@@ -59,7 +59,7 @@ def _strings(names: Sequence[str]) -> Specs:
 def _rows(names: Sequence[str], given: Arrays) -> list[list[str]]:
     columns = [[text.decode() for text in given[name]] for name in names]
     if len(set(map(len, columns))) > 1:
-        raise Refused(f"inputs {' and '.join(names)} differ in how many texts they have")
+        raise Refused(f"inputs {' and '.join(names)} have different numbers of texts")
     return [list(row) for row in zip(*columns, strict=True)]
 
 

@@ -30,7 +30,7 @@ from kerastune.serving.signatures import Refused, Signature
 from kerastune.serving.tensors import MAX_BYTES
 
 GRACE_SECONDS = 30
-"""The time that requests get to finish after a signal."""
+"""Seconds for requests to finish after a signal."""
 
 _HELD_BYTES = 4 * MAX_BYTES  # of all REST bodies together
 _RPCS = 64  # gRPC calls accepted at a time
@@ -44,8 +44,8 @@ class Served:
     """A model under its name.
 
     Attributes:
-        closed: is set when the server has stopped, so that signatures compute no more for requests that it gave up.
-        texts: the signature for REST requests that hold texts and name none.
+        closed: set when the server has stopped, so that signatures stop computing for abandoned requests.
+        texts: the signature for REST requests with texts and no signature name.
     """
 
     name: str
@@ -75,7 +75,7 @@ def run(served: Served, listening: socket.socket, host: str, grpc_port: int, rea
     Raises:
         KerastuneError: gRPC's port is taken.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises it again when it has ended
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn re-raises it when it ends
     try:
         asyncio.run(_run(served, listening, host, grpc_port, ready))
     except KeyboardInterrupt:
@@ -135,9 +135,9 @@ def _rest(served: Served, hosts: list[str], lifespan: Any) -> Starlette:
                 body += part
                 held += len(part)
                 if len(body) > MAX_BYTES:
-                    raise HTTPException(413, f"a request may have {MAX_BYTES} bytes here")
+                    raise HTTPException(413, f"a request can have at most {MAX_BYTES} bytes")
                 if held > _HELD_BYTES:
-                    raise HTTPException(429, f"all requests together may have {_HELD_BYTES} bytes; try again")
+                    raise HTTPException(429, f"all requests together can have at most {_HELD_BYTES} bytes; try again")
             response: Response = await _answered(_predict_json, served, body)
             return response
         finally:
@@ -175,7 +175,7 @@ def _rest(served: Served, hosts: list[str], lifespan: Any) -> Starlette:
 
 
 def _json(document: Any, status: int = 200) -> Response:
-    # NaN and Infinity are written as such, as by TF Serving.
+    # Like TF Serving, writes NaN and Infinity literally.
     return Response(json.dumps(document, indent=1), status, media_type="application/json")
 
 
@@ -196,7 +196,7 @@ def _predict_json(served: Served, body: bytearray) -> Response:
 
 
 def _first(value: Any) -> Any:
-    """The first value in a JSON document that is neither a list nor an object."""
+    """Returns the first value in a JSON document that is neither a list nor an object."""
     while isinstance(value, list | dict) and value:
         value = value[0] if isinstance(value, list) else next(iter(value.values()))
     return value
@@ -238,11 +238,11 @@ def _rpc(served: Served, where: str) -> tuple[Any, int]:
     options = [
         ("grpc.max_receive_message_length", MAX_BYTES),
         ("grpc.max_send_message_length", -1),
-        ("grpc.so_reuseport", 0),  # or two servers would share a port, and the requests
+        ("grpc.so_reuseport", 0),  # otherwise two servers could share a port and its requests
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_RPCS)
     prediction_service.add_PredictionServiceServicer_to_server(_Prediction(served), server)
     try:
         return server, server.add_insecure_port(where)
     except RuntimeError as error:
-        raise KerastuneError(f"{where} cannot be listened on for gRPC.", "--grpc-port 0 takes a free port.") from error
+        raise KerastuneError(f"Cannot listen on {where} for gRPC.", "--grpc-port 0 takes a free port.") from error

@@ -44,7 +44,7 @@ def load(folder: Path, closed: threading.Event) -> dict[str, Signature]:
             if closed.is_set():
                 raise Refused("the server has stopped", grpc.StatusCode.UNAVAILABLE)
             takes = {key: tf.constant(arrays[key], spec.dtype) for key, spec in inputs.items()}
-            try:  # through `model`, because its signatures do not keep it alive
+            try:  # through `model`, which its signatures do not keep alive
                 return {key: tensor.numpy() for key, tensor in model.signatures[name](**takes).items()}
             except tf.errors.ResourceExhaustedError as error:
                 raise Refused(_reason(error.message), grpc.StatusCode.RESOURCE_EXHAUSTED) from error
@@ -57,6 +57,6 @@ def load(folder: Path, closed: threading.Event) -> dict[str, Signature]:
 
 
 def _reason(message: str) -> str:
-    """Cuts the place in the graph off TensorFlow's message: the line before the node's name stays."""
+    """Removes the graph location from TensorFlow's message, and keeps the line before the node's name."""
     lines = [line.strip() for line in message.partition("[[")[0].splitlines() if line.strip()]
     return lines[-1] if lines else message

@@ -1,8 +1,8 @@
 """A development stand-in for TF Serving: one artifact behind its REST and gRPC predict APIs.
 
-It answers and refuses as tensorflow_model_server does, with these exceptions. It refuses integers out of the input's
+It answers and refuses like tensorflow_model_server, with these exceptions: it refuses integers outside the input's
 range, which that server wraps around, unknown inputs in the column format, which that server drops, requests above 64
-MiB and vast images. And it also answers raw texts: see `kerastune.serving.raw_texts`.
+MiB, and huge images. It also answers raw texts: see `kerastune.serving.raw_texts`.
 """
 
 import json
@@ -30,30 +30,31 @@ def serve(
     grpc_port: int = 8500,
     ready: Callable[[dict[str, Any]], None] = lambda where: None,
 ) -> None:
-    """Answers TF Serving's REST and gRPC requests until SIGINT or SIGTERM, finishes those accepted, and returns.
+    """Answers TF Serving's REST and gRPC requests until SIGINT or SIGTERM, finishes accepted ones, and returns.
 
     Call it in the main thread, where signals arrive.
 
     Args:
         name: the model's name in addresses; default: the artifact's.
-        port, grpc_port: 0 takes a free one.
-        ready: called once requests are answered, with `name`, `version`, the addresses `rest` and `grpc`,
-            `max_request_bytes`, `signatures` (names of the inputs by signature) and `example`, a command that asks.
+        port, grpc_port: 0 takes a free port.
+        ready: called once the server is ready, with `name`, `version`, the addresses `rest` and `grpc`,
+            `max_request_bytes`, `signatures` (names of the inputs by signature) and `example`, a command with a
+            request.
 
     Raises:
-        KerastuneError: a package is missing, the artifact is no SavedModel, the name does not fit into an address, or
-            the address is taken.
+        KerastuneError: a package is missing, the artifact is not a SavedModel, the name is unsuitable for an address,
+            or the address is taken.
         VerificationError: a file of the artifact has changed.
     """
     of = of if isinstance(of, Artifact) else artifact.load(of)
     if FORMATS[of.manifest.format].style != "serving":
         raise KerastuneError(
-            f"{of.folder} is {of.manifest.format}, and TF Serving serves SavedModels.",
+            f"{of.folder} is {of.manifest.format}, but TF Serving serves SavedModels.",
             f"kerastune export {of.manifest.run} --target tf-serving",
         )
     name = name or of.manifest.name
     if not name or set(name) & set("/:"):
-        raise KerastuneError(f"A model cannot be called {name!r} in an address.", "Name it without / and :, by --name.")
+        raise KerastuneError(f"{name!r} cannot be a model's name in an address.", "Give --name without / and :.")
     of.check_files()
     try:
         from kerastune.serving import raw_texts, server, signatures, tensors, warmup
@@ -88,12 +89,12 @@ def _listening(host: str, port: int, address: Callable[[str, int], str]) -> sock
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise KerastuneError(
-            f"{address(host, port)} cannot be listened on: {reason}.", "--port 0 takes a free port."
+            f"Cannot listen on {address(host, port)}: {reason}.", "--port 0 takes a free port."
         ) from error
 
 
 def _example(url: str, signatures: Mapping[str, Any]) -> str:
-    """A command that sends a text or a photo to the model; for other models, one that asks for its status."""
+    """Returns a command that sends a text or a photo to the model; for other models, one that asks for its status."""
     if texts := signatures.get("serve_texts"):
         row = dict.fromkeys(texts.inputs, "a text") if len(texts.inputs) > 1 else "a text"
         return f"echo '{json.dumps({'instances': [row]})}' | curl -d @- {url}:predict"

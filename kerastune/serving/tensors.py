@@ -1,4 +1,4 @@
-"""Arrays from and to JSON and protobufs, in TF Serving's formats.
+"""Converts arrays from and to JSON and protobufs, in TF Serving's formats.
 
 g3doc/api_rest.md, util/json_tensor.cc and servables/tensorflow/predict_util.cc in github.com/tensorflow/serving.
 """
@@ -19,7 +19,7 @@ MAX_BYTES = 64 * 2**20
 """The limit of a REST body or a gRPC message. gRPC's own default is 4 MiB; TF Serving's limit is 2 GiB."""
 
 MAX_PIXELS = 2**28
-"""The limit of pixels in all encoded images of a request: 0.8 GB in RGB."""
+"""Maximum pixels in all encoded images of a request: 0.8 GB in RGB."""
 
 
 def from_rows(rows: Any, inputs: Specs) -> Arrays:
@@ -59,14 +59,14 @@ def _check_names(sent: Mapping[str, Any], inputs: Specs) -> None:
 
 def _checked(name: str, spec: Any, array: Array) -> Array:
     if not spec.shape.is_compatible_with(array.shape):
-        raise Refused(f"input {name} has shape {list(array.shape)}, and {list(spec.shape)} is expected")
+        raise Refused(f"input {name} has shape {list(array.shape)}, but {list(spec.shape)} is expected")
     if spec.dtype == tf.string and name.endswith("_bytes") and sum(map(image.pixels, array.flat)) > MAX_PIXELS:
         raise Refused(f"input {name} has images of more than the {MAX_PIXELS:,} pixels that are safe to open")
     return array
 
 
 def _from_lists(name: str, value: Any, dtype: Any) -> Array:
-    array: Array = np.array(value, object)  # numpy leaves lists of different lengths as they are
+    array: Array = np.array(value, object)  # numpy keeps lists of different lengths as objects
     kinds = set(map(type, array.ravel()))
     if list in kinds:
         raise Refused(f"input {name} is ragged: its lists differ in length or depth at level {array.ndim}")
@@ -74,7 +74,7 @@ def _from_lists(name: str, value: Any, dtype: Any) -> Array:
         return np.array([_string(name, leaf) for leaf in array.ravel()], object).reshape(array.shape)
     if foreign := kinds - ({bool} if dtype.is_bool else {int} if dtype.is_integer else {int, float}):
         got = ", ".join(sorted(kind.__name__ for kind in foreign))
-        raise Refused(f"input {name} holds values of type {got}, and {dtype.name} is expected")
+        raise Refused(f"input {name} holds values of type {got}, but {dtype.name} is expected")
     return array.astype(dtype.as_numpy_dtype)
 
 
@@ -82,7 +82,7 @@ def _string(name: str, leaf: Any) -> bytes:
     if isinstance(leaf, str):
         return leaf.encode()
     if not isinstance(leaf, dict) or not isinstance(leaf.get("b64"), str):
-        raise Refused(f'input {name} holds {type(leaf).__name__}, and a string or {{"b64": …}} is expected')
+        raise Refused(f'input {name} holds {type(leaf).__name__}, but a string or {{"b64": …}} is expected')
     text = "".join(leaf["b64"].split())
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)  # padding is optional to TF Serving
 
@@ -109,12 +109,12 @@ def to_columns(outputs: Arrays) -> Any:
 
 
 def _to_lists(name: str, array: Array) -> Any:
-    if array.dtype == object:  # strings; TF Serving recognises binary ones by their name
+    if array.dtype == object:  # strings; TF Serving recognises binary ones by name
         binary = name.endswith("_bytes")
         texts = [{"b64": base64.b64encode(v).decode()} if binary else v.decode(errors="replace") for v in array.flat]
         return np.array(texts, object).reshape(array.shape).tolist()
     if array.dtype == np.float32:
-        return array.astype(str).astype(np.float64).tolist()  # 0.2, and not the 0.20000000298 that is the same float32
+        return array.astype(str).astype(np.float64).tolist()  # 0.2 instead of 0.20000000298, the same float32
     return array.tolist()
 
 
@@ -127,13 +127,13 @@ def from_protos(protos: Mapping[str, Any], inputs: Specs) -> Arrays:
 def _from_proto(name: str, proto: Any, dtype: Any) -> Array:
     if proto.dtype != dtype.as_datatype_enum:
         got = tf.as_dtype(proto.dtype).name if proto.dtype else "nothing"
-        raise Refused(f"input {name} is {got}, and {dtype.name} is expected")
+        raise Refused(f"input {name} is {got}, but {dtype.name} is expected")
     shape = [axis.size for axis in proto.tensor_shape.dim][:20]
-    size = math.prod(shape)  # a tensor may repeat its last value as often as its shape says
+    size = math.prod(shape)  # a tensor can repeat its last value to fill its shape
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0 or size * dtype.size > MAX_BYTES:
         raise Refused(f"input {name} has a shape that no request can fill: {shape}")
     if dtype == tf.string and len(proto.string_val) != size:
-        raise Refused(f"input {name} has {len(proto.string_val)} strings, and its shape is {shape}")
+        raise Refused(f"input {name} has {len(proto.string_val)} strings, but its shape is {shape}")
     array: Array = tf.make_ndarray(proto)
     return array
 

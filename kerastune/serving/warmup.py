@@ -1,4 +1,4 @@
-"""A SavedModel's warm-up requests. A script that imports TensorFlow and TF Serving's stubs alone:
+"""Writes a SavedModel's warm-up requests. This script imports only TensorFlow and TF Serving's stubs:
 
 python warmup.py MODEL ASKED.npz FOUND.npz
 

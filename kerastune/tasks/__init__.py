@@ -1,4 +1,4 @@
-"""Tasks: one folder a task, one row in `TASKS`. What a task brings is in `kerastune.tasks.contract`."""
+"""Tasks: one folder and one row in `TASKS` for each. `kerastune.tasks.contract` defines what a task provides."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,12 @@ TASKS = {
 
 
 def get(name: str) -> "Task[Any]":
-    """The model of a task; imports TensorFlow."""
+    """Returns the model of a task; imports TensorFlow."""
     found: Task[Any] = import_module(f"{TASKS[name]}.task").TASK
     return found
 
 
 def device(name: str) -> "Device[Any]":
-    """A task as a device sees it; imports no TensorFlow."""
+    """Returns a task as a device sees it; does not import TensorFlow."""
     found: Device[Any] = import_module(f"{TASKS[name]}.device").DEVICE
     return found

@@ -1,14 +1,14 @@
-"""The contract of a task: everything that training, exporting, verifying, reporting and asking need of it.
+"""The contract of a task: everything that training, exporting, verifying, reporting and predicting need from it.
 
-A task is one folder of kerastune/tasks and one row of `TASKS`, with three modules:
+A task is one folder of kerastune/tasks and one row of `TASKS`. The folder has three modules:
 
-- settings.py: what a recipe may ask for (`RECIPE`). Imports no TensorFlow.
-- device.py: the model as seen from outside (`DEVICE`): examples in, named outputs out. Imports no TensorFlow.
-- task.py: the model itself (`TASK`): built, fed, trained, traced. Imports TensorFlow.
+- settings.py: the settings of a recipe (`RECIPE`), without TensorFlow.
+- device.py: the model seen from outside (`DEVICE`): examples in, named outputs out. Without TensorFlow.
+- task.py: the model itself (`TASK`): building, feeding, training, tracing. Imports TensorFlow.
 
-Two things are shared by tasks and have contracts of their own: what an example *is* (`kerastune.modalities`), and what
-is *learnt* about it (`kerastune.tasks.learnt`). Every function gets the recipe. A model is a Keras model with a
-`backbone` and, where KerasHub prepares its inputs, a `preprocessor`.
+Tasks share two other contracts: what an example *is* (`kerastune.modalities`), and what is *learnt* about it
+(`kerastune.tasks.learnt`). Every function gets the recipe. A model is a Keras model with a `backbone` and, if KerasHub
+prepares its inputs, a `preprocessor`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,19 +35,18 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Building(Generic[R]):
-    """The model.
+    """How to build and load the model.
 
     Attributes:
         build: (recipe, preset, number of outputs, dtype policy) -> the pretrained model with a head for the task.
-            Raises AssetError for presets that cannot be reached, RecipeError for those that do not fit.
-        prepare: starts a new head from the training data, where that helps.
-        describe: what run.json says of inputs and outputs: sizes, lengths, how much was cut off.
+            Raises AssetError for unreachable presets, RecipeError for unsuitable ones.
+        prepare: initialises a new head from the training data, where that helps.
+        describe: returns facts about inputs and outputs for run.json: sizes, lengths, how much was truncated.
         load: (run folder, recipe, dtype policy) -> the tuned model.
-        write_beside: writes what the preset format does not hold into the run folder.
-        vary: (model, a batch of inputs) draws the head of an untrained model, so that its outputs differ from example
-            to example as a trained one's do.
-        largest_product: the weight whose matrix product tells how fast the model is in another precision, or None
-            where none does.
+        write_beside: writes into the run folder what the preset format cannot hold.
+        vary: (model, a batch of inputs) draws the head of an untrained model at random, so that its outputs vary
+            between examples as a trained model's do.
+        largest_product: returns the weight whose matrix product predicts the speed in another precision, or None.
     """
 
     build: Callable[[R, str, int, str], Model]
@@ -61,18 +60,18 @@ class Building(Generic[R]):
 
 @dataclass(frozen=True)
 class Targets:
-    """What outputs are compared with, in the order of a split.
+    """Training targets of a split, in its order.
 
     Attributes:
-        truth: arrays or `tf.RaggedTensor`s in any structure, each with one row an example.
-        weights: of each example in the loss, float32 [n].
+        truth: arrays or `tf.RaggedTensor`s in any structure, each with one row per example.
+        weights: weight of each example in the loss, float32 [n].
     """
 
     truth: Tensors
     weights: npt.NDArray[np.float32]
 
     def rows(self, indices: npt.NDArray[np.int64]) -> tuple[Tensors, npt.NDArray[np.float32]]:
-        """The truth and the weights of some examples."""
+        """Returns the truth and the weights of some examples."""
         from keras import tree
 
         return tree.map_structure(lambda rows: rows[indices], self.truth), self.weights[indices]
@@ -80,11 +79,11 @@ class Targets:
 
 @dataclass(frozen=True)
 class Changes:
-    """The random changes to training examples that a phase draws.
+    """Random changes to training examples in a phase.
 
     Attributes:
-        seed: all draws come from it and the number of the batch, so that a resumed run draws the same.
-        view: draws those of this number instead of the batch's own, for a cache of augmented views.
+        seed: determines all draws, together with the batch number, so that a resumed run draws the same.
+        view: a number to draw with instead of the batch number, for a cache of augmented views.
     """
 
     seed: int
@@ -93,15 +92,16 @@ class Changes:
 
 @dataclass(frozen=True)
 class Feeding(Generic[R]):
-    """Examples as batches.
+    """How examples become batches.
 
     Attributes:
-        order: (recipe, model, split, batch size, epochs, seed, first batch) -> which examples make which batch.
+        order: (recipe, model, split, batch size, epochs, seed, first batch) -> the examples of each batch.
         batches: (recipe, model, split, order, targets, changes) -> a dataset of (inputs, truth, weights float32 [B],
-            indices into the split int64 [B]). Truth travels with its example: what moves an image moves its boxes.
-        example: (recipe, model, split, batch size) -> the inputs of the largest batch there is.
-        fingerprint: (recipe, model, changed) -> what decides which inputs the same data make, for keys of caches.
-        shapes: "fixed" where all batches have one shape but for their size, "bucketed" where other axes vary.
+            indices into the split int64 [B]). Truth travels with its example: moving an image moves its boxes.
+        example: (recipe, model, split, batch size) -> the inputs of the largest batch.
+        fingerprint: (recipe, model, changed) -> everything that determines the inputs made from given data, for cache
+            keys.
+        shapes: "fixed" if batches differ only in size, "bucketed" if other axes vary.
     """
 
     order: Callable[[R, Model, Split, int, int, tuple[int, ...] | None, int], Order]
@@ -113,23 +113,23 @@ class Feeding(Generic[R]):
 
 class Loss(Protocol):
     def __call__(self, truth: Tensors, outputs: Tensors, weights: Any) -> tuple[Any, Any]:
-        """The sum of a batch's losses, and what it is a sum over, both float32 []."""
+        """Returns the sum of a batch's losses and the number of summands, both float32 []."""
 
 
 @dataclass(frozen=True)
 class Learning(Generic[R]):
-    """The loss, and the figures that are shown while it falls.
+    """The loss, and the figures shown during training.
 
     Attributes:
-        targets: (recipe, model, splits, split name, whether to train on them) -> what outputs are compared with.
-            Label smoothing and class weights are for training alone.
-        loss: the loss of a recipe.
-        meter: a Keras metric, named as `Learnt.metric`; it is updated with (truth, outputs).
-        validated: figures that only a whole split can give, from its truths and outputs, a batch each; or None where
-            the meter's mean is right. They replace the meter's.
-        starts: whether a pretrained model can do the task before it is tuned, so that its figures are worth recording.
-        sampled: the conversations that the model is asked about before training and after each epoch; mostly none.
-        samples: what it answers.
+        targets: (recipe, model, splits, split name, whether to train on them) -> training targets. Label smoothing and
+            class weights apply only to training.
+        loss: recipe -> its loss.
+        meter: a Keras metric, named as `Learnt.metric`, updated with (truth, outputs).
+        validated: computes figures that need a whole split, from its batches of truths and outputs; they replace the
+            meter's. None if the meter's mean is correct.
+        starts: whether a pretrained model can do the task before tuning, so that its figures are worth recording.
+        sampled: returns the conversations to answer before training and after each epoch; usually none.
+        samples: returns the model's answers to them.
     """
 
     targets: Callable[[R, Model, Splits, str, bool], Targets]
@@ -143,7 +143,7 @@ class Learning(Generic[R]):
 
 class Told(Protocol):
     def __call__(self, done: int) -> None:
-        """The first `done` examples of a split are scored."""
+        """Reports that the first `done` examples of a split are scored."""
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,12 @@ class Task(Generic[R]):
 
     Attributes:
         predict: (recipe, model, split, batch size, told) -> predictions on a whole split, in its order.
-        answer: (recipe, model, examples, options) -> predictions about new examples, for `kerastune predict`.
-        signatures: (recipe, model) -> what an exported model may answer to.
-        trace: (recipe, model, work folder, wanted "FORMAT/SIGNATURE"s) writes what devices need beside the graphs into
-            the work folder: tokenizers, settings, examples as inputs, and what Keras says besides its outputs.
-        reference: (recipe, model, examples) -> what Keras itself says, outside any graph, one example at a time.
-        folder: (recipe, model, work folder, folder) writes the model in a format that is no graph, where there is one.
+        answer: (recipe, model, examples, options) -> predictions for new examples, for `kerastune predict`.
+        signatures: (recipe, model) -> the signatures of an exported model.
+        trace: (recipe, model, work folder, wanted "FORMAT/SIGNATURE"s) writes into the work folder what devices need
+            besides the graphs: tokenizers, settings, examples as inputs, and Keras's answers other than its outputs.
+        reference: (recipe, model, examples) -> Keras's own predictions, outside any graph, one example at a time.
+        folder: (recipe, model, work folder, folder) writes the model in a format that is not a graph, if there is one.
     """
 
     building: Building[R]
@@ -176,11 +176,12 @@ class Task(Generic[R]):
 
 @dataclass(frozen=True)
 class Questions:
-    """Examples as a device is asked about them, and how its answers become predictions.
+    """Questions for a device, and how its answers become predictions.
 
     Attributes:
-        examples: one a question; made one by one as they are read, where they are large.
-        place: which question's answer each example has, int64 [n] or, of examples with several sides, [n, sides].
+        examples: one per question; large ones are made on demand.
+        place: index of the question that answers each example, int64 [n], or [n, sides] for examples with several
+            sides.
     """
 
     examples: Iterable[Example]
@@ -189,16 +190,16 @@ class Questions:
 
 @dataclass(frozen=True)
 class Form:
-    """How a deployment asks for a model, decided before it is traced.
+    """How a deployment calls a model, decided before tracing.
 
     Attributes:
-        signature: the signature, or several joined by "+", that the file is made from.
+        signature: the signature of the file, or several joined by "+".
         io: dtype of the file's inputs: "float32", "uint8" or "int8".
-        int8_io: dtype that the converter gives to inputs and outputs of an int8 file.
-        calibration: stem of the file of examples that ranges are measured with.
+        int8_io: dtype of the inputs and outputs of an int8 file.
+        calibration: stem of the file of examples for measuring ranges.
         golden: stem of the file of examples that prove it.
-        exact: whether what a device does before the model is exactly what training did.
-        note: what people should know about it, or "".
+        exact: whether the device's preprocessing is exactly that of training.
+        note: a remark for users, or "".
     """
 
     signature: str
@@ -212,14 +213,14 @@ class Form:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file that is asked for.
+    """A requested file.
 
     Attributes:
-        style: what its format holds: "serving" (several signatures, batches), "graph" (one signature, batches),
-            "single" (one example at a time) or "folder" (what `Task.folder` writes).
+        style: the content of its format: "serving" (several signatures, batches), "graph" (one signature, batches),
+            "single" (one example at a time) or "folder" (written by `Task.folder`).
         quantize: one of `kerastune.formats.QUANTIZATIONS`.
-        images: whether its place takes images of any size or of one.
-        io: how its place holds images and, in int8 models, outputs: "uint8", "int8" or "float32".
+        images: whether the target takes images of any size or of one.
+        io: dtype of the target's images and, in int8 models, outputs: "uint8", "int8" or "float32".
         backbone: the class of the model's backbone.
     """
 
@@ -235,23 +236,22 @@ class Device(Generic[R]):
     """A task as a device sees it: raw examples in, named outputs out, preprocessing inside the graph.
 
     Attributes:
-        modality: what an example is.
-        learnt: what a recipe wants learnt about it.
-        form: how a wanted file is made.
-        refusal: why the task has no such file, or None.
+        modality: the kind of example.
+        learnt: recipe -> what is learnt about an example.
+        form: (recipe, wanted) -> how to make the file.
+        refusal: (recipe, wanted) -> why the task cannot make the file, or None.
         candidates: the quantisations that `auto` tries, from the smallest file to the most exact.
         golden: (recipe, splits) -> real examples that prove an artifact, large enough for the task.
-        calibration: (recipe, split, index) -> an example to measure ranges with.
-        audited: (recipe, splits) -> texts whose tokens on devices are compared with KerasHub's; mostly none.
+        calibration: (recipe, split, index) -> an example for measuring ranges.
+        audited: (recipe, splits) -> texts whose tokens on devices are compared with KerasHub's; usually none.
         manifest: (recipe, wanted, form, work folder) -> the manifest's `inputs`, `outputs` (name, shape, dtype, range
-            and meaning of each), `signatures`, `preprocessing`, and `reading`: what the
-            modality's reader needs.
-        questions: (recipe, split, indices) -> how a device is asked about examples, one by one.
-        sides: how many arguments of `kerastune predict` one example takes.
-        serving: names of the signatures that TensorFlow Serving answers to.
-        unit: what a latency is the time of: "an image", "a token".
-        options: what `kerastune predict` may be told besides examples, and the defaults; `Task.answer` gets them, and
-            an artifact's reader as --max-tokens and so on.
+            and meaning of each), `signatures`, `preprocessing`, and `reading` for the modality's reader.
+        questions: (recipe, split, indices) -> questions for a device about examples, one by one.
+        sides: number of arguments of `kerastune predict` per example.
+        serving: names of the signatures for TensorFlow Serving.
+        unit: what a latency measures: "an image", "a token".
+        options: options of `kerastune predict` and their defaults; `Task.answer` gets them, and an artifact's reader
+            gets them as --max-tokens and so on.
     """
 
     modality: Modality

@@ -1,4 +1,4 @@
-"""Outputs of heads of labels and numbers, as a manifest describes them. Imports no TensorFlow."""
+"""Describes the outputs of label and number heads in a manifest, without TensorFlow."""
 
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ _ACTIVATIONS = {"label": ["softmax"], "labels": ["sigmoid"], "number": list[str]
 
 
 def scores_of(target: str, batch: int | None, work: Path, dtype: str = "float32") -> Output:
-    """The output "scores" of a model that `trace` has described in the work folder."""
+    """Returns the output "scores" of a model that `trace` has described in the work folder."""
     with np.load(work / "golden_expected.npz", allow_pickle=False) as stored:
         width = stored["scores"].shape[-1]
     return {"name": "scores", "shape": [batch, width], "dtype": dtype, **_MEANINGS[target]}
 
 
 def activation(target: str) -> list[str]:
-    """The last step inside the graph, in words; none for numbers."""
+    """Returns the last step inside the graph, in words; none for numbers."""
     return _ACTIVATIONS[target]

@@ -1,6 +1,6 @@
-"""Targets, losses and meters of one label, any number of labels, and a number; for every modality.
+"""Targets, losses and meters for one label, several labels, or a number, in every modality.
 
-`target` is the kind of truth that the recipe's data hold, a row of `kerastune.tasks.learnt.LEARNT`.
+`target` is the kind of truth in the recipe's data, a row of `kerastune.tasks.learnt.LEARNT`.
 """
 
 from collections.abc import Callable
@@ -21,11 +21,11 @@ Floats = npt.NDArray[np.float32]
 def targets(
     target: str, num_classes: int, truth: npt.NDArray[Any], smoothing: float = 0.0, balanced: bool = False
 ) -> tuple[Floats, Floats]:
-    """What the outputs are compared with, float32 [n, K], and each example's weight in the loss, float32 [n].
+    """Returns training targets, float32 [n, K], and each example's weight in the loss, float32 [n].
 
     Args:
-        smoothing: share of each target that is spread over all labels; of one label only.
-        balanced: weighs each class by n_examples / (n_classes * n_class), as scikit-learn does; of one label only.
+        smoothing: fraction of each target that is spread over all labels; for one label only.
+        balanced: weight each class by n_examples / (n_classes * n_class), as scikit-learn does; for one label only.
     """
     weights = np.ones(len(truth), np.float32)
     if target != "label":
@@ -40,7 +40,7 @@ def targets(
 
 
 def loss(target: str) -> Loss:
-    """Squared error of a number, binary cross-entropy of several labels, cross-entropy of one."""
+    """Returns the loss: squared error for a number, binary cross-entropy for several labels, cross-entropy for one."""
     each: keras.losses.Loss
     if target == "number":
         each = keras.losses.MeanSquaredError(reduction=None)
@@ -57,14 +57,14 @@ def loss(target: str) -> Loss:
 
 
 def metric(target: str) -> keras.metrics.Metric:
-    """The metric that chooses the best epoch; higher is better, 1 is perfect.
+    """Returns the metric that selects the best epoch; higher is better, 1 is perfect.
 
-    It is the mean of `Learnt.per_example`: accuracy; of several labels the share of examples that have them all
-    right, as scikit-learn counts; of numbers R².
+    It is the mean of `Learnt.per_example`: accuracy; for several labels the share of examples with all labels correct,
+    as in scikit-learn; for numbers R².
     """
     if target == "number":
         made = keras.metrics.R2Score(name="r2")
-        made.update_state(np.zeros((2, 1)), np.zeros((2, 1)))  # only then it has its variables
+        made.update_state(np.zeros((2, 1)), np.zeros((2, 1)))  # creates its variables
         made.reset_state()
         return made
     if target == "labels":
@@ -77,7 +77,7 @@ def _all_right(truth: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def activated(target: str, logits: tf.Tensor) -> tf.Tensor:
-    """Logits as scores, float32 [B, K]: probabilities that sum to 1, one probability a label, or numbers."""
+    """Converts logits to scores, float32 [B, K]: probabilities that sum to 1, one probability per label, or numbers."""
     if target == "number":
         return tf.cast(logits, tf.float32)
     logits = tf.cast(logits, tf.float32)
@@ -85,19 +85,19 @@ def activated(target: str, logits: tf.Tensor) -> tf.Tensor:
 
 
 def head(model: Model) -> tuple[keras.Variable, keras.Variable]:
-    """The kernel and the bias of the last layer: the weights that the backbone does not have, the last two."""
+    """Returns the kernel and the bias of the last layer: the last two weights outside the backbone."""
     kernel, bias = [w for layer in model.layers if layer is not model.backbone for w in layer.weights][-2:]
     return kernel, bias
 
 
 def start_at_the_mean(recipe: Any, model: Model, splits: Splits) -> None:
-    """Lets a head of numbers start at their mean: it then learns how they differ."""
+    """Initialises a number head at the mean, so that it learns the differences."""
     if recipe.data.target == "number":
         head(model)[1].assign(splits.train.labels.mean(axis=0))
 
 
 def vary(model: Model, inputs: Any, deviation: float = 2.0) -> None:
-    """Draws the head at random, so that the logits of each output have mean 0 and this deviation over a batch."""
+    """Draws the head at random, so that each output's logits have mean 0 and this deviation over a batch."""
     kernel, bias = head(model)
     kernel.assign(keras.random.normal(kernel.shape, seed=0))
     bias.assign(keras.ops.zeros(bias.shape))
@@ -108,7 +108,7 @@ def vary(model: Model, inputs: Any, deviation: float = 2.0) -> None:
 
 
 def learning(target: Callable[[Any], str]) -> Learning[Any]:
-    """What heads of labels and numbers learn, for any modality; `target` is the kind of truth of a recipe."""
+    """Returns how label and number heads learn, in any modality; `target` gives a recipe's kind of truth."""
 
     def targets_of(recipe: Any, model: Model, splits: Splits, name: str, training: bool) -> Targets:
         split, settings = getattr(splits, name), recipe.train
@@ -128,10 +128,10 @@ def learning(target: Callable[[Any], str]) -> Learning[Any]:
 
 
 def no_samples(recipe: Any, splits: Splits) -> list[list[dict[str, str]]]:
-    """None: the model writes no text."""
+    """Returns no conversations: the model does not generate text."""
     return []
 
 
 def no_answers(recipe: Any, model: Model, splits: Splits) -> list[str]:
-    """None: the model writes no text."""
+    """Returns no answers: the model does not generate text."""
     return []

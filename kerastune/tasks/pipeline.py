@@ -1,4 +1,4 @@
-"""The end of every task's tf.data pipeline."""
+"""Ends every task's tf.data pipeline."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from kerastune.tasks.contract import Targets
 
 
 def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Makes the next batches while the last one is used, with no tuner of tf.data's beside it.
+    """Prefetches batches, without tf.data's autotuner.
 
-    The tuner's thread can sleep through being cancelled, and who lets go of an iterator waits until it wakes: up to a
-    minute (`Model::OptimizeLoop` in TensorFlow 2.21, seen after one training in two).
+    The autotuner's thread can sleep through its cancellation, so that deleting an iterator blocks for up to a minute
+    (`Model::OptimizeLoop` in TensorFlow 2.21, seen in half of the trainings).
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -19,7 +19,7 @@ def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def with_truth(batches: tf.data.Dataset, targets: Targets) -> tf.data.Dataset:
-    """Batches of (inputs, indices) as (inputs, truth, weights, indices), gathered by index."""
+    """Turns batches of (inputs, indices) into (inputs, truth, weights, indices), gathered by index."""
     truth = tf.nest.map_structure(_constant, targets.truth)
     weights = tf.constant(targets.weights)
 

@@ -1,4 +1,4 @@
-"""Saves and loads a Keras model of a task's own, which is registered with Keras but no class of KerasHub."""
+"""Saves and loads a task's own Keras model, which is registered with Keras but not a KerasHub class."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Texts as devices see them: tokens by tokenizer.json, packed into rows of ints. Imports no TensorFlow."""
+"""Texts as devices see them: tokens of tokenizer.json, packed into rows of ints. Without TensorFlow."""
 
 import json
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from kerastune.tasks.contract import Form, Questions, Record, Wanted
 
 GOLDEN = 16
 SERVING = ("serving_default",)
-"""`serve_texts` has operators that TensorFlow Serving may lack, and stands apart."""
+"""`serve_texts` uses operators that TensorFlow Serving may lack, so it is separate."""
 RAW = "serving_text/1"
-"""Where in an artifact the SavedModel stands that takes raw texts."""
+"""Path in an artifact of the SavedModel that takes raw texts."""
 
 _ROWS = {
     "token_ids": "tokens of the text, as tokenizer.json numbers them, packed as `reading` says",
@@ -26,53 +26,53 @@ _ROWS = {
 
 
 def padded(wanted: Wanted) -> bool:
-    """Whether a file takes texts of one length, because any other needs operators that LiteRT lacks."""
+    """Returns whether a file takes texts of one length, because LiteRT lacks operators for any length."""
     return wanted.style == "single" and support.fixed_length(wanted.backbone)
 
 
 def form(recipe: Any, wanted: Wanted) -> Form:
-    """Rows of any length; of one length where the format cannot do more."""
+    """Returns a form for rows of any length, or of one length if the format supports no other."""
     if not padded(wanted):
         signature = {"serving": "serving", "graph": "serving_default", "single": "any_length", "folder": "folder"}
         return Form(signature[wanted.style])
     family = wanted.backbone.removesuffix("Backbone")
-    why = f"padded to the longest there may be: a {family} of any length needs operators that LiteRT lacks"
+    why = f"padded to the maximum: for any length, a {family} needs operators that LiteRT lacks"
     return Form("fixed_length", calibration="calibration_fixed", note=f"takes texts of one length, {why}")
 
 
 def refusal(recipe: Any, wanted: Wanted) -> str | None:
-    """Why texts are not exported so: padding leaves int8 nothing."""
+    """Returns why text models cannot be exported in int8, or None: the padding mask takes all resolution."""
     return support.texts_refusal(wanted.quantize)
 
 
 def candidates(wanted: Wanted) -> tuple[str, ...]:
-    """No int8: see `refusal`."""
+    """Returns candidates without int8 (see `refusal`)."""
     return ("dynamic", "float16", "none")
 
 
 def golden(recipe: Any, splits: Any) -> list[Example]:
-    """Validation examples, spread over the labels."""
+    """Returns validation examples, spread over the labels."""
     return [splits.validation.example(i) for i in spread(splits.validation, GOLDEN)]
 
 
 def calibration(recipe: Any, split: Split, i: int) -> Example:
-    """The example as it is."""
+    """Returns the unchanged example."""
     return split.example(i)
 
 
 def audited(recipe: Any, splits: Any) -> list[list[str]]:
-    """All texts of the data."""
+    """Returns all texts of the data."""
     every = [(split, i) for split in (splits.train, splits.validation, splits.test) for i in range(len(split))]
     return [list(map(str, split.example(i))) for split, i in every]
 
 
 def questions(recipe: Any, split: Split, chosen: Sequence[int]) -> Questions:
-    """Each example, as it is."""
+    """Returns one question for each example."""
     return Questions((split.example(i) for i in chosen), np.arange(len(chosen)))
 
 
 def manifest(wanted: Wanted, form: Form, work: Path, inside: list[str], output: Record) -> Record:
-    """The manifest's entries of a text model with one output."""
+    """Returns the manifest's entries for a text model with one output."""
     packing = json.loads((work / "text.json").read_text("utf-8"))
     more: Record = {"raw": RAW, "raw_needs": "tensorflow_text"} if wanted.style == "serving" else {}
     if padded(wanted):
@@ -100,5 +100,5 @@ def manifest(wanted: Wanted, form: Form, work: Path, inside: list[str], output: 
 
 
 def batch_of(form: Form) -> int | None:
-    """The first axis of inputs and outputs: any number of examples, or one."""
+    """Returns the batch axis of inputs and outputs: any number of examples, or one."""
     return None if form.signature in ("serving", "serving_default") else 1

@@ -1,4 +1,4 @@
-"""Parts that all text models share: lengths, signatures, batches, and what devices need to make tokens."""
+"""Parts that all text models share: lengths, signatures, batches, and tokenizers for devices."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,32 +21,32 @@ from kerastune.tasks.tokens import Ints, tokenised
 
 TextRecipe = Any  # a recipe whose data have `max_length`
 
-_BLOCK = 4096  # texts that are tokenised at a time
-_SHOWN = 10  # texts that a manifest quotes, of those that devices tokenise in another way
+_BLOCK = 4096  # texts tokenised at a time
+_SHOWN = 10  # texts quoted in a manifest because devices tokenise them differently
 
 
 def set_length(recipe: TextRecipe, model: Model) -> None:
-    """Lets the preprocessor cut texts off where the recipe, the preset or the model says."""
+    """Sets the preprocessor's maximum length from the recipe, the preset or the model."""
     if model.preprocessor is None:
         raise RecipeError(
-            f"preset = {recipe.preset!r} brings no preprocessor, so nothing says how texts become model inputs.",
+            f"preset = {recipe.preset!r} has no preprocessor, so nothing defines how texts become model inputs.",
             "Save the preset with its preprocessor (model.save_to_preset), or use another.",
         )
     asked, most = recipe.data.max_length, getattr(model.backbone, "max_sequence_length", None)
     if asked and most and asked > most:
-        raise RecipeError(f"data.max_length = {asked}, and {recipe.preset} takes {most} tokens at most.")
+        raise RecipeError(f"data.max_length = {asked}, but {recipe.preset} takes at most {most} tokens.")
     own = asked or model.preprocessor.sequence_length or most or 512
     model.preprocessor.sequence_length = min(own, most or own)
 
 
 def text_function(device: Callable[..., dict[str, tf.Tensor]], model: Model) -> Callable[..., dict[str, tf.Tensor]]:
-    """A function of token ids as one of raw texts, with tensorflow_text: string [B], one or two of them."""
+    """Turns a function of token ids into one of one or two raw texts, string [B], with tensorflow_text."""
     names = input_names(model)
 
     def whole(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        # With a target beside it: the preprocessor would take a bare pair for a text and its target.
+        # With a dummy target: the preprocessor would take a bare pair for a text and its target.
         x, _ = model.preprocessor((texts if len(texts) > 1 else texts[0], tf.zeros_like(texts[0], tf.float32)))
-        if "padding_mask" in x:  # padded to the longest text, not to the longest that there may be
+        if "padding_mask" in x:  # padded to the longest text, not to the maximum length
             longest = tf.reduce_max(tf.reduce_sum(tf.cast(x["padding_mask"], tf.int32), axis=1))
             x = {name: value[:, :longest] for name, value in x.items()}
         return device(*(tf.cast(x[name], tf.int32) for name in names))
@@ -55,12 +55,12 @@ def text_function(device: Callable[..., dict[str, tf.Tensor]], model: Model) -> 
 
 
 def input_names(model: Model) -> list[str]:
-    """What an exported model takes, in order."""
+    """Returns the inputs of an exported model, in order."""
     return sorted(one.name for one in model.inputs)
 
 
 def signed(tokens: Callable[..., dict[str, tf.Tensor]], model: Model, sides: Sequence[str]) -> dict[str, Signature]:
-    """The signatures of a function of token ids; `sides` name the raw texts that it takes."""
+    """Returns the signatures of a function of token ids; `sides` name its raw texts."""
     names, texts = input_names(model), text_function(tokens, model)
 
     def specs(*shape: int | None) -> list[tf.TensorSpec]:
@@ -75,13 +75,13 @@ def signed(tokens: Callable[..., dict[str, tf.Tensor]], model: Model, sides: Seq
 
 
 def inputs(model: Model, examples: Sequence[Any]) -> list[dict[str, Ints]]:
-    """Each example as an exported model takes it, int32 [L] by name."""
+    """Returns each example as inputs of an exported model, int32 [L] by name."""
     found = tokenised(model.preprocessor, examples)
     return [{name: row[i, :end] for name, row in found.rows.items()} for i, end in enumerate(found.lengths)]
 
 
 def largest_product(model: Model) -> Any:
-    """The largest kernel of the backbone: text models spend their time in matrix products."""
+    """Returns the largest kernel of the backbone: text models spend their time in matrix products."""
     kernels = [weight for weight in model.backbone.weights if "kernel" in weight.name]
     return max(kernels, key=lambda weight: int(np.prod(weight.shape)))
 
@@ -99,14 +99,14 @@ FEEDING: Feeding[Any] = Feeding(
     fingerprint=lambda recipe, model, changed: texts.preprocessing(model),
     shapes="bucketed",
 )
-"""Batches of texts of about one length."""
+"""Batches of texts of similar length."""
 
 
 def write_tokenizer(model: Model, work: Path, sides: int) -> dict[str, Any]:
-    """Writes tokenizer.json, and counts the audited texts that a device would cut in another way.
+    """Writes tokenizer.json, and counts the audited texts that a device would tokenise differently.
 
     Returns:
-        How ids are packed, as export/texts.py describes it; also in WORK/text.json.
+        How to pack ids, as export/texts.py describes; also written to WORK/text.json.
     """
     (work / "tokenizer").mkdir()
     packing = tokenizer.write(model.preprocessor, work / "tokenizer")
@@ -121,14 +121,14 @@ def write_tokenizer(model: Model, work: Path, sides: int) -> dict[str, Any]:
 
 
 def write_calibration(rows: Sequence[dict[str, Any]], work: Path) -> dict[str, Any]:
-    """Writes the calibration examples as inputs of the model, WORK/calibration.npz; and returns them."""
+    """Writes the calibration examples as model inputs to WORK/calibration.npz, and returns them."""
     named = {f"{i:03}/{key}": row for i, one in enumerate(rows) for key, row in one.items()}
     np.savez(work / "calibration.npz", allow_pickle=False, **named)
     return named
 
 
 def trace(model: Model, work: Path, sides: int) -> None:
-    """Writes what devices need of a model of one output: the tokenizer, and calibration examples as tokens."""
+    """Writes the tokenizer and the calibration examples as tokens, for a model with one output."""
     packing = write_tokenizer(model, work, sides)
     with np.load(work / "calibration.npz", allow_pickle=False) as stored:
         examples = [stored[name].tolist() for name in stored.files]

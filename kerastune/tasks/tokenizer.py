@@ -1,8 +1,8 @@
-"""A preset's tokenizer as a tokenizer.json that devices read with the `tokenizers` package alone.
+"""Writes a preset's tokenizer as a tokenizer.json that devices read with only the `tokenizers` package.
 
-KerasHub has several code paths. What is reproduced is the one in TensorFlow graphs: tf.data ran it in training, and a
-SavedModel runs it. It differs in places from the Python path, and from the tokenizers that others publish for the same
-vocabulary. `differences` says whether it was met, text by text.
+KerasHub has several code paths. This reproduces the one in TensorFlow graphs, which tf.data runs in training and a
+SavedModel runs in serving. It sometimes differs from the Python path, and from published tokenizers for the same
+vocabulary. `differences` compares it text by text.
 """
 
 import unicodedata
@@ -77,18 +77,18 @@ NASTY = (
     "the cat is big " * 667,
     "aé漢😀 " * 2_000,
 )
-"""Texts on which tokenizers are known to part ways."""
+"""Texts on which tokenizers are known to differ."""
 
 
 def write(preprocessor: Preprocessor, folder: Path) -> dict[str, Any]:
-    """Writes tokenizer.json into a folder, and says how its ids are packed.
+    """Writes tokenizer.json into a folder.
 
     Returns:
-        What `export/texts.py` needs beside the file, where it is described. A preprocessor of a model that generates
-        texts packs a prompt: no end follows it.
+        How to pack ids, as `export/texts.py` describes. The preprocessor of a generative model packs a prompt, without
+        an end token.
 
     Raises:
-        KerastuneError: the tokenizer, or how the preprocessor packs, cannot be expressed.
+        KerastuneError: the tokenizer, or the preprocessor's packing, cannot be expressed.
     """
     _express(preprocessor.tokenizer).save(str(folder / FILE), pretty=False)
     return _packing(preprocessor)
@@ -97,15 +97,15 @@ def write(preprocessor: Preprocessor, folder: Path) -> dict[str, Any]:
 def differences(
     preprocessor: Preprocessor, folder: Path, settings: dict[str, Any], texts: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
-    """Those of the texts that a device would see other than KerasHub's graph does.
+    """Returns the texts that a device tokenises differently from KerasHub's graph.
 
     Args:
         folder: holds tokenizer.json.
-        settings: what `write` returned.
-        texts: one text each, or two each.
+        settings: the return value of `write`.
+        texts: lists of one or two texts.
 
     Returns:
-        For each such text the "text", and its ids in full length by "kerashub" and by the "reader".
+        For each such text its "text", and its full-length ids by "kerashub" and by the "reader".
     """
     expected = _packed(preprocessor, texts)
     found = reader.load(folder, settings)(texts, settings["sequence_length"])
@@ -121,7 +121,7 @@ def differences(
 
 
 def _packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """What KerasHub makes of texts in a graph: int32 [n, sequence_length] by the name of the input."""
+    """Returns KerasHub's packed texts in a graph: int32 [n, sequence_length] by input name."""
     import tensorflow as tf
 
     from kerastune.tasks.tokens import packed
@@ -159,7 +159,7 @@ def _express(tokenizer: Any) -> Tokenizer:
     for kind, express in ((kinds.WordPieceTokenizer, _word_piece), (kinds.BytePairTokenizer, _byte_pair)):
         if isinstance(tokenizer, kind):
             if type(tokenizer)._tokenize_tf is not kind._tokenize_tf:
-                raise _inexpressible(tokenizer, f"it does not split texts as other {kind.__name__}s do")
+                raise _inexpressible(tokenizer, f"it splits texts differently from other {kind.__name__}s")
             return express(tokenizer)
     raise _inexpressible(tokenizer, "it is neither WordPiece nor byte pairs nor SentencePiece")
 
@@ -167,12 +167,12 @@ def _express(tokenizer: Any) -> Tokenizer:
 def _inexpressible(what: Any, why: str) -> KerastuneError:
     return KerastuneError(
         f"The {type(what).__name__} cannot be written as {FILE}: {why}.",
-        "Export a SavedModel, which takes texts themselves.",
+        "Export a SavedModel, which takes raw texts.",
     )
 
 
 def _ended() -> Any:
-    """To KerasHub's regex_split a text ends where C's strings do."""
+    """Cuts texts at a NUL character, where KerasHub's regex_split ends them."""
     return normalizers.Replace(Regex(r"\x00[\s\S]*"), "")
 
 
@@ -187,13 +187,13 @@ _CJK = "".join(
         *(("2B740", "2B81F"), ("2B820", "2CEAF"), ("F900", "FAFF"), ("2F800", "2FA1F")),
     )
 )
-_MOST = 100  # bytes of a word; FastWordpieceTokenizer knows no longer ones
+_MOST = 100  # bytes of a word; FastWordpieceTokenizer does not know longer ones
 
 
 def _word_piece(tokenizer: Any) -> Tokenizer:
-    """Words are cut before they are folded, and a normalizer comes before a pre-tokenizer: line breaks mark the cuts.
+    """Splits words before folding them. Normalizers run before pre-tokenizers, so line breaks mark the splits.
 
-    Pieces are kept as bytes, as GPT-2 writes them, since the length of a word is counted in bytes.
+    Pieces are stored as bytes, as GPT-2 does, because the length of a word is counted in bytes.
     """
     steps: list[Any] = []
     if tokenizer.strip_accents:
@@ -203,7 +203,7 @@ def _word_piece(tokenizer: Any) -> Tokenizer:
         steps += [
             _ended(),
             normalizers.Replace(Regex(_BLANK), "\n"),
-            # Never before the first character: the package panics on an alignment that it then lacks.
+            # Never before the first character: the package would panic on a missing alignment.
             normalizers.Replace(Regex(rf"(?<={kept})|(?<!\A)(?={kept})"), "\n"),
         ]
     if tokenizer.lowercase:
@@ -229,7 +229,7 @@ def _word_piece(tokenizer: Any) -> Tokenizer:
 
 
 def _folded() -> list[Any]:
-    """Unicode's NFKC_Casefold, of parts that there are; Cherokee, which folds to capitals, is not among them."""
+    """Returns Unicode's NFKC_Casefold built from available parts, except for Cherokee, which folds to capitals."""
     return [
         normalizers.Replace(Regex(r"\p{Default_Ignorable_Code_Point}"), ""),
         normalizers.NFKD(),
@@ -240,7 +240,7 @@ def _folded() -> list[Any]:
 
 
 def _as_bytes(piece: str) -> str:
-    """A string as ByteLevel writes it, a printable character a byte."""
+    """Returns a string in ByteLevel notation: one printable character per byte."""
     return "".join(part for part, _ in pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(piece))
 
 
@@ -248,9 +248,9 @@ def _as_bytes(piece: str) -> str:
 
 
 def _byte_pair(tokenizer: Any) -> Tokenizer:
-    """RE2, which splits the texts in a graph, cannot look ahead: KerasHub marks spaces before words with a "६" first.
+    """Repeats KerasHub's steps, which mark spaces before words with "६", because RE2 in a graph has no lookahead.
 
-    Its steps are repeated one by one, in the words of another engine of regular expressions.
+    The steps are translated one by one to another regular expression engine.
     """
     from kerastune import keras_private
 
@@ -260,7 +260,7 @@ def _byte_pair(tokenizer: Any) -> Tokenizer:
     merges = [tuple(merge.split(" ")) for merge in tokenizer.merges if "#version:" not in merge]
     try:
         made = Tokenizer(models.BPE(dict(tokenizer.vocabulary), merges))
-    except Exception as error:  # the package knows no other
+    except Exception as error:  # the package raises nothing more specific
         raise _inexpressible(tokenizer, str(error)) from error
     marked = normalizers.Replace(Regex(f" (?=[^{blank}{spaces}])"), "६ ")
     prefix = [normalizers.Prepend(" ")] if tokenizer.add_prefix_space else []
@@ -286,7 +286,7 @@ _SPACE = "▁"
 def _sentence_piece(tokenizer: Any) -> Tokenizer:
     from sentencepiece import sentencepiece_model_pb2 as protos
 
-    proto = protos.ModelProto.FromString(tokenizer.proto)  # type: ignore[attr-defined]  # made when it is imported
+    proto = protos.ModelProto.FromString(tokenizer.proto)  # type: ignore[attr-defined]  # generated on import
     trainer, spec = proto.trainer_spec, proto.normalizer_spec
     expressed = {trainer.UNIGRAM: _unigram, trainer.BPE: _merged}
     refused = {
@@ -307,7 +307,7 @@ def _sentence_piece(tokenizer: Any) -> Tokenizer:
 def _spaced(spec: Any) -> list[Any]:
     steps: list[Any] = []
     if spec.precompiled_charsmap:
-        # Sequences of marks first: the package looks up no more than the shortest beginning of each.
+        # Sequences of marks first: the package looks up only the shortest prefix of each.
         steps += [normalizers.NFC(), normalizers.Precompiled(spec.precompiled_charsmap)]
     if spec.remove_extra_whitespaces:
         steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Replace(Regex(r"\A "), "")]
@@ -320,7 +320,7 @@ def _spaced(spec: Any) -> list[Any]:
 
 
 def _named(tokenizer: Any, piece: Any) -> str:
-    """A piece's name. Behind a space, which no normalised text holds, where no text may ever be that piece."""
+    """Returns a piece's name, after a space (which no normalised text has) if no text may ever become that piece."""
     return piece.piece if piece.type in (piece.NORMAL, piece.USER_DEFINED, piece.BYTE) else f" {piece.piece}"
 
 
@@ -338,11 +338,11 @@ def _unigram(tokenizer: Any, proto: Any) -> Tokenizer:
 
 
 def _merged(tokenizer: Any, proto: Any) -> Tokenizer:
-    """Two pieces merge if what they make is a piece, those with the best score first."""
+    """Rebuilds merges from scores: two pieces merge if their concatenation is a piece, best score first."""
     ids = {_named(tokenizer, piece): tokenizer.token_to_id(piece.piece) for piece in proto.pieces}
     symbols = [piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED]
     if symbols and proto.normalizer_spec.add_dummy_prefix:
-        raise _inexpressible(tokenizer, f"{symbols[0]!r} and other symbols of its own stand behind an added space")
+        raise _inexpressible(tokenizer, f"it has symbols of its own, such as {symbols[0]!r}, after an added space")
     normal = {piece.piece: piece.score for piece in proto.pieces if piece.type == piece.NORMAL}
     merges = [
         pair

@@ -1,7 +1,7 @@
-"""Texts as model inputs: tokens from the preset's own preprocessor, in batches of about one length.
+"""Turns texts into model inputs: tokens from the preset's own preprocessor, in batches of similar length.
 
-A split is tokenised once, in the graph path of KerasHub's preprocessors (the one that tf.data and a SavedModel run),
-and kept as int32 rows. Batches are cut from the rows, no longer than the longest text in their bucket.
+A split is tokenised once, by the graph path of KerasHub's preprocessors (the one of tf.data and SavedModel), and kept
+as int32 rows. Batches are cut from these rows, no longer than the longest text in their bucket.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from kerastune.tasks.pipeline import ahead
 Preprocessor: TypeAlias = Any  # a keras_hub.models.Preprocessor; KerasHub has no types
 Ints = npt.NDArray[np.int32]
 
-_BUCKETS = 12  # lengths that batches are padded to, at most: each is a shape that XLA compiles for
-_CHUNK = 1024  # texts that are tokenised at a time
+_BUCKETS = 12  # maximum number of lengths that batches are padded to; XLA compiles for each
+_CHUNK = 1024  # texts tokenised at a time
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Tokens:
     """A split's texts as rows of ints.
 
     Attributes:
-        rows: by the name of the model's input, int32 [n, longest].
-        lengths: tokens of each text, special ones included, int64 [n].
-        truncated: how many texts were longer than the model takes, and cut off.
+        rows: int32 [n, longest] by name of the model's input.
+        lengths: number of tokens of each text, including special ones, int64 [n].
+        truncated: number of texts that were longer than the model's maximum.
         buckets: lengths that batches are padded to, ascending.
     """
 
@@ -44,7 +44,7 @@ class Tokens:
 
     @property
     def groups(self) -> npt.NDArray[np.int64]:
-        """Each text's bucket, int64 [n]."""
+        """Returns each text's bucket, int64 [n]."""
         return np.searchsorted(self.buckets, self.lengths)
 
 
@@ -52,7 +52,7 @@ _known: "WeakKeyDictionary[Split, dict[str, Tokens]]" = WeakKeyDictionary()
 
 
 def tokens(task: Any, split: Split) -> Tokens:
-    """The split's tokens; tokenised when they are first asked for."""
+    """Returns the split's tokens; tokenises it on first use."""
     known, key = _known.setdefault(split, {}), preprocessing(task)
     if key not in known:
         known[key] = tokenised(task.preprocessor, [split.example(i).tolist() for i in range(len(split))])
@@ -60,11 +60,11 @@ def tokens(task: Any, split: Split) -> Tokens:
 
 
 def tokenised(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> Tokens:
-    """Rows of one or two texts each, as the preprocessor packs them."""
+    """Tokenises rows of one or two texts, as the preprocessor packs them."""
     length = preprocessor.sequence_length
     rows = packed(preprocessor, texts, length)
     mask = rows.get("padding_mask")
-    if mask is None:  # the model sees the padding, so its length must be the one that it was trained at
+    if mask is None:  # the model sees the padding, so the length must be that of its training
         return Tokens(rows, np.full(len(texts), length), 0, (length,))
     lengths = mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1)
     full = np.flatnonzero(lengths == length)
@@ -80,10 +80,10 @@ def tokenised(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> Tok
 
 
 def packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]], length: int) -> dict[str, Ints]:
-    """Rows of one or two texts each, int32 [n, length] by the name of the model's input."""
+    """Packs rows of one or two texts, int32 [n, length] by name of the model's input."""
     preprocessor.sequence_length = length
     first, *others = (tf.constant(list(part)) for part in zip(*texts, strict=True))
-    # With a target beside it: the preprocessor would take a bare pair for a text and its target.
+    # With a dummy target: the preprocessor would take a bare pair for a text and its target.
     examples = ((first, *others) if others else first, tf.zeros([len(texts)]))
     batches = tf.data.Dataset.from_tensor_slices(examples).batch(_CHUNK).map(preprocessor)
     packed = [x if isinstance(x, dict) else {"token_ids": x} for x, _ in batches.as_numpy_iterator()]
@@ -91,7 +91,7 @@ def packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]], length: i
 
 
 def buckets(lengths: npt.NDArray[np.int64], most: int = _BUCKETS) -> tuple[int, ...]:
-    """The lengths to pad to: of all choices of at most `most`, the one with the least padding.
+    """Returns the lengths to pad to: at most `most`, chosen for the least padding.
 
     Exact, by dynamic programming over the lengths that occur.
     """
@@ -118,39 +118,39 @@ def buckets(lengths: npt.NDArray[np.int64], most: int = _BUCKETS) -> tuple[int, 
 def order(
     task: Any, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
 ) -> Order:
-    """The batches of a split, each of texts of about one length."""
+    """Returns the batches of a split, each with texts of similar length."""
     return Order(len(split), batch_size, epochs, seed, start, tokens(task, split).groups)
 
 
 def batches(
     task: Any, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
 ) -> tf.data.Dataset:
-    """Batches of (model inputs by name, int32 [B, length of the bucket]; indices into the split int64 [B]).
+    """Yields batches of (model inputs by name, int32 [B, length of the bucket]; indices into the split int64 [B]).
 
-    The other arguments are those of tasks that change their examples; texts are never changed.
+    The other arguments are for tasks that augment their examples; texts never change.
     """
     return cut(tokens(task, split), order)
 
 
 def cut(found: Tokens, order: Order) -> tf.data.Dataset:
-    """The batches of an order, each as long as the bucket of its longest text."""
+    """Returns the batches of an order, each as long as the bucket of its longest text."""
     return fed(found, lambda: ((rows(found, indices), indices) for indices in order))
 
 
 def rows(found: Tokens, index: npt.NDArray[np.int64]) -> dict[str, Ints]:
-    """Texts' tokens, cut off behind the bucket of the longest."""
+    """Returns the tokens of texts, cut after the bucket of the longest."""
     longest = found.buckets[int(np.searchsorted(found.buckets, found.lengths[index].max()))]
     return {name: row[index, :longest] for name, row in found.rows.items()}
 
 
 def fed(found: Tokens, made: Callable[[], Iterator[Any]]) -> tf.data.Dataset:
-    """A generator's batches of (`rows`, indices into the split int64 [B]) as a pipeline."""
+    """Turns a generator's batches of (`rows`, indices into the split int64 [B]) into a pipeline."""
     inputs = {name: tf.TensorSpec([None, None], tf.int32) for name in found.rows}
     return ahead(tf.data.Dataset.from_generator(made, output_signature=(inputs, tf.TensorSpec([None], tf.int64))))
 
 
 def example(task: Any, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
-    """Model inputs of the longest texts: the largest batch there is."""
+    """Returns the model inputs of the longest texts: the largest batch."""
     return longest(tokens(task, split), batch_size)
 
 
@@ -160,12 +160,12 @@ def longest(found: Tokens, batch_size: int) -> dict[str, tf.Tensor]:
 
 
 def preprocessing(task: Any, augment: Augment | None = None) -> str:
-    """sha256 of everything that decides which inputs the same texts make, for keys of what is kept."""
+    """Returns a sha256 of everything that determines the inputs made from given texts, for cache keys."""
     settings = json.dumps(task.preprocessor.get_config(), sort_keys=True, default=str)
     vocabulary = "\n".join(map(str, task.preprocessor.tokenizer.get_vocabulary()))
     return hashlib.sha256(f"{settings}\n{vocabulary}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def mixing(augment: Augment, seed: int) -> None:
-    """Texts are not mixed."""
+    """Returns None: texts are not mixed."""
     return None

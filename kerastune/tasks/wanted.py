@@ -1,4 +1,4 @@
-"""Exports as a task sees them: which file a recipe's [[exports]] asks for, and why a task has no such file."""
+"""Resolves the file that a recipe's [[exports]] requests, and why a task cannot make it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from kerastune.tasks.contract import Wanted
 
 
 def resolved(export: Export, backbone: str) -> tuple[Target, Wanted]:
-    """The place an export is for, with the format that is wanted of it; and the file that is asked for.
+    """Returns an export's target with the requested format, and the requested file.
 
     Args:
         backbone: the class of the model's backbone.
@@ -22,7 +22,7 @@ def resolved(export: Export, backbone: str) -> tuple[Target, Wanted]:
 
 
 def refusals(recipe: Recipe, exports: Sequence[Export], backbone: str) -> list[str]:
-    """Why exports cannot be made, each in a sentence without its full stop."""
+    """Returns why exports cannot be made, as sentences without a full stop."""
     device, found = tasks.device(recipe.task), list[str | None]()
     for export in exports:
         where, wanted = resolved(export, backbone)

@@ -1,4 +1,4 @@
-"""Batches of a task's examples: the one place where training calls the task's feeding."""
+"""Batches of a task's examples: the only place where training calls the task's feeding."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ from kerastune.tasks.contract import Changes, Dataset, Feeding, Targets, Tensors
 
 @dataclass(frozen=True)
 class Batches:
-    """A recipe's examples as batches for its model. Splits are named "train" and "validation"."""
+    """Batches of a recipe's examples for its model. Splits are named "train" and "validation"."""
 
     recipe: Recipe
     task: Any
@@ -26,12 +26,12 @@ class Batches:
 
     @property
     def bucketed(self) -> bool:
-        """Whether axes other than the first differ from batch to batch."""
+        """Returns whether axes other than the first vary between batches."""
         return self._feeding.shapes == "bucketed"
 
     @cached_property
     def targets(self) -> dict[str, Targets]:
-        """What outputs are compared with, by split. Label smoothing and class weights are for training alone."""
+        """Training targets by split. Label smoothing and class weights apply only to training."""
         make = tasks.get(self.recipe.task).learning.targets
         return {
             name: make(self.recipe, self.task, self.splits, name, name == "train") for name in ("train", "validation")
@@ -43,7 +43,7 @@ class Batches:
 
     @cached_property
     def example(self) -> Tensors:
-        """Inputs of a full validation batch; of the largest there is, where batches differ in more than size."""
+        """Inputs of a full validation batch; of the largest one if batches differ in more than size."""
         return self._feeding.example(self.recipe, self.task, self.splits.validation, self.recipe.train.batch_size)
 
     @property
@@ -56,18 +56,18 @@ class Batches:
         return self._feeding.order(self.recipe, self.task, self.split(name), batch_size, epochs, seed, start)
 
     def of(self, name: str, order: Order, changes: Changes | None = None) -> Dataset:
-        """A dataset of (inputs, truth, weights float32 [B], indices into the split int64 [B])."""
+        """Returns a dataset of (inputs, truth, weights float32 [B], indices into the split int64 [B])."""
         return self._feeding.batches(self.recipe, self.task, self.split(name), order, self.targets[name], changes)
 
     def changes(self, phase: int, view: int | None = None) -> Changes:
-        """The random changes that a phase draws for its training examples."""
+        """Returns the random changes of a phase's training examples."""
         return Changes(seed_of(self.recipe.seed, phase), view)
 
     def fingerprint(self, changed: bool) -> str:
-        """What decides which inputs the same data make."""
+        """Returns everything that determines the inputs made from given data."""
         return self._feeding.fingerprint(self.recipe, self.task, changed)
 
 
 def seed_of(*entropy: int) -> int:
-    """A seed of 63 bits, drawn from several numbers."""
+    """Returns a 63-bit seed derived from several numbers."""
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)

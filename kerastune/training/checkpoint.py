@@ -1,6 +1,6 @@
-"""Checkpoints: files that are whole or not there, and what may not have changed since they were written.
+"""Checkpoints: complete files or none, and checks that nothing relevant has changed since.
 
-WORK/checkpoints/000012.npz    one file: arrays, and a record as JSON; the last two are kept
+WORK/checkpoints/000012.npz    arrays, and a record as JSON; the last two files are kept
 """
 
 import contextlib
@@ -25,10 +25,10 @@ _DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.err
 
 
 def write(folder: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
-    """Writes the next checkpoint, and deletes all but the last two.
+    """Writes the next checkpoint and deletes all but the last two.
 
     Raises:
-        ConverterError: there is no room for it; the ones before are untouched.
+        ConverterError: the disk is full; earlier checkpoints are untouched.
     """
     numbers = _numbers(folder)
     path = folder / f"{max(numbers, default=0) + 1:06}.npz"
@@ -38,7 +38,7 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
-    """An .npz that is on the disk, whole, before it has its name."""
+    """Writes an .npz that is complete on disk before it gets its name."""
     partial = path.with_name(f".{path.name}.partial")
     with _room_for(path):
         try:
@@ -49,7 +49,7 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name itself is on the disk only after this
+    if os.name == "posix":  # puts the new name itself on disk
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -66,12 +66,12 @@ def _room_for(path: Path) -> Iterator[None]:
             raise
         raise ConverterError(
             f"{path} cannot be written: {os.strerror(error.errno)}.",
-            "Make room on that disk; the last checkpoint is intact, and kerastune resume goes on from it.",
+            "Free some disk space; the last checkpoint is intact, and kerastune resume continues from it.",
         ) from error
 
 
 def read(folder: Path) -> tuple[dict[str, Any], Arrays]:
-    """The newest checkpoint that is whole: its record and its arrays.
+    """Returns the record and the arrays of the newest complete checkpoint.
 
     Raises:
         KerastuneError: there is none.
@@ -84,17 +84,17 @@ def read(folder: Path) -> tuple[dict[str, Any], Arrays]:
             return json.loads(str(arrays.pop(_RECORD))), arrays
         except _DAMAGE as error:
             damaged.append(f"{path.name}: {error or type(error).__name__}")
-    why = f"its checkpoints are damaged ({'; '.join(damaged)})" if damaged else "no checkpoint was written yet"
+    why = f"its checkpoints are damaged ({'; '.join(damaged)})" if damaged else "it has no checkpoint yet"
     raise KerastuneError(f"{folder.parent} cannot be resumed: {why}.", "Train again: kerastune run RECIPE --force")
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> Arrays:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-        return {name: stored[name] for name in names or stored.files}  # each array's CRC is checked
+        return {name: stored[name] for name in names or stored.files}  # checks each array's CRC
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """The records of all checkpoints that can be read."""
+    """Returns the records of all readable checkpoints."""
     found = []
     for number in _numbers(folder):
         with contextlib.suppress(*_DAMAGE):
@@ -107,7 +107,7 @@ def _numbers(folder: Path) -> list[int]:
 
 
 def differences(then: Any, now: Any, where: str = "") -> list[str]:
-    """What differs between two JSON documents, a line each: "train.batch_size: 8 then, 16 now"."""
+    """Returns the differences of two JSON documents, one per line: "train.batch_size: 8 then, 16 now"."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
         keys = [*then, *(key for key in now if key not in then)]
         return [line for key in keys for line in differences(then.get(key), now.get(key), f"{where}.{key}".lstrip("."))]

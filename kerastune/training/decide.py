@@ -1,4 +1,4 @@
-"""Decides what a recipe leaves to `auto`, with reasons: where a phase's features are kept, and whether to use XLA."""
+"""Makes the decisions that a recipe leaves to `auto`: where to cache a phase's features, and whether to use XLA."""
 
 import itertools
 import math
@@ -22,14 +22,14 @@ from kerastune.training.steps import Steps, without_xla
 
 Where = Literal["off", "memory", "disk"]
 TIMED_STEPS = 5
-_SAVED = 0.5  # the share of a step that XLA might save, at best
+_SAVED = 0.5  # fraction of a step that XLA can save, at best
 
 
 # --- features ------------------------------------------------------------------------------------------------
 
 
 def cache(batches: Batches, number: int) -> Decision:
-    """Where a phase, counted from 1 and frozen as the model is now, keeps the outputs of its frozen layers.
+    """Decides where a phase, counted from 1 and already frozen in the model, caches the outputs of its frozen layers.
 
     Raises:
         RecipeError: what was asked for cannot be had.
@@ -67,13 +67,13 @@ def place(
     cut_reason: str | None,
     is_stored: bool = False,
 ) -> tuple[Where, str]:
-    """Where a phase's features are kept, and why.
+    """Decides where to cache a phase's features, with the reason.
 
     Args:
         memory_available, disk_available: bytes; the latter is `cache.room()`.
-        changes: augmentation makes each epoch's inputs new.
-        cut_reason: why there is nothing to keep; None if there is.
-        is_stored: an earlier run kept the same features on disk.
+        changes: whether augmentation changes the inputs each epoch.
+        cut_reason: why there is nothing to cache, or None.
+        is_stored: whether an earlier run cached the same features on disk.
 
     Raises:
         RecipeError: what was asked for cannot be had.
@@ -85,35 +85,35 @@ def place(
         wish = f'train.cache = "{asked}"'
         if cut_reason is not None:
             raise RecipeError(
-                f"{wish}, but a phase has nothing to keep: {cut_reason}.", 'Use cache = "auto", or train fewer layers.'
+                f"{wish}, but a phase has nothing to cache: {cut_reason}.", 'Use cache = "auto", or train fewer layers.'
             )
         if changes:
             raise RecipeError(
-                f"{wish}, but [augment] makes every epoch's images new.",
-                "Set train.cache_views to how many views of each to keep, or leave out [augment].",
+                f"{wish}, but [augment] changes the images every epoch.",
+                "Set train.cache_views to the number of views of each to cache, or leave out [augment].",
             )
         available = memory_available if asked == "memory" else disk_available
         if bytes_needed > available and not (asked == "disk" and is_stored):
             raise RecipeError(
-                f"{wish}, but the features take {size}, and there is {asked} for {store.shown_size(available)}.",
-                'Use cache = "auto"; KERASTUNE_CACHE_GB bounds the disk.',
+                f"{wish}, but the features take {size}, and the {asked} has room for {store.shown_size(available)}.",
+                'Use cache = "auto"; KERASTUNE_CACHE_GB limits the disk.',
             )
-        return asked, f"as asked; {size}"
+        return asked, f"as requested; {size}"
     if cut_reason is not None:
-        return "off", f"nothing to keep: {cut_reason}"
+        return "off", f"nothing to cache: {cut_reason}"
     if changes:
-        return "off", "[augment] makes every epoch's images new; train.cache_views would keep some views"
+        return "off", "[augment] changes the images every epoch; train.cache_views would cache some views"
     if is_stored:
-        return "disk", f"an earlier run kept them ({size})"
+        return "disk", f"an earlier run cached them ({size})"
     if epochs <= 1:
         return "off", "the phase has one epoch, so nothing would be used twice"
     if bytes_needed <= memory_available / 4:
-        return "memory", f"{size}, at most a quarter of the {memory} of memory that is free"
+        return "memory", f"{size}, at most a quarter of the {memory} of free memory"
     if bytes_needed <= disk_available:
-        return "disk", f"{size}, more than a quarter of the {memory} of memory that is free; the disk takes {disk}"
+        return "disk", f"{size}, more than a quarter of the {memory} of free memory; the disk has room for {disk}"
     return (
         "off",
-        f"{size}, more than a quarter of the {memory} of memory that is free, and than the disk takes ({disk})",
+        f"{size}, more than a quarter of the {memory} of free memory, and more than the disk has room for ({disk})",
     )
 
 
@@ -129,18 +129,18 @@ def xla(
     metrics: Sequence[keras.metrics.Metric],
     unchanged: Callable[[], AbstractContextManager[None]],
 ) -> tuple[Steps, bool, str]:
-    """Times real training steps with and without XLA: the faster steps, whether they are XLA's, and the reason.
+    """Times real training steps with and without XLA. Returns the faster steps, whether they use XLA, and the reason.
 
     Args:
         compiled: makes the steps, with XLA or without.
-        batches: those of an epoch.
-        left: steps that the phase takes.
-        shapes: how many shapes batches have; each is compiled.
-        unchanged: a context at whose end the training is as it was before.
+        batches: the batches of an epoch.
+        left: number of steps of the phase.
+        shapes: number of batch shapes; each is compiled.
+        unchanged: a context that restores the training at its end.
     """
     plain = compiled(False)
     if bad := without_xla(task):
-        return plain, False, f"XLA does not know these layers: {', '.join(bad)}"
+        return plain, False, f"XLA does not support these layers: {', '.join(bad)}"
     if _is_convolutional(task) and not tf.config.list_physical_devices("GPU"):
         return plain, False, "XLA has no fast convolutions on CPUs (EfficientNet-Lite0: 9 images/s instead of 119)"
     if left <= 2 * TIMED_STEPS:
@@ -148,15 +148,15 @@ def xla(
     same = _of_one_shape(batches, TIMED_STEPS + 1)
     with unchanged():
         traced_s, plain_s = _timed(plain, same, metrics)
-        if shapes * traced_s > _SAVED * plain_s * left:  # compiling takes longer than tracing, for each shape
-            why = f"{left} steps of {1e3 * plain_s:.1f} ms end before compiling {shapes} shapes could pay for itself"
-            return plain, False, f"{why}: to trace one takes {traced_s:.1f} s"
+        if shapes * traced_s > _SAVED * plain_s * left:  # compiling takes longer than tracing, for every shape
+            why = f"{left} steps of {1e3 * plain_s:.1f} ms are too few for compiling {shapes} shapes to pay off"
+            return plain, False, f"{why}: tracing one takes {traced_s:.1f} s"
         fused = compiled(True)
         try:
             compile_s, xla_s = _timed(fused, same, metrics, give_up=2 * plain_s)
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
             return plain, False, f"XLA cannot compile the step: {str(error).splitlines()[0][:200]}"
-    # Every further shape, that of an epoch's last batch among them, is compiled once more.
+    # Every other shape, such as that of an epoch's last batch, needs another compilation.
     cost = left * xla_s + (shapes - 1) * compile_s
     times = f"a step takes {1e3 * plain_s:.1f} ms without XLA and {1e3 * xla_s:.1f} ms with it"
     why = f"{times}, after {compile_s:.0f} s of compiling for each of {shapes} shapes, for {left} steps"
@@ -170,7 +170,7 @@ def _is_convolutional(task: keras.Model) -> bool:
 
 
 def _of_one_shape(batches: Iterable[Any], count: int) -> list[Any]:
-    """The first batches of one shape; over again where there are fewer."""
+    """Returns the first batches of one shape, repeated if there are too few."""
     groups: dict[str, list[Any]] = {}
     for batch in batches:
         of_shape = groups.setdefault(str([x.shape for x in tf.nest.flatten(batch)]), [])
@@ -184,7 +184,7 @@ def _of_one_shape(batches: Iterable[Any], count: int) -> list[Any]:
 def _timed(
     steps: Steps, batches: Sequence[Any], metrics: Sequence[keras.metrics.Metric], give_up: float = math.inf
 ) -> tuple[float, float]:
-    """Seconds that the first step takes, tracing and compiling included, and that a later one takes (the median)."""
+    """Returns the seconds of the first step, including tracing and compiling, and of a later one (median)."""
     seconds: list[float] = []
     for batch in batches:
         started = time.perf_counter()

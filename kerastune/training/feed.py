@@ -16,10 +16,10 @@ class Feed:
     """The batches of one phase.
 
     Args:
-        phase: its number, from 1: the seed of the order of its batches.
-        epochs: how many it has.
-        cut: the model in two parts, where a part in front is frozen; it then runs in inference mode.
-        kept: the outputs of that part for all examples; batches then hold them instead of inputs.
+        phase: its number, from 1, which seeds the order of its batches.
+        epochs: its number of epochs.
+        cut: the model split into a frozen prefix, which runs in inference mode, and a tail; or None.
+        kept: the prefix's outputs for all examples, which then replace inputs in batches; or None.
 
     Attributes:
         signature: `tf.TensorSpec`s of a batch's (inputs or features, truth, weights).
@@ -31,7 +31,7 @@ class Feed:
         self._batches, self._phase, self._epochs, self._cut, self._kept = batches, phase, epochs, cut, kept
         self._steps = batches.order("train").steps
         self._running: Iterator[Any] = iter(())
-        self._next = -1  # the step that `_running` goes on with
+        self._next = -1  # the next step of `_running`
         inputs = forward.specs(batches.example, batches.bucketed)
         if cut and kept:
             inputs = tuple(tf.TensorSpec([None, *spec.shape], spec.dtype) for spec in cut.specs)
@@ -39,13 +39,13 @@ class Feed:
         self.signature = (inputs, tf.nest.map_structure(_spec, *truths), tf.TensorSpec([None]))
 
     def forward(self, x: Any, training: bool) -> Any:
-        """Inputs or features -> outputs."""
+        """Maps inputs or features to outputs."""
         if self._cut is None:
             return self._batches.task(x, training=training)
         return self._cut.tail(x if self._kept else self._cut.prefix(x), training)
 
     def train(self, epoch: int, step: int) -> Iterator[tuple[Any, Any, Any]]:
-        """The (inputs, truth, weights) of an epoch's batches, from a step on."""
+        """Yields (inputs, truth, weights) of an epoch's batches, starting at a step."""
         start = (epoch - 1) * self._steps + step
         if self._next != start:
             self._running = iter(self._cached(self._kept, start) if self._kept else self._fresh(start))
@@ -76,7 +76,7 @@ class Feed:
 
 
 def _spec(one: Any, other: Any) -> Any:
-    """The `tf.TensorSpec` of batches of two splits' truths."""
+    """Returns the `tf.TensorSpec` of batches of two splits' truths."""
     if isinstance(one, tf.RaggedTensor):
         return tf.RaggedTensorSpec([None, *one.shape[1:]], one.dtype, one.ragged_rank)
     same = zip(one.shape[1:], other.shape[1:], strict=True)

@@ -1,4 +1,4 @@
-"""Freezes what a phase does not train, says what trains, and proves that nothing else has moved."""
+"""Freezes what a phase does not train, reports what trains, and proves that nothing else has changed."""
 
 import hashlib
 from collections.abc import Iterable
@@ -16,16 +16,16 @@ from kerastune.training.units import Stage, Unit, count, head, rates, stages, un
 
 
 def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> Audit:
-    """Sets what trains in an epoch of a phase, and returns the audit.
+    """Sets which weights train in an epoch of a phase, and returns the audit.
 
-    What trains in the last epoch is what the optimizer has to know. A training step that was traced before goes on
-    training what it saw. Random layers in front of all that trains run in inference mode (`prefix.cutting`).
+    The optimizer needs the weights that train in the last epoch. A training step that was traced before keeps training
+    the same weights. Random layers in the frozen prefix run in inference mode (`prefix.cutting`).
 
     Args:
-        epoch: from 1; by default the phase's last.
+        epoch: from 1; default: the phase's last.
 
     Raises:
-        RecipeError: the phase asks for units or layers that are not there.
+        RecipeError: the phase names units or layers that do not exist.
     """
     found = units(task.backbone)
     planned = stages(phase, task)
@@ -65,16 +65,16 @@ def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> Audit:
 
 
 def _unfreeze(task: keras.Model, phase: Phase, found: list[Unit], stage: Stage) -> Adapters | None:
-    """Lets the head and a stage's units train, and nothing else. Returns what the adapters are, if there are any."""
+    """Unfreezes only the head and a stage's units. Returns a record of the adapters, if any."""
     for layer in keras_private.layers(task):
-        # Down and up, each one: Keras tells neither weights nor inner layers what a layer's flag says already.
+        # Each one off and on: Keras does not propagate a flag that a layer already has to its weights and inner layers.
         layer.trainable = False
         layer.trainable = True
     for unit in found:
         unit.train(unit in stage.units)
     head(task).train(phase.unfreeze != "none")
     if phase.batch_norm != "train":
-        # Small batches would wreck the pretrained statistics.
+        # Small batches would ruin the pretrained statistics.
         for norm in norms(task.backbone):
             norm.trainable = False
     unused = _unused(task)
@@ -89,7 +89,7 @@ def _unfreeze(task: keras.Model, phase: Phase, found: list[Unit], stage: Stage) 
 
 
 def _unused(task: keras.Model) -> list[keras.layers.Layer]:
-    """The backbone's layers that the model's outputs do not depend on: BERT's pooler where an embedder pools itself."""
+    """Returns the backbone's layers that do not affect the outputs, such as BERT's pooler in an embedder."""
     backbone = task.backbone
     if not (keras_private.is_functional(task) and keras_private.is_functional(backbone)):
         return []
@@ -97,11 +97,11 @@ def _unused(task: keras.Model) -> list[keras.layers.Layer]:
     inside, _ = _behind([backbone.outputs[i] for i in outputs], None)
     layers = [layer for layer in backbone.layers if layer.weights]
     unused = [layer for layer in layers if layer not in reached | inside]
-    return unused if len(unused) < len(layers) else []  # a model that does not tell how it calls its backbone
+    return unused if len(unused) < len(layers) else []  # a model that hides how it calls its backbone
 
 
 def _behind(symbols: Iterable[Any], stop: keras.Model | None) -> tuple[set[Any], set[int]]:
-    """The operations that symbols were made by, and the outputs of `stop`, where the way back ends, among them."""
+    """Returns the operations that lead to symbols, and the outputs of `stop`, where the search ends, among them."""
     waiting, operations, seen, outputs = list(symbols), set(), set(), set()
     while waiting:
         operation, call, i = keras_private.made_by(waiting.pop())
@@ -118,14 +118,14 @@ def _behind(symbols: Iterable[Any], stop: keras.Model | None) -> tuple[set[Any],
 
 
 def _holds(operation: Any, model: keras.Model | None) -> bool:
-    """Whether an operation is a graph with a model somewhere in it."""
+    """Returns whether an operation is a graph that contains a model."""
     if model is None or not keras_private.is_functional(operation):
         return False
     return any(each is model for each in keras_private.layers(operation))
 
 
 def norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
-    """The BatchNorm layers in a layer."""
+    """Returns the BatchNorm layers in a layer."""
     return [each for each in keras_private.layers(layer) if isinstance(each, keras.layers.BatchNormalization)]
 
 
@@ -133,7 +133,7 @@ def norms(layer: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
 
 
 def frozen_hashes(task: keras.Model) -> dict[str, str]:
-    """sha256 of every weight that this phase must not move, statistics of frozen BatchNorm layers included."""
+    """Returns a sha256 of every weight that this phase must not change, including frozen BatchNorm statistics."""
     moving = {
         id(statistic)
         for norm in norms(task)
@@ -145,15 +145,15 @@ def frozen_hashes(task: keras.Model) -> dict[str, str]:
 
 
 def prove_frozen(before: dict[str, str], after: dict[str, str]) -> str:
-    """One hash over all frozen weights, equal before and after a phase.
+    """Returns one hash over all frozen weights, which must be equal before and after a phase.
 
     Raises:
-        VerificationError: with the names of the weights that moved.
+        VerificationError: some weights changed; names them.
     """
     moved = [name.partition(":")[2] for name in before if after.get(name) != before[name]]
     if moved or before.keys() != after.keys():
         raise VerificationError(
-            f"{len(moved)} frozen weights moved during the phase: {', '.join(moved[:5])}",
+            f"{len(moved)} frozen weights changed during the phase: {', '.join(moved[:5])}",
             "This is a bug in kerastune or Keras; the run was not saved. Please report it with the recipe.",
         )
     return hashlib.sha256("".join(before.values()).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Puts low-rank adapters (Hu et al. 2021, arXiv:2106.09685) on layers, and merges them into their weights."""
+"""Adds low-rank adapters (Hu et al. 2021, arXiv:2106.09685) to layers, and merges them into the weights."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -14,17 +14,17 @@ from kerastune.weights import adapted, parts
 
 
 def _adaptable(layers: Iterable[keras.layers.Layer]) -> list[keras.layers.Layer]:
-    return [layer for layer in layers if hasattr(layer, "lora_enabled")]  # backbones have an `enable_lora` too
+    return [layer for layer in layers if hasattr(layer, "lora_enabled")]  # backbones also have an `enable_lora`
 
 
 def adapt(task: keras.Model, layers: Sequence[keras.layers.Layer], lora: Lora) -> Adapters:
-    """Puts adapters on the targeted ones of `layers`, and lets nothing else in `layers` train but their biases.
+    """Adds adapters to the targeted layers among `layers`, and freezes everything else in `layers` except their biases.
 
-    Adapters that are there already stay as they are, so this may be called every epoch. A is drawn from
-    Keras's global seed, B is zero. Returns their record.
+    Existing adapters stay unchanged, so this can be called every epoch. A is drawn from Keras's global seed, B is zero.
+    Returns a record of the adapters.
 
     Raises:
-        RecipeError: no layer is targeted, or the model has other adapters, which have to be merged first.
+        RecipeError: no layer is targeted, or the model has other adapters, which must be merged first.
     """
     order = {id(weight): i for i, weight in enumerate(task.weights)}
     able = sorted(_adaptable(layers), key=lambda layer: order[id(keras_private.kernel(layer))])
@@ -32,16 +32,16 @@ def adapt(task: keras.Model, layers: Sequence[keras.layers.Layer], lora: Lora) -
     if not targeted:
         raise RecipeError(
             f"lora.targets = {list(lora.targets)} matches no layer of the units that this phase unfreezes. "
-            f"There can be adapted: {_summary(able)}.",
-            "The expressions are tried on a layer's name and path; only Dense, EinsumDense, convolution and embedding "
-            "layers can have adapters.",
+            f"Layers that can have adapters: {_summary(able)}.",
+            "The expressions are searched for in a layer's name and path; only Dense, EinsumDense, convolution and "
+            "embedding layers can have adapters.",
         )
     alpha = lora.alpha or float(lora.rank)
     refuse_others(task, targeted, lora.rank, alpha)
     _enable(targeted, lora.rank, alpha)
     for layer in layers:
         for weight in layer.weights:
-            weight.trainable = False  # the kernels too: a layer's `trainable = True` lets them train again
+            weight.trainable = False  # also the kernels: a layer's `trainable = True` unfreezes them
     parameters = 0
     for layer in targeted:
         for part in parts(layer)[1:]:
@@ -53,7 +53,7 @@ def adapt(task: keras.Model, layers: Sequence[keras.layers.Layer], lora: Lora) -
 
 
 def _summary(layers: Sequence[keras.layers.Layer]) -> str:
-    """Layer names, those that differ in their numbers as the first and the last of them."""
+    """Returns layer names; of those that differ only in numbers, the first and the last."""
     groups: dict[str, list[str]] = {}
     for layer in layers:
         groups.setdefault(re.sub(r"\d+[a-z]?(?=_|$)", "#", layer.name), []).append(layer.name)
@@ -62,15 +62,15 @@ def _summary(layers: Sequence[keras.layers.Layer]) -> str:
 
 
 def refuse_others(task: keras.Model, layers: Sequence[keras.layers.Layer], rank: int | None, alpha: float) -> None:
-    """Refuses a model with adapters that are not on `layers`, or have another rank or alpha."""
+    """Raises RecipeError for adapters that are not on `layers`, or have another rank or alpha."""
     expected = {id(layer) for layer in layers}
     for layer in adapted(task):
         if id(layer) not in expected or (layer.lora_rank, layer.lora_alpha) != (rank, alpha):
             asked = f"rank {rank} and alpha {alpha:g}" if id(layer) in expected else "none"
             raise RecipeError(
                 f"{layer.path} has an adapter of rank {layer.lora_rank} and alpha {layer.lora_alpha:g}; "
-                f"asked for is {asked}.",
-                "Merge the adapters before that: lora.merge(task).",
+                f"the phase asks for {asked}.",
+                "Merge the adapters first: lora.merge(task).",
             )
 
 
@@ -81,15 +81,15 @@ def _enable(layers: Sequence[keras.layers.Layer], rank: int, alpha: float) -> No
 
 
 def merge(task: keras.Model) -> None:
-    """Adds every adapter to its weight, and takes it off: the layer is then an ordinary one again.
+    """Adds every adapter to its weight and removes it, so that the layer is an ordinary one again.
 
-    In float32 the weight gets the bits that the layer computed with, so predictions stay the same to the bit (XLA,
-    which fuses the sum, may round it otherwise). In mixed precision the layer added rounded numbers; the sum here is
-    of the unrounded ones, which is closer to what was trained, and predictions move by as much as the rounding.
+    In float32, the weight gets the bits that the layer computed with, so predictions stay bit-identical (XLA, which
+    fuses the sum, may round it differently). In mixed precision, the layer added rounded numbers; the sum here uses
+    unrounded ones, which is closer to training, and predictions change by the rounding.
     """
     for layer in adapted(task):
         weight, a, b = parts(layer)
-        if np.any(b.numpy()):  # an adapter that has not trained: adding zeros would turn -0 into 0
+        if np.any(b.numpy()):  # skips untrained adapters: adding zeros would turn -0 into 0
             weight.assign(keras.ops.add(weight, (layer.lora_alpha / layer.lora_rank) * keras.ops.matmul(a, b)))
         for name in ("lora_kernel_a", "lora_kernel_b", "lora_embeddings_a", "lora_embeddings_b"):
             if hasattr(layer, name):

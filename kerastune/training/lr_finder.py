@@ -1,4 +1,4 @@
-"""The learning-rate range test: which rates a phase can be trained with, from one short climb.
+"""Learning-rate range test: finds usable rates for a phase in one short run with a rising rate.
 
 Smith 2017, Cyclical learning rates for training neural networks, arXiv:1506.01186.
 """
@@ -24,18 +24,18 @@ from kerastune.training.loop import Training
 from kerastune.training.plan import plan
 
 LOWEST, HIGHEST = 1e-7, 1.0
-_MEMORY = 0.95  # of the running mean that smooths the losses
-_DIVERGED = 4.0  # times the lowest loss, where the climb ends
+_MEMORY = 0.95  # decay of the running mean that smooths the losses
+_DIVERGED = 4.0  # times the lowest loss, where the test ends
 
 
 @dataclass(frozen=True)
 class Found:
-    """A climb of the learning rate: one entry a step.
+    """A range test, with one entry per step.
 
     Attributes:
         rates: float64 [n], rising.
         losses: float64 [n], smoothed.
-        suggestion: the rate at which the loss falls fastest, or None where it never falls.
+        suggestion: the rate at which the loss falls fastest, or None if it never falls.
     """
 
     phase: int
@@ -45,10 +45,9 @@ class Found:
 
 
 def find(recipe: Recipe, phase: int = 1, steps: int = 100, progress: Progress | None = None) -> Found:
-    """Trains a phase with a rate that climbs from 1e-7 to 1, a little each step, until the loss diverges.
+    """Trains a phase with a rate that rises from 1e-7 to 1, a little each step, until the loss diverges.
 
-    The phases before it are trained first, as the recipe says, since their weights are what it starts from. Nothing
-    is kept.
+    Trains the earlier phases first, because the phase starts from their weights. Keeps nothing.
 
     Raises:
         RecipeError: there is no such phase, or it trains nothing.
@@ -75,7 +74,7 @@ def _climb(training: Training, phase: Phase, steps: int, progress: Progress) -> 
     training.optimizer = optimizers.of_phase(phase, training.task, steps)
     growth = (HIGHEST / LOWEST) ** (1 / max(steps - 1, 1))
     inner = getattr(training.optimizer, "inner_optimizer", training.optimizer)
-    inner.learning_rate = keras.optimizers.schedules.ExponentialDecay(LOWEST, 1, growth)  # grows: the rate is above 1
+    inner.learning_rate = keras.optimizers.schedules.ExponentialDecay(LOWEST, 1, growth)  # grows
     feed = training.feed(phase.epochs)
     functions = training.compiled(feed, xla=False)
     losses: list[float] = []
@@ -89,7 +88,9 @@ def _climb(training: Training, phase: Phase, steps: int, progress: Progress) -> 
         if not math.isfinite(loss) or (number > steps // 10 and smooth > _DIVERGED * min(losses)):
             break
         losses.append(smooth)
-        progress.advance("climbing", number, steps, f"rate {LOWEST * growth ** (number - 1):.1e}  loss {smooth:.4f}")
+        progress.advance(
+            "raising rate", number, steps, f"rate {LOWEST * growth ** (number - 1):.1e}  loss {smooth:.4f}"
+        )
     return LOWEST * growth ** np.arange(len(losses)), np.array(losses)
 
 
@@ -102,12 +103,12 @@ def _steepest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -
     if len(rates) < 10:
         return None
     slope = np.gradient(losses, np.log10(rates))
-    slope[: len(slope) // 10] = 0  # the smoothed mean has seen too few losses there
+    slope[: len(slope) // 10] = 0  # too few losses for the smoothed mean
     return float(rates[slope.argmin()]) if slope.min() < 0 else None
 
 
 def plot(found: Found, path: Path) -> None:
-    """Draws loss over learning rate, with the suggestion, into a PNG, SVG or PDF file."""
+    """Plots loss over learning rate, with the suggestion, to a PNG, SVG or PDF file."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(6, 4), layout="constrained")

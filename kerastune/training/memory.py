@@ -1,4 +1,4 @@
-"""Keeping freed memory for the next training step, instead of asking the system for the same pages again."""
+"""Keeps freed memory for the next training step, instead of requesting the same pages from the system again."""
 
 import contextlib
 import ctypes
@@ -12,11 +12,11 @@ _USUAL = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 64 * 2**20, _TOP_PAD: 128 * 2**10, 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Lets glibc's malloc keep what is freed, and gives it back to the system at the end.
+    """Makes glibc's malloc keep freed memory, and returns it to the system at the end.
 
-    TensorFlow asks malloc for each tensor. glibc gives large blocks back at once, and gets them again page by page,
-    each one zeroed, which can take a third of a step's time on a CPU (bench/README.md). Nothing is done where there
-    is no glibc, or where a MALLOC_… variable or GLIBC_TUNABLES says how.
+    TensorFlow allocates each tensor with malloc. glibc returns large blocks to the system at once, and gets them back
+    page by page, each one zeroed, which can take a third of a step's time on a CPU (bench/README.md). Does nothing
+    without glibc, or if a MALLOC_… variable or GLIBC_TUNABLES is set.
     """
     said = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if said or os.name != "posix" or not hasattr(library := ctypes.CDLL(None), "malloc_trim"):

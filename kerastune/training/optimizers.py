@@ -1,4 +1,4 @@
-"""Keras's optimizers with a learning rate for each variable, and averages of the weights to look at and put back."""
+"""Keras's optimizers with a learning rate per variable, and averages of the weights that can be swapped in."""
 
 import contextlib
 import math
@@ -15,7 +15,7 @@ from kerastune.training.units import rates, units
 
 @keras.saving.register_keras_serializable("kerastune")
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
-    """A linear climb from zero over `warmup_steps`, then constant, or falling to zero at `steps`.
+    """A linear rise from zero over `warmup_steps`, then constant, or falling to zero at `steps`.
 
     The cosine is that of Loshchilov & Hutter 2017 (SGDR, arXiv:1608.03983) without restarts.
     """
@@ -41,19 +41,20 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore
 
 
 class _Shares(keras_private.Optimizer):
-    """Mixed into a Keras optimizer: each variable learns at a share of the learning rate, and decays at it.
+    """Mixin for Keras optimizers: each variable learns and decays at a share of the learning rate.
 
-    Not Keras's MultiOptimizer (3.15): each of its optimizers clips by the norm of its own variables only, its `apply`
-    refuses gradients for fewer variables than it was built on (gradual unfreezing), and it has no learning rate.
+    Keras's MultiOptimizer (3.15) is unsuitable: each of its optimizers clips by the norm of its own variables only, its
+    `apply` rejects gradients for fewer variables than it was built with (gradual unfreezing), and it has no learning
+    rate.
 
-    What Keras does otherwise, and is mended here: averages are zero before the first step; they also move on batches
-    that only accumulate gradients, and so forget faster; those of frozen weights move by rounding; an embedding's
-    gradient counts towards the norm slice by slice, before slices of the same row are added; and a last group of fewer
-    batches than are accumulated is never applied.
+    Fixes in Keras's behaviour: averages are zero before the first step; they also move on batches that only accumulate
+    gradients, and so forget faster; averages of frozen weights move by rounding; an embedding's gradient counts towards
+    the norm slice by slice, before slices of the same row are added; and an incomplete last group of accumulated
+    batches is never applied.
 
     Attributes:
-        shares: of the learning rate, by `key` of the variable.
-        total: batches there will be; after the last one, what has accumulated is applied.
+        shares: shares of the learning rate by `key` of the variable.
+        total: total number of batches; after the last one, accumulated gradients are applied.
     """
 
     shares: Mapping[Any, float] = {}
@@ -80,7 +81,7 @@ class _Shares(keras_private.Optimizer):
             super().update_step(gradient, variable, rate)
 
     def _adam(self, gradient: tf.Tensor, variable: tf.Variable, rate: tf.Tensor) -> None:
-        """Keras's Adam in one pass over memory instead of ten."""
+        """Computes Keras's Adam in one pass over memory instead of ten."""
         index, dtype = self.index(variable), variable.dtype
         means, squares = self.moments
         steps = tf.cast(self.iterations + 1, dtype)
@@ -107,7 +108,7 @@ class _Shares(keras_private.Optimizer):
 
     @property
     def _is_step(self) -> Any:
-        """Whether this batch's gradients are applied, and not only added up."""
+        """Returns whether this batch's gradients are applied, and not only accumulated."""
         number = self.batches + 1
         return keras.ops.logical_or(number % (self.gradient_accumulation_steps or 1) == 0, number == self.total)
 
@@ -135,7 +136,7 @@ class _Shares(keras_private.Optimizer):
     def move_averages(self) -> None:
         if not self.use_ema:
             return
-        # As Keras does, the first step's average is the weights after it.
+        # As in Keras, the average after the first step is the weights.
         share = keras.ops.where(self.iterations == 0, 1.0, 1.0 - self.ema_momentum)
         share = keras.ops.where(self._is_step, share, 0.0)
         for variable, average in self.averages:
@@ -144,7 +145,7 @@ class _Shares(keras_private.Optimizer):
 
 
 def of_phase(phase: Phase, task: keras.Model, steps: int) -> keras.optimizers.Optimizer:
-    """A phase's optimizer over `steps` batches, built on what trains now: freeze for the whole phase before."""
+    """Makes a phase's optimizer over `steps` batches for the weights that train now; freeze the whole phase first."""
     found = units(task.backbone)
     peak = rates(phase, found)
     by_weight = {id(weight): peak[unit.name] for unit in found for weight in unit.weights}
@@ -154,12 +155,12 @@ def of_phase(phase: Phase, task: keras.Model, steps: int) -> keras.optimizers.Op
 def make(
     phase: Phase, variables: Sequence[keras.Variable], rates: Mapping[int, float], steps: int, policy: str
 ) -> keras.optimizers.Optimizer:
-    """A phase's optimizer, built on all variables that it will ever train.
+    """Makes a phase's optimizer for all variables that it will ever train.
 
     Args:
         rates: peak learning rates by `id` of the variable. Default: the phase's.
-        steps: batches in the phase. With accumulated gradients, the schedule goes on with every batch.
-        policy: the dtype policy; "mixed_float16" gets Keras's loss scaling around it.
+        steps: batches in the phase. With accumulated gradients, the schedule advances with every batch.
+        policy: the dtype policy; "mixed_float16" adds Keras's loss scaling.
     """
     kind = {
         "adam": keras.optimizers.Adam,
@@ -175,13 +176,13 @@ def make(
         gradient_accumulation_steps=phase.gradient_accumulation if phase.gradient_accumulation > 1 else None,
         use_ema=phase.ema > 0,
         ema_momentum=phase.ema,
-        ema_overwrite_frequency=None,  # `averaged` looks at the averages; training goes on from the weights
+        ema_overwrite_frequency=None,  # `averaged` uses the averages; training continues from the weights
         **({"momentum": 0.9, "nesterov": True} if phase.optimizer == "sgd" else {}),
     )
     made.total = steps
     made.shares = {made.key(v): rates[id(v)] / phase.learning_rate for v in variables if id(v) in rates}
-    # Kernels are those of Dense, EinsumDense and (depthwise) convolutions, and adapters of them (lora_kernel_a and _b,
-    # whose decay draws the layer back to what it was). Embeddings, biases, normalisation and single tokens are not.
+    # Kernels are those of Dense, EinsumDense and (depthwise) convolutions, and their adapters (lora_kernel_a and _b,
+    # whose decay pulls the layer back to its original). Embeddings, biases, normalisation and single tokens are not.
     made.exclude_from_weight_decay(var_list=[v for v in variables if "kernel" not in v.name])
     if policy == "mixed_float16":
         made = keras.optimizers.LossScaleOptimizer(made)
@@ -191,10 +192,10 @@ def make(
 
 @contextlib.contextmanager
 def averaged(optimizer: keras.optimizers.Optimizer, task: keras.Model) -> Iterator[None]:
-    """Inside, the weights that train hold their averages; afterwards what they held before. Nothing without EMA.
+    """Replaces the trainable weights by their averages inside the block. Does nothing without EMA.
 
-    BatchNorm statistics are averages already, and stay as they are. Units that gradual unfreezing reaches later start
-    from their pretrained weights.
+    BatchNorm statistics are already averages and stay unchanged. Units that gradual unfreezing reaches later start from
+    their pretrained weights.
     """
     trained = {id(variable) for variable in task.trainable_variables}
     inner = getattr(optimizer, "inner_optimizer", optimizer)

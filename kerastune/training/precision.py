@@ -16,39 +16,41 @@ _WORTH_ROUNDING = 1.3  # how much faster matrix products must be, for a policy o
 
 
 def build_fastest(build: Callable[[str], Any], largest_product: Callable[[Any], Any] | None) -> tuple[Any, Decision]:
-    """The model in the dtype policy that is faster here, and the decision.
+    """Builds the model in the dtype policy that is faster here. Returns it with the decision.
 
     Args:
         build: makes the model in a dtype policy.
-        largest_product: the contract's; None where only a head trains: the rest runs once, and a head on features of 3
-            digits learns less.
+        largest_product: the contract's function; None if only a head trains: the rest runs once, and a head learns less
+            from features with 3 digits.
     """
     task = None
     if capabilities := _capabilities():
         got, why = _on_gpus(capabilities)
     else:
-        got, why = "float32", "there is no GPU, and a CPU is timed only where more of a text model than its head trains"
+        got, why = "float32", "there is no GPU, and a CPU is timed only if more than the head of a text model trains"
         if largest_product:
             task = build("float32")
             if (weight := largest_product(task)) is not None:
                 got, why = _on_cpu(weight)
     if task is None or got != "float32":
-        task = None  # the first is gone before there is a second
+        task = None  # deletes the first before building the second
         task = build(got)
     return task, Decision("train.precision", "auto", got, why)
 
 
 def _on_gpus(capabilities: Sequence[tuple[int, int]]) -> tuple[str, str]:
-    """A dtype policy for GPUs of these compute capabilities, and the reason."""
+    """Returns a dtype policy for GPUs of these compute capabilities, and the reason."""
     if min(capabilities) >= (8, 0):
         return "mixed_bfloat16", "every GPU computes in bfloat16 (compute capability 8.0 or newer)"
     return "float32", f"a GPU of compute capability {'.'.join(map(str, min(capabilities)))} has no bfloat16"
 
 
 def _on_cpu(largest: Any) -> tuple[str, str]:
-    """A dtype policy for a model that spends its time in matrix products, and the reason: the largest one is timed.
+    """Times the largest product of a model that spends its time in matrix products.
 
-    bfloat16 is 1.5 times as fast or more with AVX512-BF16 or AMX, and three times as slow without.
+    Returns a dtype policy and the reason.
+
+    bfloat16 is at least 1.5 times faster with AVX512-BF16 or AMX, and three times slower without.
     """
     kernel = tf.reshape(tf.convert_to_tensor(largest), [largest.shape[0], -1])
     x = tf.random.stateless_normal([_TIMED_ROWS, kernel.shape[0]], seed=(0, 0))
@@ -56,9 +58,9 @@ def _on_cpu(largest: Any) -> tuple[str, str]:
     # A mixed policy casts the weights in every step.
     product = tf.function(lambda x, kernel, dtype: tf.matmul(tf.cast(x, dtype), tf.cast(kernel, dtype)))
     seconds = {tf.float32: math.inf, tf.bfloat16: math.inf}
-    for dtype in [*seconds] * 2:  # twice: what comes first in a process is slower
+    for dtype in [*seconds] * 2:  # twice, because the first product in a process is slower
         product(x, kernel, dtype)  # traces
-        # The process's own time: what else runs on the machine must not turn the decision.
+        # Process time, so that other load on the machine does not affect the decision.
         run_once = functools.partial(product, x, kernel, dtype)
         took = timeit.repeat(run_once, timer=time.process_time, number=1, repeat=_TIMED_PRODUCTS)
         seconds[dtype] = min(seconds[dtype], *took)

@@ -1,4 +1,4 @@
-"""Saves a tuned model as a preset, writes in what KerasHub leaves out, and proves that what comes back is the model."""
+"""Saves a tuned model as a preset, adds settings that KerasHub omits, and proves that it reloads as the same model."""
 
 import inspect
 import json
@@ -13,7 +13,7 @@ from kerastune import weights
 from kerastune.errors import VerificationError
 from kerastune.tasks import registered
 
-# KerasHub 0.32: constructor arguments that get_config leaves out, and where the object still knows them.
+# KerasHub 0.32: constructor arguments that get_config omits, and where the object keeps them.
 _LEFT_OUT: dict[str, dict[str, Callable[[Any], Any]]] = {
     "EfficientNetBackbone": {"num_features": lambda backbone: backbone.get_layer("top_conv").filters},
     "LlamaBackbone": {"tie_word_embeddings": lambda backbone: backbone.token_embedding.tie_weights},
@@ -27,24 +27,24 @@ _HINT = "The preset's settings do not survive KerasHub's save_to_preset; use ano
 
 
 def save(task: Any, folder: Path, load: Callable[[Path], Any], example: Any) -> tuple[Any, list[str]]:
-    """Saves a task, writes in what KerasHub left out, loads it back, and compares.
+    """Saves a task, adds settings that KerasHub omits, reloads it, and compares.
 
-    A model that is no task of KerasHub must be registered with Keras (`tasks.registered`).
+    A model that is not a KerasHub task must be registered with Keras (`tasks.registered`).
 
     Args:
-        load: loads a task from a folder, in the precision that `task` has.
+        load: loads a task from a folder, in the precision of `task`.
         example: a batch of the model's inputs.
 
     Returns:
-        The task as loaded, and notes on what was written in.
+        The reloaded task, and notes on added settings.
 
     Raises:
-        VerificationError: what comes back has other weights, predictions, tokens or image settings.
+        VerificationError: the reloaded model has other weights, predictions, tokens or image settings.
     """
     if weights.adapted(task):
-        raise ValueError("merge the adapters first: KerasHub saves them as something else")
+        raise ValueError("merge the adapters first: KerasHub saves them differently")
     if hasattr(task, "save_to_preset"):
-        task.compile()  # a fresh optimizer: the one it comes with would be saved too, and warn when it is loaded
+        task.compile()  # a new optimizer, because the old one would be saved as well, and warn on loading
         task.save_to_preset(str(folder))
         notes = [note for part in _parts(task) for note in _write_in(part, folder)]
     else:
@@ -53,11 +53,11 @@ def save(task: Any, folder: Path, load: Callable[[Path], Any], example: Any) -> 
     try:
         loaded = load(folder)
     except ValueError as error:
-        raise VerificationError(f"The tuned model was saved, but it cannot be loaded back: {error}", _HINT) from error
+        raise VerificationError(f"The tuned model was saved, but cannot be reloaded: {error}", _HINT) from error
     faults = [*_weights(task, loaded), *_predictions(task, loaded, example), *_preprocessing(task, loaded)]
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
-        raise VerificationError(f"The saved model is not the trained one:\n{listed}", _HINT)
+        raise VerificationError(f"The saved model differs from the trained one:\n{listed}", _HINT)
     return loaded, notes
 
 
@@ -68,7 +68,7 @@ def _parts(task: Any) -> list[Any]:
 
 
 def _write_in(part: Any, folder: Path) -> list[str]:
-    """Writes a part's left-out settings into every file that describes it, unless they are the default."""
+    """Adds a part's omitted settings to every file that describes it, unless they are the default."""
     defaults = {name: p.default for name, p in inspect.signature(type(part).__init__).parameters.items()}
     known = [_LEFT_OUT.get(base.__name__, {}) for base in type(part).__mro__]
     saved = part.get_config()
@@ -85,11 +85,11 @@ def _write_in(part: Any, folder: Path) -> list[str]:
             path.write_text(json.dumps(document, indent=4), "utf-8")
             written.append(path.name)
     settings = ", ".join(f"{name} = {value!r}" for name, value in lost.items())
-    return [f"KerasHub does not save {type(part).__name__}'s {settings}; written into {', '.join(written)}"]
+    return [f"KerasHub does not save {type(part).__name__}'s {settings}; added to {', '.join(written)}"]
 
 
 def _described(document: Any, name: str) -> Iterator[dict[str, Any]]:
-    """The config of every object of a class in a saved document."""
+    """Yields the config of every object of a class in a saved document."""
     if isinstance(document, dict):
         if document.get("class_name") == name and isinstance(document.get("config"), dict):
             yield document["config"]
@@ -129,7 +129,7 @@ def _preprocessing(task: Any, loaded: Any) -> list[str]:
 
 
 def _tokens(preprocessor: Any) -> Any:
-    """Ids of special tokens and of some strings, of a preprocessor that has a tokenizer."""
+    """Returns the ids of special tokens and of some strings, if a preprocessor has a tokenizer."""
     tokenizer = getattr(preprocessor, "tokenizer", None)
     if tokenizer is None:
         return None

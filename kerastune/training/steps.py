@@ -1,4 +1,4 @@
-"""The training and the validation step of a phase, as compiled functions."""
+"""Training and validation steps of a phase, as compiled functions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Steps:
     """Functions of a batch's (inputs or features, truth, weights).
 
     Attributes:
-        train: changes the weights that train, and updates the metrics.
-        test: updates the metrics, and returns the model's outputs.
+        train: updates the trainable weights and the metrics.
+        test: updates the metrics and returns the model's outputs.
     """
 
     train: Callable[..., None]
@@ -33,7 +33,7 @@ def compiled(
     metrics: Sequence[keras.metrics.Metric],
     xla: bool,
 ) -> Steps:
-    """The steps of a phase, for the weights that train now.
+    """Returns the steps of a phase for the weights that train now.
 
     Args:
         metrics: the mean of the loss, and the task's meter.
@@ -63,7 +63,7 @@ def compiled(
 
 
 def without_xla(task: keras.Model) -> list[str]:
-    """The layers that XLA cannot compile: those that say so, and resizing by methods that it does not know."""
+    """Returns the layers that XLA cannot compile: those that declare it, and unsupported methods of resizing."""
     return sorted(
         {
             f"{layer.name} ({type(layer).__name__})"

@@ -1,4 +1,4 @@
-"""Units of a backbone, from the stem to the top: which of them a phase trains, from which epoch on, and how fast."""
+"""Units of a backbone, from the stem to the top: which ones a phase trains, from which epoch, and at which rate."""
 
 import math
 import re
@@ -22,7 +22,7 @@ BLOCK = re.compile(
 
 @dataclass(frozen=True)
 class Unit:
-    """The smallest part of a model that is frozen or unfrozen as one: the stem, a block, the top, the head.
+    """The smallest part of a model that is frozen or unfrozen as a whole: the stem, a block, the top, the head.
 
     Attributes:
         loose: weights that no layer of the unit holds, such as a model's own.
@@ -35,7 +35,7 @@ class Unit:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What `match:` expressions are tried on: the unit's name, and its layers' names and paths."""
+        """Names for `match:` expressions: the unit's name, and its layers' names and paths."""
         return (self.name, *(name for layer in self.layers for name in (layer.name, layer.path)))
 
     @property
@@ -50,7 +50,7 @@ class Unit:
         return any(re.search(expression, name) for name in self.names)
 
     def train(self, flag: bool) -> None:
-        """Lets the unit's weights train, or not."""
+        """Freezes or unfreezes the unit's weights."""
         for layer in self.layers:
             layer.trainable = flag
         for weight in self.loose:
@@ -58,16 +58,16 @@ class Unit:
 
 
 def count(weights: Sequence[keras.Variable]) -> int:
-    """Parameters in weights."""
+    """Returns the number of parameters in weights."""
     return sum(math.prod(weight.shape) for weight in weights)
 
 
 def units(backbone: keras.Model) -> list[Unit]:
-    """The backbone's units from input to output; an encoder's before its decoder's.
+    """Returns the backbone's units from input to output, an encoder's before its decoder's.
 
-    KerasHub families nest differently (a flat list of layers, composite blocks, one encoder layer that holds
-    all blocks, a whole backbone inside a backbone), but name their blocks after a few patterns. A model whose names
-    follow none of them is one unit, the stem.
+    KerasHub families nest differently (a flat list of layers, composite blocks, one encoder layer with all blocks, a
+    backbone inside a backbone), but their block names follow a few patterns. A model whose names follow none of them is
+    one unit, the stem.
     """
     grouped: dict[str, list[keras.layers.Layer]] = {}
     blocks: set[str] = set()
@@ -91,7 +91,7 @@ def units(backbone: keras.Model) -> list[Unit]:
 
 
 def _members(container: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Layers in order, descending where a layer is only a box around blocks."""
+    """Yields layers in order, and descends into layers that only contain blocks."""
     for layer in keras_private.children(container):
         inner = keras_private.layers(layer, include_self=False, recursive=False)
         holds_blocks = any(BLOCK.search(each.name) for each in inner)
@@ -103,8 +103,8 @@ def _members(container: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 
 
 def head(model: keras.Model) -> Unit:
-    """All that a model has around its backbone, wherever that sits: heads, and weights of what the backbone is in."""
-    # A language model calls its backbone's token embedding once more, in reverse: that is no head.
+    """Returns everything outside a model's backbone: heads, and weights of layers around the backbone."""
+    # A language model calls its backbone's token embedding again, in reverse; that is not a head.
     inside = {id(layer) for layer in keras_private.layers(model.backbone)}
     layers = tuple(_beside(model, inside))
     held = {id(weight) for layer in (model.backbone, *layers) for weight in layer.weights}
@@ -112,7 +112,7 @@ def head(model: keras.Model) -> Unit:
 
 
 def _beside(container: keras.layers.Layer, inside: set[int]) -> Iterator[keras.layers.Layer]:
-    """The outermost layers that hold nothing of the backbone."""
+    """Yields the outermost layers that contain nothing of the backbone."""
     for layer in keras_private.children(container):
         if id(layer) in inside:
             continue
@@ -123,7 +123,7 @@ def _beside(container: keras.layers.Layer, inside: set[int]) -> Iterator[keras.l
 
 
 def levels(found: list[Unit]) -> list[list[Unit]]:
-    """Units by depth, from the top: the last block and what comes after it, each lower block, the stem."""
+    """Groups units by depth, from the top: the last block and everything after it, each lower block, the stem."""
     starts = sorted({0, *(i for i, unit in enumerate(found) if unit.is_block)})
     return [found[a:b] for a, b in zip(starts, [*starts[1:], len(found)], strict=True)][::-1]
 
@@ -133,7 +133,7 @@ def _top(found: list[Unit], depth: int) -> list[Unit]:
 
 
 def select(phase: Phase, found: list[Unit]) -> list[Unit]:
-    """The backbone units that a phase trains; a gradual one in its last epoch.
+    """Returns the backbone units that a phase trains; for a gradual phase, in its last epoch.
 
     Raises:
         RecipeError: the spec matches no unit, or more blocks than there are.
@@ -152,10 +152,10 @@ def select(phase: Phase, found: list[Unit]) -> list[Unit]:
                 f"unfreeze = {phase.unfreeze!r}: the backbone has {len(blocks)} blocks: {_names(blocks)}.",
                 'Use a smaller number, or unfreeze = "all".',
             )
-        return _top(found, int(argument))  # what comes after the last block trains too
+        return _top(found, int(argument))  # includes everything after the last block
     chosen = [unit for unit in found if unit.matches(argument)]
     if not chosen:
-        raise RecipeError(f"unfreeze = {phase.unfreeze!r} matches no unit. There are: {_names(found)}.")
+        raise RecipeError(f"unfreeze = {phase.unfreeze!r} matches no unit. The units are: {_names(found)}.")
     return chosen
 
 
@@ -172,9 +172,9 @@ class Stage:
 
 
 def stages(phase: Phase, task: keras.Model) -> list[Stage]:
-    """When each unit starts to train: at once, or in a gradual phase one level of units an epoch, the head before them.
+    """Returns when each unit starts to train: at once, or in a gradual phase one level per epoch, after the head.
 
-    Gradual unfreezing is that of Howard & Ruder 2018 (ULMFiT, arXiv:1801.06146).
+    Gradual unfreezing follows Howard & Ruder 2018 (ULMFiT, arXiv:1801.06146).
     """
     found = units(task.backbone)
     if phase.unfreeze != "gradual":
@@ -183,9 +183,9 @@ def stages(phase: Phase, task: keras.Model) -> list[Stage]:
 
 
 def rates(phase: Phase, found: list[Unit]) -> dict[str, float]:
-    """The peak learning rate of each backbone unit. The head's is the phase's.
+    """Returns the peak learning rate of each backbone unit. The head has the phase's rate.
 
-    `layer_decay` follows Howard & Ruder 2018 (arXiv:1801.06146): each level learns at that share of the one above it.
+    `layer_decay` follows Howard & Ruder 2018 (arXiv:1801.06146): each level's rate is that fraction of the one above.
 
     Raises:
         RecipeError: an expression of `learning_rates` changes no unit's rate.
@@ -196,7 +196,7 @@ def rates(phase: Phase, found: list[Unit]) -> dict[str, float]:
         matches = [unit for unit in found if unit.matches(expression)]
         trained = [unit for unit in matches if unit in chosen]
         if all(unit.name in own for unit in trained):
-            why = "only units that an expression before it has" if trained else f"only frozen units: {_names(matches)}"
+            why = "only units of an earlier expression" if trained else f"only frozen units: {_names(matches)}"
             raise RecipeError(
                 f"learning_rates: {expression!r} matches {why if matches else 'no unit'}. "
                 f"The phase trains: {_names(chosen) or 'no unit of the backbone'}.",

@@ -2,8 +2,8 @@
 
 ARTIFACT/model.tflite | model.onnx | model/1/    the model
 ARTIFACT/manifest.json                           the contract: inputs, outputs, preprocessing, labels, hashes
-ARTIFACT/golden.npz                              the proof: real inputs, and what Keras said about them
-ARTIFACT/report.json                             what the runtime said about them
+ARTIFACT/golden.npz                              the proof: real inputs, and Keras's outputs for them
+ARTIFACT/report.json                             results of each runtime
 ARTIFACT/reader.py, artifact.py, …               runs it without kerastune
 """
 
@@ -32,7 +32,7 @@ MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 REPORT = "report.json"
 
-_MADE_HERE = {"__pycache__", "js"}  # folders that running a reader, or putting a page's runtime in place, makes
+_MADE_HERE = {"__pycache__", "js"}  # folders that appear when a reader runs or a page's runtime is installed
 _LARGEST_PROOF = 2**31  # bytes, unpacked
 
 Arrays = ragged.Arrays
@@ -40,11 +40,11 @@ Arrays = ragged.Arrays
 
 @dataclass(frozen=True)
 class Answers:
-    """What Keras says greedily, where the examples hold an answer of their own.
+    """Keras's greedy answers, in place of the examples' own.
 
     Attributes:
-        tokens: ids, int32 [n, most], -1 behind the end.
-        margins: by how much each token, and what ended it, was likelier than the next likeliest, in nats, float32 [n,
+        tokens: ids, int32 [n, most], padded with -1.
+        margins: lead in nats of each token, including the end token, over the second most likely one, float32 [n,
             most + 1].
     """
 
@@ -54,12 +54,12 @@ class Answers:
 
 @dataclass(frozen=True)
 class Golden:
-    """Real examples, and what was said about them.
+    """Real examples, and the outputs for them.
 
     Attributes:
         expected: Keras's outputs by name.
-        found: those of a quantised artifact's own runtime, when it was exported.
-        answers: Keras's answers, of a model that generates them.
+        found: outputs of a quantised artifact in its own runtime at export.
+        answers: Keras's answers, for a model that generates.
     """
 
     examples: Sequence[Example]
@@ -85,23 +85,23 @@ class Artifact:
 
     @property
     def modality(self) -> Modality:
-        """What an example is."""
+        """The kind of example."""
         return MODALITIES[self.manifest.modality]
 
     @property
     def learnt(self) -> Learnt:
-        """What its outputs are."""
+        """The kind of output."""
         return LEARNT[self.manifest.learnt]
 
     @property
     def size_bytes(self) -> int:
-        """The model's own size: what a device has to hold."""
+        """The model's size: what a device has to hold."""
         of_model = (file.bytes for name, file in self.manifest.files.items() if name.startswith(self.manifest.model))
         return sum(of_model)
 
     @property
     def report(self) -> VerificationReport | None:
-        """The last verification, if there was one.
+        """The last verification, or None.
 
         Raises:
             VerificationError: it is damaged.
@@ -114,7 +114,7 @@ class Artifact:
         """The proof.
 
         Raises:
-            VerificationError: golden.npz is damaged, or is no proof.
+            VerificationError: golden.npz is damaged or incomplete.
         """
         try:
             with zipfile.ZipFile(self.folder / GOLDEN) as packed:
@@ -129,7 +129,7 @@ class Artifact:
             ) from error
 
     def check_files(self) -> None:
-        """Raises VerificationError that names every file that is not as it was written, or was added."""
+        """Raises VerificationError with the name of every changed, missing or added file."""
         changed = []
         for name, expected in self.manifest.files.items():
             path = self.folder / name
@@ -139,7 +139,7 @@ class Artifact:
                 changed.append(f"{name} has changed (sha256 {found[:12]}, was {expected.sha256[:12]})")
         changed += [f"{name} was added" for name in _files(self.folder) if name not in self.manifest.files]
         if changed:
-            raise VerificationError(f"{self.folder} is not what was exported: {'; '.join(changed)}.", _AGAIN)
+            raise VerificationError(f"{self.folder} has changed since its export: {'; '.join(changed)}.", _AGAIN)
 
 
 _AGAIN = "Export it again: kerastune export RUN --target NAME."
@@ -153,23 +153,23 @@ def load(folder: str | Path) -> Artifact:
     """Opens an artifact folder.
 
     Raises:
-        KerastuneError: the folder is not there, or is no artifact.
+        KerastuneError: the folder is missing or not an artifact.
     """
     path = absolute(folder)
     if not is_artifact(path):
-        what = "has no manifest.json, so it is no artifact" if path.is_dir() else "is not a folder"
+        what = "has no manifest.json, so it is not an artifact" if path.is_dir() else "is not a folder"
         raise KerastuneError(f"{path} {what}.", "kerastune export RUN --target NAME makes one (in RUN/exports/).")
     return Artifact(path)
 
 
 def inside(folder: Path) -> list[Artifact]:
-    """The artifacts in a folder, by name; none of those that are still being written."""
+    """Returns the artifacts in a folder by name, without those still being written."""
     folders = sorted(folder.iterdir()) if folder.is_dir() else []
     return [Artifact(each) for each in folders if is_artifact(each) and not each.name.startswith(".")]
 
 
 def write(folder: Path, manifest: Manifest, golden: Golden) -> Artifact:
-    """Completes a folder that already holds the model: golden.npz, and the manifest with every file's hash."""
+    """Completes a folder that holds the model: writes golden.npz, and the manifest with every file's hash."""
     named: dict[str, npt.NDArray[Any]] = {f"{_EXAMPLE}{i:03}": example for i, example in enumerate(golden.examples)}
     named |= ragged.packed(golden.expected, _EXPECTED) | ragged.packed(golden.found or {}, _FOUND)
     if golden.answers:
@@ -184,7 +184,7 @@ _EXAMPLE, _EXPECTED, _FOUND, _ANSWERS = "example_", "expected/", "found/", "answ
 
 
 def _golden(stored: Mapping[str, npt.NDArray[Any]]) -> Golden:
-    """The proof among the arrays of golden.npz; raises ValueError where they are none."""
+    """Returns the proof in the arrays of golden.npz; raises ValueError if there is none."""
     examples = [stored[name] for name in sorted(stored) if name.startswith(_EXAMPLE)]
     if not examples:
         raise ValueError("it holds no example")
@@ -192,18 +192,18 @@ def _golden(stored: Mapping[str, npt.NDArray[Any]]) -> Golden:
         raise ValueError(f"{foreign[0]} is {stored[foreign[0]].dtype}")
     expected, found = (ragged.unpacked(stored, prefix) for prefix in (_EXPECTED, _FOUND))
     if not expected:
-        raise ValueError("it holds nothing that Keras said")
+        raise ValueError("it holds no outputs of Keras")
     answers = {name.removeprefix(_ANSWERS): array for name, array in stored.items() if name.startswith(_ANSWERS)}
     if answers and {name: array.ndim for name, array in answers.items()} != {"tokens": 2, "margins": 2}:
-        raise ValueError("its answers are not whole")
+        raise ValueError("its answers are incomplete")
     for name, array in [*expected.items(), *found.items(), *answers.items()]:
         if (not isinstance(array, ragged.Ragged) and not array.ndim) or len(array) != len(examples):
-            raise ValueError(f"{name} is not one row for each of {len(examples)} examples")
+            raise ValueError(f"{name} does not have one row for each of {len(examples)} examples")
     return Golden(examples, expected, found or None, Answers(**answers) if answers else None)
 
 
 def _files(folder: Path) -> list[str]:
-    """The paths of all that belongs to an artifact, but for its manifest and its report."""
+    """Returns the paths of all files of an artifact, except its manifest and its report."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink())
     inner = (path.relative_to(folder) for path in paths)
     return [

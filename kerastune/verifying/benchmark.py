@@ -1,4 +1,4 @@
-"""What artifacts cost where they run: size, time to load, latency and memory, beside their accuracy."""
+"""Measures what artifacts cost: size, load time, latency and memory, next to their accuracy."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from kerastune.verifying import runtimes
 from kerastune.verifying.artifact import Artifact
 
 _WARM_UP, _RUNS, _RUNS_OF_SLOW = 5, 100, 10
-_ANSWER = 16  # tokens that a language model says each time
+_ANSWER = 16  # tokens of each answer of a language model
 
 
 def benchmark(
@@ -24,22 +24,23 @@ def benchmark(
     in_runtimes: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs each artifact's first golden example again and again, in every runtime that is installed.
+    """Runs each artifact's first golden example repeatedly in every installed runtime.
 
     Args:
-        threads: of one inference; default: the runtime's own choice. TensorFlow Lite Micro and MediaPipe take none.
-        in_runtimes: names in `runtimes.RUNTIMES`. Default: all that are installed and can run the artifact.
+        threads: threads per inference; default: the runtime's own choice. TensorFlow Lite Micro and MediaPipe ignore
+            it.
+        in_runtimes: names in `runtimes.RUNTIMES`. Default: all installed ones that can run the artifact.
 
     Returns:
-        One row an artifact and runtime: `latency_ms` {"median", "p95"} of 100 examples (10 in interpreters without fast
-        kernels) or, of a language model, of a token in each of 10 answers, warm-up excluded; `load_ms` and `peak_mb` of
-        the process, Python included; `size_bytes`; `accuracy` on the validation split, from the last verification (None
-        where there was none).
+        One row per artifact and runtime: `latency_ms` {"median", "p95"} of 100 examples (10 in interpreters without
+        fast kernels) or, for a language model, of a token in each of 10 answers, without warm-up; `load_ms` and
+        `peak_mb` of the process, including Python; `size_bytes`; `accuracy` on the validation split from the last
+        verification, or None.
 
     Raises:
         VerificationError: a file of an artifact has changed.
-        KerastuneError: a runtime that was asked for is not installed or cannot run an artifact.
-        ConverterError: a runtime that was asked for failed.
+        KerastuneError: a requested runtime is not installed or cannot run an artifact.
+        ConverterError: a requested runtime failed.
     """
     progress, asked = progress or Progress(), tuple(in_runtimes)
     rows = []
@@ -83,7 +84,7 @@ def benchmark(
 
 
 def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Plots the metric against latency; the area of a bubble is the model's size, its number the artifact's.
+    """Plots the metric against latency. A bubble's area shows the model's size, its number identifies the artifact.
 
     Raises:
         KerastuneError: no row has an accuracy.
@@ -105,14 +106,14 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
         for row, at in zip(of, zip(x, y, strict=True), strict=True):
             axes.annotate(str(numbers[row["artifact"]]), at, fontsize=8, ha="center", va="center")
     for name, number in numbers.items():
-        # A name is not a formula: dollar signs are its own.
+        # Dollar signs in a name are not formulas.
         axes.scatter([], [], marker=f"${number}$", color="black", label=name.replace("$", r"\$"))
-    axes.margins(0.2)  # bubbles are wider than their places
+    axes.margins(0.2)  # room for the bubbles
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     for part in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         part(lambda milliseconds, place: f"{milliseconds:g}")
-    axes.set_xlabel("latency of one example, ms (median)")
+    axes.set_xlabel("latency per example, ms (median)")
     axes.set_ylabel(f"validation {', '.join(dict.fromkeys(row['metric'].replace('_', ' ') for row in scored))}")
     title = f"runtimes and artifacts\n(largest model: {largest / 1e6:.1f} MB)"
     legend = figure.legend(loc="outside right upper", title=title, fontsize=8)

@@ -1,4 +1,4 @@
-"""manifest.json: what an artifact takes and gives, how to ask it, and the hash of every file."""
+"""manifest.json: an artifact's inputs and outputs, how to call it, and the hash of every file."""
 
 import json
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ class Tensor:
     """An input or an output of the model.
 
     Attributes:
-        shape: None where any size fits; of an output, None behind the first axis is any number of rows an example.
-        dtype: a name that NumPy knows.
-        range: the smallest and the largest value, or None where it has none.
+        shape: None is any size; after an output's first axis, None is any number of rows per example.
+        dtype: name of a NumPy dtype.
+        range: the smallest and the largest value, or None.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Tensor:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Preprocessing:
-    """What happens before the model's first layer: inside the file, and outside of it."""
+    """Preprocessing inside and outside the file."""
 
     inside: tuple[str, ...]
     outside: tuple[str, ...]
@@ -47,12 +47,12 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Tolerance:
-    """How far outputs may be from Keras's, in the unit of `Learnt.comparison.distance`; None where nothing is judged.
+    """Allowed differences from Keras, in the unit of `Learnt.comparison.distance`; None to skip a check.
 
     Attributes:
-        scale: what the others are relative to.
-        golden_error, validation_error: of one example.
-        accuracy_drop: of the metric.
+        scale: the reference of the others.
+        golden_error, validation_error: largest error of one example.
+        accuracy_drop: largest drop of the metric.
     """
 
     scale: float
@@ -63,7 +63,7 @@ class Tolerance:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Calibration:
-    """The training examples that ranges of integers were measured with."""
+    """Training examples that int8 ranges were measured on."""
 
     examples: int
     sha256: str
@@ -82,18 +82,18 @@ class Manifest:
     """The contract of an artifact.
 
     Attributes:
-        name: the artifact's.
+        name: the artifact's name.
         format, target, runtime: rows of FORMATS, of export/ and of RUNTIMES.
         kept_float: layers that "int8" leaves in floating point.
         model: path of the model.
         modality, learnt: rows of MODALITIES and of LEARNT.
-        signatures: names that the model answers to.
-        reading: what the reader of the modality needs to make inputs of an example.
-        labels: in the order of the outputs.
-        metric, test: the figure that counts, and its value on the run's test split.
+        signatures: names of the model's signatures.
+        reading: what the modality's reader needs to turn an example into inputs.
+        labels: the labels in the order of the outputs.
+        metric, test: the run's metric, and its value on the test split.
         run, recipe_sha256: the name of the run, and the hash of its recipe.
-        extras: what was measured for the target.
-        files: by their path in the folder; all but this one and report.json.
+        extras: measurements for the target.
+        files: all files by their path in the folder, except this one and report.json.
         sha256: of all of the above.
     """
 
@@ -131,7 +131,7 @@ class Manifest:
     @classmethod
     def _is_a_row(cls, value: str, info: Any) -> str:
         if value not in (rows := _ROWS[info.field_name]):
-            raise ValueError(f"there are {', '.join(rows)}")
+            raise ValueError(f"must be one of {', '.join(rows)}")
         return value
 
     @field_validator("files")
@@ -140,23 +140,23 @@ class Manifest:
         for name in files:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-                raise ValueError(f"{shortened(repr(name))} is no path inside the artifact")
+                raise ValueError(f"{shortened(repr(name))} is not a path inside the artifact")
         return files
 
     @model_validator(mode="after")
     def _has_a_quantisation(self) -> "Manifest":
         if self.quantize not in (known := set(FORMATS[self.format].quantizations) - {"auto"}):
             found = shortened(repr(self.quantize))
-            raise ValueError(f"quantize is {found}, and {self.format} has {', '.join(sorted(known))}")
+            raise ValueError(f"quantize is {found}, but {self.format} supports {', '.join(sorted(known))}")
         return self
 
     @property
     def sides(self) -> int:
-        """How many arguments of `predict` one example takes; only texts come in pairs."""
+        """Number of arguments of `predict` per example; only texts come in pairs."""
         return 2 if self.reading.get("pairs") else 1
 
     def document(self) -> dict[str, Any]:
-        """What manifest.json holds."""
+        """Returns the content of manifest.json."""
         document: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
         return {**document, "sha256": digest(document)}
 
@@ -166,15 +166,15 @@ _ADAPTER = TypeAdapter(Manifest)
 
 
 def parse(document: Mapping[str, Any]) -> Manifest:
-    """The manifest that an exporter has made; raises pydantic's ValidationError for one that is not whole."""
+    """Parses an exporter's manifest; raises pydantic's ValidationError if it is incomplete."""
     return _ADAPTER.validate_python(document)
 
 
 def read(path: Path) -> Manifest:
-    """A manifest as it was exported.
+    """Reads a manifest.
 
     Raises:
-        VerificationError: it is cut, damaged or changed, or another version of kerastune wrote it.
+        VerificationError: it is truncated, damaged or changed, or another version of kerastune wrote it.
     """
     hint = "Export it again: kerastune export RUN --target NAME."
     try:
@@ -185,10 +185,10 @@ def read(path: Path) -> Manifest:
         document = json.loads(content)
         if isinstance(document, dict) and document.get("schema") != 1:
             found = shortened(repr(document.get("schema")))
-            raise VerificationError(f"{path} has schema {found}, and this version of kerastune reads 1.", hint)
+            raise VerificationError(f"{path} has schema {found}, but this version of kerastune reads schema 1.", hint)
         manifest = _ADAPTER.validate_json(content, strict=True)
         if manifest.sha256 != digest(document):
-            raise ValueError("its sha256 is not that of what it holds")
+            raise ValueError("its sha256 does not match its content")
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

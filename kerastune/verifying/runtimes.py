@@ -37,12 +37,12 @@ class Runtime:
     """A row of `RUNTIMES`.
 
     Attributes:
-        package: the pip package that has it; "" if it takes more than pip.
+        package: its pip package; "" if installing it takes more than pip.
         reader: the reader in export/ that starts it.
         formats: the formats that it runs.
         modalities: the kinds of example that it takes; empty for all.
-        learnt: the kinds of truth that its models learnt; empty for all.
-        too_slow: modalities that it would take too long for, each with the reason.
+        learnt: the kinds of truth that it takes; empty for all.
+        too_slow: modalities that it is too slow for, each with the reason.
         fixed_size: whether images must have one size.
         raw: whether it runs the artifact's model of raw texts instead.
         encoded: whether it also takes encoded image files.
@@ -118,10 +118,10 @@ def _transformers() -> str | None:
 SUBSET = 64
 
 SECONDS = 15 * 60.0
-"""The time limit of a runtime for one array, and for its start, in seconds."""
+"""Time limit of a runtime for one array, and for its start, in seconds."""
 
-_PLAIN = {"conversation": "its plain kernels take seconds for a token of a language model"}
-_EMULATED = {"conversation": "an emulated processor takes minutes for an answer"}
+_PLAIN = {"conversation": "its reference kernels take seconds per token of a language model"}
+_EMULATED = {"conversation": "an emulated processor takes minutes per answer"}
 
 RUNTIMES = {
     "litert": Runtime("ai-edge-litert", "linux/reader.py", ("tflite",)),
@@ -138,7 +138,7 @@ RUNTIMES = {
         kernels_of="litert-reference",
         slow=True,
         threads=False,
-        commands="pip install --pre tflite-micro",  # it has pre-releases only
+        commands="pip install --pre tflite-micro",  # it has only pre-releases
     ),
     "mediapipe": Runtime(
         "mediapipe",
@@ -156,7 +156,7 @@ RUNTIMES = {
         "openvino/reader.py",
         ("tflite", "onnx", "saved_model"),
         one_signature=("tflite",),
-        outputs=("float32",),  # it does not tell the scale of quantised ones
+        outputs=("float32",),  # it does not return the scale of quantised ones
         inexact=("int8",),
     ),
     "arm64": Runtime(
@@ -198,36 +198,36 @@ RUNTIMES = {
 
 
 def refusal(name: str, manifest: Manifest) -> str | None:
-    """The reason why a runtime cannot run an artifact, installed or not; None if it can."""
+    """Returns why a runtime cannot run an artifact, installed or not; None if it can."""
     row, format, modality = RUNTIMES[name], manifest.format, MODALITIES[manifest.modality]
     dtypes = {one.dtype for one in manifest.outputs}
     if row.modalities and modality.name not in row.modalities:
         takes = " or ".join(MODALITIES[one].plural for one in row.modalities)
-        return f"it takes {takes}, and this takes {modality.plural}"
+        return f"it takes {takes}, but this takes {modality.plural}"
     if modality.name in row.too_slow:
         return row.too_slow[modality.name]
     if row.learnt and manifest.learnt not in row.learnt:
-        return f"it gives labels, and this was trained on {manifest.learnt}"
+        return f"it gives labels, but this was trained on {manifest.learnt}"
     if format not in row.formats:
-        return f"it runs {' and '.join(row.formats)}, and this is {format}"
+        return f"it runs {' and '.join(row.formats)}, but this is {format}"
     if row.raw and "raw" not in manifest.reading:
-        return "conversations of several turns, and templates that change what is said, have no model of raw texts"
+        return "conversations of several turns, and templates that change messages, have no model of raw texts"
     if row.fixed_size and any(None in one.shape[1:] for one in manifest.inputs):
         places = [one for one in target.names() if target.load(one).images == "fixed"]
-        return f"it needs images of one size; targets {', '.join(places[:-1])} and {places[-1]} have that"
+        return f"it needs images of one size, as targets {', '.join(places[:-1])} and {places[-1]} have"
     if manifest.quantize in row.no_kernels:
         return f'it has no kernels for quantize = "{manifest.quantize}"'
     if row.inputs and (dtype := manifest.inputs[0].dtype) not in row.inputs:
         return f"it takes {' or '.join(row.inputs)} {modality.plural}, not {dtype}"
     if format in row.one_signature and len(signatures := manifest.signatures) > 1:
-        return f"it reads one signature of a file, and this has {' and '.join(signatures)}"
+        return f"it reads one signature of a file, but this has {' and '.join(signatures)}"
     if row.outputs and (foreign := sorted(dtypes - set(row.outputs))):
-        return f"it reads {' or '.join(row.outputs)} outputs, and this gives {' and '.join(foreign)}"
+        return f"it reads {' or '.join(row.outputs)} outputs, but this gives {' and '.join(foreign)}"
     return None
 
 
 def inexact(name: str, quantize: str) -> str | None:
-    """The reason why a runtime's sums are not exact on this processor, whatever the file; None if they are.
+    """Returns why a runtime's sums are inexact on this processor for any file; None if they are exact.
 
     OpenVINO calls it the saturation issue: without VNNI, pairs of 8-bit products are added in 16 bits.
     """
@@ -237,28 +237,28 @@ def inexact(name: str, quantize: str) -> str | None:
 
 
 def _has_vnni() -> bool:
-    """Whether an x86 processor adds 8-bit products in 32 bits; true if unknown, and on other processors."""
+    """Returns whether an x86 processor adds 8-bit products in 32 bits; true if unknown, and on other processors."""
     cpu = Path("/proc/cpuinfo")
     found = re.search(r"^flags\s*:(.*)$", cpu.read_text(errors="replace"), re.MULTILINE) if cpu.exists() else None
     return not found or bool(re.search(r"avx512_vnni|avx_vnni|amx_int8", found[1]))
 
 
 def choose(manifest: Manifest, asked: Iterable[str] = ()) -> list[str]:
-    """Chooses the runtimes to verify an artifact in: those asked for, or its own and all others installed here.
+    """Chooses the runtimes to verify an artifact in: the requested ones, or its own and all others installed.
 
     Raises:
-        KerastuneError: one of those asked for is unknown, not installed, or cannot run it.
+        KerastuneError: a requested runtime is unknown, not installed, or cannot run it.
     """
     problems = []
     for name in (names := list(asked)):
         if name not in RUNTIMES:
-            problems.append(f"there is no runtime {name!r}; there are {', '.join(RUNTIMES)}")
+            problems.append(f"there is no runtime {name!r}; the runtimes are {', '.join(RUNTIMES)}")
         elif why := refusal(name, manifest):
             problems.append(f"{name}: {why}")
         elif not RUNTIMES[name].version:
             problems.append(f"{name} is not installed: {RUNTIMES[name].install}")
     if problems:
-        raise KerastuneError(f"{manifest.name} cannot be verified as asked: {'; '.join(problems)}.")
+        raise KerastuneError(f"{manifest.name} cannot be verified as requested: {'; '.join(problems)}.")
     if (own := manifest.runtime) not in RUNTIMES:
         raise VerificationError(f"manifest.json of {manifest.name} is damaged: there is no runtime {own!r}.")
     here = [name for name, row in RUNTIMES.items() if row.version and not row.script and not refusal(name, manifest)]
@@ -267,9 +267,9 @@ def choose(manifest: Manifest, asked: Iterable[str] = ()) -> list[str]:
 
 @dataclass(frozen=True)
 class Answer:
-    """A reader's outputs by name, one row an example; seconds for each array; its time to load, and its memory.
+    """A reader's outputs by name, one row per example; seconds for each array; load time and memory.
 
-    `peak_mb` is None if the system does not tell.
+    `peak_mb` is None if the system does not report it.
     """
 
     outputs: dict[str, Array]
@@ -279,7 +279,7 @@ class Answer:
 
 
 def latency_ms(seconds: Seconds) -> Latency:
-    """Milliseconds that one array took."""
+    """Returns the milliseconds per array."""
     return Latency(float(np.median(seconds) * 1e3), float(np.quantile(seconds, 0.95) * 1e3))
 
 
@@ -291,12 +291,12 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
         options: options of the reader, after the runtime's own.
 
     Raises:
-        DataError: the model cannot be asked about an array.
-        ConverterError: the runtime crashed, refused the file, is not installed, took more than `SECONDS` for an array,
-            or was about to use up the memory.
+        DataError: the model cannot take an array.
+        ConverterError: the runtime crashed, rejected the file, is not installed, took more than `SECONDS` for an array,
+            or was about to exhaust the memory.
     """
     runtime = RUNTIMES[name]
-    # The reader that ships with kerastune, never the copy in the artifact: a foreign folder's code is not run.
+    # Runs the reader that ships with kerastune, never the artifact's copy: that code is untrusted.
     with as_file(files("kerastune.targets")) as targets, tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         out = Path(scratch) / "out.npz"
         command = [runtime.python, str(targets / runtime.reader), str(of.folder), *runtime.options, *options]
@@ -304,7 +304,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
             theirs, ours = os.pipe()
             with open(ours, "wb") as asked:
                 forks = runtime.package.startswith("tensorflow")
-                with open(theirs, "rb"):  # closed at once: who writes to a dead reader must be told
+                with open(theirs, "rb"):  # closed at once, so that writing to a dead reader fails
                     process = child.start(
                         [*command, "--stream", str(out)], stderr, stdin=theirs, folder=scratch, forks=forks
                     )
@@ -313,7 +313,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
                     for array in arrays:
                         asked.write(_message(array))
                 except BrokenPipeError:
-                    pass  # the reader has died; its exit code and output are read below
+                    pass  # the reader has died; see its exit code and output below
                 finally:
                     with contextlib.suppress(BrokenPipeError):
                         asked.close()
@@ -321,7 +321,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip()
         if stopped:
-            raise ConverterError(f"{name}, asked about {of.manifest.name}, {stopped}.")
+            raise ConverterError(f"{name}, running {of.manifest.name}, {stopped}.")
         if code == reader.REFUSED:
             words = child.last_lines(said, 1)
             raise DataError(f"{words[:1].upper()}{words[1:]}.")
@@ -331,7 +331,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
                 runtime.install if "ModuleNotFoundError" in said else None,
             )
         with np.load(out, allow_pickle=False) as found:
-            # TensorFlow itself imports `keras`, without using it; KerasHub would mean that the model was rebuilt.
+            # TensorFlow itself imports `keras` without using it; KerasHub would mean that the model was rebuilt.
             if {"keras_hub", "kerastune"} & set(found["modules"].tolist()):
                 raise ConverterError("The reader imported KerasHub or kerastune, so its answer proves nothing.")
             peak_mb = float(found["peak_mb"])
@@ -344,7 +344,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
 
 
 def _watch(reader: child.Child, out: Path) -> str | None:
-    """Waits for a reader, which touches `out` after each array. Returns why it had to be ended, or None."""
+    """Waits for a reader, which touches `out` after each array. Returns why it was ended, or None."""
     stopped, _ = child.watch(reader, SECONDS, lambda: out.stat().st_mtime_ns if out.exists() else None)
     child.end(reader)
     return stopped

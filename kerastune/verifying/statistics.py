@@ -20,19 +20,19 @@ _RESAMPLES = 999
 
 @dataclass(frozen=True)
 class Paired:
-    """A metric of an artifact beside Keras's, on the same examples.
+    """A metric of an artifact compared with Keras's on the same examples.
 
     Attributes:
-        examples: how many were judged; of a search, the queries.
+        examples: number of judged examples; for a search, queries.
         value: the artifact's metric.
-        keras: Keras's.
-        drop: how much worse the artifact is; negative where it is better.
-        interval: 95 % interval of the drop; None where there is one example.
-        p_value: of no difference.
-        verdict: "same" where the whole interval is at or below what is allowed, "worse" where it is above it, else
-            "too few to tell".
-        lost, won: examples that Keras alone gets right, and the artifact alone; None where an example is not simply
-            right or wrong.
+        keras: Keras's metric.
+        drop: how much worse the artifact is; negative if it is better.
+        interval: 95 % interval of the drop; None for a single example.
+        p_value: p-value of no difference.
+        verdict: "same" if the whole interval is at or below the allowed drop, "worse" if it is above, else "too few to
+            tell".
+        lost, won: number of examples that only Keras gets right, and only the artifact; None if examples are not
+            simply right or wrong.
     """
 
     examples: int
@@ -49,19 +49,19 @@ class Paired:
 def paired(
     learnt: Learnt, truth: npt.NDArray[np.generic], ours: Predictions, theirs: Predictions, allowed: float
 ) -> Paired | None:
-    """The metric of `ours` beside that of `theirs`; None where no example can be judged.
+    """Compares the metric of `ours` with that of `theirs`; None if no example can be judged.
 
-    Where an example is right or wrong: the adjusted Wald interval for paired proportions of Bonett & Price 2012 (J.
-    Educ. Behav. Stat. 37, 479-488), which stays honest where the two hardly ever differ, and McNemar's exact test.
-    Everywhere else: a bootstrap over the examples, with the expanded percentile interval of Hesterberg 2015 (Am. Stat.
-    69, 371-386), which is as wide as Student's where there are few.
+    If examples are right or wrong, uses the adjusted Wald interval for paired proportions of Bonett & Price 2012 (J.
+    Educ. Behav. Stat. 37, 479-488), which stays valid if the two rarely differ, and McNemar's exact test. Otherwise,
+    uses a bootstrap over the examples with the expanded percentile interval of Hesterberg 2015 (Am. Stat. 69,
+    371-386), which is as wide as Student's for few examples.
 
     Args:
-        truth: what is known of each example, one row an example.
-        allowed: a drop of the metric that counts as none.
+        truth: ground truth, one row per example.
+        allowed: the allowed drop of the metric.
 
     Raises:
-        VerificationError: the metric is no number.
+        VerificationError: the metric is NaN.
     """
     mine, known = learnt.per_example(truth, ours), learnt.per_example(truth, theirs)  # [n, S]
     if not len(mine):
@@ -69,7 +69,7 @@ def paired(
     value, keras = learnt.statistic(mine), learnt.statistic(known)
     drop = learnt.metric.loss(keras, value)
     if not math.isfinite(drop):
-        raise VerificationError(f"The {learnt.metric.words} is no number: {value}, in Keras {keras}.")
+        raise VerificationError(f"The {learnt.metric.words} is not a number: {value}, in Keras {keras}.")
     lost: int | None = None
     won: int | None = None
     interval: tuple[float, float] | None
@@ -128,8 +128,8 @@ def _of_bootstrap(learnt: Learnt, mine: _Doubles, known: _Doubles) -> tuple[tupl
 
 
 def interval(learnt: Learnt, each: _Doubles) -> tuple[float, float]:
-    """The 95 % interval of a metric, from the statistics of its examples: Wilson's where each is right or wrong, else
-    that of a bootstrap over the examples, widened to hold the value itself.
+    """Returns the 95 % interval of a metric from its examples' statistics: Wilson's if each is right or wrong, else a
+    bootstrap over the examples, widened to include the value itself.
 
     Args:
         each: `Learnt.per_example`, float64 [n, S].

@@ -1,4 +1,4 @@
-"""report.json: what runtimes said about an artifact, beside Keras."""
+"""report.json: results of an artifact in each runtime, compared with Keras."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ _CONFIG = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=_CONFIG)
 class Latency:
-    """Milliseconds that one example, or one token of an answer, takes: the median, and the 95th percentile."""
+    """Milliseconds per example, or per token of an answer: the median and the 95th percentile."""
 
     median: float
     p95: float
@@ -23,11 +23,11 @@ class Latency:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Agreement:
-    """How outputs compare with Keras's about the same examples.
+    """Outputs compared with Keras's for the same examples.
 
     Attributes:
-        max_error: the largest distance; None where it is no number.
-        agreement: the share of the examples with the same answer; None as `max_error`.
+        max_error: the largest distance; None if it is NaN.
+        agreement: the share of examples with the same answer; None if `max_error` is.
     """
 
     examples: int
@@ -37,7 +37,7 @@ class Agreement:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Beside:
-    """A further figure, and Keras's."""
+    """An additional figure, and Keras's."""
 
     value: float
     keras: float
@@ -45,11 +45,11 @@ class Beside:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Validation:
-    """Outputs about the validation split.
+    """Results on the validation split.
 
     Attributes:
-        metric: None where no example can be judged.
-        beside: further figures by name.
+        metric: None if no example can be judged.
+        beside: additional figures by name.
     """
 
     outputs: Agreement
@@ -59,7 +59,7 @@ class Validation:
 
 @dataclass(frozen=True, config=_CONFIG)
 class Generation:
-    """How many golden prompts were answered with Keras's tokens, and how many tokens were generated."""
+    """Number of golden prompts, of answers equal to Keras's, and of generated tokens."""
 
     prompts: int
     equal: int
@@ -68,13 +68,13 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class RuntimeReport:
-    """What one runtime said.
+    """Results of one runtime.
 
     Attributes:
-        passed: None where the file is not judged by it.
-        warnings: what the split is too small to tell.
-        golden, validation, generation: None where there was nothing to ask, or no answer that is a number.
-        latency_ms, load_ms, peak_mb: measured on this machine; None where they could not be.
+        passed: None if this runtime does not judge the file.
+        warnings: conclusions that the split is too small for.
+        golden, validation, generation: None if there was nothing to run, or outputs were NaN.
+        latency_ms, load_ms, peak_mb: measured on this machine, or None.
     """
 
     passed: bool | None
@@ -91,7 +91,7 @@ class RuntimeReport:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Candidate:
-    """A quantisation that `auto` tried; None where it did not get so far."""
+    """A quantisation that `auto` tried; figures are None if it did not get that far."""
 
     quantize: str
     kept_float: tuple[str, ...]
@@ -104,12 +104,12 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class VerificationReport:
-    """A row of figures a runtime, and the verdict.
+    """Results of each runtime, and the verdict.
 
     Attributes:
-        runtime: the one that the artifact is judged in, a key of `runtimes`.
-        converter_peak_mb: the most memory that the converter held; None where that is not known.
-        ladder: of `quantize = "auto"`, all that was tried.
+        runtime: the runtime that judges the artifact, a key of `runtimes`.
+        converter_peak_mb: the converter's peak memory, or None.
+        ladder: all candidates of `quantize = "auto"`.
     """
 
     schema: Literal[1] = 1
@@ -125,16 +125,16 @@ class VerificationReport:
 
     @property
     def own(self) -> RuntimeReport:
-        """What the runtime said that it is judged in."""
+        """Results of the runtime that judges the artifact."""
         return self.runtimes[self.runtime]
 
     @property
     def validation(self) -> Validation | None:
-        """What that runtime said about the validation split, if it was asked."""
+        """Results of that runtime on the validation split, or None."""
         return self.own.validation
 
     def document(self) -> dict[str, Any]:
-        """What report.json holds."""
+        """Returns the content of report.json."""
         document: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
         return document
 
@@ -143,7 +143,7 @@ _ADAPTER = TypeAdapter(VerificationReport)
 
 
 def read(path: Path) -> VerificationReport:
-    """A report as it was written.
+    """Reads a report.
 
     Raises:
         VerificationError: it is damaged, or another version of kerastune wrote it.

@@ -1,7 +1,7 @@
-"""Replays an artifact in the runtimes it is for, without Keras, and compares with what Keras said.
+"""Replays an artifact in its runtimes, without Keras, and compares the outputs with Keras's.
 
-Two proofs: the golden examples inside the artifact, and the run's validation split. Both run in the readers of export/,
-in child processes that import neither kerastune nor Keras.
+There are two proofs: the golden examples inside the artifact, and the run's validation split. Both run in the readers
+of export/, in child processes that import neither kerastune nor Keras.
 """
 
 from collections import Counter
@@ -46,21 +46,21 @@ def verify(
     in_runtimes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> VerificationReport:
-    """Checks an artifact's files, replays its golden examples, and asks about the run's validation split.
+    """Checks an artifact's files, and replays its golden examples and the run's validation split.
 
     Args:
         of: an artifact or its folder.
-        run_folder: the run it was exported from. Default: the folder above exports/, where it was made.
-        in_runtimes: names in `kerastune.verifying.runtimes.RUNTIMES`. Default: all that are installed and can run it.
+        run_folder: the run it was exported from. Default: the folder above exports/.
+        in_runtimes: names in `kerastune.verifying.runtimes.RUNTIMES`. Default: all installed ones that can run it.
 
     Returns:
-        The report, also written to report.json; its `validation` is None where the run is not there.
+        The report, also written to report.json; its `validation` is None if the run is missing.
 
     Raises:
         VerificationError: a file is damaged or has changed, or the artifact does not compute what was trained.
         DataError: the run's data cannot be read or have changed.
         ConverterError: the runtime crashed.
-        KerastuneError: a runtime that was asked for is not installed, or cannot run this artifact.
+        KerastuneError: a requested runtime is not installed or cannot run this artifact.
     """
     progress = progress or Progress()
     of = of if isinstance(of, Artifact) else artifact.load(of)
@@ -74,7 +74,7 @@ def verify(
 
 
 def _source_run(of: Artifact, run_folder: str | Path | None) -> Run | None:
-    above = of.folder.parent.parent  # of a folder at the root, the root again
+    above = of.folder.parent.parent  # for a folder at the root, the root again
     if run_folder is not None:
         source = run.load(run_folder)
     elif run.is_run(above):
@@ -90,7 +90,7 @@ def _report_before(of: Artifact) -> VerificationReport | None:
     try:
         return of.report
     except VerificationError:
-        return None  # it is written anew
+        return None  # it is rewritten
 
 
 def refuse_failed(of: Artifact, report: VerificationReport) -> None:
@@ -100,8 +100,8 @@ def refuse_failed(of: Artifact, report: VerificationReport) -> None:
     may_lose = of.manifest.quantize != "none" or any("max_" in problem for problem in report.problems)
     raise VerificationError(
         f"{of.manifest.name} does not compute what was trained: {'; '.join(report.problems)}.",
-        "A quantised artifact may lose more than you allow: raise --max-accuracy-drop, or take the smallest that keeps "
-        "it: --quantize auto."
+        "A quantised artifact can lose more than you allow: raise --max-accuracy-drop, or find the smallest within the "
+        "limit: --quantize auto."
         if may_lose
         else "Please report this with the recipe: a float32 artifact must agree with Keras.",
     )
@@ -110,12 +110,12 @@ def refuse_failed(of: Artifact, report: VerificationReport) -> None:
 def replay(
     of: Artifact, source: Run | None, progress: Progress, names: Sequence[str], asked: bool = False
 ) -> tuple[VerificationReport, Arrays]:
-    """The report on one artifact, and what its first runtime says about the golden examples.
+    """Returns the report on one artifact, and the outputs of its first runtime for the golden examples.
 
     Args:
-        source: the run that it was made from; without it, the golden examples alone are replayed.
-        names: the runtimes. If the first cannot run the file, that is an error; if another cannot, or is
-            not exact on this processor, it is reported, unless they were `asked` for.
+        source: the run it was made from; without it, only the golden examples are replayed.
+        names: the runtimes. It is an error if the first cannot run the file. If another cannot, or is inexact on this
+            processor, the report says so, unless they were `asked` for.
     """
     of.check_files()
     manifest, learnt, golden = of.manifest, of.learnt, of.golden
@@ -123,7 +123,7 @@ def replay(
     if by is not None:
         raise VerificationError(
             f"The golden outputs hardly vary (by {by:.2g}), so they would agree with any model.",
-            f"Train longer, or look at the data: the model says the same about every {of.modality.name}.",
+            f"Train longer, or check the data: the model gives the same output for every {of.modality.name}.",
         )
     problems = _unfit(of, source)
     reports: dict[str, RuntimeReport] = {}
@@ -139,7 +139,7 @@ def replay(
             continue
         if reports[name].problems and (why := runtimes.inexact(name, manifest.quantize)):
             told = (*reports[name].problems, why)
-            # Reported, and not held against the file where nobody asked.
+            # Reported, but not held against the file unless requested.
             reports[name] = replace(reports[name], problems=told, passed=reports[name].passed if is_judged else None)
             if not is_judged:
                 continue
@@ -160,28 +160,28 @@ def replay(
 
 
 def _unfit(of: Artifact, source: Run | None) -> list[str]:
-    """What is wrong with the file itself: operators, inputs, labels."""
+    """Returns what is wrong with the file itself: operators, inputs, labels."""
     manifest = of.manifest
     try:
         problems, takes = FORMATS[manifest.format].converter.inspect(of.folder / manifest.model)
     except Exception as error:  # each format's parser has its own
-        raise VerificationError(f"{manifest.model} is no {manifest.format} model: {error}.") from error
+        raise VerificationError(f"{manifest.model} is not a {manifest.format} model: {error}.") from error
     promised = [one.name for one in manifest.inputs]
     if sorted(takes) != sorted(promised):
         problems.append(f"it takes {', '.join(takes)} instead of {', '.join(promised)}")
     if source and manifest.labels != of.learnt.labels(source.labels):
-        problems.append(f"its labels are not those of {source.folder.name}, or in another order")
+        problems.append(f"its labels differ from those of {source.folder.name}, or are in another order")
     return problems
 
 
 def _unlike(learnt: Learnt, found: dict[str, Arrays], scale: float) -> list[str]:
-    """Where two runtimes with the same kernels differ."""
+    """Returns where two runtimes with the same kernels differ."""
     told = []
     for name, ours in found.items():
         if (theirs := found.get(other := RUNTIMES[name].kernels_of)) is None:
             continue
         if not (error := comparing.largest_error(learnt, ours, theirs)) <= _SAME_KERNELS * scale:
-            told.append(f"{name} differs by {error:.3g} from {other}, whose kernels it has")
+            told.append(f"{name} differs by {error:.3g} from {other}, although it has the same kernels")
     return told
 
 
@@ -212,12 +212,12 @@ def _in_runtime(of: Artifact, name: str, source: Run | None, progress: Progress)
         problems += _unlike_itself(of, found[0])
     if unseen and comparing.agreement(learnt, found[-1], parts[-1].expected).max_error is not None:
         validation = _validation(of, unseen, chosen, found[-1], parts[-1].expected)
-    # Single examples, the first of which warms the runtime up.
+    # Single examples; the first warms up the runtime.
     generation, latency = None, runtimes.latency_ms(said.seconds[1 - parts[-1].answers if source else 1 :])
     if golden.answers:
         generation, latency = _generation(of, name)
         if manifest.quantize == "none" and generation.equal < generation.prompts:
-            problems.append(f"{generation.prompts - generation.equal} golden answers are not Keras's")
+            problems.append(f"{generation.prompts - generation.equal} golden answers differ from Keras's")
     report = RuntimeReport(
         passed=not problems,
         problems=tuple(problems),
@@ -233,14 +233,14 @@ def _in_runtime(of: Artifact, name: str, source: Run | None, progress: Progress)
 
 
 def _golden_parts(of: Artifact, name: str) -> Iterator[Part]:
-    """The golden examples one by one; and in a batch, and as files, where the model takes these."""
+    """Yields the golden examples one by one, and in a batch and as files if the model takes these."""
     golden, plural, error = of.golden, of.modality.plural, of.manifest.tolerance.golden_error
     yield Part(f"golden {plural}", golden.examples, golden.expected, tolerance=error)
     batch = _same_size(golden.examples)
     if of.manifest.inputs[0].shape[0] is None and len(batch) > 1:
         stacked = [np.stack([golden.examples[i] for i in batch])]
         expected = ragged.take(golden.expected, batch)
-        # Examples of one size may have one label.
+        # Examples of one size may have the same label.
         yield Part(f"a batch of golden {plural}", stacked, expected, tolerance=error, is_varied=False)
     if RUNTIMES[name].encoded and (encode := of.modality.encode):
         encoded = (np.frombuffer(encode(example), np.uint8) for example in golden.examples)
@@ -248,7 +248,7 @@ def _golden_parts(of: Artifact, name: str) -> Iterator[Part]:
 
 
 def _same_size(examples: Sequence[Example]) -> list[int]:
-    """Indices of the largest group of examples that fit in one batch."""
+    """Returns the indices of the largest group of examples that fit in one batch."""
     size, _ = Counter(example.shape for example in examples).most_common(1)[0]
     return [i for i, example in enumerate(examples) if example.shape == size]
 
@@ -277,14 +277,14 @@ def _counted(examples: Iterable[Example], total: int, stage: str, progress: Prog
 
 
 def _unlike_itself(of: Artifact, found: Arrays) -> list[str]:
-    """Where a quantised artifact says something else than when it was exported."""
+    """Returns where a quantised artifact's outputs differ from those at export."""
     tolerance, own = of.manifest.tolerance, of.golden.found
     if own is None:
         return []
     apart = comparing.largest_error(of.learnt, found, own)
     if apart <= OTHER_KERNELS[of.manifest.quantize] * tolerance.scale:
         return []
-    return [f"golden {of.modality.plural}: {apart:.3g} from what {of.manifest.runtime} said when it was exported"]
+    return [f"golden {of.modality.plural}: outputs differ by {apart:.3g} from those of {of.manifest.runtime} at export"]
 
 
 # --- the validation split ----------------------------------------------------------------------------------
@@ -301,16 +301,16 @@ def _validation(of: Artifact, unseen: Split, chosen: list[int], found: Arrays, e
 
 
 def _judged(of: Artifact, validation: Validation | None) -> tuple[list[str], list[str]]:
-    """What is wrong with the metric in the runtime that the artifact is judged in, and what the split cannot tell.
+    """Returns what is wrong with the metric in the judging runtime, and what the split is too small to tell.
 
-    The other runtimes must say nearly the same, whatever that does to a few labels.
+    Other runtimes must give nearly the same outputs, even if a few labels change.
     """
     allowed = of.manifest.tolerance.accuracy_drop
     if validation is None or validation.metric is None or allowed is None:
         return [], []
     found, words = validation.metric, of.learnt.metric.words
     if found.verdict == "worse":
-        return [f"it loses {found.drop:.4f} of validation {words}, and max_accuracy_drop is {allowed:g}"], []
+        return [f"it loses {found.drop:.4f} of validation {words}, but max_accuracy_drop is {allowed:g}"], []
     if found.verdict == "too few to tell":
         interval = "{:.4f} to {:.4f}".format(*found.interval) if found.interval else "unknown"
         return [], [
@@ -321,7 +321,7 @@ def _judged(of: Artifact, validation: Validation | None) -> tuple[list[str], lis
 
 
 def _counts(of: Artifact, found: Paired) -> str:
-    """How many examples were lost, of how many."""
+    """Returns the number of lost examples, in words."""
     plural = of.modality.plural
     if found.lost is None or found.won is None:
         return f"{found.examples} {plural}"
@@ -333,7 +333,7 @@ def _counts(of: Artifact, found: Paired) -> str:
 
 
 def _generation(of: Artifact, name: str) -> tuple[Generation, Latency]:
-    """How many of the golden answers are Keras's, token for token; and milliseconds a token, reading included."""
+    """Counts the golden answers that equal Keras's token for token, and times a token, including reading."""
     examples, answers = of.golden.examples, of.golden.answers
     assert answers
     said = runtimes.ask(of, name, map(of.modality.question, examples))

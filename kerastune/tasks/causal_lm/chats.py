@@ -1,4 +1,4 @@
-"""Conversations as KerasHub's tokens, by the preset's own chat template; export/chats.py does the same on devices."""
+"""Turns conversations into KerasHub's tokens with the preset's chat template, as export/chats.py does on devices."""
 
 import json
 import re
@@ -25,7 +25,7 @@ PLAIN = """\
 {% for message in messages %}{{ message.role|capitalize }}: {{ message.content }}\
 {{ eos_token if message.role == "assistant" }}
 {% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"""
-"""The template of presets that bring none: "User: …", and "Assistant: …" up to the token that ends a text."""
+"""Template for presets without one: "User: …", and "Assistant: …" up to the end-of-text token."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Spoken:
     """A conversation as tokens.
 
     Attributes:
-        ids: all of them.
-        scored: of each, whether it is the assistant's: the words of its turns, and what ends them.
+        ids: all token ids.
+        scored: for each token, whether it belongs to an assistant turn, including its end token.
     """
 
     ids: list[int]
@@ -42,29 +42,29 @@ class Spoken:
 
 
 class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
-    """A chat template and the tokenizer that it belongs to.
+    """A chat template and its tokenizer.
 
     Args:
         source: the template, in Jinja.
-        origin: names it in messages: "chat_template.jinja", "tokenizer_config.json" or "plain".
-        starts: whether a text begins with the tokenizer's start token, if the template does not say so itself.
-        system: what the system says in conversations where it says nothing.
+        origin: the template's name in messages: "chat_template.jinja", "tokenizer_config.json" or "plain".
+        starts: whether a text begins with the tokenizer's start token, if the template does not add it.
+        system: the system message of conversations that have none.
         today: the date that a template is told, if it asks for one: "2026-01-31".
 
     Raises:
-        RecipeError: the template is no Jinja, or no special token ends an answer.
+        RecipeError: the template is not valid Jinja, or no special token ends an answer.
     """
 
     def __init__(
         self, source: str, origin: str, tokenizer: Tokenizer, starts: bool, system: str | None, today: str
     ) -> None:
         self.origin, self.tokenizer = origin, tokenizer
-        keras_private.split_in_graph(tokenizer)  # or a model would be asked in other tokens than it was trained in
+        keras_private.split_in_graph(tokenizer)  # so that prediction uses the tokens of training
         start = tokenizer.start_token_id
         known = [*tokenizer.special_tokens, *(getattr(tokenizer, "unsplittable_tokens", None) or ())]
         self.settings: dict[str, Any] = {
             "names": {f"{a}_token": getattr(tokenizer, f"{b}_token", None) or "" for a, b in _NAMES},
-            # Tokens that are written as they are and stand for no words; SentencePiece would cut them into letters.
+            # Literal tokens that are not words; SentencePiece would split them into letters.
             "special": {str(token): int(tokenizer.token_to_id(token)) for token in known},
             "start": int(start) if starts and start is not None else None,
             "system": system,
@@ -79,21 +79,21 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
         self.stop = [i for i, on in zip(probe.ids, probe.scored, strict=True) if on][-1]
 
     def render(self, messages: Sequence[Message], answering: bool = False) -> str:
-        """The conversation as a text; `answering` adds what an answer of the assistant begins with.
+        """Renders the conversation as text; `answering` adds the beginning of an assistant turn.
 
         Raises:
-            RecipeError: the template refuses it, or tries to do what the sandbox does not allow.
+            RecipeError: the template rejects it, or does something that the sandbox forbids.
         """
         try:
             return str(super().render(messages, answering))
-        except Exception as error:  # a template may fail in any way that Python knows
+        except Exception as error:  # a template can raise anything
             raise RecipeError(
                 f"The chat template ({self.origin}) fails: {printable(str(error))}.",
                 f"Mend the preset's {reader.TEMPLATE}, or use another preset.",
             ) from error
 
     def conversations(self, conversations: Sequence[Sequence[Message]]) -> list[Spoken]:
-        """Conversations as tokens.
+        """Tokenises conversations.
 
         Raises:
             RecipeError: the template does not continue its own prompts, or no special token ends an answer.
@@ -115,7 +115,7 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
         return str(self.tokenizer.detokenize(np.array([ids], np.int32))[0])
 
     def refuse_special(self, ids: Sequence[str], conversations: Sequence[Sequence[Message]]) -> None:
-        """Raises DataError for conversations whose words would be read as the template's own marks."""
+        """Raises DataError for conversations whose words would be read as the template's markers."""
         bad = [
             Problem(id, f"holds {token!r}")
             for id, turns in zip(ids, conversations, strict=True)
@@ -136,23 +136,23 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
         if bad:
             raise DataError(
                 f"{len(bad)} texts hold marks of the chat template:\n{listed(bad)}",
-                "Whoever writes them could speak as somebody else; take them out.",
+                "They could impersonate another role; remove them.",
             )
 
 
 # --- in a graph --------------------------------------------------------------------------------------------
 
-_PLACES = ("\ue000", "\ue001")  # private characters, where a rendered template is to hold the prompt and the answer
-_BLANK = r"[\s\v\x1c-\x1f\x85\p{Z}]"  # what Python's strip takes away
+_PLACES = ("\ue000", "\ue001")  # private characters, placeholders of the prompt and the answer in a rendered template
+_BLANK = r"[\s\v\x1c-\x1f\x85\p{Z}]"  # what Python's strip removes
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A prompt, or a prompt and its answer, as a template writes them.
+    """A template's text around a prompt, or around a prompt and its answer.
 
     Attributes:
-        parts: ids, or the pieces of a text that is tokenised as one; those in `_PLACES` are yet to be said.
-        trims: whether the template takes spaces away around what is said.
+        parts: ids, or pieces of a text that is tokenised as a whole; those in `_PLACES` are placeholders.
+        trims: whether the template strips spaces around messages.
     """
 
     parts: list[list[int] | list[str]]
@@ -160,10 +160,10 @@ class Frame:
 
 
 def frame(chat: Chat, answered: bool = False) -> Frame:
-    """How the template writes a prompt, and its answer where it is `answered`.
+    """Returns the template's text around a prompt, and around its answer if `answered`.
 
     Raises:
-        ValueError: the template changes what is said, so that it must be rendered for each conversation.
+        ValueError: the template changes messages, so it must be rendered for each conversation.
     """
 
     def rendered(*said: str) -> str:
@@ -178,9 +178,9 @@ def frame(chat: Chat, answered: bool = False) -> Frame:
 
     trims = (found := rendered(*probe)) == filled([words.strip() for words in probe])
     if not (trims or found == filled(probe)):
-        raise ValueError(f"the chat template ({chat.origin}) changes what is said")
+        raise ValueError(f"the chat template ({chat.origin}) changes messages")
     parts = chat.parts(text)
-    if answered:  # up to what ends the answer
+    if answered:  # up to the end of the answer
         parts = parts[: max(i for i, part in enumerate(parts) if part in chat.special) + 1]
     framed: list[list[int] | list[str]] = [
         pieces if set(pieces := _pieces(part)) & set(places) else chat.encode([part])[0] for part in parts
@@ -194,7 +194,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def encoded(chat: Chat, by: Frame, *said: tf.Tensor) -> tf.RaggedTensor:
-    """Prompts, string [B], and their answers, in a frame: int32 [B, None]."""
+    """Encodes prompts, string [B], and their answers in a frame: int32 [B, None]."""
     if by.trims:
         said = tuple(tf.strings.regex_replace(words, rf"\A{_BLANK}+|{_BLANK}+\z", "") for words in said)
     words, count, rows = dict(zip(_PLACES, said, strict=False)), tf.shape(said[0])[0], []
@@ -207,16 +207,16 @@ def encoded(chat: Chat, by: Frame, *said: tf.Tensor) -> tf.RaggedTensor:
 
 
 def checked(value: tf.Tensor, holds: tf.Tensor, why: str) -> tf.Tensor:
-    """The value; running the graph fails with `why` where it does not hold."""
+    """Returns the value; the graph fails with `why` if `holds` is false."""
     with tf.control_dependencies([tf.debugging.Assert(holds, [why])]):
         return tf.identity(value)
 
 
 def unmarked(chat: Chat, said: tf.Tensor) -> tf.Tensor:
-    """Texts, string [B], that must not be read as the template's own marks."""
+    """Returns texts, string [B]; the graph fails if one holds the template's markers."""
     marks = "|".join(map(re.escape, chat.special))
     bad = tf.strings.regex_full_match(said, f"(?s).*({marks}).*")
-    return checked(said, ~tf.reduce_any(bad), "a text holds a mark of the chat template")
+    return checked(said, ~tf.reduce_any(bad), "a text holds a marker of the chat template")
 
 
 _NAMES = (("bos", "start"), ("eos", "end"), ("pad", "pad"), ("unk", "unk"))
@@ -269,7 +269,7 @@ def _read(path: Path) -> str:
 
 
 def file_of(preset: str, name: str) -> Path | None:
-    """A file of a preset, wherever that is; None where it has none."""
+    """Returns a file of a preset, local or not, or None."""
     try:
         with assets.reaching(preset):
             return keras_private.preset_file(preset, name)

@@ -1,4 +1,4 @@
-"""Tokens and a cache in, what may follow and the next cache out. Imports no TensorFlow."""
+"""Tokens and a cache in, logits and the next cache out, without TensorFlow."""
 
 import json
 from collections.abc import Sequence
@@ -17,35 +17,35 @@ from kerastune.tasks.learnt import LEARNT, Learnt
 
 GOLDEN_ANSWERS = 20
 
-_TOKENS = "as tokenizer.json numbers them: `reading.prefill` of a prompt at a time, then one by one"
+_TOKENS = "ids of tokenizer.json: `reading.prefill` tokens of a prompt at a time, then one by one"
 
 
 def learnt(recipe: CausalLM) -> Learnt:
-    """What the assistant says."""
+    """Returns the row for answers."""
     return LEARNT[recipe.data.target]
 
 
 def form(recipe: CausalLM, wanted: Wanted) -> Form:
-    """One function of some tokens and a cache, under the names that a format can hold."""
+    """Returns a form for one function of tokens and a cache, with the signatures that the format supports."""
     signature = {"serving": "serving", "graph": "serving_default", "single": "prefill+decode", "folder": "folder"}
     return Form(signature[wanted.style])
 
 
 def golden(recipe: CausalLM, splits: Splits) -> list[Example]:
-    """Validation conversations, and as many training ones as make `GOLDEN_ANSWERS`."""
+    """Returns validation conversations, filled up with training ones to `GOLDEN_ANSWERS`."""
     found = text_device.golden(recipe, splits)
     more = spread(splits.train, GOLDEN_ANSWERS - len(found))
     return [*found, *(splits.train.example(i) for i in more)]
 
 
 def audited(recipe: CausalLM, splits: Splits) -> list[list[str]]:
-    """What is said in every turn."""
+    """Returns the text of every turn."""
     every = [(split, i) for split in (splits.train, splits.validation, splits.test) for i in range(len(split))]
     return [[str(content)] for split, i in every for _, content in split.example(i)]
 
 
 def manifest(recipe: CausalLM, wanted: Wanted, form: Form, work: Path) -> Record:
-    """Tokens, their position and a cache in; logits and the next cache out."""
+    """Describes tokens, position and cache in, logits and the next cache out."""
     chat, text = (json.loads((work / f"{name}.json").read_text("utf-8")) for name in ("chat", "text"))
     if wanted.style == "folder":
         return _of_folder(chat, text)
@@ -62,9 +62,9 @@ def manifest(recipe: CausalLM, wanted: Wanted, form: Form, work: Path) -> Record
                 "shape": [1],
                 "dtype": "int32",
                 "range": None,
-                "meaning": "of the first of the tokens",
+                "meaning": "position of the first token",
             },
-            {"name": "kv_cache", **cache, "meaning": "keys and values of all tokens before; zeros in the beginning"},
+            {"name": "kv_cache", **cache, "meaning": "keys and values of all earlier tokens; zeros at the beginning"},
         ],
         "outputs": [_logits(chat), {"name": "kv_cache_next", **cache, "meaning": "the next kv_cache"}],
         "preprocessing": {
@@ -75,8 +75,8 @@ def manifest(recipe: CausalLM, wanted: Wanted, form: Form, work: Path) -> Record
 
 
 def _of_folder(chat: Record, text: Record) -> Record:
-    """The entries of a language model that transformers runs, with a cache of its own."""
-    tokens = {"dtype": "int64", "range": None, "meaning": "as tokenizer.json numbers them"}
+    """Returns the entries for a language model that transformers runs with its own cache."""
+    tokens = {"dtype": "int64", "range": None, "meaning": "ids of tokenizer.json"}
     return {
         "signatures": ["forward"],
         "reading": {
@@ -90,12 +90,12 @@ def _of_folder(chat: Record, text: Record) -> Record:
 
 
 def _logits(chat: Record) -> dict[str, Any]:
-    shape, meaning = [1, None, chat["vocabulary"]], "of what may follow each of the tokens"
+    shape, meaning = [1, None, chat["vocabulary"]], "logits of the token after each token"
     return {"name": "logits", "shape": shape, "dtype": "float32", "range": None, "meaning": meaning}
 
 
 def questions(recipe: CausalLM, split: Split, chosen: Sequence[int]) -> Questions:
-    """Each conversation, with its answer, which is scored."""
+    """Returns one question for each conversation, with its answer to score."""
     return Questions((split.example(i) for i in chosen), np.arange(len(chosen)))
 
 

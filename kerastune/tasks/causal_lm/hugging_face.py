@@ -1,8 +1,8 @@
-"""A language model as a Hugging Face folder: KerasHub's exporter, and what it leaves out or has wrong.
+"""Writes a language model as a Hugging Face folder with KerasHub's exporter, and fixes what that omits or gets wrong.
 
-KerasHub 0.32 writes config.json and model.safetensors. Of the tokenizer it writes, for some classes, the vocabulary
-only: transformers would cut words otherwise than they were cut in training. So tokenizer.json is ours, which is proved
-text by text, with the special tokens of the chat template in it.
+KerasHub 0.32 writes config.json and model.safetensors, but for some tokenizers only the vocabulary, so transformers
+would split words differently from training. So tokenizer.json is ours, which is proved text by text, with the chat
+template's special tokens added.
 """
 
 import json
@@ -20,31 +20,31 @@ def write(task: Any, chat: Mapping[str, Any], tokenizer: Path, folder: Path) -> 
 
     Args:
         task: a CausalLM of a family that `kerastune.formats.support` names.
-        chat: `causal_lm.contract` of it.
-        tokenizer: holds its tokenizer.json and chat_template.jinja.
-        folder: made, with what transformers loads, and KerasHub.
+        chat: its `causal_lm.contract`.
+        tokenizer: folder with its tokenizer.json and chat_template.jinja.
+        folder: folder to create, for transformers and KerasHub to load.
 
     Raises:
-        KerastuneError: KerasHub writes the model as another.
+        KerastuneError: KerasHub would write a different model.
     """
     from kerastune import keras_private
 
     if getattr(task.backbone, "use_post_ffw_norm", False):
         raise KerastuneError(
-            "KerasHub 0.32 writes a Gemma 2 as a Gemma, which is another model (logits off by 2 of 3)."
+            "KerasHub 0.32 writes a Gemma 2 as a Gemma, which is a different model (logits off by 2 of 3)."
         )
     tied = task.backbone.token_embedding.tie_weights
-    # Of tied embeddings KerasHub would write two copies.
+    # KerasHub would write tied embeddings twice.
     keras_private.write_hugging_face(task.backbone, folder, head=not tied)
     preprocessor = task.preprocessor.tokenizer
     ends = {f"{a}_token_id": getattr(preprocessor, f"{b}_token_id", None) for a, b in _ENDS}
     config = json.loads((folder / "config.json").read_text("utf-8"))
     _write(folder / "config.json", {**config, **_mended(task.backbone), **ends, "dtype": "float32"})
-    # KerasHub's names no greedy answers and one end of an answer at most.
+    # KerasHub's generation_config.json leaves out do_sample=False and lists at most one end token.
     _write(folder / "generation_config.json", {**ends, "eos_token_id": chat["stops"], "do_sample": False})
-    if proto := getattr(preprocessor, "proto", None):  # KerasHub reads SentencePiece from nothing else
+    if proto := getattr(preprocessor, "proto", None):  # KerasHub reads SentencePiece only from this file
         (folder / "tokenizer.model").write_bytes(proto)
-    if type(task.backbone).__name__ == "GPT2Backbone":  # GPT-2: nor its tokenizer from tokenizer.json
+    if type(task.backbone).__name__ == "GPT2Backbone":  # and it does not read GPT-2's tokenizer from tokenizer.json
         preprocessor.save_assets(str(folder))
         (folder / "vocabulary.json").rename(folder / "vocab.json")
     _write(folder / FILE, with_special(json.loads((tokenizer / FILE).read_text("utf-8")), chat["special"]))
@@ -66,12 +66,12 @@ _ARCHITECTURES |= {"QwenBackbone": "Qwen2ForCausalLM"}
 
 
 def _mended(backbone: Any) -> dict[str, Any]:
-    """Settings that KerasHub 0.32 leaves out of config.json, or has wrong."""
+    """Returns settings that KerasHub 0.32 omits from config.json or gets wrong."""
     family = type(backbone).__name__
     found: dict[str, Any] = {}
-    if family in _ARCHITECTURES:  # KerasHub itself cannot read the folder back without it
+    if family in _ARCHITECTURES:  # KerasHub itself needs it to read the folder back
         found["architectures"] = [_ARCHITECTURES[family]]
-    if family == "QwenBackbone":  # nor without these
+    if family == "QwenBackbone":  # and these
         slides = backbone.use_sliding_window_attention
         found["use_sliding_window"] = slides
         found["sliding_window"] = backbone.sliding_window_size
@@ -84,7 +84,7 @@ def _mended(backbone: Any) -> dict[str, Any]:
 
 
 def with_special(document: dict[str, Any], special: Mapping[str, int]) -> dict[str, Any]:
-    """A tokenizer.json that also knows special tokens by their ids, cut out before anything else is done to a text."""
+    """Adds special tokens by their ids to a tokenizer.json; texts are split at them before anything else."""
     vocabulary = document["model"]["vocab"]
     if isinstance(vocabulary, dict):
         hidden = {token for token, i in vocabulary.items() if i in special.values()}
@@ -103,7 +103,7 @@ def with_special(document: dict[str, Any], special: Mapping[str, int]) -> dict[s
 
 
 def _started(template: str, chat: Mapping[str, Any]) -> str:
-    """The template with the token that texts begin with, where training added it: transformers adds none."""
+    """Adds the start token to the template if training added it, because transformers does not."""
     if chat["start"] is None or "bos_token" in template:
         return template
     return "{{ bos_token }}" + template

@@ -1,4 +1,4 @@
-"""Settings of a language model's recipe."""
+"""Settings for language model recipes."""
 
 from typing import Annotated, Any, Literal
 
@@ -46,7 +46,7 @@ class ChatPhase(Phase):
     def _there_is_no_head(self) -> "ChatPhase":
         if self.unfreeze in ("head", "gradual"):
             raise ValueError(
-                f'unfreeze = "{self.unfreeze}" starts with a new head, and a language model has none; '
+                f'unfreeze = "{self.unfreeze}" starts with a new head, but a language model has none; '
                 'use "all", "top:N" or "match:REGEX"'
             )
         return self

@@ -1,4 +1,4 @@
-"""Causal language models: prompts and responses, with the loss on the responses only, on any KerasHub CausalLM."""
+"""Causal language models: prompts and responses, with the loss on responses only, for any KerasHub CausalLM."""
 
 import functools
 import hashlib
@@ -40,16 +40,16 @@ _UNSCORED = -1.0
 
 
 def build(recipe: CausalLM, preset: str, num_outputs: int, precision: str) -> Model:
-    """The preset's language model, as it is.
+    """Returns the preset's unchanged language model.
 
     Args:
-        preset: what `recipe.preset` resolves to.
-        num_outputs: not used: the outputs are the vocabulary.
+        preset: the resolved `recipe.preset`.
+        num_outputs: unused; the outputs are the vocabulary.
         precision: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Raises:
         AssetError: the preset cannot be found or reached.
-        RecipeError: the preset holds no language model that takes text alone, or its chat template cannot be used.
+        RecipeError: the preset is not a text-only language model, or its chat template cannot be used.
     """
     keras.config.set_dtype_policy(precision)
     unread, parts = _unread(recipe, preset), {}
@@ -65,7 +65,7 @@ def build(recipe: CausalLM, preset: str, num_outputs: int, precision: str) -> Mo
         ) from error
     if (names := {one.name for one in model.inputs}) != _INPUTS:
         raise RecipeError(
-            f"preset = {recipe.preset!r} takes {', '.join(sorted(names))}, not a text alone.",
+            f"preset = {recipe.preset!r} takes {', '.join(sorted(names))}, not only text.",
             "Use a preset of a decoder (GPT-2, Llama, Qwen, Gemma, …).",
         )
     set_length(recipe, model)
@@ -82,8 +82,8 @@ _ROPE = {
 
 
 def _unread(recipe: CausalLM, preset: str) -> dict[str, Any]:
-    """What KerasHub 0.32 passes over in a Hugging Face config, as a backbone's arguments: a Llama's epsilon, and the
-    scaling of positions where transformers 5 writes it."""
+    """Returns backbone arguments that KerasHub 0.32 ignores in a Hugging Face config: a Llama's epsilon, and the
+    position scaling that transformers 5 writes."""
     config = json.loads(path.read_text("utf-8")) if (path := file_of(preset, "config.json")) else {}
     if (family := config.get("model_type")) not in ("llama", "mistral", "qwen2", "qwen3"):
         return {}
@@ -92,7 +92,7 @@ def _unread(recipe: CausalLM, preset: str) -> dict[str, Any]:
     if kind != "default" and (family, kind) != ("llama", "llama3"):
         raise RecipeError(
             f"preset = {recipe.preset!r} scales its positions by {kind!r}, which KerasHub does not read for {family}: "
-            "it would be another model.",
+            "it would be a different model.",
             "Use another preset.",
         )
     scaled = {name: rope[key] for name, key in _ROPE.items()} if kind == "llama3" else {}
@@ -100,7 +100,7 @@ def _unread(recipe: CausalLM, preset: str) -> dict[str, Any]:
 
 
 def load(folder: str, recipe: CausalLM, precision: str = "float32") -> Model:
-    """A tuned model from a run folder.
+    """Loads a tuned model from a run folder.
 
     Raises:
         ValueError: KerasHub's own, when the preset cannot be loaded.
@@ -112,12 +112,12 @@ def load(folder: str, recipe: CausalLM, precision: str = "float32") -> Model:
 
 
 def write_beside(model: Model, folder: Path) -> None:
-    """Writes what KerasHub's preset does not hold: the chat template."""
+    """Writes the chat template, which KerasHub's preset cannot hold."""
     write(model.chat, folder)
 
 
 def describe(model: Model, splits: Splits) -> dict[str, Any]:
-    """What run.json says of the inputs: the template, lengths in tokens, and what is learnt and cut off."""
+    """Returns the template, lengths in tokens, and counts of learnt and truncated tokens, for run.json."""
     parts = {name: spoken(model, getattr(splits, name)) for name in ("train", "validation", "test")}
     return {
         "chat_template": model.chat.origin,
@@ -134,10 +134,10 @@ def describe(model: Model, splits: Splits) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Lessons:
-    """A split's conversations: what the model sees, and what it is to say next.
+    """A split's tokenised conversations and next-token targets.
 
     Attributes:
-        targets: the next token's id where it is the assistant's, else -1; float32 [n, longest] (exact up to 2^24).
+        targets: id of the next token if it is the assistant's, else -1; float32 [n, longest] (exact up to 2^24).
     """
 
     tokens: texts.Tokens
@@ -148,10 +148,10 @@ _known: "WeakKeyDictionary[Split, dict[str, Lessons]]" = WeakKeyDictionary()
 
 
 def spoken(model: Model, split: Split) -> Lessons:
-    """The split's conversations as tokens; tokenised when they are first asked for.
+    """Returns the split's conversations as tokens; tokenises them on first use.
 
     Raises:
-        DataError: a text holds the template's marks, or nothing of an answer is left of it.
+        DataError: a text holds the template's markers, or truncation leaves nothing of an answer.
     """
     known, key = _known.setdefault(split, {}), preprocessing(model)
     if key not in known:
@@ -173,7 +173,7 @@ def _lessons(model: Model, names: Sequence[str], conversations: Sequence[Sequenc
     if len(unanswered := np.flatnonzero((targets < 0).all(1))):
         listed = ", ".join(names[i] for i in unanswered[:5])
         raise DataError(
-            f"{len(unanswered)} conversations are cut off at {most} tokens, before their answer: {listed}.",
+            f"{len(unanswered)} conversations are truncated at {most} tokens, before their answer: {listed}.",
             "Raise data.max_length, or shorten their prompts.",
         )
     mask = (np.arange(longest) < lengths[:, None]).astype(np.int32)
@@ -185,24 +185,24 @@ def _lessons(model: Model, names: Sequence[str], conversations: Sequence[Sequenc
 def order(
     model: Model, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
 ) -> Order:
-    """The batches of a split, each of conversations of about one length."""
+    """Returns the batches of a split, each with conversations of similar length."""
     return Order(len(split), batch_size, epochs, seed, start, spoken(model, split).tokens.groups)
 
 
 def batches(
     model: Model, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
 ) -> tf.data.Dataset:
-    """As `texts.batches`."""
+    """Yields batches like `tokens.batches`."""
     return texts.cut(spoken(model, split).tokens, order)
 
 
 def example(model: Model, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
-    """Model inputs of the longest conversations: the largest batch there is."""
+    """Returns the model inputs of the longest conversations: the largest batch."""
     return texts.longest(spoken(model, split).tokens, batch_size)
 
 
 def preprocessing(model: Model, augment: Augment | None = None) -> str:
-    """sha256 of everything that decides which inputs the same conversations make."""
+    """Returns a sha256 of everything that determines the inputs made from given conversations."""
     return hashlib.sha256(
         f"{texts.preprocessing(model)}\n{model.chat.source}\n{model.chat.system}\n{model.chat.settings['today']}".encode()
     ).hexdigest()
@@ -212,18 +212,18 @@ def preprocessing(model: Model, augment: Augment | None = None) -> str:
 
 
 def truth(model: Model, split: Split) -> Floats:
-    """What the outputs are compared with: the next token's id where it is scored, else -1; float32 [n, longest]."""
+    """Returns training targets: the next token's id if it is scored, else -1; float32 [n, longest]."""
     return spoken(model, split).targets
 
 
 def loss(truth: tf.Tensor, outputs: tf.Tensor, weights: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """The sum of the cross-entropies of a batch's scored tokens in nats, and their number."""
+    """Returns the sum of the cross-entropies of a batch's scored tokens in nats, and their number."""
     entropy, _, scored = _by_token(truth, outputs)
     return tf.reduce_sum(entropy), tf.maximum(tf.reduce_sum(scored), 1)
 
 
 class TokenAccuracy(keras.metrics.Mean):  # type: ignore[misc]
-    """The share of scored tokens that the model finds most likely, given all before them."""
+    """Share of scored tokens that are the model's most likely ones, given all earlier tokens."""
 
     def update_state(self, y: tf.Tensor, logits: tf.Tensor, sample_weight: tf.Tensor | None = None) -> None:
         _, right, scored = _by_token(y, logits)
@@ -231,12 +231,12 @@ class TokenAccuracy(keras.metrics.Mean):  # type: ignore[misc]
 
 
 def metric() -> keras.metrics.Metric:
-    """The metric that chooses the best epoch; higher is better, 1 is perfect."""
+    """Returns the metric that selects the best epoch; higher is better, 1 is perfect."""
     return TokenAccuracy(name="token_accuracy")
 
 
 def _by_token(y: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Of each token, float32 [B, L]: cross-entropy in nats, whether it is right, whether it is scored (0 where not)."""
+    """Returns each token's cross-entropy in nats, correctness, and whether it is scored (else 0): float32 [B, L]."""
     y = y[:, : tf.shape(logits)[1]]
     logits = tf.cast(logits, tf.float32)
     scored = tf.cast(y >= 0, tf.float32)
@@ -247,9 +247,9 @@ def _by_token(y: tf.Tensor, logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf
 
 
 def scores(model: Model, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None) -> Floats:
-    """Of each conversation: cross-entropy in nats, tokens that are right, and scored tokens; float32 [n, 3] of sums.
+    """Returns each conversation's cross-entropy in nats and numbers of correct and scored tokens, float32 [n, 3].
 
-    `each(n)` is called as the first n conversations are done.
+    Calls `each(n)` when the first n conversations are done.
     """
 
     def sums(x: dict[str, tf.Tensor], y: tf.Tensor) -> tf.Tensor:
@@ -267,7 +267,7 @@ def scores(model: Model, split: Split, batch_size: int, each: Callable[[int], No
 
 
 def _sums(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Of each conversation, as in `scores`: float32 [B, 3]."""
+    """Returns the sums of `scores` for each conversation: float32 [B, 3]."""
     return tf.stack([tf.reduce_sum(part, axis=1) for part in _by_token(y, logits)], axis=1)
 
 
@@ -275,13 +275,13 @@ def _sums(y: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def sampled(recipe: CausalLM, splits: Splits) -> list[list[Message]]:
-    """The conversations of the validation split that the recipe's samples answer anew."""
+    """Returns the validation conversations that the model answers for the recipe's samples."""
     wanted = recipe.samples.count
     return [messages(splits.validation.read(i)) for i in sorted(spread(splits.validation, wanted))]
 
 
 def samples(recipe: CausalLM, model: Model, splits: Splits) -> list[str]:
-    """What the model says, greedily, in place of the last turn of each sampled conversation."""
+    """Returns the model's greedy answer in place of the last turn of each sampled conversation."""
     prompts = [turns[:-1] for turns in sampled(recipe, splits)]
     return answers(model, prompts, recipe.samples.max_tokens) if prompts else []
 
@@ -289,18 +289,18 @@ def samples(recipe: CausalLM, model: Model, splits: Splits) -> list[str]:
 def answers(
     model: Model, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
 ) -> list[str]:
-    """What the model says next in each conversation, without the prompt.
+    """Returns the model's next message in each conversation, without the prompt.
 
-    KerasHub's `generate` tokenises in another way than training does, and ends before its first token where the
-    token that ends a text also pads; so the tokens are made and padded here.
+    KerasHub's `generate` tokenises differently from training, and stops before its first token if the end token also
+    pads, so tokens are made and padded here.
 
     Args:
-        max_tokens: where an answer is cut off that does not end.
-        temperature: 0 takes the likeliest token each time; above, tokens are drawn (1: as likely as the model says).
-        seed: of the draws.
+        max_tokens: maximum length of an answer.
+        temperature: 0 takes the most likely token; above 0, tokens are sampled (1: from the model's distribution).
+        seed: the sampling seed.
 
     Raises:
-        KerastuneError: a prompt leaves the model no room to answer.
+        KerastuneError: a prompt leaves no room for an answer.
     """
     chat: Chat = model.chat
     chat.refuse_special([f"prompt {i}" for i in range(1, len(conversations) + 1)], conversations)
@@ -310,13 +310,13 @@ def answers(
 def _answers(
     model: Model, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
 ) -> list[list[int]]:
-    """The ids of what the model says next, without what ends it."""
+    """Returns the ids of the model's next messages, without end tokens."""
     chat: Chat = model.chat
     prompts = [chat.prompt(turns) for turns in conversations]
     longest = max(map(len, prompts))
     most = getattr(model.backbone, "max_sequence_length", None) or math.inf
     if longest >= most:
-        raise KerastuneError(f"A prompt has {longest} tokens, and the model takes {most}, answer included.")
+        raise KerastuneError(f"A prompt has {longest} tokens, but the model takes {most}, including the answer.")
     width = int(min(longest + max_tokens, most))
     stops = _stops(model)
     filler = next(i for i in range(len(stops) + 1) if i not in stops)
@@ -327,7 +327,7 @@ def _answers(
     samplers = keras_hub.samplers
     drawn = samplers.RandomSampler(temperature=temperature, seed=seed) if temperature else None
     model.sampler = drawn or samplers.GreedySampler()
-    step = tf.function(model.generate_step)  # traced anew: adapters come and go
+    step = tf.function(model.generate_step)  # a new trace, because adapters come and go
     said = step({"token_ids": ids, "padding_mask": mask}, stop_token_ids=stops)["token_ids"].numpy()
     return [
         reader.until(row[len(prompt) : len(prompt) + max_tokens].tolist(), stops)
@@ -336,23 +336,23 @@ def _answers(
 
 
 def _stops(model: Model) -> list[int]:
-    """Ids that end an answer."""
+    """Returns the ids that end an answer."""
     return sorted({model.chat.stop, int(model.preprocessor.tokenizer.end_token_id)})
 
 
 # --- what the device sees ----------------------------------------------------------------------------------
 
 ANSWER = 48
-"""Tokens of a golden answer, at most."""
-_PREFILL = 64  # tokens of a prompt that are read at a time
-_LENGTH = 512  # tokens that an exported model's cache holds, or as many as it was trained with
+"""Maximum tokens of a golden answer."""
+_PREFILL = 64  # tokens of a prompt to read at a time
+_LENGTH = 512  # tokens in an exported model's cache, or the training length if larger
 
 
 def signatures(recipe: CausalLM, model: Model) -> dict[str, Signature]:
-    """What an exported model may answer to: name -> (function, its inputs).
+    """Returns the signatures of an exported model: name -> (function, its inputs).
 
-    All are one function of some tokens and a cache of keys and values, which says what comes next and the next cache
-    (KerasHub's `call_with_cache`): "prefill" of many tokens, "decode" of one, "serving_default" of any number.
+    All are one function from tokens and a cache of keys and values to logits and the next cache (KerasHub's
+    `call_with_cache`): "prefill" for many tokens, "decode" for one, "serving_default" for any number.
     """
     settings = contract(model)
 
@@ -372,8 +372,8 @@ def signatures(recipe: CausalLM, model: Model) -> dict[str, Signature]:
 
 
 def _of_strings(model: Model, settings: dict[str, Any]) -> dict[str, Signature]:
-    """What takes prompts as they are, with tensorflow_text: "serve_texts" answers them greedily, "serve_scores" says as
-    `scores` does what given answers are worth. None where the template must be rendered for each conversation."""
+    """Returns the signatures for raw prompts, with tensorflow_text: "serve_texts" answers greedily, "serve_scores"
+    scores given answers like `scores`. Empty if the template must be rendered for each conversation."""
     chat: Chat = model.chat
     try:
         asked, held = frame(chat), frame(chat, answered=True)
@@ -417,12 +417,12 @@ def _of_strings(model: Model, settings: dict[str, Any]) -> dict[str, Signature]:
     return {"serve_texts": (answer, [texts["prompts"]]), "serve_scores": (score, list(texts.values()))}
 
 
-@functools.cache  # to trace a large model takes half a minute
+@functools.cache  # tracing a large model takes half a minute
 def contract(model: Model) -> dict[str, Any]:
-    """What a device needs to know to converse, as export/chats.py describes it.
+    """Returns what a device needs for a conversation, as export/chats.py describes.
 
     Raises:
-        KerastuneError: the model keeps what it has read in another way.
+        KerastuneError: the model's cache works differently.
     """
     most = getattr(model.backbone, "max_sequence_length", None) or math.inf
     length = int(min(max(_LENGTH, model.preprocessor.sequence_length), most))
@@ -433,12 +433,12 @@ def contract(model: Model) -> dict[str, Any]:
     except (TypeError, AttributeError) as error:
         raise KerastuneError(
             f"A {type(model).__name__} cannot be exported: its cache of keys and values is not one tensor.",
-            "The run folder is a KerasHub preset: from_preset loads it, and kerastune predict asks it.",
+            "The run folder is a KerasHub preset: load it with from_preset, or use kerastune predict.",
         ) from error
     return {
         **model.chat.settings,
         "stops": _stops(model),
-        # A part that reached beyond the cache would be moved, and written over others.
+        # A chunk that reached beyond the cache would be shifted, and overwrite earlier tokens.
         "prefill": max(count for count in range(1, _PREFILL + 1) if length % count == 0),
         "cache": cache,
         "length": length,
@@ -449,7 +449,7 @@ def contract(model: Model) -> dict[str, Any]:
 
 
 def inputs(model: Model, examples: Sequence[Any]) -> list[dict[str, npt.NDArray[Any]]]:
-    """The beginning of each conversation as "prefill" takes it, without the leading 1."""
+    """Returns the beginning of each conversation as inputs of "prefill", without the leading 1."""
     settings = contract(model)
     rows = [model.chat.prompt(reader.messages_of(turns))[: settings["prefill"]] for turns in examples]
     padded = [np.pad(row, (0, settings["prefill"] - len(row))).astype(np.int32) for row in rows]
@@ -458,8 +458,7 @@ def inputs(model: Model, examples: Sequence[Any]) -> list[dict[str, npt.NDArray[
 
 
 def reference(recipe: CausalLM, model: Model, examples: Sequence[Any]) -> Floats:
-    """What the Keras model itself says, outside any graph and without a cache, of one conversation after the other:
-    as `scores`, float32 [n, 3]."""
+    """Returns the Keras model's own scores, float32 [n, 3], one conversation at a time, without a graph or a cache."""
     found = _lessons(
         model, [f"example {i}" for i in range(len(examples))], [reader.messages_of(turns) for turns in examples]
     )
@@ -471,11 +470,11 @@ def reference(recipe: CausalLM, model: Model, examples: Sequence[Any]) -> Floats
 
 
 def golden_answers(model: Model, examples: Sequence[Any]) -> dict[str, npt.NDArray[Any]]:
-    """What Keras says greedily in place of the last turn of each conversation.
+    """Returns Keras's greedy answer in place of the last turn of each conversation.
 
     Returns:
-        "answers", int32 [n, ANSWER], -1 behind the end; and "margins", float32 [n, ANSWER + 1]: by how much each token,
-        and the one that ended it, was likelier than the next likeliest, in nats. Where that is 0, both are right.
+        "answers", int32 [n, ANSWER], padded with -1; and "margins", float32 [n, ANSWER + 1]: the lead in nats of each
+        token, including the end token, over the second most likely one. If it is 0, both are right.
     """
     conversations = [reader.messages_of(turns)[:-1] for turns in examples]
     said = _answers(model, conversations, ANSWER)
@@ -496,7 +495,7 @@ def golden_answers(model: Model, examples: Sequence[Any]) -> dict[str, npt.NDArr
 
 def _targets(recipe: CausalLM, model: Model, splits: Splits, name: str, training: bool) -> Targets:
     known = truth(model, getattr(splits, name))
-    return Targets(known, np.ones(len(known), np.float32))  # tokens count, so each conversation weighs 1
+    return Targets(known, np.ones(len(known), np.float32))  # tokens are counted, so each conversation has weight 1
 
 
 def _batches(
@@ -506,13 +505,13 @@ def _batches(
 
 
 def _answer(recipe: CausalLM, model: Model, examples: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The texts of the answers, one prompt at a time: a batch would hold a cache for each."""
+    """Returns the texts of the answers, one prompt at a time: a batch would need a cache for each."""
     asked = (reader.messages_of(turns) for turns in examples)
     return {"texts": np.array([answers(model, [turns], **options)[0] for turns in asked])}
 
 
 def trace(recipe: CausalLM, model: Model, work: Path, wanted: Sequence[str]) -> None:
-    """Writes the tokenizer and the chat template, how a device converses, and what Keras answers."""
+    """Writes the tokenizer, the chat template, the settings for devices, and Keras's answers."""
     text_models.write_tokenizer(model, work, 1)
     calibration, golden = (_stored(work / f"{name}.npz") for name in ("calibration", "golden"))
     text_models.write_calibration(inputs(model, calibration), work)
@@ -537,7 +536,7 @@ TASK: Task[CausalLM] = Task(
         describe=lambda recipe, model, splits: describe(model, splits),
         load=load,
         write_beside=write_beside,
-        vary=lambda model, inputs: None,  # it says something else about every text already
+        vary=lambda model, inputs: None,  # its outputs already differ between texts
         largest_product=text_models.largest_product,
     ),
     feeding=Feeding(

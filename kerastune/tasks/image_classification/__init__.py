@@ -1,1 +1,1 @@
-"""Image classification: labels, or a number, for an image."""
+"""Image classification: labels or a number for an image."""

@@ -1,4 +1,4 @@
-"""Images in, labels or numbers out. Imports no TensorFlow."""
+"""Images in, labels or numbers out, without TensorFlow."""
 
 import json
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from kerastune.tasks.learnt import LEARNT, Learnt
 
 GOLDEN, TINTED = 16, 8
 LARGEST_SIDE = 320
-"""Pixels: golden and calibration images are real, but no larger than this, and every model shrinks them."""
+"""Largest side in pixels of golden and calibration images; every model shrinks images further."""
 
 
 def learnt(recipe: ImageClassification) -> Learnt:
-    """The row that the recipe's data name: one label, several, or a number."""
+    """Returns the row for the recipe's data: one label, several, or a number."""
     return LEARNT[recipe.data.target]
 
 
 def form(recipe: ImageClassification, wanted: Wanted) -> Form:
-    """Images of any size, resized in the graph; or of one size, where the place resizes."""
+    """Returns a form for images of any size, resized in the graph, or of one size, if the target resizes them."""
     if wanted.style == "serving":
         return Form("serving", "uint8")
     if wanted.images == "any":
@@ -38,28 +38,28 @@ def form(recipe: ImageClassification, wanted: Wanted) -> Form:
 
 
 def refusal(recipe: ImageClassification, wanted: Wanted) -> str | None:
-    """None: what does not work depends on the backbone alone."""
+    """Returns None: only the backbone decides what works."""
     return None
 
 
 def candidates(wanted: Wanted) -> tuple[str, ...]:
-    """int8 first; a place without floating point takes nothing else."""
+    """Returns int8 first; a target without floating point takes nothing else."""
     return ("int8",) if wanted.io == "int8" else ("int8", "float16", "dynamic", "none")
 
 
 def golden(recipe: ImageClassification, splits: Splits) -> list[Example]:
-    """Validation images, spread over the labels, some of them also in red and in blue."""
+    """Returns validation images, spread over the labels, some of them also tinted red and blue."""
     images = [calibration(recipe, splits.validation, i) for i in spread(splits.validation, GOLDEN)]
     return [*images, *(tint for image in images[:TINTED] for tint in tinted(image))]
 
 
 def calibration(recipe: ImageClassification, split: Split, i: int) -> Example:
-    """The image, no larger than `LARGEST_SIDE`."""
+    """Returns the image, no larger than `LARGEST_SIDE`."""
     return shrunk(split.example(i), LARGEST_SIDE)
 
 
 def manifest(recipe: ImageClassification, wanted: Wanted, form: Form, work: Path) -> Record:
-    """Pixels in, scores out."""
+    """Describes pixels in and scores out."""
     settings = json.loads((work / "image.json").read_text("utf-8"))
     batch = None if form.signature in ("serving", "serving_default") else 1
     height, width = settings["height"], settings["width"]
@@ -90,7 +90,7 @@ def manifest(recipe: ImageClassification, wanted: Wanted, form: Form, work: Path
 
 
 def questions(recipe: ImageClassification, split: Split, chosen: Sequence[int]) -> Questions:
-    """Each image, at its own size."""
+    """Returns one question for each image, at its own size."""
     return Questions((split.example(i) for i in chosen), np.arange(len(chosen)))
 
 

@@ -1,4 +1,4 @@
-"""Settings of an image classification recipe."""
+"""Settings for image classification recipes."""
 
 from typing import Annotated, Literal
 
@@ -10,31 +10,31 @@ from kerastune.recipe.sources import CsvData, FolderData, TfdsData
 
 
 class Augment(Settings):
-    """Random changes to training images, made by Keras layers in the input pipeline; never to validation images."""
+    """Random changes to training images, never to validation images, by Keras layers in the input pipeline."""
 
     flip: Literal["none", "horizontal", "vertical", "horizontal_and_vertical"] = "none"
     """Mirror half of the images."""
     crop: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Share of the height and width that a random crop cuts away (then resized back)."""
+    """Fraction of the height and width that a random crop removes (then resized back)."""
     color: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Strength of random brightness, contrast and saturation."""
     rand_augment: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Strength of RandAugment (two random operations an image; Cubuk et al. 2019, arXiv:1909.13719)."""
+    """Strength of RandAugment (two random operations per image; Cubuk et al. 2019, arXiv:1909.13719)."""
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Blends each image and its label with another's; alpha of the Beta distribution that the share is drawn from
-    (Zhang et al. 2018, arXiv:1710.09412). 0.2 is usual."""
+    """Blends each image and its label with another; alpha of the Beta distribution of the fraction (Zhang et al. 2018,
+    arXiv:1710.09412). 0.2 is usual."""
     cutmix: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Pastes a rectangle of another image into each; alpha as above, 1.0 is usual (Yun et al. 2019,
     arXiv:1905.04899)."""
 
     @property
     def any(self) -> bool:
-        """Whether training images change from epoch to epoch."""
+        """Returns whether training images change from epoch to epoch."""
         return self != Augment()
 
 
 class ImageClassification(Recipe):
-    """One label an image."""
+    """Labels, or a number, for an image."""
 
     task: Literal["image_classification"]
     data: Annotated[FolderData | CsvData | TfdsData, Field(discriminator="source")]
@@ -48,13 +48,13 @@ class ImageClassification(Recipe):
     def _augmentation_suits_training(self) -> "ImageClassification":
         train, augment = self.train, self.augment
         if train.cache_views and (augment.mixup or augment.cutmix):
-            raise ValueError("train.cache_views cannot keep mixup or cutmix, which need two images at a time")
+            raise ValueError("train.cache_views cannot cache mixup or cutmix, which need two images at a time")
         if train.class_weights != "none" and (augment.mixup or augment.cutmix):
-            raise ValueError("train.class_weights weighs an image by its label, and mixup and cutmix blend two images")
+            raise ValueError("train.class_weights weights an image by its label, but mixup and cutmix blend two images")
         if augment.any and train.cache in ("memory", "disk") and not train.cache_views:
             raise ValueError(
                 f'train.cache = "{train.cache}" would show every epoch the same augmented images; '
-                "set train.cache_views to how many views to keep"
+                "set train.cache_views to the number of views to cache"
             )
         return self
 

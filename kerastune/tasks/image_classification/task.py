@@ -1,7 +1,7 @@
-"""Image classification: labels, or a number, for an image, on any KerasHub backbone that has an ImageClassifier.
+"""Image classification: labels or a number for an image, with any KerasHub backbone that has an ImageClassifier.
 
-The preset's own image converter makes the pixels, in training and inside every exported graph alike:
-float32 0..255 RGB -> resize -> scale and offset. What differs between the two is the most common deployment bug.
+The preset's own image converter prepares pixels, both in training and inside every exported graph: float32 0..255 RGB
+-> resize -> scale and offset. A difference between the two is the most common deployment bug.
 """
 
 import json
@@ -32,15 +32,15 @@ Scores = npt.NDArray[np.float32]
 
 
 def build(recipe: ImageClassification, preset: str, num_outputs: int, precision: str) -> Model:
-    """The preset's backbone under a new, randomly initialised head of `num_outputs` logits.
+    """Builds the preset's backbone with a new, randomly initialised head of `num_outputs` logits.
 
     Args:
-        preset: what `recipe.preset` resolves to.
+        preset: the resolved `recipe.preset`.
         precision: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Raises:
         AssetError: the preset cannot be found or reached.
-        RecipeError: the preset holds no image classifier, or cannot take that image size.
+        RecipeError: the preset is not an image classifier, or does not support the image size.
     """
     image_size: int | None = recipe.data.image_size
     keras.config.set_dtype_policy(precision)  # the head follows the global policy, the backbone its own
@@ -62,22 +62,22 @@ def build(recipe: ImageClassification, preset: str, num_outputs: int, precision:
         model.preprocessor.image_converter = _hugging_face_converter(preset, model.preprocessor)
     if model.preprocessor is None or model.preprocessor.image_converter is None:
         raise RecipeError(
-            f"preset = {preset!r} brings no image converter, so nothing says how pixels become model inputs.",
+            f"preset = {preset!r} has no image converter, so nothing defines how pixels become model inputs.",
             "Save the preset with its preprocessor (model.save_to_preset), or use another.",
         )
     converter = model.preprocessor.image_converter
     own = backbone.input_shape[1:3]
     size = own if None not in own else (image_size, image_size) if image_size else converter.image_size
     if size is None:
-        raise RecipeError(f"preset = {preset!r} does not say at which size it sees images.", "Set data.image_size.")
+        raise RecipeError(f"preset = {preset!r} does not define its image size.", "Set data.image_size.")
     converter.image_size = (int(size[0]), int(size[1]))
     return model
 
 
 def _hugging_face_converter(preset: str, preprocessor: Any) -> Any:
-    """The image converter that a Hugging Face checkpoint describes, which KerasHub 0.32 does not read for images.
+    """Returns the image converter that a Hugging Face checkpoint describes, which KerasHub 0.32 does not read.
 
-    Returns None where the checkpoint has no preprocessor_config.json either.
+    Returns None if the checkpoint has no preprocessor_config.json.
     """
     path = keras_private.preset_file(preset, "preprocessor_config.json")
     if path is None:
@@ -99,7 +99,7 @@ def _hugging_face_converter(preset: str, preprocessor: Any) -> Any:
 
 
 def _at_size(backbone: Any, image_size: int | None) -> Any:
-    """The same backbone for another image size. Families call the setting differently and ignore the others' name."""
+    """Returns the backbone for another image size. Families name the setting differently and ignore other names."""
     if image_size is None or backbone.input_shape[1:3] in [(None, None), (image_size, image_size)]:
         return backbone
     config = backbone.get_config()
@@ -110,7 +110,7 @@ def _at_size(backbone: Any, image_size: int | None) -> Any:
 
 
 def load(folder: str, precision: str = "float32") -> Model:
-    """A tuned model from a run folder.
+    """Loads a tuned model from a run folder.
 
     Raises:
         ValueError: KerasHub's own, when the preset cannot be loaded.
@@ -120,7 +120,7 @@ def load(folder: str, precision: str = "float32") -> Model:
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """What run.json says of the inputs: height and width in pixels."""
+    """Returns the height and width in pixels, for run.json."""
     return {"image_size": list(model.preprocessor.image_converter.image_size)}
 
 
@@ -134,7 +134,7 @@ def order(
 
 
 def example(model: Model, split: Split, batch_size: int) -> tf.Tensor:
-    """The first batch of model inputs, without changes."""
+    """Returns the first batch of model inputs, without augmentation."""
     x, _ = next(iter(batches(model, split, order(model, split, batch_size))))
     return x
 
@@ -142,13 +142,13 @@ def example(model: Model, split: Split, batch_size: int) -> tf.Tensor:
 def batches(
     model: Model, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
 ) -> tf.data.Dataset:
-    """Batches of (model inputs float32 [B, H, W, 3], indices into the split int64 [B]).
+    """Yields batches of (model inputs float32 [B, H, W, 3], indices into the split int64 [B]).
 
     Args:
-        augment: random changes, between resizing and normalising; None for none.
-        seed: what the changes are drawn from, together with the batch's number: a batch is the same whenever it is
-            made, in a resumed run too.
-        view: draws the changes of that number instead of the batch's own, for a cache of augmented views.
+        augment: random changes between resizing and normalising, or None.
+        seed: determines the changes, together with the batch number, so that a batch is the same whenever it is made,
+            even in a resumed run.
+        view: a number to draw with instead of the batch number, for a cache of augmented views.
     """
     height, width = model.preprocessor.image_converter.image_size
     resize, normalise = _resize(model), _normalise(model)
@@ -205,7 +205,7 @@ def _augmentation(
                 **limits,
                 brightness_factor=factor,
                 contrast_factor=factor,
-                saturation_factor=(0.5 - factor / 2, 0.5 + factor / 2),  # 0.5 leaves the image as it is
+                saturation_factor=(0.5 - factor / 2, 0.5 + factor / 2),  # 0.5 leaves the image unchanged
             )
         )
     if augment.rand_augment:
@@ -216,17 +216,17 @@ def _augmentation(
         draw(number if view is None else number + (view + 1) * _VIEW)
         for layer in layers:
             images = layer(images, training=True)
-        return tf.clip_by_value(images, 0.0, 255.0)  # Keras's saturation leaves the range of pixels
+        return tf.clip_by_value(images, 0.0, 255.0)  # Keras's saturation can leave the range of pixels
 
     return change if layers else None
 
 
-_DRAWS = 128  # random numbers that a layer may draw for one batch; RandAugment, the hungriest, takes 40
-_VIEW = 2**20  # batches a view may have
+_DRAWS = 128  # maximum random numbers that a layer draws per batch; RandAugment draws the most, 40
+_VIEW = 2**20  # maximum batches per view
 
 
 def _drawing_from(layers: list[keras.layers.Layer], seed: int) -> Callable[[tf.Tensor], None]:
-    """What sets the layers' random state to that of a batch number: Keras's layers only know how to go on drawing."""
+    """Returns a function that sets the layers' random state for a batch number; Keras's layers can only draw on."""
     generators = [
         part.generator for layer in layers for part in keras_private.layers(layer) if hasattr(part, "generator")
     ]
@@ -242,9 +242,9 @@ def _drawing_from(layers: list[keras.layers.Layer], seed: int) -> Callable[[tf.T
 def mixing(
     augment: Augment, seed: int
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None:
-    """Mixup and cutmix of a batch: (number, inputs [B, H, W, 3], targets [B, K]) -> (inputs, targets), or None.
+    """Returns mixup and cutmix: (number, inputs [B, H, W, 3], targets [B, K]) -> (inputs, targets), or None.
 
-    Both are linear in the pixels, so that they commute with normalising; where both are asked for, each batch gets one.
+    Both are linear in the pixels, so they commute with normalising. If both are set, each batch gets one.
     """
     layers: list[keras.layers.Layer] = []
     if augment.mixup:
@@ -267,7 +267,7 @@ def _both(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def preprocessing(model: Model, augment: Augment | None = None) -> str:
-    """Everything that decides which inputs the same data make, for the feature cache's key."""
+    """Returns everything that determines the inputs made from given data, for the feature cache's key."""
     converter = model.preprocessor.image_converter
     return json.dumps([converter.get_config(), augment.model_dump() if augment else None], sort_keys=True, default=str)
 
@@ -278,9 +278,9 @@ def preprocessing(model: Model, augment: Augment | None = None) -> str:
 def scores(
     target: str, model: Model, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
 ) -> Scores:
-    """What `losses.activated` makes of a whole split: float32 [n, K], in the split's order.
+    """Returns the scores (`losses.activated`) of a whole split: float32 [n, K], in its order.
 
-    `each(n)` is called as the first n examples are done.
+    Calls `each(n)` when the first n examples are done.
     """
     forward = tf.function(lambda x: activated(target, model(x, training=False)))
     found: list[Scores] = []
@@ -296,9 +296,9 @@ def scores(
 
 
 def device_function(target: str, model: Model, resize: bool = True) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Raw pixels in, scores out: uint8 [B, H, W, 3] of any size -> {"scores": float32 [B, K]}.
+    """Returns the function from raw pixels to scores: uint8 [B, H, W, 3] of any size -> {"scores": float32 [B, K]}.
 
-    Without `resize`, images have the size that the model sees: the operators would do nothing, and take memory.
+    Without `resize`, images must have the model's size; the operators would only cost memory.
     """
     converter = model.preprocessor.image_converter if resize else _normalise(model)
 
@@ -310,7 +310,7 @@ def device_function(target: str, model: Model, resize: bool = True) -> Callable[
 
 
 def bytes_function(target: str, model: Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Encoded JPEG or PNG files in: string [B] -> {"scores": float32 [B, K]}. Alpha is put on white."""
+    """Returns the function from encoded JPEG or PNG files to scores: string [B] -> {"scores": float32 [B, K]}."""
     converter = model.preprocessor.image_converter
     height, width = converter.image_size
 
@@ -321,7 +321,7 @@ def bytes_function(target: str, model: Model) -> Callable[[tf.Tensor], dict[str,
             return tf.round(rgba[..., :3] * alpha + 255 * (1 - alpha))
 
         def jpeg() -> tf.Tensor:
-            # The accurate method is Pillow's, and so what the model was trained on.
+            # The accurate method equals Pillow's, which training used.
             return tf.cast(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
 
         image = tf.ensure_shape(tf.cond(tf.io.is_jpeg(encoded), jpeg, png), [None, None, 3])
@@ -335,9 +335,9 @@ def bytes_function(target: str, model: Model) -> Callable[[tf.Tensor], dict[str,
 
 
 def signatures(target: str, model: Model) -> dict[str, Signature]:
-    """What an exported model may answer to: name -> (function, its inputs).
+    """Returns the signatures of an exported model: name -> (function, its inputs).
 
-    "any_size" is `serving_default` for one image; the "fixed" ones take an image of the size that the model sees.
+    "any_size" is `serving_default` for one image; the "fixed" ones take an image of the model's size.
     """
     images, sized = device_function(target, model), device_function(target, model, resize=False)
     height, width = model.preprocessor.image_converter.image_size
@@ -352,7 +352,7 @@ def signatures(target: str, model: Model) -> dict[str, Signature]:
 
 
 def resizing(model: Model) -> dict[str, Any]:
-    """How the model's image converter resizes, for devices that do it themselves."""
+    """Returns how the model's image converter resizes, for devices that resize images themselves."""
     converter = model.preprocessor.image_converter
     height, width = converter.image_size
     return {
@@ -366,7 +366,7 @@ def resizing(model: Model) -> dict[str, Any]:
 
 
 def reference(target: str, model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Scores:
-    """What the Keras model itself says, outside any graph: uint8 [H, W, 3] each -> float32 [n, K]."""
+    """Returns the Keras model's own scores, outside any graph: uint8 [H, W, 3] each -> float32 [n, K]."""
     converter = model.preprocessor.image_converter
     logits = [
         np.asarray(model(converter(np.asarray(image, np.float32)[None]), training=False), np.float64)
@@ -376,7 +376,7 @@ def reference(target: str, model: Model, images: Sequence[npt.NDArray[np.uint8]]
 
 
 def _activated(target: str, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """`losses.activated` in double precision."""
+    """Computes `losses.activated` in double precision."""
     if target == "number":
         return logits
     if target == "labels":
@@ -386,7 +386,7 @@ def _activated(target: str, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.f
 
 
 def trace(recipe: ImageClassification, model: Model, work: Path, wanted: Sequence[str]) -> None:
-    """Writes how the model resizes, and where a device resizes by itself, the examples as it will see them."""
+    """Writes how the model resizes and, if a device resizes images itself, the examples as it will see them."""
     settings = resizing(model)
     write_json(work / "image.json", settings)
     if any("/fixed" in one for one in wanted):
@@ -395,7 +395,7 @@ def trace(recipe: ImageClassification, model: Model, work: Path, wanted: Sequenc
 
 def _resize_examples(work: Path, settings: dict[str, Any]) -> None:
     if settings["antialias"] or settings["interpolation"] not in ("nearest", "bilinear", "bicubic"):
-        raise ValueError(f"no device resizes as this model does ({settings}); use a target with images of any size")
+        raise ValueError(f"no device can resize like this model ({settings}); use a target with images of any size")
     outside = {**settings, "resize": "outside"}
     for name in ("golden", "calibration"):
         with np.load(work / f"{name}.npz", allow_pickle=False) as stored:
@@ -435,7 +435,7 @@ TASK: Task[ImageClassification] = Task(
         load=lambda folder, recipe, precision: load(folder, precision),
         write_beside=lambda model, folder: None,
         vary=losses.vary,
-        largest_product=lambda model: None,  # a product says nothing of convolutions
+        largest_product=lambda model: None,  # a matrix product says nothing about convolutions
     ),
     feeding=Feeding(
         order=lambda recipe, *rest: order(*rest),

@@ -1,7 +1,7 @@
-"""What is learnt about an example: one module a kind of output, one row a kind of truth in `LEARNT`.
+"""Kinds of learnt output: one module for each kind of output, one row in `LEARNT` for each kind of truth.
 
-The same row serves every modality, so images, texts and sounds with labels share their metrics, their proof and their
-part of the report. Nothing here imports TensorFlow; losses are in `kerastune.tasks.losses`.
+A row serves every modality, so images, texts and sounds with labels share metrics, proof and report section. Nothing
+here imports TensorFlow; losses are in `kerastune.tasks.losses`.
 """
 
 from kerastune.tasks.learnt.answers import ANSWERS

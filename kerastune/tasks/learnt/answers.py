@@ -1,5 +1,5 @@
-"""Answers of language models. The output "sums" is float32 [n, 3], of each conversation: cross-entropy in nats,
-tokens that are right, and scored tokens. The truth is in the conversation itself.
+"""Answers of language models. The output "sums" is float32 [n, 3], for each conversation: cross-entropy in nats,
+number of correct tokens, and number of scored tokens. The truth is in the conversation itself.
 """
 
 from collections.abc import Mapping
@@ -23,16 +23,16 @@ from kerastune.tasks.learnt.contract import (
     ratio,
 )
 
-_ALIKE = 0.01  # nats a token
+_ALIKE = 0.01  # nats per token
 
 
 def sums(predictions: Predictions) -> npt.NDArray[np.float32]:
-    """The sums of each conversation, float32 [n, 3]."""
+    """Returns the sums of each conversation, float32 [n, 3]."""
     return np.asarray(predictions["sums"])
 
 
 def metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
-    """Over all scored tokens: `token_accuracy`, cross-entropy `loss` in nats, and `perplexity`, its exponential."""
+    """Returns `token_accuracy`, cross-entropy `loss` in nats and `perplexity`, its exponential, over scored tokens."""
     entropy, hits, tokens = (float(total) for total in sums(predictions).astype(np.float64).sum(0))
     loss = entropy / max(tokens, 1)
     return {
@@ -44,18 +44,18 @@ def metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str,
 
 
 def per_example(truth: Truth, predictions: Predictions) -> Doubles:
-    """Right and scored tokens of each conversation, float64 [n, 2]."""
+    """Returns the numbers of correct and scored tokens of each conversation, float64 [n, 2]."""
     return sums(predictions)[:, 1:].astype(np.float64)
 
 
 def nats(predictions: Predictions) -> npt.NDArray[np.float32]:
-    """Cross-entropy a token, float32 [n, 1]."""
+    """Returns the cross-entropy per token, float32 [n, 1]."""
     found = sums(predictions)
     return np.asarray(found[:, :1] / np.maximum(found[:, 2:], 1), np.float32)
 
 
 def answer(labels: Labels, predictions: Predictions, index: int, top: int) -> Answer:
-    """The text of an answer."""
+    """Returns the text of an answer."""
     text = str(predictions["texts"][index])
     return Answer((text,), {"answer": text})
 
@@ -81,7 +81,7 @@ ANSWERS = Learnt(
     comparison=by_rows(nats, agree=_alike, scale=_scale, alike="answers", unit="nats a token"),
     shown=Shown(
         "answers.html.j2",
-        "What it says",
+        "Answers",
         lambda labels, truth, predictions, test: {},
         no_mistakes,
         answer,

@@ -1,6 +1,6 @@
-"""Labels: one of several an example, or any number of them. The output "scores" is float32 [n, K], probabilities.
+"""Labels: exactly one per example, or any number. The output "scores" is float32 [n, K], probabilities.
 
-The truth of one label is int64 [n], indices into the labels; that of several is float32 [n, K] of 0 and 1.
+The truth for one label is int64 [n], indices into the labels; for several it is float32 [n, K] of 0 and 1.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ _PAIRS = 20  # pairs of labels that a report lists as confused
 
 
 def scores(predictions: Predictions) -> npt.NDArray[np.float32]:
-    """The probability of each label, float32 [n, K]."""
+    """Returns the probability of each label, float32 [n, K]."""
     return np.asarray(predictions["scores"])
 
 
@@ -38,7 +38,7 @@ def scores(predictions: Predictions) -> npt.NDArray[np.float32]:
 
 
 def _one_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
-    """Accuracy, cross-entropy `loss`, macro F1, the confusion matrix (rows: truth), and figures by class."""
+    """Returns accuracy, cross-entropy `loss`, macro F1, the confusion matrix (rows: truth), and figures by class."""
     found, indices = scores(predictions), list(range(len(labels)))
     output = found.argmax(-1)
     picked = np.clip(found[np.arange(len(truth)), truth], 1e-12, 1)
@@ -52,7 +52,7 @@ def _one_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict
 
 
 def _one_mistakes(labels: Labels, truth: Truth, predictions: Predictions) -> list[Mistake]:
-    """The wrong examples, the most confident first."""
+    """Returns the wrong examples, most confident first."""
     found = scores(predictions)
     output, sure = found.argmax(-1), found.max(-1)
     order = [int(i) for i in np.argsort(-sure, kind="stable") if output[i] != truth[i]]
@@ -60,7 +60,7 @@ def _one_mistakes(labels: Labels, truth: Truth, predictions: Predictions) -> lis
 
 
 def confused(labels: Labels, matrix: npt.NDArray[np.int64]) -> list[tuple[str, str, int, float]]:
-    """The pairs that are confused most: truth, output, how often, and the share of the truth's examples."""
+    """Returns the most confused pairs: truth, output, count, and share of the truth's examples."""
     wrong = matrix * (1 - np.eye(len(matrix), dtype=int))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
     cells = [divmod(int(i), len(matrix)) for i in order if wrong.flat[i]]
@@ -71,7 +71,7 @@ def confused(labels: Labels, matrix: npt.NDArray[np.int64]) -> list[tuple[str, s
 
 
 def _several_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
-    """Accuracy (the whole set is right), binary cross-entropy `loss`, macro and micro F1, and figures by class."""
+    """Returns accuracy (of whole sets), binary cross-entropy `loss`, macro and micro F1, and figures by class."""
     found = scores(predictions)
     output, known = found > 0.5, truth > 0.5
     p = np.clip(found.astype(np.float64), 1e-12, 1 - 1e-12)
@@ -85,7 +85,7 @@ def _several_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> 
 
 
 def _several_mistakes(labels: Labels, truth: Truth, predictions: Predictions) -> list[Mistake]:
-    """The examples whose set is wrong, the most confident first."""
+    """Returns the examples with a wrong set, most confident first."""
     found = scores(predictions)
     output, known = found > 0.5, truth > 0.5
     sure = np.where(output, found, 1 - found).min(-1)
@@ -111,7 +111,7 @@ def _by_class(labels: Labels, found: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _answer(labels: Labels, predictions: Predictions, index: int, top: int) -> Answer:
-    """The most probable labels, the most probable first."""
+    """Returns the most probable labels, in order."""
     row = scores(predictions)[index]
     best = [(labels[i], float(row[i])) for i in (-row).argsort(kind="stable")[:top]]
     return Answer(
@@ -130,7 +130,7 @@ def _one_context(labels: Labels, truth: Truth, predictions: Predictions, test: A
 
 
 def said(labels: Labels, record: Mapping[str, Any]) -> str:
-    """How many labels there are."""
+    """Returns the number of labels, in words."""
     return f"{len(labels)} labels"
 
 
@@ -161,7 +161,7 @@ LABEL = Learnt(
     per_example=_right,
     statistic=mean_of_first,
     comparison=by_rows(scores, agree=_same_label, scale=_largest, alike="labels"),
-    shown=Shown("classes.html.j2", "Where it is wrong", _one_context, _one_mistakes, _answer, said),
+    shown=Shown("classes.html.j2", "Mistakes", _one_context, _one_mistakes, _answer, said),
 )
 LABELS = Learnt(
     name="labels",
@@ -170,5 +170,5 @@ LABELS = Learnt(
     per_example=_all_right,
     statistic=mean_of_first,
     comparison=by_rows(scores, agree=_same_set, scale=_largest, alike="sets of labels"),
-    shown=Shown("classes.html.j2", "Where it is wrong", _context, _several_mistakes, _answer, said),
+    shown=Shown("classes.html.j2", "Mistakes", _context, _several_mistakes, _answer, said),
 )

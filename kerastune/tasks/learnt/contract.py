@@ -1,6 +1,6 @@
-"""The contract of what is learnt about an example: metrics, statistics, differences, and how an answer reads.
+"""The contract of a kind of output: metrics, statistics, differences, and the wording of an answer.
 
-Imports no TensorFlow, so that verification, reports and `kerastune predict` on an artifact need none.
+Does not import TensorFlow, so that verification, reports and `kerastune predict` on an artifact do not need it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from kerastune.data.ragged import Array
 
 Predictions: TypeAlias = Mapping[str, Array]
-"""Named arrays, each with one row (or one list of rows) an example."""
+"""Named arrays, each with one row (or one list of rows) per example."""
 Truth: TypeAlias = npt.NDArray[Any]
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -25,7 +25,7 @@ ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class Metric:
-    """The figure that chooses the best epoch and judges an artifact.
+    """The figure that selects the best epoch and judges an artifact.
 
     Attributes:
         name: its key in run.json: "accuracy".
@@ -39,26 +39,26 @@ class Metric:
 
     @property
     def words(self) -> str:
-        """The name as people read it."""
+        """Returns the name in words."""
         return self.name.replace("_", " ")
 
     def rank(self, epoch: Mapping[str, float]) -> tuple[float, float]:
-        """The place of an epoch by its validation figures: the highest is kept, and the first of equals."""
+        """Returns an epoch's sort key from its validation figures: the highest is kept, and the first among equals."""
         return -self.loss(0.0, epoch[f"val_{self.name}"]), -epoch["val_loss"]
 
     def loss(self, theirs: float, ours: float) -> float:
-        """How much worse ours is than theirs; negative where it is better."""
+        """Returns how much worse ours is than theirs; negative if it is better."""
         return theirs - ours if self.higher_is_better else ours - theirs
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An example that the model is wrong about.
+    """An example with a wrong output.
 
     Attributes:
-        index: of the example in its split.
-        truth, output: as people read them.
-        probability: that the model gave its output, or None.
+        index: the example's index in its split.
+        truth, output: both in words.
+        probability: the probability of the output, or None.
     """
 
     index: int
@@ -69,7 +69,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Answer:
-    """An output as people and machines read it."""
+    """An output for people and for machines."""
 
     lines: tuple[str, ...]
     document: Mapping[str, Any]
@@ -77,15 +77,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two runtimes' predictions about the same examples differ.
+    """How predictions of two runtimes on the same examples differ.
 
     Attributes:
-        distance: (ours, theirs) -> the error of each example, float64 [n]; NaN where it is no number.
+        distance: (ours, theirs) -> the error of each example, float64 [n]; may be NaN.
         agree: (ours, theirs) -> whether both give each example the same answer, bool [n].
-        lost: (ours, theirs) -> the share of what tells the examples apart in theirs that ours does not have; 0 is none.
+        lost: (ours, theirs) -> the share of the variance between examples in theirs that ours does not explain.
         spread: predictions -> how far apart the examples are, in the unit of `distance`.
-        scale: predictions -> what tolerances are relative to, in the unit of `distance`.
-        alike: the word for what agrees: "labels".
+        scale: predictions -> the reference for relative tolerances, in the unit of `distance`.
+        alike: the word for equal answers: "labels".
         unit: the unit of `distance` in messages, or "".
     """
 
@@ -100,17 +100,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Shown:
-    """What people see of predictions.
+    """How to show predictions to people.
 
     Attributes:
-        fragment: the file of `kerastune.tasks.learnt` with the report's section on the test split, in Jinja.
-        heading: of that section.
-        context: (labels, truth, predictions, test split or None) -> what the fragment reads.
-        mistakes: (labels, truth, predictions) -> the wrong examples, the worst first.
-        answer: (labels, predictions, index, how many labels) -> one prediction in words.
-        beside: further figures that a report and a verification print, by their key in `metrics`.
-        said: outputs and labels in the model's facts, from (labels, run record): "10 labels".
-        note: what else a reader of the learning curves should know.
+        fragment: Jinja file of `kerastune.tasks.learnt` with the report's section on the test split.
+        heading: the section's heading.
+        context: (labels, truth, predictions, test split or None) -> the fragment's context.
+        mistakes: (labels, truth, predictions) -> the wrong examples, worst first.
+        answer: (labels, predictions, index, number of labels) -> one prediction in words.
+        beside: additional figures in reports and verifications, by their key in `metrics`.
+        said: (labels, run record) -> outputs and labels among the model's facts: "10 labels".
+        note: a remark on the learning curves.
     """
 
     fragment: str
@@ -128,12 +128,12 @@ class Learnt:
     """A row of `LEARNT`.
 
     Attributes:
-        name: the truth that data hold: "label", "labels", "number", "pairs", …
-        metric: the figure that counts.
+        name: the kind of truth: "label", "labels", "number", "pairs", …
+        metric: the figure to select and judge by.
         metrics: (labels, truth, predictions) -> every figure, JSON-ready.
         per_example: (truth, predictions) -> sufficient statistics of each example, float64 [n, S].
         statistic: statistics of some examples -> the metric's value on them.
-        labels: the names that a manifest lists in the order of the outputs, from those of the data.
+        labels: the data's names -> the names in a manifest, in the order of the outputs.
     """
 
     name: str
@@ -154,7 +154,7 @@ def by_rows(
     alike: str,
     unit: str = "",
 ) -> Comparison:
-    """The comparison of predictions that are one row of numbers an example, float [n, K]."""
+    """Returns the comparison of predictions with one row of numbers per example, float [n, K]."""
 
     def distance(ours: Predictions, theirs: Predictions) -> Doubles:
         return np.asarray(np.abs(rows(ours).astype(np.float64) - rows(theirs)).max(-1, initial=0))
@@ -176,20 +176,20 @@ def by_rows(
 
 
 def mean_of_first(per_example: Doubles) -> float:
-    """The mean of the first statistic."""
+    """Returns the mean of the first statistic."""
     return float(per_example[:, 0].mean())
 
 
 def ratio(per_example: Doubles) -> float:
-    """The sum of the first statistic over that of the second."""
+    """Returns the sum of the first statistic divided by the sum of the second."""
     return float(per_example[:, 0].sum() / max(per_example[:, 1].sum(), 1e-12))
 
 
 def no_mistakes(labels: Labels, truth: Truth, predictions: Predictions) -> list[Mistake]:
-    """None: nobody can count how right such an output is."""
+    """Returns none: such an output is not simply right or wrong."""
     return []
 
 
 def named(labels: Sequence[str], chosen: npt.NDArray[Any]) -> str:
-    """The chosen labels in words."""
+    """Returns the chosen labels in words."""
     return ", ".join(label for label, on in zip(labels, chosen, strict=True) if on) or "none"

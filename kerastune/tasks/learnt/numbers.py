@@ -1,4 +1,4 @@
-"""A number an example. The output "scores" is float32 [n, 1], and so is the truth."""
+"""One number per example. The output "scores" and the truth are float32 [n, 1]."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,17 +22,17 @@ from kerastune.tasks.learnt.contract import (
     by_rows,
 )
 
-_EPSILONS = 4  # steps of float32 that a sum may be off by, of the largest number
-_ALIKE = 0.05  # of the spread: numbers that are nearer than this are the same answer
+_EPSILONS = 4  # allowed error of a sum, in float32 steps of the largest number
+_ALIKE = 0.05  # fraction of the spread within which two numbers are the same answer
 
 
 def numbers(predictions: Predictions) -> npt.NDArray[np.float32]:
-    """The number of each example, float32 [n, 1]."""
+    """Returns the number of each example, float32 [n, 1]."""
     return np.asarray(predictions["scores"])
 
 
 def metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
-    """R², mean squared error `loss`, mean absolute error and Spearman's rank correlation."""
+    """Returns R², mean squared error `loss`, mean absolute error and Spearman's rank correlation."""
     found = numbers(predictions)
     error = found.astype(np.float64) - truth
     vary = np.ptp(found) and np.ptp(truth)
@@ -45,35 +45,35 @@ def metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str,
 
 
 def per_example(truth: Truth, predictions: Predictions) -> Doubles:
-    """The squared error and the true number, float64 [n, 2]."""
+    """Returns the squared error and the true number, float64 [n, 2]."""
     known = truth[:, 0].astype(np.float64)
     error = numbers(predictions)[:, 0].astype(np.float64) - known
     return np.stack([error**2, known], 1)
 
 
 def r_squared(found: Doubles) -> float:
-    """The share of the variance that is explained: 1 is perfect, 0 is as good as the mean."""
-    # In the order that loses no digits where numbers are large and vary little.
+    """Returns the explained share of the variance: 1 is perfect, 0 is as good as the mean."""
+    # This order loses no digits for large numbers that vary little.
     known = found[:, 1] - found[:, 1].mean()
     return float(1 - found[:, 0].sum() / max(float((known**2).sum()), 1e-12))
 
 
 def spread(expected: npt.NDArray[Any]) -> float:
-    """How far the numbers lie apart; more where float32 cannot hold their differences."""
+    """Returns how far apart the numbers are; larger if float32 cannot hold their differences."""
     epsilon = float(np.finfo(np.float32).eps)
     rounding = _EPSILONS * epsilon * float(np.abs(expected).max(initial=0)) / ROUNDING
     return max(float(np.ptp(expected)), rounding)
 
 
 def mistakes(labels: Labels, truth: Truth, predictions: Predictions) -> list[Mistake]:
-    """Every example, the largest error first."""
+    """Returns every example, largest error first."""
     found = numbers(predictions)
     order = np.argsort(-np.abs(found - truth)[:, 0], kind="stable")
     return [Mistake(int(i), f"{truth[i, 0]:.3g}", f"{found[i, 0]:.3g}") for i in order]
 
 
 def answer(labels: Labels, predictions: Predictions, index: int, top: int) -> Answer:
-    """The number, under the name of its column."""
+    """Returns the number with the name of its column."""
     number = float(numbers(predictions)[index, 0])
     return Answer(
         (f"{number:.4f}  {labels[0]}",),
@@ -98,7 +98,7 @@ NUMBER = Learnt(
     comparison=by_rows(numbers, agree=_alike, scale=spread, alike="numbers (to 5 % of their spread)"),
     shown=Shown(
         "numbers.html.j2",
-        "Where it is wrong",
+        "Mistakes",
         lambda labels, truth, predictions, test: {},
         mistakes,
         answer,

@@ -1,7 +1,7 @@
-"""Vectors: those of examples that belong together point the same way. The output "embeddings" is one row a text.
+"""Vectors that are similar for texts that belong together. The output "embeddings" has one row per text.
 
-Predictions are float32 [n, sides, D]. The truth of pairs numbers the split's texts, int64 [n, sides]; that of groups is
-each example's label, int64 [n]; that of scores is how alike the two sides are, float32 [n, 1].
+Predictions are float32 [n, sides, D]. The truth of pairs numbers the split's texts, int64 [n, sides]. The truth of
+groups is each example's label, int64 [n]. The truth of scores is the similarity of both sides, float32 [n, 1].
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,17 +32,16 @@ from kerastune.tasks.learnt.contract import (
 
 Floats = npt.NDArray[np.float32]
 
-_BLOCK = 256  # texts that are compared with all others at a time
+_BLOCK = 256  # texts compared with all others at a time
 
 
 def similarity(target: str, truth: npt.NDArray[Any], vectors: Floats) -> dict[str, Any]:
-    """What a split's vectors are worth.
+    """Computes the metrics of a split's vectors.
 
     Returns:
-        Of scores: Spearman's rank correlation of cosine and score, and Pearson's. Else, over all texts to which
-        something belongs (`queries`): the share that has it among the nearest 1, 5 and 10 of the split's `texts`, and
-        the mean of 1 / its rank. Where several texts belong to one, the nearest counts (Musgrave et al. 2020,
-        arXiv:2003.08505).
+        For scores: Spearman's and Pearson's correlation of cosine and score. Otherwise, over all texts with a match
+        (`queries`): the share with a match among the nearest 1, 5 and 10 of the split's `texts`, and the mean of
+        1 / its rank. If a text has several matches, the nearest counts (Musgrave et al. 2020, arXiv:2003.08505).
     """
     if target == "scores":
         near = cosines(vectors)
@@ -58,12 +57,12 @@ def similarity(target: str, truth: npt.NDArray[Any], vectors: Floats) -> dict[st
 
 
 def rank_correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
-    """Spearman's; 0 where one of the two does not vary."""
+    """Returns Spearman's correlation; 0 if one of the two is constant."""
     return float(spearmanr(one, other).statistic) if np.ptp(one) > 0 and np.ptp(other) > 0 else 0.0
 
 
 def nearest(vectors: Floats) -> npt.NDArray[np.int64]:
-    """Which other one is most like each vector, by cosine: [n, D] -> int64 [n]."""
+    """Returns the index of the most similar other vector by cosine: [n, D] -> int64 [n]."""
     known, found = unit(vectors), [np.zeros(0, np.int64)]
     for at in range(0, len(known), _BLOCK):
         near = known[at : at + _BLOCK] @ known.T
@@ -73,25 +72,25 @@ def nearest(vectors: Floats) -> npt.NDArray[np.int64]:
 
 
 def unit(vectors: npt.NDArray[Any]) -> Floats:
-    """Vectors of length 1, so that their products are cosines: float32 [..., D]."""
+    """Scales vectors to length 1, so that their products are cosines: float32 [..., D]."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
 def cosines(vectors: Floats) -> npt.NDArray[np.float64]:
-    """How alike the two texts of each example are: float64 [n]."""
+    """Returns the cosine similarity of the two texts of each example: float64 [n]."""
     first, second = unit(vectors[:, 0]).astype(np.float64), unit(vectors[:, 1]).astype(np.float64)
     return np.asarray((first * second).sum(-1))
 
 
 @dataclass(frozen=True)
 class _Search:
-    """Who looks for what among which texts; texts are places (example, side) of `vectors`.
+    """A retrieval task: queries, candidates and matches. Texts are positions (example, side) in `vectors`.
 
     Attributes:
         queries, candidates: int64 [q, 2], [c, 2].
-        belongs: of some examples, which candidates belong to each, bool [b, c]. To a query, at least one does.
-        itself: of some examples, which candidates are the very text, bool [b, c].
+        belongs: some examples -> the candidates that match each, bool [b, c]. Every query has at least one match.
+        itself: some examples -> the candidates that are the same text, bool [b, c].
     """
 
     vectors: Floats
@@ -101,8 +100,8 @@ class _Search:
     itself: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
 
     def blocks(self) -> Iterator[tuple[npt.NDArray[np.int64], Floats, npt.NDArray[np.bool_]]]:
-        """Queries, a block at a time: their examples int64 [b], cosines float32 [b, c] (-inf with itself), and who
-        belongs to them, bool [b, c]."""
+        """Yields blocks of queries: their examples int64 [b], cosines float32 [b, c] (-inf with itself), and matches,
+        bool [b, c]."""
         known = unit(self.vectors)
         texts = known[tuple(self.candidates.T)]
         for at in range(0, len(self.queries), _BLOCK):
@@ -113,7 +112,7 @@ class _Search:
 
 def _search(target: str, truth: npt.NDArray[Any], vectors: Floats) -> _Search:
     places = np.stack([np.arange(len(truth)), np.zeros(len(truth), np.int64)], 1)
-    if target == "groups":  # each text looks for the others of its label
+    if target == "groups":  # each text searches for others with its label
         others = np.bincount(truth)[truth] > 1
 
         def same(some: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -122,7 +121,7 @@ def _search(target: str, truth: npt.NDArray[Any], vectors: Floats) -> _Search:
         return _Search(
             vectors, places[others], places, lambda some: np.equal.outer(truth[some], truth) & ~same(some), same
         )
-    # Each pair's first text looks for what belongs to it among all distinct others.
+    # Each pair's first text searches for its match among all other distinct texts.
     sides = truth.shape[1] - 1
     numbers, first, number = np.unique(truth[:, 1:], return_index=True, return_inverse=True)
     texts, of_pair = np.unique(truth[:, 0], return_inverse=True)
@@ -139,11 +138,11 @@ def _search(target: str, truth: npt.NDArray[Any], vectors: Floats) -> _Search:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What is found with an example's first text.
+    """The nearest texts to an example's first text.
 
     Attributes:
         rank: as in `ranks`.
-        nearest: the texts' places (example, side), cosines, and whether they belong to it.
+        nearest: positions (example, side) and cosines of the texts, and whether they match.
     """
 
     example: int
@@ -152,7 +151,7 @@ class Neighbours:
 
 
 def ranks(target: str, truth: npt.NDArray[Any], vectors: Floats) -> npt.NDArray[np.int64]:
-    """The place, from 1, of the nearest text that belongs to each query, int64 [q]; of equally near ones the last."""
+    """Returns the rank, from 1, of each query's nearest match, int64 [q]; ties count as the last."""
     found = [np.zeros(0, np.int64)]
     for _, near, belongs in _search(target, truth, vectors).blocks():
         best = np.where(belongs, near, -np.inf).max(-1, keepdims=True)
@@ -161,7 +160,7 @@ def ranks(target: str, truth: npt.NDArray[Any], vectors: Floats) -> npt.NDArray[
 
 
 def neighbours(target: str, truth: npt.NDArray[Any], vectors: Floats, count: int) -> list[Neighbours]:
-    """The `count` nearest texts of each query, the nearest first."""
+    """Returns the `count` nearest texts of each query, nearest first."""
     search, rank, found = _search(target, truth, vectors), ranks(target, truth, vectors), list[Neighbours]()
     for some, near, belongs in search.blocks():
         order = np.argsort(-near, axis=-1, kind="stable")[:, :count]
@@ -179,13 +178,13 @@ def neighbours(target: str, truth: npt.NDArray[Any], vectors: Floats, count: int
 
 # --- the rows of LEARNT --------------------------------------------------------------------------------------
 
-_NEAREST = 3  # texts that a report shows beside each
+_NEAREST = 3  # nearest texts in a report
 _WORST = 12
-_FIRST = 6  # numbers of a vector that are printed
+_FIRST = 6  # printed numbers of a vector
 
 
 def vectors_of(predictions: Predictions) -> Floats:
-    """The vectors, float32 [n, sides, D]."""
+    """Returns the vectors, float32 [n, sides, D]."""
     return np.asarray(predictions["embeddings"])
 
 
@@ -195,12 +194,12 @@ def _flat(predictions: Predictions) -> Floats:
 
 
 def _same_neighbour(ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> Bools:
-    """Whether the same other vector is the nearest to each."""
+    """Returns whether each vector has the same nearest other vector."""
     return np.asarray(nearest(ours) == nearest(theirs))
 
 
 def _largest(expected: npt.NDArray[Any]) -> float:
-    return float(np.abs(expected).max(initial=0))  # components are far below 1, and what is allowed with them
+    return float(np.abs(expected).max(initial=0))  # components are far below 1, so the tolerance scales with them
 
 
 def _metrics(target: str, labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
@@ -208,12 +207,12 @@ def _metrics(target: str, labels: Labels, truth: Truth, predictions: Predictions
 
 
 def _found_first(target: str, truth: Truth, predictions: Predictions) -> Doubles:
-    """Whether each query finds first what belongs to it, float64 [q, 1]."""
+    """Returns whether each query's nearest text is a match, float64 [q, 1]."""
     return np.asarray(ranks(target, truth, vectors_of(predictions)) == 1, np.float64)[:, None]
 
 
 def _cosine_and_score(truth: Truth, predictions: Predictions) -> Doubles:
-    """The cosine of each pair and its score, float64 [n, 2]."""
+    """Returns the cosine of each pair and its score, float64 [n, 2]."""
     return np.stack([cosines(vectors_of(predictions)), truth[:, 0].astype(np.float64)], 1)
 
 
@@ -222,17 +221,17 @@ def _correlation(per_example: Doubles) -> float:
 
 
 _EXCERPT = 300  # characters
-_NOTE = "In training a text is compared with the others of its batch, in validation with those of the whole split."
+_NOTE = "Training compares a text with others in its batch, validation with all in the split."
 
 
 @dataclass(frozen=True)
 class Retrieved:
-    """A test text, and what the model finds with it.
+    """A test text and its nearest texts.
 
     Attributes:
-        rank: of the nearest text that belongs to it, from 1; None for two texts with a score.
-        belongs: that text, or the label, or the score.
-        nearest: texts, their cosines, and whether they belong to it.
+        rank: rank of the nearest match, from 1; None for two texts with a score.
+        belongs: the match, the label, or the score.
+        nearest: texts, their cosines, and whether they match.
     """
 
     id: str
@@ -243,7 +242,7 @@ class Retrieved:
 
 
 def _context(target: str, labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
-    """The queries whose match ranks worst, and a few that rank best."""
+    """Returns the queries whose match ranks worst, and a few that rank best."""
     if test is None:
         return {"retrieved": []}
     ranked = sorted(neighbours(target, truth, vectors_of(predictions), _NEAREST), key=lambda one: -one.rank)
@@ -262,7 +261,7 @@ def _context(target: str, labels: Labels, truth: Truth, predictions: Predictions
 
 
 def _misplaced(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
-    """The scored pairs that are furthest out of rank."""
+    """Returns the scored pairs that are furthest out of rank."""
     if test is None:
         return {"retrieved": []}
     near = cosines(vectors_of(predictions))
@@ -280,7 +279,7 @@ def _text(test: Any, example: int, side: int = 0) -> str:
 
 
 def _answer(labels: Labels, predictions: Predictions, index: int, top: int) -> Answer:
-    """The beginning of a vector, and its length."""
+    """Returns the beginning of a vector, and its length."""
     vector = _flat(predictions)[index]
     first = " ".join(f"{value:.4f}" for value in vector[:_FIRST])
     length = float((vector**2).sum()) ** 0.5
@@ -338,4 +337,4 @@ SCORES = Learnt(
 )
 
 VECTORS = (PAIRS, GROUPS, SCORES)
-"""The rows whose output is a vector an example."""
+"""Rows whose output is one vector per text."""

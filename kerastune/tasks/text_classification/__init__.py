@@ -1,1 +1,1 @@
-"""Text classification: labels, or a number, for a text or a pair."""
+"""Text classification: labels or a number for a text or a pair."""

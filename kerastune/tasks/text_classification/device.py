@@ -1,4 +1,4 @@
-"""Texts in, labels or numbers out. Imports no TensorFlow."""
+"""Texts in, labels or numbers out, without TensorFlow."""
 
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from kerastune.tasks.text_classification.settings import TextClassification
 
 
 def learnt(recipe: TextClassification) -> Learnt:
-    """The row that the recipe's data name: one label, several, or a number."""
+    """Returns the row for the recipe's data: one label, several, or a number."""
     return LEARNT[recipe.data.target]
 
 
 def manifest(recipe: TextClassification, wanted: Wanted, form: Form, work: Path) -> Record:
-    """Tokens in, scores out."""
+    """Describes tokens in and scores out."""
     output = scores_of(recipe.data.target, text_device.batch_of(form), work)
     return text_device.manifest(wanted, form, work, activation(recipe.data.target), output)
 
 
 def sides(recipe: TextClassification) -> int:
-    """Two texts for a model of pairs."""
+    """Returns 2 for a model of pairs, else 1."""
     return 2 if recipe.data.paired else 1
 
 

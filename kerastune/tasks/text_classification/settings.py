@@ -1,4 +1,4 @@
-"""Settings of a text classification recipe."""
+"""Settings for text classification recipes."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from kerastune.recipe.sources import TableData, TfdsTextData
 
 
 class TextClassification(Recipe):
-    """Labels, or a number, for a text or a pair of texts."""
+    """Labels or a number for a text or a pair of texts."""
 
     task: Literal["text_classification"]
     data: Annotated[TableData | TfdsTextData, Field(discriminator="source")]

@@ -1,4 +1,4 @@
-"""Text classification: labels, or a number, for a text or a pair, on any KerasHub backbone with a TextClassifier."""
+"""Text classification: labels or a number for a text or a pair, with any KerasHub backbone with a TextClassifier."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,15 +24,15 @@ Scores = npt.NDArray[np.float32]
 
 
 def build(recipe: TextClassification, preset: str, num_outputs: int, precision: str) -> Model:
-    """The preset's backbone under a new, randomly initialised head of `num_outputs` logits.
+    """Builds the preset's backbone with a new, randomly initialised head of `num_outputs` logits.
 
     Args:
-        preset: what `recipe.preset` resolves to.
+        preset: the resolved `recipe.preset`.
         precision: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Raises:
         AssetError: the preset cannot be found or reached.
-        RecipeError: the preset holds no text classifier, or cannot take texts of that length.
+        RecipeError: the preset is not a text classifier, or does not support that length.
     """
     keras.config.set_dtype_policy(precision)  # the head follows the global policy, the backbone its own
     try:
@@ -49,7 +49,7 @@ def build(recipe: TextClassification, preset: str, num_outputs: int, precision: 
 
 
 def describe(model: Model, splits: Splits) -> dict[str, Any]:
-    """What run.json says of the inputs: lengths in tokens, and how many texts were cut off."""
+    """Returns the lengths in tokens and the number of truncated texts, for run.json."""
     parts = {name: tokens(model, getattr(splits, name)) for name in ("train", "validation", "test")}
     return {
         "sequence_length": model.preprocessor.sequence_length,
@@ -59,7 +59,7 @@ def describe(model: Model, splits: Splits) -> dict[str, Any]:
 
 
 def load(folder: str, precision: str = "float32") -> Model:
-    """A tuned model from a run folder.
+    """Loads a tuned model from a run folder.
 
     Raises:
         ValueError: KerasHub's own, when the preset cannot be loaded.
@@ -71,9 +71,9 @@ def load(folder: str, precision: str = "float32") -> Model:
 def scores(
     target: str, model: Model, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
 ) -> Scores:
-    """What `labels.activated` makes of a whole split: float32 [n, num_classes], in the split's order.
+    """Returns the scores (`losses.activated`) of a whole split: float32 [n, num_classes], in its order.
 
-    `each(n)` is called as the first n examples are done.
+    Calls `each(n)` when the first n examples are done.
     """
     forward = tf.function(
         lambda x: activated(target, model(x, training=False)),
@@ -91,7 +91,7 @@ def scores(
 
 
 def device_function(target: str, model: Model) -> Callable[..., dict[str, tf.Tensor]]:
-    """Token ids in, scores out: int32 [B, L] an input, in the order of `input_names` -> {"scores": float32 [B, K]}."""
+    """Returns the function from token ids, int32 [B, L] each (`input_names`), to {"scores": float32 [B, K]}."""
     names = input_names(model)
 
     def device(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -102,7 +102,7 @@ def device_function(target: str, model: Model) -> Callable[..., dict[str, tf.Ten
 
 
 def signatures(recipe: TextClassification, model: Model) -> dict[str, Signature]:
-    """What an exported model may answer to: name -> (function, its inputs).
+    """Returns the signatures of an exported model: name -> (function, its inputs).
 
     "any_length" is `serving_default` for one text, "fixed_length" for one that is padded to the longest there may be.
     """
@@ -111,7 +111,7 @@ def signatures(recipe: TextClassification, model: Model) -> dict[str, Signature]
 
 
 def reference(recipe: TextClassification, model: Model, examples: Sequence[Any]) -> Scores:
-    """What the Keras model itself says, outside any graph, of one text or pair after the other: float32 [n, K]."""
+    """Returns the Keras model's own scores, outside any graph, one text or pair at a time: float32 [n, K]."""
     said = [
         activated(recipe.data.target, model({name: row[None] for name, row in x.items()}, training=False)).numpy()
         for x in inputs(model, examples)

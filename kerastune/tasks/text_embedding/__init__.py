@@ -1,1 +1,1 @@
-"""Text embedding: vectors of texts, learnt by contrast."""
+"""Text embedding: vectors of texts, learnt by contrastive training."""

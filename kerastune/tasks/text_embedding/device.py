@@ -1,4 +1,4 @@
-"""Texts in, vectors out: one text at a time, whatever the model learnt from. Imports no TensorFlow."""
+"""Texts in, vectors out, one text at a time whatever the training data. Without TensorFlow."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,27 +15,27 @@ from kerastune.tasks.text_embedding.settings import TextEmbedding
 
 
 def learnt(recipe: TextEmbedding) -> Learnt:
-    """The row that the columns of the data name: pairs, groups or scores."""
+    """Returns the row for the named columns: pairs, groups or scores."""
     return LEARNT[recipe.data.target]
 
 
 def golden(recipe: TextEmbedding, splits: Splits) -> list[Example]:
-    """The first text of validation examples."""
+    """Returns the first text of validation examples."""
     return [texts[:1] for texts in text_device.golden(recipe, splits)]
 
 
 def calibration(recipe: TextEmbedding, split: Split, i: int) -> Example:
-    """The first text of an example."""
+    """Returns the first text of an example."""
     return split.example(i)[:1]
 
 
 def audited(recipe: TextEmbedding, splits: Splits) -> list[list[str]]:
-    """All texts, one by one."""
+    """Returns all texts, one by one."""
     return [[text] for texts in text_device.audited(recipe, splits) for text in texts]
 
 
 def manifest(recipe: TextEmbedding, wanted: Wanted, form: Form, work: Path) -> Record:
-    """Tokens in, a vector out."""
+    """Describes tokens in and a vector out."""
     with np.load(work / "golden_expected.npz", allow_pickle=False) as stored:
         width = stored["embeddings"].shape[-1]
     output = {
@@ -43,13 +43,13 @@ def manifest(recipe: TextEmbedding, wanted: Wanted, form: Form, work: Path) -> R
         "shape": [text_device.batch_of(form), width],
         "dtype": "float32",
         "range": None,
-        "meaning": "the text's vector, pooled and scaled as the preset says; cosines compare them",
+        "meaning": "the text's vector, pooled and scaled by the preset; compare vectors by cosine",
     }
     return text_device.manifest(wanted, form, work, ["pooling"], output)
 
 
 def questions(recipe: TextEmbedding, split: Split, chosen: Sequence[int]) -> Questions:
-    """Each distinct text once; every side of an example finds its answer there."""
+    """Returns one question for each distinct text; every side of an example refers to one."""
     number: dict[str, int] = {}
     place = np.array([[number.setdefault(str(text), len(number)) for text in split.example(i)] for i in chosen])
     return Questions([np.array([text]) for text in number], place)

@@ -1,4 +1,4 @@
-"""Settings of a text embedding recipe."""
+"""Settings for text embedding recipes."""
 
 from typing import Literal
 
@@ -17,9 +17,9 @@ _LAYOUTS: dict[tuple[str, ...], Target] = {
 
 
 class EmbeddingData(Table):
-    """A CSV, JSON Lines or Parquet file of texts that belong together. The columns named say in which way:
-    `anchor_column` and `positive_column` (and `negative_column`); `text_column` and `label_column`, where texts of one
-    label belong together; or `text_column`, `pair_column` and `score_column`, which says how alike the two are."""
+    """A CSV, JSON Lines or Parquet file of texts that belong together. The named columns define how:
+    `anchor_column` and `positive_column` (and `negative_column`); `text_column` and `label_column`, where texts with
+    the same label belong together; or `text_column`, `pair_column` and `score_column`, the similarity of both texts."""
 
     anchor_column: Text | None = None
     """Texts that are searched with: questions, titles."""
@@ -35,7 +35,7 @@ class EmbeddingData(Table):
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The keys of the columns that are named."""
+        """Returns the keys of the named columns."""
         known = dict.fromkeys(key for layout in _LAYOUTS for key in layout)
         return tuple(key for key in known if getattr(self, key))
 
@@ -56,12 +56,12 @@ class EmbeddingData(Table):
         if set(self.named) not in map(set, _LAYOUTS):
             there = "; ".join(" + ".join(layout) for layout in _LAYOUTS)
             got = " + ".join(self.named) or "none"
-            raise ValueError(f"the columns named are {got}; name those of one kind of data: {there}")
+            raise ValueError(f"the named columns are {got}; name those of one kind of data: {there}")
         return self
 
 
 class TextEmbedding(Recipe):
-    """Vectors of texts: those of texts that belong together point the same way."""
+    """Vectors of texts that are similar for texts that belong together."""
 
     task: Literal["text_embedding"]
     data: EmbeddingData

@@ -1,6 +1,6 @@
-"""Text embedding: vectors of texts, from any KerasHub backbone with a TextEmbedder, learnt by contrast.
+"""Text embedding: vectors of texts from any KerasHub backbone with a TextEmbedder, by contrastive training.
 
-An example has one text or several, its sides. Of a batch of B examples the model sees all first sides, then all second
+An example has one or more texts, its sides. For a batch of B examples, the model sees all first sides, then all second
 ones, and so on: [sides * B, L] in, [sides * B, D] out.
 """
 
@@ -31,20 +31,20 @@ from kerastune.tasks.tokens import Ints, Tokens, fed, preprocessing, rows, token
 Vectors = npt.NDArray[np.float32]
 
 TEMPERATURE = 0.05
-"""Cosines are divided by it in the losses; the default of Sentence Transformers, as a scale of 20."""
+"""The losses divide cosines by it; equals the default scale of 20 in Sentence Transformers."""
 
 
 def build(recipe: TextEmbedding, preset: str, num_outputs: int, precision: str) -> Model:
-    """The preset as a text embedder, with the pooling and normalisation that it says; the mean where it says none.
+    """Returns the preset as a text embedder, with its own pooling and normalisation; without any, with mean pooling.
 
     Args:
-        preset: what `recipe.preset` resolves to.
-        num_outputs: not used: vectors are as wide as the preset makes them.
+        preset: the resolved `recipe.preset`.
+        num_outputs: unused; the preset decides the size of vectors.
         precision: a Keras dtype policy: "float32", "mixed_bfloat16" or "mixed_float16".
 
     Raises:
         AssetError: the preset cannot be found or reached.
-        RecipeError: the preset holds no text embedder, cannot take texts of that length, or has no head to train.
+        RecipeError: the preset is not a text embedder, does not support that length, or has no head to train.
     """
     keras.config.set_dtype_policy(precision)
     try:
@@ -61,7 +61,7 @@ def build(recipe: TextEmbedding, preset: str, num_outputs: int, precision: str) 
         for number, phase in enumerate(recipe.phases):
             if phase.unfreeze in ("head", "gradual"):
                 raise RecipeError(
-                    f"phases.{number}.unfreeze = {phase.unfreeze!r}: this embedder pools what its backbone says, and "
+                    f"phases.{number}.unfreeze = {phase.unfreeze!r}: this embedder pools its backbone's outputs, and "
                     "has no head to train.",
                     'Use "all", "top:N" or "match:REGEX".',
                 )
@@ -69,7 +69,7 @@ def build(recipe: TextEmbedding, preset: str, num_outputs: int, precision: str) 
 
 
 def describe(model: Model, splits: Splits) -> dict[str, Any]:
-    """What run.json says of the inputs and the vectors."""
+    """Returns facts about the inputs and the vectors, for run.json."""
     parts = {name: sides(model, getattr(splits, name)).tokens for name in ("train", "validation", "test")}
     return {
         "sequence_length": model.preprocessor.sequence_length,
@@ -82,7 +82,7 @@ def describe(model: Model, splits: Splits) -> dict[str, Any]:
 
 
 def load(folder: str, precision: str = "float32") -> Model:
-    """A tuned model from a run folder.
+    """Loads a tuned model from a run folder.
 
     Raises:
         ValueError: KerasHub's own, when the preset cannot be loaded.
@@ -99,9 +99,9 @@ class Sides:
     """A split's texts, each distinct one tokenised once.
 
     Attributes:
-        tokens: of the distinct texts.
-        index: which of them each side of each example is, int64 [n, sides].
-        peers: of groups, the examples of each example's label; else nothing.
+        tokens: tokens of the distinct texts.
+        index: index of the distinct text for each side of each example, int64 [n, sides].
+        peers: for groups, the examples with each example's label; otherwise empty.
     """
 
     tokens: Tokens
@@ -110,14 +110,14 @@ class Sides:
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each example's longest side, int64 [n]."""
+        """Returns the number of tokens of each example's longest side, int64 [n]."""
         return np.asarray(self.tokens.lengths[self.index].max(-1))
 
     def partners(self, examples: npt.NDArray[np.int64], seed: tuple[int, ...] | None) -> npt.NDArray[np.int64]:
-        """Of groups, another example of each one's label; itself where there is none. int64 [B].
+        """Returns another example with each one's label, or itself if there is none, int64 [B]. For groups.
 
         Args:
-            seed: what they are drawn from; None: the next one, always.
+            seed: the seed to draw with; None: always the next one.
         """
         random = None if seed is None else np.random.default_rng(seed)
         found = []
@@ -133,7 +133,7 @@ _known: "WeakKeyDictionary[Split, dict[str, Sides]]" = WeakKeyDictionary()
 
 
 def sides(model: Model, split: Split) -> Sides:
-    """The split's texts; tokenised when they are first asked for."""
+    """Returns the split's texts; tokenises them on first use."""
     known, key = _known.setdefault(split, {}), preprocessing(model)
     if key not in known:
         number: dict[str, int] = {}
@@ -151,7 +151,7 @@ def sides(model: Model, split: Split) -> Sides:
 def order(
     model: Model, split: Split, batch_size: int, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0
 ) -> Order:
-    """The batches of a split, each of examples whose longest sides are about as long."""
+    """Returns the batches of a split, each with examples whose longest sides have similar lengths."""
     found = sides(model, split)
     return Order(len(split), batch_size, epochs, seed, start, np.searchsorted(found.tokens.buckets, found.lengths))
 
@@ -159,13 +159,13 @@ def order(
 def batches(
     model: Model, split: Split, order: Order, augment: Augment | None = None, seed: int = 0, view: int | None = None
 ) -> tf.data.Dataset:
-    """Batches of (model inputs by name, int32 [sides * B, length of the bucket]; indices into the split int64 [B]).
+    """Yields batches of (model inputs by name, int32 [sides * B, bucket length]; indices into the split, int64 [B]).
 
-    A text of a group has another of its label as its second side: in an order that is shuffled one that is drawn from
-    `seed` and the batch's number, so that a batch is the same whenever it is made; else always the same one.
+    A text of a group has another text with its label as its second side. In a shuffled order, `seed` and the batch
+    number determine it, so that a batch is the same whenever it is made; otherwise it is always the same text.
 
     Args:
-        augment, view: those of tasks that change their examples; texts are never changed.
+        augment, view: for tasks that augment their examples; texts never change.
     """
     found = sides(model, split)
 
@@ -181,7 +181,7 @@ def batches(
 
 
 def example(model: Model, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
-    """Model inputs of the longest texts: the largest batch there is."""
+    """Returns the model inputs of the longest texts: the largest batch."""
     found = sides(model, split)
     longest = np.argsort(-found.lengths, kind="stable")[:batch_size]
     index = found.index[longest]
@@ -194,15 +194,14 @@ def example(model: Model, split: Split, batch_size: int) -> dict[str, tf.Tensor]
 
 
 def targets(recipe: TextEmbedding, model: Model, splits: Splits, name: str, training: bool) -> Targets:
-    """What vectors are compared by, float32 [n, K]: the number of each side's text, the label of both sides, or the
-    score."""
+    """Returns training targets, float32 [n, K]: each side's text number, the label of both sides, or the score."""
     truth = getattr(splits, name).labels
     sided = np.stack([truth, truth], 1) if recipe.data.target == "groups" else truth
     return Targets(sided.astype(np.float32), np.ones(len(truth), np.float32))
 
 
 def loss(target: str) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-    """(targets, vectors, weights) -> the batch's sum and size. Examples have no weights: they are all 1."""
+    """Returns the loss: (targets, vectors, weights) -> the batch's sum and size. Weights are ignored: all are 1."""
     each = cosent if target == "scores" else in_batch_negatives
 
     def summed(truth: tf.Tensor, outputs: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -213,13 +212,13 @@ def loss(target: str) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
 
 
 def metric(target: str) -> keras.metrics.Metric:
-    """What is shown of training: the same as `validated`, but among the texts of a batch."""
+    """Returns the meter shown in training: the same as `validated`, but within a batch."""
     name = LEARNT[target].metric.name
     return keras.metrics.MeanMetricWrapper(_rank_correlation if target == "scores" else _found, name=name)
 
 
 def validated(target: str, y: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]]) -> dict[str, float]:
-    """What chooses the best epoch, higher is better: it compares all texts of a split, and not of each batch.
+    """Returns the figures that select the best epoch, higher is better, over all texts of a split.
 
     Args:
         y, outputs: targets and vectors, batch by batch.
@@ -235,15 +234,15 @@ def validated(target: str, y: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.
 
 
 def in_batch_negatives(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """InfoNCE (van den Oord et al. 2018, arXiv:1807.03748) with the batch's other texts as negatives (Henderson et al.
-    2017, arXiv:1705.00652): the cross-entropy of finding each first side's second one, by cosine, among all second (and
+    """Computes InfoNCE (van den Oord et al. 2018, arXiv:1807.03748) with in-batch negatives (Henderson et al. 2017,
+    arXiv:1705.00652): the cross-entropy of finding each first side's second side, by cosine, among all second (and
     third) sides.
 
-    A second or third side that is no negative is left out: the same text, or label, as the first side or as what
-    belongs to it, or what belongs to the same text elsewhere in the batch.
+    Masks false negatives: sides with the same text or label as the first side or its match, and matches of the same
+    text elsewhere in the batch.
 
     Args:
-        y: which text each side is, or which label, float32 [B, sides].
+        y: number of the text or label of each side, float32 [B, sides].
         outputs: vectors [sides * B, D].
 
     Returns:
@@ -254,29 +253,29 @@ def in_batch_negatives(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
 
 
 def cosent(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """CoSENT (Su 2022, https://kexue.fm/archives/8847): where one pair's score is higher than another's, so should its
-    cosine be. log(1 + sum of exp((lower pair's cosine - higher pair's) / temperature)). Only the order of scores
-    counts, so that they may be on any scale.
+    """Computes CoSENT (Su 2022, https://kexue.fm/archives/8847), by which higher scores should have higher cosines:
+    log(1 + sum of exp((lower pair's cosine - higher pair's) / temperature)). Only the order of scores matters, so they
+    can have any scale.
 
     Args:
         y: scores, float32 [B, 1].
         outputs: vectors [2 * B, D].
 
     Returns:
-        The batch's loss, for each example: float32 [B].
+        The batch's loss, repeated for each example: float32 [B].
     """
     cosines = _cosines(y, outputs) / TEMPERATURE
-    apart = cosines[None] - cosines[:, None]  # [i, j]: how much nearer the texts of j are than those of i
+    apart = cosines[None] - cosines[:, None]  # [i, j]: how much more similar the texts of j are than those of i
     terms = tf.where(y > y[:, 0], apart, _NEVER)  # i is scored higher than j
     whole = tf.reduce_logsumexp(tf.concat([tf.zeros([1]), tf.reshape(terms, [-1])], 0))
     return tf.fill([tf.shape(y)[0]], whole)
 
 
-_NEVER = -1e9  # the logit of what is left out
+_NEVER = -1e9  # the logit of masked candidates
 
 
 def _logits(y: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cosines of first sides with all others, by temperature, without what is no negative; and which is each one's own.
+    """Returns cosines of anchors and candidates over temperature, false negatives masked, and the mask of positives.
 
     float32 and bool [B, (sides - 1) * B].
     """
@@ -284,7 +283,7 @@ def _logits(y: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     vectors = tf.math.l2_normalize(tf.cast(outputs, tf.float32), axis=-1)
     cosines = tf.matmul(vectors[:count], vectors[count:], transpose_b=True)
     first, second = y[:, :1], y[:, 1:2]
-    said = tf.reshape(tf.transpose(y[:, 1:]), [1, -1])  # which text each column is
+    said = tf.reshape(tf.transpose(y[:, 1:]), [1, -1])  # the text of each column
     own = tf.eye(count, others * count, dtype=tf.bool)
     same_first = tf.concat([first == y[:, 0], *[tf.zeros([count, count], tf.bool)] * (others - 1)], axis=1)
     out = ((said == first) | (said == second) | same_first) & ~own
@@ -292,21 +291,21 @@ def _logits(y: tf.Tensor, outputs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _cosines(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """How alike the two sides are: float32 [B]."""
+    """Returns the cosine similarity of the two sides: float32 [B]."""
     vectors = tf.math.l2_normalize(tf.cast(outputs, tf.float32), axis=-1)
     count = tf.shape(y)[0]
     return tf.reduce_sum(vectors[:count] * vectors[count:], axis=-1)
 
 
 def _found(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Whether each first side's own is the nearest: float32 [B]."""
+    """Returns whether each anchor's positive is the nearest candidate: float32 [B]."""
     logits, own = _logits(y, outputs)
     best = tf.reduce_max(tf.where(own, _NEVER, logits), axis=-1)
     return tf.cast(tf.reduce_max(tf.where(own, logits, _NEVER), axis=-1) > best, tf.float32)
 
 
 def _rank_correlation(y: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Spearman's rank correlation of the batch, for each example: float32 [B]. Equal scores have their mean rank."""
+    """Returns the batch's Spearman correlation, repeated for each example: float32 [B]. Ties get their mean rank."""
     ranks = [_ranks(_cosines(y, outputs)), _ranks(y[:, 0])]
     one, other = (rank - tf.reduce_mean(rank) for rank in ranks)
     spread = tf.sqrt(tf.reduce_sum(one**2) * tf.reduce_sum(other**2))
@@ -324,9 +323,9 @@ def _ranks(values: tf.Tensor) -> tf.Tensor:
 def scores(
     target: str, model: Model, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None
 ) -> Vectors:
-    """The vectors of a whole split, each distinct text once: float32 [n, sides, D], in the split's order.
+    """Returns the vectors of a whole split: float32 [n, sides, D], in its order. Computes each distinct text once.
 
-    `each(n)` is called as about the first n examples are done.
+    Calls `each(n)` when about the first n examples are done.
     """
     found = sides(model, split)
     vectors = _vectors(model, found.tokens, batch_size, lambda n: each(n * len(split) // len(found.tokens.lengths)))
@@ -334,7 +333,7 @@ def scores(
 
 
 def embed(model: Model, texts: Sequence[str], batch_size: int = 32) -> Vectors:
-    """The vectors of texts: float32 [n, D]."""
+    """Returns the vectors of texts: float32 [n, D]."""
     return _vectors(model, tokenised(model.preprocessor, [[text] for text in texts]), batch_size)
 
 
@@ -355,7 +354,7 @@ def _vectors(model: Model, tokens: Tokens, batch_size: int, each: Callable[[int]
 
 
 def device_function(model: Model) -> Callable[..., dict[str, tf.Tensor]]:
-    """Token ids in, vectors out: int32 [B, L] an input, in `input_names`' order -> {"embeddings": float32 [B, D]}."""
+    """Returns the function from token ids, int32 [B, L] each (`input_names`), to {"embeddings": float32 [B, D]}."""
     names = input_names(model)
 
     def device(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -366,17 +365,17 @@ def device_function(model: Model) -> Callable[..., dict[str, tf.Tensor]]:
 
 
 def signatures(recipe: TextEmbedding, model: Model) -> dict[str, Signature]:
-    """What an exported model may answer to, as in text_classification; it takes one text, whatever it learnt from."""
+    """Returns the signatures, as in text_classification, for one text whatever the training data."""
     return signed(device_function(model), model, ("texts",))
 
 
 def inputs(model: Model, examples: Sequence[Any]) -> list[dict[str, Ints]]:
-    """The first text of each example as an exported model takes it: int32 [L] by name."""
+    """Returns the first text of each example as inputs of an exported model: int32 [L] by name."""
     return text_models.inputs(model, [example[:1] for example in examples])
 
 
 def reference(recipe: TextEmbedding, model: Model, examples: Sequence[Any]) -> Vectors:
-    """What the Keras model itself says, outside any graph, of the first text of each example: float32 [n, D]."""
+    """Returns the Keras model's own vectors, outside any graph, of each example's first text: float32 [n, D]."""
     said = [model({name: row[None] for name, row in x.items()}, training=False) for x in inputs(model, examples)]
     return np.concatenate([np.asarray(vector, np.float32) for vector in said])
 
@@ -394,7 +393,7 @@ TASK: Task[TextEmbedding] = Task(
         describe=lambda recipe, model, splits: describe(model, splits),
         load=lambda folder, recipe, precision: load(folder, precision),
         write_beside=lambda model, folder: None,
-        vary=lambda model, inputs: None,  # vectors differ already
+        vary=lambda model, inputs: None,  # vectors already differ
         largest_product=text_models.largest_product,
     ),
     feeding=Feeding(

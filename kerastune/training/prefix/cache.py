@@ -1,4 +1,4 @@
-"""Features: what the frozen part of a model makes of each example, kept in memory or on disk for the epochs to come.
+"""Features: the frozen prefix's outputs for each example, kept in memory or on disk for later epochs.
 
     HOME/features/KEY/features.json   what it is, written last; its time of change is when it was last used
     HOME/features/KEY/0.bin           one file per tensor: the rows, one behind the other
@@ -66,7 +66,7 @@ class Features:
         source, spec = self.sources[i], self.specs[i]
         if isinstance(source, np.ndarray):
             return source
-        # Mapped anew for every batch: pages that were touched count as this process's memory until they are unmapped.
+        # Mapped again for every batch, because touched pages count as this process's memory until they are unmapped.
         mapped = mmap.mmap(source, 0, access=mmap.ACCESS_READ)
         return np.frombuffer(mapped, spec.dtype).reshape(self.n, *spec.shape)
 
@@ -208,7 +208,7 @@ def stored(key: str) -> Features | None:
 
 
 def listing() -> list[dict[str, Any]]:
-    """What is kept on disk, the latest used first: key, bytes, examples, created, used, of, path."""
+    """Returns the entries on disk, last used first: key, bytes, examples, created, used, of, path."""
     found = []
     for path in _root().glob(f"*/{_RECORD}"):
         if path.parent.name.startswith("."):
@@ -224,7 +224,7 @@ def listing() -> list[dict[str, Any]]:
 
 
 def clear(keys: Sequence[str] | None = None) -> int:
-    """Deletes what is kept on disk, or what these keys (or their beginnings) name; the bytes that are free again.
+    """Deletes all entries on disk, or those with these keys (or key prefixes). Returns the freed bytes.
 
     Without keys, what killed processes left half written goes too.
 

@@ -1,11 +1,10 @@
-"""The part of a model that a phase leaves alone: cut off in front, run once per example, proved to be the same model.
+"""Splits a model into a frozen prefix, run once per example, and a tail, and proves that together they are the model.
 
-In a phase, all that comes before the first trainable layer is a function of the input alone. `cut` finds the largest
-such prefix of any Functional Keras model: it lays the layers in layers out as one graph, and cuts where the fewest
-bytes cross.
+In a phase, everything before the first trainable layer is a function of the input alone. `cut` finds the largest such
+prefix of any functional Keras model: it flattens nested layers into one graph, and cuts where the fewest bytes cross.
 
-Random layers of the backbone in front of the first trainable layer run in inference mode, as in Keras's guide to
-transfer learning (`base_model(x, training=False)`), whether features are kept or not. The head's stay active.
+Random layers of the backbone before the first trainable layer run in inference mode, as in Keras's transfer-learning
+guide (`base_model(x, training=False)`), whether features are cached or not. The head's stay active.
 """
 
 import hashlib
@@ -34,15 +33,15 @@ from kerastune.training.prefix.graph import Tensor, by_id
 
 @dataclass(frozen=True)
 class Cut:
-    """A model in two parts: `tail(prefix(x), training)` is `task(x)`, and only the tail trains.
+    """A model split in two: `tail(prefix(x), training)` is `task(x)`, and only the tail trains.
 
     Attributes:
-        after: whose outputs cross: layer names, "layer.Operation" for operations that are no layers, input names.
-        specs: what crosses, in the same order. The Keras mask of one that has a mask crosses as one of its own.
-        prefix_weights: frozen, all of them.
-        tail_weights: the trainable ones.
-        share: fraction of the backbone's parameters that lie in the prefix.
-        still: calls behind the cut that depend on the input alone; they run in inference mode too.
+        after: names of the layers whose outputs cross, "layer.Operation" for other operations, or input names.
+        specs: specs of the crossing tensors, in the same order. A Keras mask crosses as a separate tensor.
+        prefix_weights: the prefix's weights, all frozen.
+        tail_weights: the trainable weights.
+        share: fraction of the backbone's parameters in the prefix.
+        still: calls after the cut that depend on the input alone, and also run in inference mode.
     """
 
     task: keras.Model
@@ -63,20 +62,20 @@ class Cut:
         return sum(spec.nbytes for spec in self.specs)
 
     def prefix(self, x: Any) -> tuple[Tensor, ...]:
-        """Model inputs -> what crosses; in inference mode, eagerly or in a tf.function."""
+        """Maps model inputs to the crossing tensors, in inference mode, eagerly or in a tf.function."""
         values = by_id(self.inputs, keras_private.standardized(self.task, x))
         graph.run(self.front, values)
         return tuple(values[id(symbol)] for symbol in self.crossing)
 
     def tail(self, tensors: Sequence[Any], training: bool) -> Any:
-        """What crosses -> the model's outputs."""
+        """Maps the crossing tensors to the model's outputs."""
         values = by_id(self.crossing, map(tf.convert_to_tensor, tensors))
         graph.run(self.rest, values, training, self.still)
         outputs = tree.map_structure(lambda symbol: values[id(symbol)], self.outputs)
         return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
 
     def fingerprint(self) -> str:
-        """sha256 of what the prefix computes: its operations with their settings and wiring, and its weights."""
+        """Returns a sha256 of the prefix: its operations with settings and wiring, and its weights."""
         numbers = {id(symbol): i for i, symbol in enumerate(self.inputs)}
         found = hashlib.sha256()
         for node in self.front:
@@ -92,22 +91,22 @@ class Cut:
 
 
 def cut(task: keras.Model, example: Any, free: bool = False) -> tuple[Cut | None, str]:
-    """Cuts a model where a phase, as `freezing.freeze` set it, starts to train.
+    """Cuts a model where a phase, as set by `freezing.freeze`, starts to train.
 
-    The prefix holds every frozen deterministic layer with kernels or tables that can be run in front, and of the
-    cheap rest (pooling, activations, frozen normalisation) what makes the bytes that cross fewer, or leaves them.
+    The prefix holds every possible frozen deterministic layer with kernels or tables, and those cheap layers (pooling,
+    activations, frozen normalisation) that do not increase the crossing bytes.
 
     Args:
-        example: a batch of the model's inputs. Its shapes, but for the first dimension, are those of all batches.
-        free: the other dimensions differ from batch to batch, too, so that what depends on them cannot cross.
+        example: a batch of the model's inputs. All batches have its shape, except for the first dimension.
+        free: whether other dimensions vary as well, so that tensors that depend on them cannot cross.
 
     Returns:
-        The cut and where it is, or None and why there is none.
+        The cut and its place, or None and the reason.
     """
     if not keras_private.is_functional(task):
-        return None, f"{task.name} ({type(task).__name__}) is no Functional model"
+        return None, f"{task.name} ({type(task).__name__}) is not a functional model"
     with keras_private.without_new_calls(task), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Keras has to say about these layers it said when they were built
+        warnings.simplefilter("ignore")  # Keras already warned about these layers when they were built
         inputs = [
             keras.KerasTensor((None,) * len(x.shape) if free else (None, *x.shape[1:]), x.dtype.name)
             for x in keras_private.standardized(task, example)
@@ -116,35 +115,35 @@ def cut(task: keras.Model, example: Any, free: bool = False) -> tuple[Cut | None
             structure = keras_private.input_structure(task)
             outputs = graph.expanded(task, (tree.pack_sequence_as(structure, inputs),), {})
             nodes = graph.between(inputs, tree.flatten(outputs))
-        except Exception as error:  # a model that cannot be looked into can still be trained whole
-            return None, f"the graph of {task.name} cannot be looked into: {error}"
+        except Exception as error:  # a model that cannot be inspected can still be trained as a whole
+            return None, f"the graph of {task.name} cannot be inspected: {error}"
     reached = _unique(weight for node in nodes for weight in graph.weights(node) if weight.trainable)
     if {id(w) for w in reached} != {id(w) for w in task.trainable_variables}:
-        return None, f"the graph of {task.name} does not show all the weights that train"
+        return None, f"the graph of {task.name} does not show all trainable weights"
     frozen, first = _frozen(task, nodes)
     required = {i for i in frozen if any(len(weight.shape) > 1 for weight in graph.weights(nodes[i]))}
     if not required:
-        return None, f"{first or 'no layer'} comes first, so there is nothing to run in advance"
+        return None, f"{first or 'no layer'} comes first, so there is no frozen prefix"
     front = _smallest(nodes, inputs, tree.flatten(outputs), frozen, required)
     if front is None:
-        return None, "what crosses has no fixed size per example"
+        return None, "the prefix's outputs have no fixed size per example"
     made = _cut_at(front, frozen, task, nodes, inputs, outputs)
     return made, f"cut after {', '.join(made.after)}" + (f"; {first} comes next" if first else "")
 
 
 def prove(made: Cut, x: Any) -> str | None:
-    """What differs between the split model and the whole one on a real batch (relative 1e-5); None if nothing."""
+    """Compares the split model with the whole one on a real batch (relative 1e-5). Returns what differs, or None."""
     if {id(w) for w in made.tail_weights} != {id(w) for w in made.task.trainable_variables}:
-        return "the weights that train are not those behind the cut"
+        return "the trainable weights are not those after the cut"
     before = made.fingerprint()
     split, whole = made.tail(made.prefix(x), training=False), made.task(x, training=False)
     if not (found := difference(tree.flatten(whole), tree.flatten(split))) <= 1e-5:
         return f"the split model's outputs differ by {found:.2g} of their largest value"
-    return None if made.fingerprint() == before else "a weight in front of the cut changed when it was used"
+    return None if made.fingerprint() == before else "a weight of the prefix changed when it was used"
 
 
 def difference(expected: Sequence[npt.NDArray[Any]], found: Sequence[npt.NDArray[Any]]) -> float:
-    """The largest difference over all arrays, each relative to its largest value; nan for what is not finite."""
+    """Returns the largest difference over all arrays, each relative to its largest value; NaN if not finite."""
     differences = [0.0]
     for one, other in zip(expected, found, strict=True):
         one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
@@ -157,7 +156,7 @@ def difference(expected: Sequence[npt.NDArray[Any]], found: Sequence[npt.NDArray
 
 
 def _frozen(task: keras.Model, nodes: Sequence[Node]) -> tuple[set[int], str]:
-    """The calls that depend on the input alone, as indices, and the first layer that does not, with the reason."""
+    """Returns the indices of calls that depend only on the input, and the first other layer, with the reason."""
     in_backbone = {id(layer) for layer in keras_private.layers(task.backbone)}
     live: set[int] = set()  # symbols that change from step to step
     frozen: set[int] = set()
@@ -173,19 +172,19 @@ def _frozen(task: keras.Model, nodes: Sequence[Node]) -> tuple[set[int], str]:
 
 
 def _liveliness(node: Node, in_backbone: bool) -> str:
-    """Why a call's output changes from step to step; empty if it does not."""
+    """Returns why a call's output changes from step to step; empty if it does not."""
     layers = keras_private.layers(node.operation) if isinstance(node.operation, keras.Layer) else []
     if any(weight.trainable for weight in graph.weights(node)):
         return "trains"
     if any(isinstance(layer, keras.layers.BatchNormalization) and layer.trainable for layer in layers):
-        return "moves its statistics"
+        return "updates its statistics"
     if not in_backbone and any(_is_random(layer) for layer in layers):
         return "is random"
     return ""
 
 
 def _is_random(layer: keras.Layer) -> bool:
-    # Dropout of rate 0 may hold a seed generator that it never asks.
+    # Dropout of rate 0 may hold a seed generator that it never uses.
     rates = [getattr(layer, name) for name in ("rate", "drop_prob", "stddev") if hasattr(layer, name)]
     return bool(keras_private.random_generators(layer)) and (not rates or any(rates))
 
@@ -193,10 +192,10 @@ def _is_random(layer: keras.Layer) -> bool:
 def _smallest(
     nodes: Sequence[Node], inputs: Sequence[Symbol], outputs: Sequence[Symbol], allowed: set[int], required: set[int]
 ) -> set[int] | None:
-    """The prefix with the fewest bytes crossing, the largest of equals; None if every one has unbounded bytes.
+    """Returns the prefix with the fewest crossing bytes, the largest among equals; None if all are unbounded.
 
-    An exact minimum cut between what must lie in front (source) and what must not (sink). A tensor is a vertex of
-    its own behind the call that makes it, so that it is paid for once however many calls behind the cut read it.
+    Computes an exact minimum cut between calls that must be in the prefix (source) and calls that must not (sink). A
+    tensor is a vertex after the call that makes it, so that it counts once however many calls read it.
     """
     source, sink, never = 0, 1, 2**30  # int32 capacities: scipy's limit
     makers = {id(symbol): source for symbol in inputs}
@@ -210,8 +209,8 @@ def _smallest(
     edges |= {(vertices[id(symbol)], sink): never for symbol in outputs}
     for i, node in enumerate(nodes):
         for symbol in graph.reads(node):
-            edges[vertices[id(symbol)], 2 + i] = never  # who reads it behind the cut makes it cross
-            edges[2 + i, makers[id(symbol)]] = never  # in front of the cut is all that leads there
+            edges[vertices[id(symbol)], 2 + i] = never  # it crosses if a call after the cut reads it
+            edges[2 + i, makers[id(symbol)]] = never  # the prefix holds everything that leads there
     edges |= {(source, 2 + i): never for i in required}
     edges |= {(2 + i, sink): never for i in range(len(nodes)) if i not in allowed}
     edges = {(a, b): capacity for (a, b), capacity in edges.items() if b != source}
@@ -239,9 +238,9 @@ def _cut_at(
     names = {id(symbol): name for symbol, name in named}
     for node in ahead:
         name = node.operation.name
-        if isinstance(node.operation, keras_private.ConvertToTensor):  # how a model receives its inputs
+        if isinstance(node.operation, keras_private.ConvertToTensor):  # a model's conversion of its inputs
             name = names[id(node.input_tensors[0])]
-        elif not isinstance(node.operation, keras.Layer):  # its own name counts up from process to process
+        elif not isinstance(node.operation, keras.Layer):  # its own name depends on the process
             name = f"{names[id(node.input_tensors[0])]}.{type(node.operation).__name__}"
         named += [(symbol, name) for symbol in node.outputs]
         names |= {id(symbol): name for symbol in node.outputs}
@@ -270,12 +269,12 @@ def _spec(symbol: Symbol) -> Spec:
 
 
 def _can_cross(symbol: Symbol) -> bool:
-    """Whether it is one row of known size per example."""
+    """Returns whether it is one row of known size per example."""
     return symbol.shape[:1] == (None,) and None not in symbol.shape[1:] and symbol.dtype != "string"
 
 
 def _settings(operation: Any) -> list[Any]:
-    """The classes and plain settings of an operation and of all inside (some layers' `get_config` fails)."""
+    """Returns the classes and plain settings of an operation and its parts (some layers' `get_config` fails)."""
     layers = keras_private.layers(operation) if isinstance(operation, keras.Layer) else [operation]
     no_settings = {*vars(keras.Layer()), "built", "seed"}  # names and state, which every layer has
     found = []

@@ -1,4 +1,4 @@
-"""Features of a phase: what the frozen prefix makes of every example, computed in one pass or found in the cache."""
+"""Features of a phase: the frozen prefix's outputs for every example, computed in one pass or read from the cache."""
 
 import itertools
 import math
@@ -21,8 +21,8 @@ class Kept:
     """Features of all examples.
 
     Attributes:
-        views: of the training split: one for each augmented view, or a single one without augmentation.
-        validation: of the validation split.
+        views: features of the training split, one for each augmented view, or a single one without augmentation.
+        validation: features of the validation split.
     """
 
     views: tuple[cache.Features, ...]
@@ -30,7 +30,7 @@ class Kept:
 
 
 def keys(batches: Batches, phase: int, cut: Cut) -> Key:
-    """A function (implementation, split, number of the augmented view or None) -> the key of these features."""
+    """Returns a function (implementation, split, number of the augmented view or None) -> the key of these features."""
     fingerprint = cut.fingerprint()  # hashes all weights, so only once
 
     def key(by: Implementation, name: str, view: int | None) -> str:
@@ -43,19 +43,19 @@ def keys(batches: Batches, phase: int, cut: Cut) -> Key:
 
 
 def stored(key: Key, views: int) -> Implementation | None:
-    """The implementation whose features of the training split an earlier run kept on disk, if there is one."""
+    """Returns the implementation whose features of the training split an earlier run cached on disk, or None."""
     first = 0 if views else None
     return next((by for by in get_args(Implementation) if cache.stored(key(by, "train", first))), None)
 
 
 def count(batches: Batches) -> int:
-    """Rows of features that a phase keeps."""
+    """Returns the number of feature rows that a phase caches."""
     views = max(batches.recipe.train.cache_views, 1)
     return views * len(batches.split("train")) + len(batches.split("validation"))
 
 
 def fastest(batches: Batches, phase: int, cut: Cut, progress: Progress) -> tuple[Forward, Implementation, str]:
-    """The implementation that computes a phase's features first, its name, and the reason."""
+    """Returns the fastest implementation for a phase's features, its name, and the reason."""
     first = [x for x, _ in itertools.islice(_inputs(batches, phase, "train", None), 3)]
     needed = math.ceil(count(batches) / batches.recipe.train.batch_size)
     return forward.fastest(cut, first, needed, progress, batches.bucketed)
@@ -72,11 +72,11 @@ def keep(
     progress: Progress,
     run_prefix: Forward | None = None,
 ) -> Kept:
-    """Runs the prefix once over all examples, or finds what an earlier run kept of it.
+    """Runs the prefix once over all examples, or reads the cache of an earlier run.
 
     Args:
         title: names the phase in messages.
-        run_prefix: the prefix as the implementation `by` computes it; made when it is needed if None.
+        run_prefix: the prefix in the implementation `by`; None to make it when needed.
     """
     started, found = time.perf_counter(), []
     views: list[int | None] = [*range(batches.recipe.train.cache_views)] or [None]
@@ -97,7 +97,7 @@ def keep(
             )
         found.append(known)
     examples = count(batches)
-    size = f"{examples * cut.bytes_per_example / 1e6:.1f} MB kept {'on disk' if on_disk else 'in memory'}"
+    size = f"{examples * cut.bytes_per_example / 1e6:.1f} MB cached {'on disk' if on_disk else 'in memory'}"
     progress.say(
         f"{title}: the frozen layers up to {', '.join(cut.after)} ran once over {examples:,} examples "
         f"({time.perf_counter() - started:.0f} s, {size})"
@@ -106,8 +106,8 @@ def keep(
 
 
 def _inputs(batches: Batches, phase: int, name: str, view: int | None) -> Iterator[tuple[Any, Any]]:
-    """Batches of (inputs, which rows they are)."""
-    # Texts come in order of length, and what is timed on the first few should be like the rest.
+    """Yields batches of (inputs, indices of their rows)."""
+    # Texts come in order of length, but the timed batches should be typical.
     order = batches.order(name, seed=(0,) if batches.bucketed else None)
     for x, _, _, i in batches.of(name, order, None if view is None else batches.changes(phase, view)):
         yield x, i

@@ -1,4 +1,4 @@
-"""The forward pass that is done first: a cut's prefix in TensorFlow, folded, with XLA, or in ONNX Runtime."""
+"""Runs a cut's prefix in the fastest way: in TensorFlow, folded, with XLA, or in ONNX Runtime."""
 
 import json
 import os
@@ -25,19 +25,19 @@ Forward = Callable[[Any], Arrays]
 Implementation = Literal["tensorflow", "folded", "xla", "onnxruntime"]
 
 _TRYING: dict[Implementation, float] = {"folded": 3.0, "xla": 30.0, "onnxruntime": 30.0}
-"""Seconds that converting, compiling and timing took for EfficientNet-Lite0 on two cores, rounded up."""
+"""Seconds to convert, compile and time EfficientNet-Lite0 on two cores, rounded up."""
 _TOLERANCE = 1e-4  # of the largest value
 
 
 def forward(made: Cut, name: Implementation, example: Any, free: bool = False) -> Forward:
-    """A cut's prefix, as one implementation computes it: batches of any size -> arrays.
+    """Returns a cut's prefix in one implementation: batches of any size -> arrays.
 
     Args:
         example: a full batch of inputs.
         free: as in `cutting.cut`.
 
     Raises:
-        RuntimeError: that implementation cannot run this prefix here; the message says why.
+        RuntimeError: the implementation cannot run this prefix here; the message says why.
     """
     signature = specs(example, free)
     if name == "onnxruntime":
@@ -51,7 +51,7 @@ def forward(made: Cut, name: Implementation, example: Any, free: bool = False) -
     compiled = tf.function(made.prefix, jit_compile=True)
     size = len(tree.flatten(example)[0])
 
-    def padded(x: Any) -> Arrays:  # XLA compiles for every batch size anew
+    def padded(x: Any) -> Arrays:  # because XLA compiles for every batch size
         count = len(tree.flatten(x)[0])
         whole = tree.map_structure(lambda t: tf.concat([t, tf.repeat(t[:1], size - count, 0)], 0), x)
         return tuple(tensor.numpy()[:count] for tensor in compiled(whole))
@@ -62,20 +62,19 @@ def forward(made: Cut, name: Implementation, example: Any, free: bool = False) -
 def fastest(
     made: Cut, example_batches: Sequence[Any], n_batches: int, progress: Progress | None = None, free: bool = False
 ) -> tuple[Forward, Implementation, str]:
-    """The implementation of a cut's prefix that is done first with `n_batches`, trying the others included.
+    """Finds the implementation of a cut's prefix that finishes `n_batches` first, including the time to try others.
 
-    Plain TensorFlow is timed first. Another is tried only if the pass takes so long that a gain of a third would pay
-    for it, and taken only if it is faster and its outputs agree to 1e-4 of the largest value. On CPUs those are
-    TensorFlow with the weights as constants ("folded": it can then fold BatchNorm, where there is some, into the
-    convolutions before it) and ONNX Runtime, on GPUs XLA: on two CPU cores, XLA ran EfficientNet-Lite0 at a twentieth
-    of TensorFlow's rate.
+    Times plain TensorFlow first. Tries another implementation only if the pass is so long that a gain of a third would
+    pay for it, and takes it only if it is faster and its outputs agree to 1e-4 of the largest value. On CPUs the others
+    are TensorFlow with constant weights ("folded", because it can then fold BatchNorm into the convolutions before it)
+    and ONNX Runtime; on GPUs XLA. On two CPU cores, XLA ran EfficientNet-Lite0 at a twentieth of TensorFlow's speed.
 
-    With plain TensorFlow a cached training equals an uncached one, nearly to the bit. The others round differently:
-    on EfficientNet-Lite0, folded, losses differed by 2e-6 over a head's four epochs, and by 8e-3 after two epochs of
-    the top two blocks, where Adam makes rounding grow. `train.cache = "off"` has neither.
+    With plain TensorFlow, cached training equals uncached training almost to the bit. The others round differently:
+    with folded EfficientNet-Lite0, losses differed by 2e-6 over a head's four epochs, and by 8e-3 after two epochs of
+    the top two blocks, where Adam amplifies rounding. `train.cache = "off"` avoids this.
 
     Args:
-        example_batches: the first batches; the first of them full. Two or more make the timing better.
+        example_batches: the first batches, beginning with a full one. Two or more improve the timing.
         free: as in `cutting.cut`.
 
     Returns:
@@ -94,7 +93,7 @@ def fastest(
             why.append("no BatchNorm to fold")
             continue
         if best * n_batches < 3 * _TRYING[candidate]:
-            why.append(f"all {n_batches} batches take {best * n_batches:.0f} s, too little to try {candidate}")
+            why.append(f"all {n_batches} batches take {best * n_batches:.0f} s, too short to try {candidate}")
             continue
         progress.say(f"Trying {candidate} for the frozen layers")
         try:
@@ -111,7 +110,7 @@ def fastest(
 
 
 def specs(example: Any, free: bool) -> Any:
-    """`tf.TensorSpec`s of batches like an example, of any size; `free`: with all axes of any length."""
+    """Returns `tf.TensorSpec`s for batches of any size like an example; with `free`, all axes have any length."""
 
     def spec(x: Any) -> tf.TensorSpec:
         return tf.TensorSpec([None] * len(x.shape) if free else [None, *x.shape[1:]], x.dtype)
@@ -120,7 +119,7 @@ def specs(example: Any, free: bool) -> Any:
 
 
 def _timed(run: Forward, batches: Sequence[Any]) -> tuple[Arrays, float]:
-    """The first batch's outputs, and the seconds that a later one takes (the median)."""
+    """Returns the first batch's outputs, and the seconds for a later one (median)."""
     outputs = run(batches[0])
     seconds = []
     for batch in batches[1:]:
@@ -135,11 +134,11 @@ def _rate(batches: Sequence[Any], seconds: float) -> str:
 
 
 def _onnxruntime(made: Cut, signature: Any) -> Forward:
-    """Converts in a child process: converters segfault, and do not give memory back."""
+    """Converts in a child process, because converters segfault and leak memory."""
     import onnxruntime
 
     if len(tree.flatten(signature)) != 1 or len(made.specs) != 1:
-        raise RuntimeError("it is set up for one input and one output")
+        raise RuntimeError("it supports only one input and one output")
     with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
         work, path = Path(scratch), Path(scratch) / "prefix.onnx"
 
@@ -155,17 +154,17 @@ def _onnxruntime(made: Cut, signature: Any) -> Forward:
             raise RuntimeError(error.message) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-        # A thread that waits must not take a core from those that read images.
+        # Waiting threads must not take a core from those that read images.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors have no common class
+        except Exception as error:  # onnxruntime's errors share no class
             raise RuntimeError(str(error)) from error
     return lambda x: tuple(session.run(["features"], {"inputs": np.asarray(tree.flatten(x)[0])}))
 
 
 def _frozen(made: Cut, signature: Any) -> Any:
-    """The prefix as a concrete function whose weights are constants; it takes the inputs one by one."""
+    """Returns the prefix as a concrete function with constant weights, which takes the inputs one by one."""
     frozen, _ = graphs.freeze(made.prefix, signature)
     if len(frozen.inputs) != len(tree.flatten(signature)):
         raise RuntimeError(f"frozen, it takes {len(frozen.inputs)} inputs")

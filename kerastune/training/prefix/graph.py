@@ -1,4 +1,4 @@
-"""Lays a Functional Keras model out as one graph of calls, layers in layers included, and runs it part by part."""
+"""Flattens a functional Keras model, including nested layers, into one graph of calls, and runs parts of it."""
 
 from collections.abc import Iterable, Sequence
 from graphlib import TopologicalSorter
@@ -16,13 +16,13 @@ Tensor = Any  # a tf.Tensor; TensorFlow has no types
 
 
 def expanded(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Calls what is inside an operation on symbols and returns its outputs; None if it is to be called as it is."""
+    """Calls the parts of an operation on symbols and returns the outputs; None if it must be called as a whole."""
     symbols = [x for x in tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
     if any(keras_private.mask_of(x) is not None for x in symbols):
-        return None  # layers treat the masks of their inputs each in its own way
+        return None  # each layer treats the masks of its inputs differently
     if isinstance(operation, keras.Sequential):
         operation = keras_private.graph_of(operation)
-    # A class with a `call` of its own does more than its graph says.
+    # A class with its own `call` may do more than its graph.
     if keras_private.runs_as_its_graph(operation):
         values = by_id(operation.inputs, keras_private.standardized(operation, args[0]))
         _replay(between(operation.inputs, operation.outputs), values)
@@ -31,7 +31,7 @@ def expanded(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 def _is_mixed_container(operation: Any) -> bool:
-    """Whether some layers inside train and others do not, and it is more than one block."""
+    """Returns whether some layers inside train and others do not, and it is more than one block."""
     if not isinstance(operation, keras.Layer) or BLOCK.search(operation.name):
         return False
     inner = [layer for layer in keras_private.layers(operation, include_self=False) if layer.weights]
@@ -39,10 +39,10 @@ def _is_mixed_container(operation: Any) -> bool:
 
 
 def _opened(container: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Replays the calls that a container makes; None where they do not tell all that it does.
+    """Replays the calls of a container; None if they do not describe it completely.
 
-    They tell all if the container calls the same layers in training and inference, handing on the mode as it is,
-    and if nothing was computed from weights alone: that is a constant in the graph, and would stay as it is.
+    They do if the container calls the same layers in training and inference and passes on the mode, and if nothing is
+    computed from weights alone, which would be frozen as a constant in the graph.
     """
     kwargs = {name: value for name, value in kwargs.items() if name != "training"}
 
@@ -61,7 +61,7 @@ def _opened(container: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any
             with keras_private.called_by(container, training):
                 outputs = container.call(*inner_args, **inner_kwargs, **mode)
             nodes = between(symbols, tree.flatten(outputs))
-        except Exception:  # other people's code; whatever it does not like about symbols, it then runs as it is
+        except Exception:  # third-party code that cannot take symbols runs as a whole
             return None
         if any(node.arguments.kwargs.get("training") not in (None, training) for node in nodes):
             return None
@@ -73,7 +73,7 @@ def _opened(container: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any
         traces[0] != traces[1]
         or any(tf.is_tensor(x) and x.dtype.is_floating for x in constants)
         or not shown >= {id(weight) for weight in container.weights}
-        or (raw and container.compute_dtype != container.variable_dtype)  # they would be cast inside the container
+        or (raw and container.compute_dtype != container.variable_dtype)  # the container would cast them
     ):
         return None
     flat = [x for x in tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
@@ -92,7 +92,7 @@ def _replay(nodes: Sequence[Node], values: dict[int, Any]) -> None:
 
 
 def between(inputs: Sequence[Symbol], outputs: Sequence[Symbol]) -> list[Node]:
-    """The calls that lead from inputs to outputs, those that make masks included, each after those it needs."""
+    """Returns the calls that lead from inputs to outputs, including those that make masks, in topological order."""
     known = {id(symbol) for symbol in inputs}
     parents: dict[Node, list[Node]] = {}
     waiting = [_source(symbol) for symbol in outputs if id(symbol) not in known]
@@ -112,7 +112,7 @@ def _source(symbol: Symbol) -> Node:
 
 
 def reads(node: Node) -> list[Symbol]:
-    """The tensors that a call needs, with the masks that Keras hands on beside them."""
+    """Returns the tensors that a call needs, with the masks that Keras attaches."""
     read = list(node.input_tensors)
     if node.arguments.kwargs.get("mask") is None:
         read += [mask for x in node.input_tensors if (mask := keras_private.mask_of(x)) is not None]
@@ -122,10 +122,10 @@ def reads(node: Node) -> list[Symbol]:
 def run(
     nodes: Sequence[Node], values: dict[int, Tensor], training: bool = False, still: frozenset[Node] = frozenset()
 ) -> None:
-    """Makes calls on tensors, and adds what they return to `values`, which holds tensors by the `id` of their symbol.
+    """Runs calls on tensors, and adds their outputs to `values`, which holds tensors by the `id` of their symbol.
 
     Args:
-        still: the calls that run in inference mode whatever `training` says.
+        still: calls that run in inference mode whatever `training` is.
     """
     for node in nodes:
         for symbol in node.input_tensors:
@@ -134,18 +134,18 @@ def run(
                 keras_private.set_mask(values[id(symbol)], values[id(mask)])
         args, kwargs = node.arguments.fill_in(values)
         if isinstance(node.operation, keras.Layer):
-            # A layer that does not know the argument hands it to those inside.
+            # A layer without the argument passes it to inner layers.
             kwargs = {**kwargs, "training": training and node not in still}
         values |= by_id(node.outputs, tree.flatten(node.operation(*args, **kwargs)))
 
 
 def weights(node: Node) -> list[keras.Variable]:
-    """A layer's weights, and variables that an operation is called with."""
+    """Returns a layer's weights, or the variables that an operation is called with."""
     own = list(node.operation.weights) if isinstance(node.operation, keras.Layer) else []
     arguments = tree.flatten((node.arguments.args, node.arguments.kwargs))
     return own + [x for x in arguments if isinstance(x, keras.Variable)]
 
 
 def by_id(symbols: Iterable[Symbol], values: Iterable[Any]) -> dict[int, Any]:
-    """Values under the `id` of their symbol."""
+    """Returns values by the `id` of their symbol."""
     return {id(symbol): value for symbol, value in zip(symbols, values, strict=True)}
