@@ -1,15 +1,25 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all.
+
+What is not whole yet has a hidden name of its own, NAME → .NAME-1a2b3c4d.partial, and is locked. What a killed process
+left is not: the next command deletes it (`clear`).
+"""
 
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from kerastune import locks
 from kerastune.errors import KerastuneError, RecipeError, shortened
+
+_HIDDEN = re.compile(r"\.?(.+)-[0-9a-f]{8}\.partial", re.DOTALL)
+_REPLACED = ".replaced"  # in the hidden folder of a new one: the old one, until the new one is in its place
 
 
 def absolute(path: str | Path) -> Path:
@@ -18,9 +28,45 @@ def absolute(path: str | Path) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    partial.replace(path)
+    with whole_file(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, which is on the disk and at `path` when the block ends well, or not at all."""
+    partial, file = _hidden_file(path)
+    with file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    _sync(path.parent)
+
+
+def _hidden_file(path: Path) -> tuple[Path, IO[bytes]]:
+    while True:
+        partial = path.with_name(_hidden(path.name))
+        file = partial.open("xb")
+        with contextlib.suppress(OSError):  # taken for a dead process's; or there are no locks here
+            locks.take(file.fileno())
+        if locks.is_at(partial, file.fileno()):
+            return partial, file
+        file.close()
+
+
+def _hidden(name: str) -> str:
+    return f".{name}-{uuid.uuid4().hex[:8]}.partial"
+
+
+def is_hidden(name: str, of: str) -> bool:
+    """Whether this is the name of a file or folder `of` that is not whole yet."""
+    found = _HIDDEN.fullmatch(name)
+    return name.startswith(".") and found is not None and found[1] == of
 
 
 def empty(folder: Path) -> None:
@@ -38,27 +84,87 @@ def whole_folder(target: Path, force: bool = False, kind: str = "run") -> Iterat
     """
     refuse_existing(target, force, kind)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", suffix=".partial", dir=target.parent))
-    partial.chmod(0o777 & ~_umask())
-    try:
+    with beside(target) as outer:
+        partial = outer / target.name
+        partial.mkdir()
         yield partial
         refuse_existing(target, force, kind)
-        put_in_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        put_in_place(partial, target, outer, force)
+
+
+@contextlib.contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` while a block lasts. What dead processes left there is cleared."""
+    clear(target.parent)
+    with _locked_folder(target.parent, f".{target.name}", f"writing {target}") as folder:
+        yield folder
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder while a block lasts. Those of dead processes are cleared."""
+    clear_scratch()
+    with _locked_folder(Path(tempfile.gettempdir()), "kerastune", "at work") as folder:
+        (folder / "work").mkdir()
+        yield folder / "work"
+
+
+@contextlib.contextmanager
+def _locked_folder(parent: Path, prefix: str, doing: str) -> Iterator[Path]:
+    with contextlib.ExitStack() as held:
+        while True:
+            folder = parent / f"{prefix}-{uuid.uuid4().hex[:8]}.partial"
+            folder.mkdir(mode=0o777 if prefix.startswith(".") else 0o700)
+            with contextlib.suppress(FileNotFoundError, locks.HeldError):  # cleared before it was locked
+                held.enter_context(locks.hold(folder / locks.NAME, doing))
+                break
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_scratch() -> None:
+    """Deletes the temporary folders of processes that were killed."""
+    clear(Path(tempfile.gettempdir()), "kerastune-")
+
+
+def clear(folder: Path, prefix: str = ".") -> None:
+    """Deletes what killed processes left unfinished in a folder, and puts back what one was about to replace."""
+    names = list[str]()
+    with contextlib.suppress(OSError):  # it is not there, or nobody may look into it
+        names = os.listdir(folder)
+    for name in names:
+        if name.startswith(prefix) and (found := _HIDDEN.fullmatch(name)):
+            with contextlib.suppress(OSError, locks.HeldError):
+                _clear_one(folder / name, folder / found[1])
+
+
+def _clear_one(path: Path, target: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        with path.open("rb+") as file:
+            locks.take(file.fileno())
+            path.unlink()
+        return
+    with locks.hold(path / locks.NAME, f"clearing {path}"):
+        if (path / _REPLACED).exists() and not os.path.lexists(target):
+            (path / _REPLACED).rename(target)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 _LONGEST_NAME = 220  # bytes; file systems take 255, and what is unfinished has a longer name
+_LONGEST_PATH = 3000  # bytes; systems take 4096, and much is written below it
 _MARKS = {"run": {"run.json", "recipe.toml"}, "artifact": {"manifest.json", "golden.npz"}}
 
 
 def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
     """Raises KerastuneError if `target` exists; with `force`, only if it is not a folder of that kind, or empty.
 
-    And if it does not exist, and could not be made.
+    And if it could not be made.
     """
+    clear(target.parent)
+    _refuse_unwritable(target)
     if not os.path.lexists(target):
-        _refuse_unwritable(target)
         return
     if not force:
         raise KerastuneError(f"{target} already exists.", "Give another folder with -o, or replace it: --force.")
@@ -71,30 +177,69 @@ def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
 
 
 def _refuse_unwritable(target: Path) -> None:
+    """Tries it: permissions, read-only file systems and quotas have no other common test."""
     parent = next(folder for folder in target.parents if os.path.lexists(folder))
+    missing = target.relative_to(parent).parts
     if not parent.is_dir():
         why = f"{parent} is not a folder"
-    elif not os.access(parent, os.W_OK | os.X_OK):
-        why = f"nothing can be written into {parent}"
-    elif len(os.fsencode(target.name)) > _LONGEST_NAME:
-        why = f"its name has more than {_LONGEST_NAME} bytes"
+    elif any(len(os.fsencode(part)) > _LONGEST_NAME for part in missing):
+        why = f"a name in it has more than {_LONGEST_NAME} bytes"
+    elif len(os.fsencode(target)) > _LONGEST_PATH:
+        why = f"its path has more than {_LONGEST_PATH} bytes"
     else:
-        return
+        tried = parent / _hidden(missing[0])
+        try:
+            tried.mkdir()
+            tried.rmdir()
+            return
+        except OSError as error:
+            why = f"nothing can be written into {parent} ({error.strerror})"
     raise KerastuneError(f"{shortened(str(target))} cannot be made: {why}.", "Give another folder with -o.")
 
 
-def put_in_place(new: Path, target: Path) -> None:
-    old = new.with_name(f"{new.name}.old")
-    if target.exists():
-        target.rename(old)  # deleted only when the new one is in place
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+def put_in_place(new: Path, target: Path, outer: Path, force: bool) -> None:
+    """Renames a folder to `target` once it is on the disk. A kill at any moment leaves the old or the new one.
+
+    Args:
+        outer: a folder made by `beside`, into which one that is replaced goes until then.
+        force: whether one that exists is replaced.
+
+    Raises:
+        KerastuneError: without `force`, one exists.
+    """
+    sync_all(new)
+    replaced = outer / _REPLACED
+    if force and target.exists():
+        target.rename(replaced)
+    try:
+        new.rename(target)
+    except OSError as error:
+        if replaced.exists():
+            replaced.rename(target)
+        elif os.path.lexists(target):
+            raise KerastuneError(
+                f"{target} was made by another process in the meantime.", "Give another folder with -o."
+            ) from error
+        raise
+    _sync(target.parent)
+    if replaced.exists():
+        replaced.rename(outer / "old")  # from here on `clear` does not put it back
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def sync_all(folder: Path) -> None:
+    """Has a folder's contents on the disk, so that a power cut after its renaming leaves it whole."""
+    for path in folder.rglob("*"):
+        if not path.is_symlink() and (path.is_file() or path.is_dir()):
+            _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def refuse_plot(path: Path) -> None:

@@ -13,21 +13,22 @@ RUN.partial/                                  a training that has not ended: its
 import contextlib
 import csv
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
-from kerastune import data
+from kerastune import data, files, locks
 from kerastune.data import Splits, ragged
 from kerastune.errors import DataError, KerastuneError
-from kerastune.files import absolute, put_in_place, refuse_existing, write_json
+from kerastune.files import absolute, refuse_existing, write_json
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe, read
 from kerastune.records import RunRecord, read_run, to_json
@@ -36,7 +37,6 @@ RECORD = "run.json"
 RECIPE = "recipe.toml"
 CHECKPOINTS = "checkpoints"
 PARTIAL = ".partial"
-_OWNER = "owner.json"
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,23 @@ def load(folder: str | Path) -> Run:
         KerastuneError: the folder is not there, or is no run.
     """
     path = absolute(folder)
+    clear(path)
     if not is_run(path):
         if is_unfinished(path):
             raise KerastuneError(f"The training of {path} has not ended.", f"kerastune resume {path} goes on with it.")
         what = "has no run.json, so it is no run" if path.is_dir() else "is not a folder"
         raise KerastuneError(f"{path} {what}.", "kerastune run RECIPE makes one (in runs/).")
     return Run(path)
+
+
+def clear(folder: Path) -> None:
+    """Deletes what killed processes left behind in and beside a run, and puts back what one was about to replace."""
+    for each in (folder.parent, folder, folder / "exports"):
+        files.clear(each)
+    files.clear_scratch()
+    if (folder / locks.NAME).exists():
+        with contextlib.suppress(OSError, locks.HeldError), locks.hold(folder / locks.NAME, f"clearing {folder}"):
+            pass  # which deletes a dead process's
 
 
 def write(
@@ -165,9 +176,31 @@ def write(
     """Writes everything but the model into a folder that already holds it."""
     (folder / RECIPE).write_text(recipe.to_toml(), "utf-8")
     write_history(folder, history)
+    files.sync_all(folder)  # the record says that the rest is there
+    write_scores(folder, record, predictions)
+
+
+def write_scores(folder: Path, record: RunRecord, predictions: dict[str, npt.NDArray[Any]]) -> None:
+    """Writes run.json and, if there are some, the predictions that its metrics are of; each whole, that one last."""
     if predictions:
-        np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **predictions)
+        with files.whole_file(folder / "predictions.npz") as file:
+            np.savez_compressed(file, allow_pickle=False, **predictions)
     write_json(folder / RECORD, to_json(record))
+
+
+@contextlib.contextmanager
+def changing(folder: Path, doing: str) -> Iterator[None]:
+    """Keeps other processes from changing a finished run while a block lasts.
+
+    Raises:
+        KerastuneError: another one is at it, or nothing can be written there.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locks.hold(folder / locks.NAME, f"{doing} {folder}"))
+        except OSError as error:
+            raise KerastuneError(f"Nothing can be written into {folder}: {error.strerror}.") from error
+        yield
 
 
 def write_history(folder: Path, history: Sequence[dict[str, float]]) -> None:
@@ -186,35 +219,64 @@ def write_failure(of: Run, name: str, format: str, quantize: str, error: str) ->
 # --- a training that has not ended ---------------------------------------------------------------------------
 
 
-def refuse_unfinished(folder: Path, force: bool) -> None:
-    """Raises KerastuneError if there is an unfinished training for that folder; with `force`, only if it runs."""
-    work = _work(folder)
-    if not work.exists():
-        return
-    _refuse_running(work)
-    if _has_checkpoint(work) and not force:
+def default_folder(recipe: Recipe) -> Path:
+    """Where a run goes for which no folder was given."""
+    return absolute(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
+
+
+def refuse_out(folder: Path, force: bool) -> None:
+    """Says before any work that a run cannot be made there.
+
+    Raises:
+        KerastuneError: as `refuse_existing`; or a training of that folder has not ended, and without `force` or
+            while it runs that is kept.
+    """
+    refuse_existing(folder, force)
+    if os.path.lexists(_work(folder)):
+        with _claimed(folder) as work:
+            _refuse_unfinished(work, folder, force)
+
+
+def _refuse_unfinished(work: Path, folder: Path, force: bool) -> None:
+    if (_has_checkpoint(work) or is_run(work)) and not force:
         raise KerastuneError(
             f"{work} holds a training of {folder.name} that has not ended.",
             f"kerastune resume {folder} goes on with it; --force discards it and starts anew.",
         )
-    if not (work / RECIPE).is_file():
-        raise KerastuneError(f"{work} is in the way, and is no unfinished training.", "Give another folder with -o.")
-    shutil.rmtree(work)
 
 
 @contextlib.contextmanager
-def work_folder(folder: Path, recipe: Recipe) -> Iterator[Path]:
-    """A new work folder beside the run folder that it will become; kept, with its checkpoints, if the block fails."""
-    work = _work(folder)
-    work.mkdir(parents=True)
-    (work / RECIPE).write_text(recipe.to_toml(), "utf-8")
-    with _owned(work):
-        try:
-            yield work
-        except BaseException:
-            if not _has_checkpoint(work):
-                shutil.rmtree(work, ignore_errors=True)  # nothing to go on from
-            raise
+def work_folder(folder: Path, force: bool) -> Iterator[Path]:
+    """The work folder beside the run folder that it will become, for this process alone.
+
+    An unfinished training in it stays until `begin`. If the block fails, what can be gone on with is kept.
+
+    Raises:
+        KerastuneError: as `refuse_out`.
+    """
+    refuse_existing(folder, force)
+    with _claimed(folder) as work:
+        _refuse_unfinished(work, folder, force)
+        yield work
+
+
+def begin(work: Path, recipe: Recipe) -> None:
+    """Discards what is in a work folder, and starts it with the recipe."""
+    (work / RECORD).unlink(missing_ok=True)  # first: with it, the folder is a run
+    for path in work.iterdir():
+        if path.name not in (locks.NAME, RECIPE):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with files.whole_file(work / RECIPE) as file:
+        file.write(recipe.to_toml().encode())
+
+
+def concluded(folder: Path) -> Run | None:
+    """The run of a training that was killed when all but its last renaming was done."""
+    if not is_run(_work(folder)):
+        return None
+    with _claimed(folder) as work:
+        finish(work, folder, force=True)
+    return None if _is_interrupted(folder) else Run(folder)
 
 
 @contextlib.contextmanager
@@ -226,33 +288,80 @@ def unfinished(folder: Path) -> Iterator[Path]:
     """
     refuse_existing(folder, force=True)  # the training will end there
     work = _work(folder)
-    if work.is_dir():
-        _refuse_running(work)
-    elif _has_checkpoint(folder) and load(folder).record.status == "interrupted":
-        work.mkdir()
-        shutil.copy2(folder / RECIPE, work)
-        (folder / CHECKPOINTS).rename(work / CHECKPOINTS)
-    else:
+    if not work.is_dir() and not _is_interrupted(folder):
         what = "is complete" if is_run(folder) else "is not there"
         raise KerastuneError(
             f"There is nothing to resume: {folder} {what}, and there is no {work.name} beside it.",
             "kerastune run RECIPE -o DIR starts a training.",
         )
-    with _owned(work):
+    with _claimed(folder) as work:
+        if not _has_checkpoint(work) and _is_interrupted(folder):
+            _take_up(folder, work)
         yield work
 
 
-def finish(work: Path, folder: Path, force: bool, keep_checkpoints: bool) -> None:
+def _is_interrupted(folder: Path) -> bool:
+    """Whether it is a run that Ctrl-C ended, with the checkpoints to go on from."""
+    return _has_checkpoint(folder) and is_run(folder) and Run(folder).record.status == "interrupted"
+
+
+def _take_up(folder: Path, work: Path) -> None:
+    """Makes an interrupted run an unfinished training again; the run stays as it is until that ends."""
+    begin(work, recipe_of(folder))
+    (work / CHECKPOINTS).mkdir()
+    numbered = _checkpoints(folder)
+    others = {path.name for path in (folder / CHECKPOINTS).iterdir()} - numbered
+    for name in (*sorted(others), *sorted(numbered, reverse=True)):  # a kill leaves nothing, or the newest
+        of, to = folder / CHECKPOINTS / name, work / CHECKPOINTS / name
+        try:
+            os.link(of, to)
+        except OSError:  # a file system without links
+            with files.whole_file(to) as file, of.open("rb") as source:
+                shutil.copyfileobj(source, file)
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[Path]:
+    """The work folder, made if need be and locked; gone after a failure that leaves nothing to go on with."""
+    work = _work(folder)
+    with contextlib.ExitStack() as held:
+        try:
+            while True:
+                work.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another process has just ended, and taken it away
+                    lock = held.enter_context(locks.hold(work / locks.NAME, f"training in {work}"))
+                    break
+        except FileExistsError as error:
+            raise KerastuneError(f"{work} is in the way, and is no folder.", "Give another folder with -o.") from error
+        except OSError as error:
+            raise KerastuneError(f"Nothing can be written into {work}: {error.strerror}.") from error
+        files.clear(work)
+        files.clear(work / CHECKPOINTS)
+        names = {path.name for path in work.iterdir()} - {locks.NAME}
+        if names and RECIPE not in names:
+            raise KerastuneError(
+                f"{work} is in the way, and is no unfinished training.", "Give another folder with -o."
+            )
+        try:
+            yield work
+        finally:
+            is_mine = locks.is_at(work / locks.NAME, lock)  # and not renamed, and another's now
+            if is_mine and _checkpoints(work) <= _checkpoints(folder) and not is_run(work):
+                shutil.rmtree(work, ignore_errors=True)  # nothing to go on with
+
+
+def finish(work: Path, folder: Path, force: bool) -> None:
     """Turns a work folder, in which everything is written, into the run folder.
 
     Raises:
         KerastuneError: as `refuse_existing`.
     """
     refuse_existing(folder, force)
-    (work / _OWNER).unlink(missing_ok=True)
-    put_in_place(work, folder)
-    if not keep_checkpoints:
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    with files.beside(folder) as outer:
+        if not _is_interrupted(work):
+            shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
+        files.put_in_place(work, folder, outer, force)
+        (folder / locks.NAME).unlink(missing_ok=True)
 
 
 def _work(folder: Path) -> Path:
@@ -260,27 +369,9 @@ def _work(folder: Path) -> Path:
 
 
 def _has_checkpoint(folder: Path) -> bool:
-    return any((folder / CHECKPOINTS).glob("[0-9]*.npz"))
+    return bool(_checkpoints(folder))
 
 
-@contextlib.contextmanager
-def _owned(work: Path) -> Iterator[None]:
-    """Marks the folder as this process's, so that no other trains in it."""
-    me = psutil.Process()
-    write_json(work / _OWNER, {"pid": me.pid, "started": me.create_time()})
-    try:
-        yield
-    finally:
-        (work / _OWNER).unlink(missing_ok=True)
-
-
-def _refuse_running(work: Path) -> None:
-    try:
-        owner = json.loads((work / _OWNER).read_text("utf-8"))
-        alive = psutil.Process(owner["pid"]).create_time() == owner["started"]
-    except (OSError, ValueError, KeyError, psutil.Error):
-        return
-    if alive:
-        raise KerastuneError(
-            f"Process {owner['pid']} is training in {work} right now.", "Wait until it ends, or stop it first."
-        )
+def _checkpoints(folder: Path) -> set[str]:
+    """Their names."""
+    return {path.name for path in (folder / CHECKPOINTS).glob("[0-9]*.npz")}

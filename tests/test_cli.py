@@ -254,7 +254,9 @@ def test_wrong_usage_is_exit_code_2(command: str) -> None:
     [
         ("there", "there already exists"),
         ("file/run", "cannot be made: {here}/file is not a folder"),
-        ("n" * 250, "cannot be made: its name has more than 220 bytes"),
+        ("n" * 250, "cannot be made: a name in it has more than 220 bytes"),
+        (f"{'n' * 250}/run", "cannot be made: a name in it has more than 220 bytes"),
+        ("/".join(["n" * 200] * 20), "cannot be made: its path has more than 3000 bytes"),
         ("/proc/self/run", "cannot be made: nothing can be written into /proc/self"),
     ],
 )

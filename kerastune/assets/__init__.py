@@ -14,13 +14,11 @@ needed.
 
 import difflib
 import importlib.metadata
-import json
 import os
-import shutil
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kerastune import files
 from kerastune.assets import (
     all_minilm_l6_v2,
     efficientnet_lite0,
@@ -30,7 +28,7 @@ from kerastune.assets import (
 )
 from kerastune.assets.asset import Asset, Progress
 from kerastune.assets.presets import explain_preset_failure, named_folder, preset_folder, reaching
-from kerastune.errors import AssetError
+from kerastune.errors import AssetError, KerastuneError
 
 __all__ = [
     "ASSETS",
@@ -83,14 +81,26 @@ def fetch(name: str, progress: Progress = lambda line: None) -> Path:
     asset, target = _asset(name), path(name)
     if is_fetched(name):
         return target
-    work = target.with_name(f".{name}-{uuid.uuid4().hex[:8]}.partial")
-    work.mkdir(parents=True)
     try:
-        asset.build(work, progress)
-        (work / _RECORD).write_text(json.dumps(_record(asset), indent=2) + "\n", encoding="utf-8")
-        _move_into_place(work, target, name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with files.beside(target) as outer:
+            work = outer / target.name
+            work.mkdir()
+            asset.build(work, progress)
+            files.write_json(work / _RECORD, _record(asset))
+            files.put_in_place(work, target, outer, force=False)
+    except KerastuneError as error:  # the place is taken: by another process that was faster, or by something else
+        if isinstance(error, AssetError):
+            raise
+        if not is_fetched(name):
+            raise AssetError(
+                f"{target} cannot be put in place; what is there is not a fetched asset.",
+                "Move that folder away (or point KERASTUNE_HOME elsewhere) and fetch again.",
+            ) from error
+    except PermissionError as error:
+        raise AssetError(
+            f"Nothing can be written into {target.parent}.", "KERASTUNE_HOME=/another/folder chooses another place."
+        ) from error
     return target
 
 
@@ -143,14 +153,3 @@ def _record(asset: Asset) -> dict[str, object]:
         "kerastune": version,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _move_into_place(work: Path, target: Path, name: str) -> None:
-    try:
-        work.rename(target)
-    except OSError as error:  # the place is taken, by a faster process or by something else
-        if not is_fetched(name):
-            raise AssetError(
-                f"{target} cannot be put in place ({error}); what is there is not a fetched asset.",
-                "Move that folder away (or point KERASTUNE_HOME elsewhere) and fetch again.",
-            ) from error

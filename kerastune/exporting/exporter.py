@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -135,8 +134,8 @@ def _refuse_unsupported(of: Run, jobs: list[_Job]) -> None:
 @contextmanager
 def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
     """Yields a scratch folder with the traced model, and the examples to prove and calibrate it."""
-    with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
-        work, splits = Path(scratch), of.splits(progress)
+    with files.scratch() as work:
+        splits = of.splits(progress)
         recipe, device = of.recipe, tasks.device(of.recipe.task)
         calibration = spread(splits.train, CALIBRATION_EXAMPLES)
         name = device.modality.plural

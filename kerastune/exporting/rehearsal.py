@@ -1,11 +1,10 @@
 """Tries a recipe's exports with the untrained model before an hour of training, and discards them."""
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kerastune import data, run, tasks
+from kerastune import data, files, run, tasks
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.exporting import exporter
 from kerastune.progress import Progress
@@ -40,8 +39,8 @@ def rehearse(
     """
     progress, failure = progress or Progress(), None
     wanted = [one.model_copy(update={"max_accuracy_drop": 1.0}) for one in recipe.exports]
-    with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
-        of = untrained(made, Path(scratch), progress)
+    with files.scratch() as scratch:
+        of = untrained(made, scratch, progress)
         try:
             exporter.export(of, wanted, progress=progress)
         except (VerificationError, ConverterError) as error:

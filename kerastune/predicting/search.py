@@ -173,10 +173,8 @@ def _write_index(path: Path, texts: Sequence[str], vectors: Vectors, model: str)
     """Writes vectors float32 [n, D], the texts as JSON bytes (an array would make each as wide as the longest), and the
     model's hash."""
     said = np.frombuffer(json.dumps(texts).encode(), np.uint8)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with files.whole_file(path) as file:
         np.savez(file, allow_pickle=False, vectors=vectors, texts=said, model=np.array(model))
-    partial.replace(path)
 
 
 def _read_index(path: Path) -> tuple[list[str], Vectors, str]:

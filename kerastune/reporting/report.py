@@ -9,7 +9,7 @@ import json
 import shlex
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from importlib.resources import files
+from importlib import resources
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kerastune import tasks
+from kerastune import files, tasks
 from kerastune.data import Split
 from kerastune.errors import KerastuneError, printable
 from kerastune.modalities import Modality
@@ -88,9 +88,8 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
             - {refused["name"] for refused in of.failures}
         ),
     )
-    partial = of.report.with_name(f".{of.report.name}.partial")
-    partial.write_bytes(page.encode("utf-8", "replace"))  # a path may hold bytes that are not text
-    partial.replace(of.report)
+    with files.whole_file(of.report) as file:
+        file.write(page.encode("utf-8", "replace"))  # a path may hold bytes that are not text
     return of.report
 
 
@@ -214,7 +213,7 @@ def _bands(axes: Any, numbers: list[int], phases: Sequence[Audit]) -> None:
 
 
 def _template() -> Any:
-    folders = [str(files("kerastune.reporting")), str(files("kerastune.tasks.learnt"))]
+    folders = [str(resources.files("kerastune.reporting")), str(resources.files("kerastune.tasks.learnt"))]
     environment = Environment(
         loader=FileSystemLoader(folders),
         autoescape=True,

@@ -2,16 +2,15 @@
 
 import importlib.util
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kerastune import child
+from kerastune import child, files
 
 Named = Mapping[str, npt.NDArray[Any]]
 
@@ -21,7 +20,7 @@ _MOST = 1000  # requests that TF Serving replays
 
 def configuration(name: str) -> dict[str, str]:
     """Returns the texts of models.config and docker-compose.yml, by file name, for a model served as `name`."""
-    folder = files("kerastune.targets") / "tf-serving"
+    folder = resources.files("kerastune.targets") / "tf-serving"
     texts = {file: (folder / file).read_text("utf-8") for file in ("models.config", "docker-compose.yml")}
     # JSON escapes strings as protobuf's text format does.
     config = texts["models.config"].replace('name: "classifier"', f"name: {json.dumps(name, ensure_ascii=False)}")
@@ -47,8 +46,8 @@ def write_warmup(model: Path, requests: Sequence[tuple[str, Named]]) -> list[dic
     if importlib.util.find_spec("tensorflow_serving") is None:
         return None
     script = str(Path(__file__).with_name("warmup.py"))  # run by its path, because `-m` would import kerastune
-    with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
-        asked, found = Path(scratch) / "asked.npz", Path(scratch) / "found.npz"
+    with files.scratch() as scratch:
+        asked, found = scratch / "asked.npz", scratch / "found.npz"
         named = {
             f"{i:03}/{sign}/{key}": value for i, (sign, inputs) in enumerate(requests) for key, value in inputs.items()
         }

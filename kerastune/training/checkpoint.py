@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kerastune import files
 from kerastune.errors import ConverterError, KerastuneError
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -39,22 +40,8 @@ def write(folder: Path, record: Mapping[str, Any], arrays: Arrays) -> None:
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Writes an .npz that is complete on disk before it gets its name."""
-    partial = path.with_name(f".{path.name}.partial")
-    with _room_for(path):
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    if os.name == "posix":  # puts the new name itself on disk
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    with _room_for(path), files.whole_file(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 @contextlib.contextmanager

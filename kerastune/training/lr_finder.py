@@ -5,7 +5,6 @@ Smith 2017, Cyclical learning rates for training neural networks, arXiv:1506.011
 
 import itertools
 import math
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from kerastune import files
 from kerastune.errors import RecipeError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
@@ -60,8 +60,8 @@ def find(recipe: Recipe, phase: int = 1, steps: int = 100, progress: Progress | 
         raise RecipeError(f"Phase {phase} (unfreeze = {tested.unfreeze!r}) trains nothing.")
     progress = progress or Progress()
     made = plan(recipe, progress)
-    with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
-        training = Training(made, Path(scratch), {}, progress)
+    with files.scratch() as scratch:
+        training = Training(made, scratch, {}, progress)
         if training.run(phase - 1):
             raise KeyboardInterrupt
         settings = {"epochs": math.ceil(steps / training.steps), "schedule": "constant"}

@@ -59,18 +59,17 @@ def fine_tune(
     """
     progress = progress or Progress()
     started = datetime.datetime.now().astimezone()
-    folder = files.absolute(out or Path("runs") / f"{recipe.name}-{started:%Y%m%d-%H%M%S}")
-    files.refuse_existing(folder, force)  # before an hour of training, not after
-    run.refuse_unfinished(folder, force)
-    stopwatch = _Stopwatch()
-    made = plan(recipe, progress, _decided(like))
-    facts = {**facts_of(made, job), "started": started.isoformat(timespec="seconds")}
-    if like:
-        facts["like"] = str(like.folder)
-        _tell_differences(like, recipe, facts, progress)
-    facts["before"] = _before(recipe, made, progress)
-    stopwatch.lap("prepare")
-    with run.work_folder(folder, recipe) as work:
+    folder = files.absolute(out or run.default_folder(recipe))
+    with run.work_folder(folder, force) as work:  # before the data are read, and an hour of training
+        stopwatch = _Stopwatch()
+        made = plan(recipe, progress, _decided(like))
+        facts = {**facts_of(made, job), "started": started.isoformat(timespec="seconds")}
+        if like:
+            facts["like"] = str(like.folder)
+            _tell_differences(like, recipe, facts, progress)
+        facts["before"] = _before(recipe, made, progress)
+        stopwatch.lap("prepare")
+        run.begin(work, recipe)
         return _train(Training(made, work, facts, progress), made, folder, stopwatch, force)
 
 
@@ -83,6 +82,8 @@ def resume(folder: str | Path, progress: Progress | None = None) -> run.Run:
     """
     progress = progress or Progress()
     folder = files.absolute(str(folder).removesuffix(run.PARTIAL))
+    if made_before := run.concluded(folder):
+        return made_before
     with run.unfinished(folder) as work:
         then, arrays = checkpoint.read(work / run.CHECKPOINTS)
         recipe = run.recipe_of(work)
@@ -186,7 +187,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         seconds=stopwatch.laps,
     )
     run.write(work, recipe, record, training.at.history, predictions)
-    run.finish(work, folder, force, keep_checkpoints=interrupted)
+    run.finish(work, folder, force)
     return run.Run(folder, [made.splits])
 
 
@@ -291,10 +292,11 @@ def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[st
         DataError: the data cannot be read, or are not those the run was made with.
     """
     progress = progress or Progress()
-    splits = of.splits(progress)
-    task = tasks.get(of.recipe.task).building.load(str(of.folder), of.recipe, "float32")
-    predictions, metrics = score(of.recipe, task, splits, progress)
-    run.write(of.folder, of.recipe, dataclasses.replace(of.record, metrics=metrics), of.history, predictions)
+    with run.changing(of.folder, "evaluating"):
+        splits = of.splits(progress)
+        task = tasks.get(of.recipe.task).building.load(str(of.folder), of.recipe, "float32")
+        predictions, metrics = score(of.recipe, task, splits, progress)
+        run.write_scores(of.folder, dataclasses.replace(of.record, metrics=metrics), predictions)
     return metrics
 
 

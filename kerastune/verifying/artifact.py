@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from kerastune.data import ragged
 from kerastune.errors import KerastuneError, VerificationError, shortened
-from kerastune.files import absolute
+from kerastune.files import absolute, clear, is_hidden
 from kerastune.modalities import MODALITIES, Example, Modality
 from kerastune.tasks.learnt import LEARNT, Learnt
 from kerastune.verifying import manifest as manifests
@@ -156,6 +156,8 @@ def load(folder: str | Path) -> Artifact:
         KerastuneError: the folder is missing or not an artifact.
     """
     path = absolute(folder)
+    for each in (path.parent, path):
+        clear(each)
     if not is_artifact(path):
         what = "has no manifest.json, so it is not an artifact" if path.is_dir() else "is not a folder"
         raise KerastuneError(f"{path} {what}.", "kerastune export RUN --target NAME makes one (in RUN/exports/).")
@@ -209,7 +211,9 @@ def _files(folder: Path) -> list[str]:
     return [
         path.as_posix()
         for path in inner
-        if path.as_posix() not in (MANIFEST, REPORT) and path.parts[0] not in _MADE_HERE
+        if path.as_posix() not in (MANIFEST, REPORT)
+        and path.parts[0] not in _MADE_HERE
+        and not is_hidden(path.as_posix(), REPORT)  # another process verifies it at this moment
     ]
 
 

@@ -5,19 +5,18 @@ import io
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib import resources
 from importlib.metadata import distributions
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kerastune import assets, child
+from kerastune import assets, child, files
 from kerastune.data import ragged
 from kerastune.data.ragged import Array
 from kerastune.errors import ConverterError, DataError, KerastuneError, VerificationError
@@ -105,7 +104,7 @@ class Runtime:
     def install(self) -> str:
         """The command that installs it."""
         if self.script:
-            return f"bash {files('kerastune.targets') / self.script}"
+            return f"bash {resources.files('kerastune.targets') / self.script}"
         return self.commands or f"pip install {self.package}"
 
 
@@ -297,16 +296,16 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
     """
     runtime = RUNTIMES[name]
     # Runs the reader that ships with kerastune, never the artifact's copy: that code is untrusted.
-    with as_file(files("kerastune.targets")) as targets, tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
-        out = Path(scratch) / "out.npz"
+    with resources.as_file(resources.files("kerastune.targets")) as targets, files.scratch() as scratch:
+        out = scratch / "out.npz"
         command = [runtime.python, str(targets / runtime.reader), str(of.folder), *runtime.options, *options]
-        with (Path(scratch) / "stderr").open("w+b") as stderr, ThreadPoolExecutor(1) as pool:
+        with (scratch / "stderr").open("w+b") as stderr, ThreadPoolExecutor(1) as pool:
             theirs, ours = os.pipe()
             with open(ours, "wb") as asked:
                 forks = runtime.package.startswith("tensorflow")
                 with open(theirs, "rb"):  # closed at once, so that writing to a dead reader fails
                     process = child.start(
-                        [*command, "--stream", str(out)], stderr, stdin=theirs, folder=scratch, forks=forks
+                        [*command, "--stream", str(out)], stderr, stdin=theirs, folder=str(scratch), forks=forks
                     )
                 watched = pool.submit(_watch, process, out)
                 try:

@@ -2,18 +2,16 @@
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from kerastune import child
+from kerastune import child, files
 from kerastune.errors import ConverterError
 from kerastune.formats import graphs
 from kerastune.formats.conversion import Conversion
@@ -139,8 +137,8 @@ def _onnxruntime(made: Cut, signature: Any) -> Forward:
 
     if len(tree.flatten(signature)) != 1 or len(made.specs) != 1:
         raise RuntimeError("it supports only one input and one output")
-    with tempfile.TemporaryDirectory(prefix="kerastune-") as scratch:
-        work, path = Path(scratch), Path(scratch) / "prefix.onnx"
+    with files.scratch() as work:
+        path = work / "prefix.onnx"
 
         def prefix(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
             return {"features": made.prefix(inputs)[0]}
