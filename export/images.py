@@ -128,7 +128,7 @@ def _rgb(image):
     if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
         image.info["transparency"] = tuple(value >> 8 for value in key)  # the pixels are 8-bit by now
     if image.has_transparency_data:
-        return _on_white(image.convert("RGBA"))
+        return _on_white(image)
     remarks = ["CMYK converted to RGB without its colour profile"] if image.mode == "CMYK" else []
     return image.convert("RGB"), remarks
 
@@ -145,13 +145,18 @@ def _grey16(image):
     return Image.fromarray(grey).convert("RGB"), ["transparency shown on white"]
 
 
-def _on_white(rgba):
+_BAND = 2**22  # pixels that are put on white at a time: four copies of a large image would be gigabytes
+
+
+def _on_white(image):
     from PIL import Image
 
-    if rgba.getchannel("A").getextrema() == (255, 255):
-        return rgba.convert("RGB"), []
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB"), ["transparency shown on white"]
+    found, rows, is_seen_through = Image.new("RGB", image.size), max(_BAND // image.width, 1), False
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        is_seen_through |= band.getchannel("A").getextrema() != (255, 255)
+        found.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB"), (0, top))
+    return found, ["transparency shown on white"] if is_seen_through else []
 
 
 def _upright(rgb, orientation):

@@ -5,10 +5,12 @@ left is not: the next command deletes it (`clear`).
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -24,6 +26,31 @@ _REPLACED = ".replaced"  # in the hidden folder of a new one: the old one, until
 
 def absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def read_bounded(path: str | Path, most: int, what: str) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        most: the bytes that are read at most.
+        what: the kind of file that may be so large, in words: "an image".
+
+    Raises:
+        OSError: it is no regular file (nobody may write into a pipe, and a device has no end), or is too large.
+    """
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "no path has a NUL character")
+    with open(path, "rb", opener=_without_waiting) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        if found.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and {what} has {most:,} at most")
+        return file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def write_json(path: Path, value: Any) -> None:

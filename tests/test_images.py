@@ -1,18 +1,24 @@
 """Every kind of image file, read right or refused with a reason."""
 
 import io
+import os
 import random
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from kerastune.errors import DataError
 from kerastune.modalities import image as images
 from kerastune.modalities.image import check, decode
+from kerastune.targets import images as reader
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -209,3 +215,44 @@ def test_mangled_files_never_give_a_traceback(format: str) -> None:
             data[dice.randrange(min(len(data), 120))] = dice.randrange(256)
         report = check(bytes(data[: dice.randrange(1, 2 * len(data))]), "a")
         assert report.problem is None or report.problem.isprintable()
+
+
+# --- bounds ------------------------------------------------------------------------------------------------
+
+
+def test_a_large_image_is_put_on_white_band_by_band_with_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 23, 4), np.uint8)
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG")
+    whole = decode(buffer.getvalue())
+    monkeypatch.setattr(reader, "_BAND", 50)
+    np.testing.assert_array_equal(decode(buffer.getvalue()), whole)
+
+
+def test_checking_a_large_image_holds_less_than_its_memory_four_times() -> None:
+    code = (
+        "import io, resource, numpy as np\n"
+        "from PIL import Image\n"
+        "from kerastune.modalities.image import check\n"
+        "Image.new('RGBA', (6000, 6000), (1, 2, 3, 9)).save(b := io.BytesIO(), 'PNG')\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "assert check(b.getvalue(), 'a.png').problem is None\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 < 3.2 * 6000 * 6000 * 4
+
+
+def test_what_is_asked_about_is_a_file_and_not_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "endless.png").symlink_to("/dev/zero")
+    (tmp_path / "large.png").write_bytes(b"x" * 1001)
+    monkeypatch.setattr(images, "LARGEST", 1000)
+    with pytest.raises(DataError) as caught:
+        images.ask([tmp_path / name for name in ("pipe.png", "endless.png", "large.png", "a\0.png")], 1)
+    lines = caught.value.message.splitlines()[1:]
+    assert [line.split(": ")[1] for line in lines] == [
+        "it is not a regular file",
+        "it is not a regular file",
+        "it has 1,001 bytes, and an image has 1,000 at most",
+        "no path has a NUL character",
+    ]

@@ -209,7 +209,6 @@ def test_what_needs_images_or_classes_is_refused_where_there_are_none(
     ("overrides", "message"),
     [
         (["augment.flip=horizontal", "train.cache=disk"], 'train.cache = "disk" would show every epoch the same'),
-        (["augment.cutmix=1.0", "train.class_weights=balanced"], "train.class_weights weights an image by its label"),
         (["augment.mixup=0.2", "train.cache_views=3"], "train.cache_views cannot cache mixup or cutmix"),
     ],
 )

@@ -13,6 +13,7 @@ from kerastune.data import few
 from kerastune.errors import ConverterError
 from kerastune.exporting import rehearsal
 from kerastune.training.plan import plan
+from kerastune.verifying import statistics
 
 EXPORTS = [
     {"target": "linux", "quantize": "auto", "max_accuracy_drop": 0.0},
@@ -52,6 +53,16 @@ def test_a_broken_converter_is_exit_code_4(recipe, tmp_path, monkeypatch):
 def test_the_exports_can_be_left_out(recipe, tmp_path):
     result = validate(recipe("resnet", exports=EXPORTS), tmp_path / "mine.toml", "--no-exports")
     assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "exports: linux-auto, too-much")
+
+
+def test_a_split_that_is_too_small_to_judge_is_named_beforehand(recipe, tmp_path):
+    exports = [{"target": "linux"}, {"target": "linux", "quantize": "dynamic", "max_accuracy_drop": 0.05}]
+    wanted = recipe("resnet", exports=exports)
+    document = json.loads(validate(wanted, tmp_path / "a.toml", "--no-exports", "--json").stdout)
+    (warning,), count = document["warnings"], sum(document["counts"]["validation"].values())
+    assert warning.startswith(f"linux-dynamic: {count} validation images are too few to tell")
+    assert f"one of them is {1 / count:.4f}, and it takes 54" in warning
+    assert statistics._of_proportions(0, 0, 54)[0][1] <= 0.05 < statistics._of_proportions(0, 0, 53)[0][1]
 
 
 def test_the_next_step_runs_what_was_validated(recipe, tmp_path, monkeypatch):

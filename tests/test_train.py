@@ -220,6 +220,20 @@ def test_mixing_blends_images_and_labels_in_the_same_shares(change):
     np.testing.assert_array_equal(mixed, mix(np.int64(5), images, labels)[0])
 
 
+@pytest.mark.parametrize("change", [{"mixup": 0.4}, {"cutmix": 1.0}])
+def test_each_of_two_mixed_images_counts_by_its_own_class_weight(change):
+    mix = image_classification.mixing(Augment(**change), seed=1)
+    images = np.random.default_rng(0).random((16, 32, 32, 3), np.float32)
+    labels = np.repeat(np.eye(2, dtype=np.float32), [12, 4], axis=0)
+    by_class = np.array([16 / 24, 16 / 8], np.float32)
+    weighed = image_classification.weighed(mix, np.int64(5), images, labels, labels @ by_class)
+    mixed, targets, weights = (np.asarray(t) for t in weighed)
+    plain, shares = (np.asarray(t) for t in mix(np.int64(5), images, labels))
+    np.testing.assert_array_equal(mixed, plain)
+    assert ((shares > 0.01) & (shares < 0.99)).any()
+    np.testing.assert_allclose(targets * weights[:, None], shares * by_class, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["efficientnet", "vit"])
 def test_training_on_kept_features_is_training(recipe, tmp_path, monkeypatch, family):
     monkeypatch.setenv("KERASTUNE_HOME", str(tmp_path / "home"))

@@ -76,7 +76,7 @@ def written(family: str, folder: Path) -> tuple[Any, dict[str, Any]]:
         weight.assign(weight.numpy() + 0.1 * random.normal(size=weight.shape).astype(np.float32))
     template = ENDED if family in ("Gemma", "Mistral", "Llama3") else CHATML
     starts = bool(getattr(task.preprocessor, "add_start_token", False))
-    task.chat = Chat(template, "test", task.preprocessor.tokenizer, starts, None)
+    task.chat = Chat(template, "test", task.preprocessor.tokenizer, starts, None, "2026-01-31")
     (cutter := folder / "tokenizer").mkdir(parents=True)
     tokenizer.write(task.preprocessor, cutter)
     causal_lm.write_beside(task, cutter)

@@ -41,6 +41,8 @@ def plan(document: dict[str, Any], audits: "Sequence[Audit]") -> None:
     table(["label", *counts], [*rows, totals])
     for note in document["notes"]:
         put(f"note: {note}")
+    for warning in document["warnings"]:
+        put(f"warning: {warning}")
     for skipped in document["skipped"]:
         put(f"left out: {skipped['id']}: {skipped['problem']}")
     put()

@@ -60,6 +60,7 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
         "labels": list(plan.splits.labels),
         "counts": plan.counts,
         "notes": list(plan.splits.notes),
+        "warnings": rehearsal.warnings(wanted, plan),
         "skipped": list(plan.splits.skipped),
         "phases": [to_json(audit) for audit in plan.audits],
         "decisions": [to_json(decision) for decision in plan.decisions],

@@ -1,5 +1,4 @@
 """What data may hold at most: data come from strangers, and nothing in them may take the machine's memory or time."""
 
 TABLE = 2**32  # bytes of a CSV or JSON Lines file, which is read as a whole
-IMAGE = 2**28  # bytes of an image file: a bitmap of 89 megapixels fits
 DEPTH = 100  # folders inside each other

@@ -1,8 +1,6 @@
 """What a source hands to `load`: a list of examples, a way to read them, and what is wrong with them."""
 
-import errno
 import os
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -56,29 +54,6 @@ def inside(path: str, folder: str) -> bool:
 def relative(path: str, folder: str) -> str:
     """An example's id: its path inside the data folder, with slashes, fit to print."""
     return printable(path[len(folder) :].lstrip(os.sep).replace(os.sep, "/"))
-
-
-def read_file(path: str, most: int, what: str) -> bytes:
-    """The bytes of a file.
-
-    Args:
-        most: the bytes that are read at most.
-        what: the kind of file that may be so large, in words: "an image".
-
-    Raises:
-        OSError: it is no regular file (nobody may write into a pipe, and a device has no end), or is too large.
-    """
-    with open(path, "rb", opener=_without_waiting) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
-        if found.st_size > most:
-            raise OSError(errno.EFBIG, f"it has {found.st_size:,} bytes, and {what} has {most:,} at most")
-        return file.read()
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:

@@ -14,6 +14,7 @@ from kerastune.training.batches import Batches
 from kerastune.training.loop import Position
 from kerastune.training.plan import Plan
 from kerastune.verifying.artifact import Artifact
+from kerastune.verifying.statistics import fewest
 
 _FEW = 64  # examples of a split
 
@@ -57,6 +58,23 @@ def rehearse(
                 problem = refused.get(name) or (failure.message if failure else "")
                 rows.append({**row, **dict.fromkeys(_FIGURES), "passed": False, "problems": [problem]})
     return rows, failure
+
+
+def warnings(recipe: Recipe, made: Plan) -> list[str]:
+    """What the validation split is too small to judge of what the recipe asks."""
+    count, plural = len(made.splits.validation), made.splits.validation.modality.plural
+    found = []
+    for one in recipe.exports:
+        quantize, allowed = one.resolved[1], one.max_accuracy_drop
+        least = fewest(allowed)
+        if quantize != "none" and allowed < 1 and least is not None and count < least:
+            found.append(
+                f"{export_name(one)}: {count:,} validation {plural} are too few to tell whether more than "
+                f"max_accuracy_drop = {allowed:g} is lost: one of them is {1 / count:.4f}, and it takes {least:,} to "
+                "call a model the same that loses none. Unless it is worse beyond doubt, it is exported with a "
+                "warning; a larger data.validation_fraction, or more data, would tell."
+            )
+    return found
 
 
 def untrained(made: Plan, folder: Path, progress: Progress) -> run.Run:

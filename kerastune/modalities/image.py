@@ -6,9 +6,11 @@ artifact.
 """
 
 import base64
+import contextlib
 import io
 import os
 import re
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +21,15 @@ import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image, ImageOps
 
-from kerastune.errors import DataError
+from kerastune import files
+from kerastune.errors import DataError, listed, printable, shortened
 from kerastune.modalities.contract import Asked, Example, Modality, Report
 from kerastune.targets import images as reader
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
+LARGEST = 2**28  # bytes of a file: a bitmap of 89 megapixels fits
+_LARGE = 2**25  # pixels; of larger images one is decoded at a time, since each may take a gigabyte
+_one_large = threading.Lock()
 
 _FOREIGN = {  # to name the file's format in messages
     "a TIFF image": rb"II\*\0|MM\0\*",
@@ -81,12 +87,13 @@ def _read(data: bytes) -> tuple[npt.NDArray[np.uint8], list[str]]:
     if _PILLOW_WARNS not in warnings.filters:  # tests and libraries reset the filters
         warnings.filters.insert(0, _PILLOW_WARNS)  # type: ignore[attr-defined]
     try:
-        pixels, remarks = reader.decode(data)
+        with _one_large if pixels(data) > _LARGE else contextlib.nullcontext():
+            found, remarks = reader.decode(data)
     except reader.TooLarge as error:
         raise UnreadableImage(str(error)) from error
     except ValueError as error:
         raise UnreadableImage(_damage(data, kind, error.__cause__ or error)) from error
-    return pixels, remarks
+    return found, remarks
 
 
 def _damage(data: bytes, kind: str, error: BaseException) -> str:
@@ -137,14 +144,14 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
     problems = []
     for path in paths:
         try:
-            encoded = Path(path).read_bytes()
+            encoded = files.read_bounded(path, LARGEST, "an image")
         except OSError as error:
-            problems.append(f"{path}: {error.strerror}")
+            problems.append(f"{shortened(printable(str(path)))}: {error.strerror}")
             continue
         if problem := check(encoded, str(path)).problem:
             problems.append(f"{path}: {problem}")
     if problems:
-        raise DataError("\n".join(["Some files cannot be read:", *problems]), "Fix them or leave them out.")
+        raise DataError(f"Some files cannot be read:\n{listed(problems)}", "Fix them or leave them out.")
     return Asked([str(path) for path in paths], _Files([Path(path) for path in paths]))
 
 
@@ -162,7 +169,11 @@ class _Files(Sequence[Example]):
     @overload
     def __getitem__(self, index: slice) -> "_Files": ...
     def __getitem__(self, index: int | slice) -> "Example | _Files":
-        return _Files(self._paths[index]) if isinstance(index, slice) else decode(self._paths[index].read_bytes())
+        return (
+            _Files(self._paths[index])
+            if isinstance(index, slice)
+            else decode(files.read_bounded(self._paths[index], LARGEST, "an image"))
+        )
 
 
 def png(pixels: Example) -> bytes:

@@ -86,6 +86,11 @@ def paired(
     return Paired(len(mine), value, keras, drop, interval, p_value, verdict, lost, won)
 
 
+def fewest(allowed: float) -> int | None:
+    """The examples that it takes to call a model the same that loses none of them; None where nothing may be lost."""
+    return math.ceil(_Z * math.sqrt(2) / allowed) - 2 if allowed else None
+
+
 def _verdict(interval: tuple[float, float] | None, allowed: float) -> Verdict:
     low, high = interval or (-math.inf, math.inf)
     return "same" if high <= allowed else "worse" if low > allowed else "too few to tell"

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from kerastune.data import limits
+from kerastune import files
 from kerastune.data.labels import normal
 from kerastune.data.source import (
     Example,
@@ -15,13 +15,13 @@ from kerastune.data.source import (
     Source,
     counted,
     inside,
-    read_file,
     relative,
 )
 from kerastune.data.sources.rows import rows
 from kerastune.data.sources.table import in_column, placed
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
+from kerastune.modalities.image import LARGEST
 from kerastune.recipe.sources import CsvData
 
 _EXAMPLE = "A minimal file:  image,label  /  photos/1.jpg,daisy  /  photos/2.jpg,tulip  (one row a line)."
@@ -68,7 +68,7 @@ def _source(table: _Table) -> Source:
     return Source(
         where=printable(table.settings.path),
         examples=[table.examples[i] for i in kept],
-        read=lambda i: read_file(paths[i], limits.IMAGE, "an image"),
+        read=lambda i: files.read_bounded(paths[i], LARGEST, "an image"),
         labels=(table.settings.label_column,) if table.settings.regression else None,
         problems=tuple(table.problems),
         notes=tuple(f"{counted(count, 'row')}: {what}" for what, count in table.notes.items()),

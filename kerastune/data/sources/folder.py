@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+from kerastune import files
 from kerastune.data import limits
 from kerastune.data.source import (
     SPLITS,
@@ -13,13 +14,12 @@ from kerastune.data.source import (
     Source,
     counted,
     inside,
-    read_file,
     relative,
     some,
 )
 from kerastune.data.sources.rows import MEANT
 from kerastune.errors import DataError, printable
-from kerastune.modalities.image import EXTENSIONS
+from kerastune.modalities.image import EXTENSIONS, LARGEST
 from kerastune.recipe.sources import FolderData
 
 _LAYOUT = (
@@ -65,7 +65,7 @@ def examples(settings: FolderData, progress: Progress) -> Source:
     return Source(
         where=f"the folder {printable(settings.path)}",
         examples=found.examples,
-        read=lambda i: read_file(found.paths[i], limits.IMAGE, "an image"),
+        read=lambda i: files.read_bounded(found.paths[i], LARGEST, "an image"),
         problems=tuple(found.problems),
         notes=_notes(found),
     )

@@ -15,8 +15,9 @@ from typing import Any
 
 from kerastune import assets
 from kerastune.data import cells, limits
-from kerastune.data.source import SPLITS, counted, read_file, some
+from kerastune.data.source import SPLITS, counted, some
 from kerastune.errors import DataError, printable, quoted
+from kerastune.files import read_bounded
 
 Row = tuple[int, dict[str, Any] | str]
 """Line or row number, from 1; its cells by column, or what is wrong with it."""
@@ -257,10 +258,9 @@ def refuse_foreign(path: str) -> None:
 def _text(path: str) -> str:
     """A file's text; bytes that are not UTF-8 stay in it as lone surrogates, which `_odd` finds in each row."""
     try:
-        data = read_file(path, limits.TABLE, "a table")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        why = getattr(error, "strerror", None) or error
-        raise DataError(f"The file {printable(path)} cannot be read: {why}.") from error
+        data = read_bounded(path, limits.TABLE, "a table")
+    except OSError as error:
+        raise DataError(f"The file {printable(path)} cannot be read: {error.strerror}.") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _is_wide(data[:1000]):
         raise DataError(f"{printable(path)} is UTF-16, not UTF-8.", _UTF8)
     return data.decode("utf-8-sig", "surrogateescape")

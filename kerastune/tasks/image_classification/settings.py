@@ -49,8 +49,6 @@ class ImageClassification(Recipe):
         train, augment = self.train, self.augment
         if train.cache_views and (augment.mixup or augment.cutmix):
             raise ValueError("train.cache_views cannot cache mixup or cutmix, which need two images at a time")
-        if train.class_weights != "none" and (augment.mixup or augment.cutmix):
-            raise ValueError("train.class_weights weights an image by its label, but mixup and cutmix blend two images")
         if augment.any and train.cache in ("memory", "disk") and not train.cache_views:
             raise ValueError(
                 f'train.cache = "{train.cache}" would show every epoch the same augmented images; '

@@ -262,6 +262,22 @@ def mixing(
     return mix if layers else None
 
 
+def weighed(
+    mix: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    number: tf.Tensor,
+    images: tf.Tensor,
+    targets: tf.Tensor,
+    weights: tf.Tensor,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """A mixed batch, its targets and its weights: each of two blended images counts by its own weight.
+
+    Cross-entropy is linear in the targets, so that the loss of a blend is that of the two, each in its share.
+    """
+    images, both = mix(number, images, targets * weights[:, None])
+    summed = tf.reduce_sum(both, axis=-1)
+    return images, both / summed[:, None], summed
+
+
 def _both(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     return batch["images"], batch["labels"]
 
@@ -420,7 +436,9 @@ def _batches(
     if mix is None:
         return found
     numbered = found.enumerate(order.start)
-    return numbered.map(lambda number, batch: (*mix(number, batch[0], batch[1]), *batch[2:]))
+    if recipe.train.class_weights == "none":
+        return numbered.map(lambda number, batch: (*mix(number, batch[0], batch[1]), *batch[2:]))
+    return numbered.map(lambda number, batch: (*weighed(mix, number, *batch[:3]), *batch[3:]))
 
 
 def _target(recipe: ImageClassification) -> str:

@@ -46,7 +46,7 @@ def _one_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict
     return {
         "accuracy": float((output == truth).mean()),
         "loss": float(-np.log(picked).mean()),
-        **_by_class(labels, by_class),
+        **_by_class(labels, by_class, np.isin(indices, [truth, output])),
         "confusion_matrix": confusion_matrix(truth, output, labels=indices).tolist(),
     }
 
@@ -79,7 +79,7 @@ def _several_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> 
     return {
         "accuracy": float((output == known).all(-1).mean()),
         "loss": float(-np.where(known, np.log(p), np.log(1 - p)).mean()),
-        **_by_class(labels, by_class),
+        **_by_class(labels, by_class, np.asarray(known.any(0) | output.any(0))),
         "micro_f1": float(f1_score(known, output, average="micro", zero_division=0.0)),
     }
 
@@ -96,7 +96,8 @@ def _several_mistakes(labels: Labels, truth: Truth, predictions: Predictions) ->
 # --- both ----------------------------------------------------------------------------------------------------
 
 
-def _by_class(labels: Labels, found: tuple[Any, ...]) -> dict[str, Any]:
+def _by_class(labels: Labels, found: tuple[Any, ...], occurs: Bools) -> dict[str, Any]:
+    """Figures by class, and the mean F1 of those that occur in truth or output, bool [K]."""
     precision, recall, f1, support = found
     rows = {
         label: {
@@ -107,7 +108,7 @@ def _by_class(labels: Labels, found: tuple[Any, ...]) -> dict[str, Any]:
         }
         for i, label in enumerate(labels)
     }
-    return {"macro_f1": float(f1.mean()), "per_class": rows}
+    return {"macro_f1": float(f1[occurs].mean()) if occurs.any() else 0.0, "per_class": rows}
 
 
 def _answer(labels: Labels, predictions: Predictions, index: int, top: int) -> Answer:
