@@ -182,7 +182,7 @@ def test_one_label_only_is_refused_even_with_skip_bad(tmp_path: Path) -> None:
 
 def test_a_label_with_one_image_is_refused_or_left_out(pets: Path) -> None:
     put(pets / "emu/1.png", picture(500))
-    assert "label 'emu': has one image that can be used (emu/1.png)" in refused(lambda: folder(pets))
+    assert "label 'emu': has only one usable image (emu/1.png)" in refused(lambda: folder(pets))
     splits = folder(pets, skip_bad=True)
     assert splits.labels == ("cat", "dog") and splits.skipped[0]["id"] == "label 'emu'"
 

@@ -116,7 +116,7 @@ def test_bad_rows_are_listed_with_their_lines(questions: Path, tmp_path: Path) -
     message = refused(lambda: table(tmp_path / "a.csv", "\n".join(lines + bad), **LAYOUTS["triplets"]), DataError)
     assert message.startswith("2 problems in")
     assert f"line {len(lines) + 1}: has no text in column 'answer'" in message
-    assert f"line {len(lines) + 2}: its positive is its negative, too" in message
+    assert f"line {len(lines) + 2}: its positive is also its negative" in message
     message = refused(lambda: table(tmp_path / "a.csv", "\n".join(lines + bad[2:]), **LAYOUTS["scores"]), DataError)
     assert f"line {len(lines) + 1}: the score is 'high', which is no number" in message
 
@@ -139,7 +139,7 @@ def test_a_split_without_two_texts_of_one_label_is_refused(tmp_path: Path) -> No
     rows += [f"{split} {i},label {i},{split}" for split in ("validation", "test") for i in range(3)]
     settings = {"text_column": "text", "label_column": "label", "split_column": "split"}
     message = refused(lambda: table(tmp_path / "a.csv", "\n".join(["text,label,split", *rows]), **settings))
-    assert "holds no two texts of one label" in message
+    assert "holds no two texts with the same label" in message
 
 
 # --- losses and figures --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Data: one module a source, one row a kind of truth, and the rules that hold for all of them."""
+"""Data: a module for each source, a row for each kind of truth, and the rules for all of them."""
 
 from kerastune.data.loading import SOURCES, load
 from kerastune.data.order import Order

@@ -1,12 +1,12 @@
-"""Which split an example goes to, where the source does not say.
+"""Assigns examples to splits if the source does not.
 
-An example's content says where it would go: its hash is a place between 0 and 1, and the shares of test and validation
-are the first parts of that. So copies stay together, names and order mean nothing, and what is added moves no other.
-But hashes are like dice, and of 38 images they may give a test split of 13. So each label has bounds: a split holds at
-least half and at most one and a half of its share of the label, or is one example off; and one at least where its share
-is a half or more. Where the hashes keep the bounds, nothing is moved. Elsewhere those nearest to the border of train
-cross it, as few as it takes. So what is added moves nothing in labels of some hundred examples, and a few near the
-border in smaller ones: no rule that sees content alone can hold shares and never move anything.
+The hash of an example's content is a place between 0 and 1, and test and validation take the first parts of that range.
+So copies stay together, names and order do not matter, and a new example moves no other. But hashes are random, and
+could give a test split of 13 out of 38 images. So each label has bounds: a split holds between half and one and a half
+of its share of the label, or is off by one example, and holds at least one if its share is a half or more. If the
+hashes keep the bounds, nothing moves. Otherwise as few examples as necessary cross the border of train, nearest first.
+So a new example moves nothing in labels of some hundred examples, and a few near the border in smaller ones: no rule
+based on content alone can hold shares and never move anything.
 """
 
 import functools
@@ -27,7 +27,7 @@ _MOVABLE = (None, "train")
 
 @dataclass(frozen=True)
 class _Unit:
-    """Examples that go to one split: a group, or copies of one."""
+    """Examples that must stay in one split: a group, or copies."""
 
     place: float  # from 0 to 1
     members: list[int]
@@ -37,7 +37,7 @@ class _Unit:
 
 
 def assign(draft: Draft, settings: Data) -> None:
-    """Splits off from train what the source does not declare."""
+    """Splits off from train the splits that the source does not declare."""
     _refuse_torn_groups(draft)
     test = 0.0 if draft.declares("test") else settings.test_fraction
     validation = 0.0 if draft.declares("validation") else settings.validation_fraction
@@ -49,7 +49,7 @@ def assign(draft: Draft, settings: Data) -> None:
 
 
 def _strata(draft: Draft) -> dict[str, list[_Unit]]:
-    """The units of each label, by their place; a unit with several labels counts for its rarest."""
+    """Returns the units of each label by their place; a unit with several labels counts for its rarest."""
     members: dict[str, list[int]] = defaultdict(list)
     for i in draft.alive:
         if draft.source.examples[i].split in _MOVABLE:
@@ -75,14 +75,14 @@ def _key(draft: Draft, i: int) -> str:
 
 
 def _labels(draft: Draft, members: Iterable[int]) -> set[str]:
-    """The labels to hold shares of; none where it takes several examples of one to judge any of them."""
+    """Returns the labels to hold shares of; none if judging an example needs others with its label."""
     return set() if draft.truth.together > 1 else {label for i in members for label in draft.labels(i)}
 
 
 def _placed(units: list[_Unit], test: float, validation: float) -> dict[str, deque[_Unit]]:
-    """The units of each split.
+    """Returns the units of each split.
 
-    On the circle of places, train lies between validation and test, so that either has one border with it.
+    On the circle of places, train lies between validation and test, so that each has one border with it.
     """
     found: dict[str, deque[_Unit]] = {split: deque() for split in SPLITS}
     for unit in units:
@@ -93,14 +93,14 @@ def _placed(units: list[_Unit], test: float, validation: float) -> dict[str, deq
         _balance(found["test"], train, total * test, at_front=True)
     if validation:
         _balance(found["validation"], train, total * validation, at_front=False)
-    if not train and units:  # somebody has to learn it
+    if not train and units:  # the label must be in train
         split = max(("test", "validation"), key=lambda split: len(found[split]))
         train.append(found[split].pop())
     return found
 
 
 def _balance(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bool) -> None:
-    """Moves units over a split's border with train until the split keeps its bounds."""
+    """Moves units across a split's border with train until the split keeps its bounds."""
     slack = max(1.0, share / 2)
     least, most = max(math.ceil(share - slack), 1 if share >= 0.5 else 0), max(math.floor(share + slack), 1)
     size = sum(map(len, held))
@@ -128,7 +128,7 @@ def _balance(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bo
 
 
 def _refuse_torn_groups(draft: Draft) -> None:
-    """Groups that lie in several declared splits; under `skip_bad` they stay in the last of them."""
+    """Refuses groups that lie in several declared splits; with `skip_bad` they stay in the last one."""
     gone: set[int] = set()
     for group, members in _groups(draft).items():
         there = Counter(split for i in members if (split := draft.source.examples[i].split))

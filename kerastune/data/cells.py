@@ -1,10 +1,10 @@
-"""What a typed cell says: one rule for CSV, JSON Lines, Parquet, TFDS and `search`.
+"""Reads typed cells, by one rule for CSV, JSON Lines, Parquet, TFDS and `search`.
 
-- Missing: null, NaN, and a text that is empty or holds spaces alone.
-- A text is read as it is, and bytes as UTF-8; who takes it removes the spaces around it.
-- A number where a text is wanted is its shortest form, so 1 and 1.0 are "1" and 0.5 is "0.5"; truth values are "true"
+- Missing: null, NaN, and a text that is empty or has only spaces.
+- A text is read unchanged, and bytes as UTF-8; the caller strips surrounding spaces.
+- A number in place of a text becomes its shortest form, so 1 and 1.0 are "1" and 0.5 is "0.5"; booleans become "true"
   and "false".
-- A list is several labels, where several are asked for.
+- A list is several labels, if several are allowed.
 - Everything else is refused with its type: lists and objects, bytes that are not UTF-8, half a character, times.
 """
 
@@ -23,14 +23,14 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A cell of a type that is not read, such as a time, by the name that its file gives to the type."""
+    """A cell of an unsupported type, such as a time, with the type's name in its file."""
 
     kind: str
     why: str = ""
 
 
 def plain(cell: Any) -> Any:
-    """A cell without NumPy's types; None where it is missing."""
+    """Returns a cell without NumPy's types; None if it is missing."""
     if isinstance(cell, np.generic | np.ndarray):
         cell = cell.tolist()
     is_nan = isinstance(cell, float | Decimal) and math.isnan(cell)
@@ -38,7 +38,7 @@ def plain(cell: Any) -> Any:
 
 
 def kind(cell: Any) -> str:
-    """The type of a cell, in words."""
+    """Returns the type of a cell, in words."""
     if isinstance(cell, Foreign):
         return cell.kind
     return next((word for types, word in _KINDS if isinstance(cell, types)), type(cell).__name__)
@@ -56,10 +56,10 @@ _KINDS: tuple[tuple[Any, str], ...] = (
 
 
 def text(cell: Any, what: str) -> str | Problem:
-    """A cell as a text, spaces included; or what is wrong with it.
+    """Reads a cell as a text, including spaces. Returns the text, or what is wrong with it.
 
     Args:
-        what: the cell in words: "label".
+        what: name of the cell in messages: "label".
     """
     cell = plain(cell)
     if cell is None:
@@ -83,21 +83,21 @@ def text(cell: Any, what: str) -> str | Problem:
 
 
 def _decimal(number: int | float | Decimal) -> str:
-    """The shortest text of a number; whole ones have no decimal point."""
+    """Returns the shortest text of a number, without a decimal point for whole numbers."""
     if number == (whole := int(number)) and abs(whole) < 2**63:
         return str(whole)
     return format(number.normalize(), "f") if isinstance(number, Decimal) else repr(number)
 
 
 def number(cell: Any, what: str) -> float | Problem:
-    """A cell as a finite number that float32 holds; or what is wrong with it."""
+    """Reads a cell as a finite number within float32. Returns the number, or what is wrong with it."""
     given = text(cell, what)
     if isinstance(given, Problem):
         return given
     if isinstance(plain(cell), bool):
         return Problem("", f"the {what} is {given!r}, which is no number")
     try:
-        found = float(given.replace("_", "?"))  # Python alone reads 1_000
+        found = float(given.replace("_", "?"))  # Python would accept 1_000
     except ValueError:
         return Problem("", f"the {what} is {quoted(given)}, which is no number")
     if not math.isfinite(found):
@@ -108,7 +108,7 @@ def number(cell: Any, what: str) -> float | Problem:
 
 
 def texts(cell: Any, separator: str | None, what: str) -> tuple[str, ...] | Problem:
-    """The texts in a cell, sorted, each once: those of a list, or those between separators; none if it is missing."""
+    """Returns the distinct texts in a cell, sorted: of a list, or between separators; none if it is missing."""
     cell = plain(cell)
     if cell is None:
         return ()

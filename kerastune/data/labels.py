@@ -1,4 +1,4 @@
-"""Labels and groups that look alike: brought to one form where nothing is lost, and named where something might be."""
+"""Normalises labels and groups where nothing is lost, and reports those that look alike."""
 
 import unicodedata
 from collections import defaultdict
@@ -10,14 +10,14 @@ from kerastune.errors import printable, shortened
 
 
 def normal(label: Label) -> Label:
-    """A label in Unicode's composed form (NFC) and without the spaces around it; numbers stay as they are."""
+    """Returns a label in Unicode's composed form (NFC) without surrounding spaces; numbers stay unchanged."""
     if isinstance(label, str):
         return unicodedata.normalize("NFC", label).strip()
     return tuple(sorted({str(normal(one)) for one in label})) if isinstance(label, tuple) else label
 
 
 def normalised(source: Source) -> Source:
-    """The source with its labels and groups in their normal form, and notes on those that were not or look alike."""
+    """Returns the source with normalised labels and groups, and notes on those that changed or look alike."""
     found = [_normal(example) for example in source.examples]
     notes = []
     changed = {repr(_printed(b.label)) for a, b in zip(source.examples, found, strict=True) if a.label != b.label}
@@ -46,7 +46,7 @@ def _printed(label: Label) -> str:
 
 
 def _alike(what: str, names: Iterable[str]) -> list[str]:
-    """A note on names that differ in nothing that people would mean by it."""
+    """Returns a note on names that differ only in ways that people would not intend."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
         alike[_seen(name)].append(f"'{shortened(printable(name))}'")
@@ -55,6 +55,6 @@ def _alike(what: str, names: Iterable[str]) -> list[str]:
 
 
 def _seen(name: str) -> str:
-    """What is left of a name without case, kinds of spaces, invisible characters and compatibility forms."""
+    """Returns a name without case, kinds of spaces, invisible characters and compatibility forms."""
     visible = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) not in ("Cf", "Cc"))
     return " ".join(visible.split()).lower()

@@ -35,7 +35,7 @@ SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
     "chat": chat.examples,
     "tfds": tfds.examples,
 }
-"""What reads a source, by the name that its settings give as `reader`."""
+"""Functions that read a source, by the `reader` of its settings."""
 
 _BLOCK = 512  # examples between two calls of `progress`
 _PART = 16  # examples a thread takes at a time
@@ -46,10 +46,10 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
 
     Args:
         settings: the recipe's [data] table.
-        progress: called with a stage, how many are done, and how many there are (0: not known).
+        progress: called with a stage, the number done, and the total (0: unknown).
 
     Raises:
-        DataError: with every problem in one message, unless `skip_bad` leaves them out.
+        DataError: lists every problem in one message, unless `skip_bad` leaves them out.
     """
     progress = progress or (lambda stage, done, total: None)
     draft = Draft(settings, normalised(SOURCES[settings.reader](settings, progress)))

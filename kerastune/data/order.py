@@ -1,4 +1,4 @@
-"""Which examples make which batch: a function of a seed and a position, so that a resumed run goes on as it was."""
+"""Orders examples into batches, as a function of a seed and a position, so that a resumed run continues unchanged."""
 
 import math
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Order:
-    """Batches of indices over some epochs of `size` examples.
+    """Batches of indices over several epochs of `size` examples.
 
-    Without `groups`, each epoch ends with what is left over. With them, a batch holds examples of one group; what
-    does not fill one goes up into the next larger group, so that there is one smaller batch at most.
+    Without `groups`, each epoch ends with a batch of the remaining examples. With them, a batch holds examples of one
+    group; the rest of a group moves up to the next larger one, so that at most one batch is smaller.
 
     Args:
-        seed: shuffles each epoch anew, the same way for the same seed; None keeps the order, by group.
-        start: batches that are skipped, counted over all epochs.
-        groups: of each example, int64 [size]: those of about one length belong together.
+        seed: shuffles each epoch, reproducibly; None keeps the order, by group.
+        start: number of batches to skip, counted over all epochs.
+        groups: group of each example, int64 [size]; examples in a group have similar lengths.
     """
 
     size: int
@@ -30,21 +30,21 @@ class Order:
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """Number of batches per epoch."""
         return math.ceil(self.size / self.batch_size)
 
     @property
     def shapes(self) -> int:
-        """How many shapes batches have, at most: one a group, and one for the last."""
+        """Maximum number of batch shapes: one per group, and one for the last batch."""
         kinds = 1 if self.groups is None else len(np.unique(self.groups))
         return kinds + bool(self.size % self.batch_size)
 
     def __len__(self) -> int:
-        """Batches that are left."""
+        """Returns the number of remaining batches."""
         return self.steps * self.epochs - self.start
 
     def epoch(self, number: int) -> npt.NDArray[np.int64]:
-        """The order of all examples in an epoch, counted from 0, before groups are made: int64 [size]."""
+        """Returns the order of all examples in an epoch, counted from 0, before grouping: int64 [size]."""
         if self.seed is None:
             return np.arange(self.size)
         return np.random.default_rng((*self.seed, number)).permutation(self.size)

@@ -1,4 +1,4 @@
-"""Arrays with another length for each example, stored without pickle."""
+"""Arrays whose length varies by example, stored without pickle."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """The rows of all examples, one behind the other.
+    """The concatenated rows of all examples.
 
     Attributes:
         values: [rows, …].
-        offsets: where each example's rows begin, and the end of the last one's, int64 [n + 1].
+        offsets: start of each example's rows, and the end of the last, int64 [n + 1].
     """
 
     values: npt.NDArray[Any]
@@ -26,7 +26,7 @@ class Ragged:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: Any) -> Any:
-        """The rows of one example, or another `Ragged` of several."""
+        """Returns the rows of one example, or a `Ragged` of several."""
         if isinstance(index, int | np.integer):
             return self.values[self.offsets[index] : self.offsets[index + 1]]
         return of_rows([self[int(i)] for i in np.arange(len(self))[index]], self.values[:0])
@@ -37,29 +37,29 @@ class Ragged:
 
 Array: TypeAlias = npt.NDArray[Any] | Ragged
 Arrays: TypeAlias = Mapping[str, Array]
-"""Named arrays with one row, or one list of rows, an example."""
+"""Named arrays with one row, or one list of rows, per example."""
 
 _OFFSETS = "/offsets"
 
 
 def of_rows(rows: Sequence[npt.NDArray[Any]], empty: npt.NDArray[Any]) -> Ragged:
-    """The rows of each example as one `Ragged`; `empty` has their dtype and shape where there is no example."""
+    """Joins the rows of each example to a `Ragged`; `empty` gives dtype and shape if there are no examples."""
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     return Ragged(np.concatenate([empty, *rows]), offsets)
 
 
 def take(arrays: Arrays, index: Any) -> dict[str, Array]:
-    """The same arrays of some examples."""
+    """Returns the arrays for some examples."""
     return {name: array[index] for name, array in arrays.items()}
 
 
 def count(arrays: Arrays) -> int:
-    """How many examples they are of."""
+    """Returns the number of examples."""
     return len(next(iter(arrays.values())))
 
 
 def concatenated(parts: Sequence[Arrays]) -> dict[str, Array]:
-    """The arrays of several parts, one behind the other."""
+    """Concatenates the arrays of several parts."""
     return {name: _joined([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -70,7 +70,7 @@ def _joined(parts: Sequence[Array]) -> Array:
 
 
 def packed(arrays: Arrays, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
-    """Plain arrays to store: NAME, and NAME/offsets where it is ragged."""
+    """Returns plain arrays to store: NAME, and NAME/offsets for ragged ones."""
     found: dict[str, npt.NDArray[Any]] = {}
     for name, array in arrays.items():
         if isinstance(array, Ragged):
@@ -81,10 +81,10 @@ def packed(arrays: Arrays, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
 
 
 def unpacked(stored: Mapping[str, npt.NDArray[Any]], prefix: str = "") -> dict[str, Array]:
-    """The arrays that `packed` stored under a prefix.
+    """Restores arrays that `packed` stored under a prefix.
 
     Raises:
-        ValueError: offsets do not fit their values.
+        ValueError: offsets do not match their values.
     """
     found: dict[str, Array] = {}
     for key in stored:

@@ -1,4 +1,4 @@
-"""The rules that hold for all data: what is refused, and what is left out."""
+"""Rules for all data: what is refused, and what is left out."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from kerastune.recipe import Data
 
 @dataclass
 class Draft:
-    """What is known so far; `alive` are the examples still in."""
+    """The data so far; `alive` are the examples still included."""
 
     settings: Data
     source: Source
@@ -23,7 +23,7 @@ class Draft:
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     copies: list[tuple[int, str]] = field(default_factory=list)
-    """What was left out as a copy, and the split that keeps the other."""
+    """The examples left out as copies, and the split that keeps the other."""
 
     def __post_init__(self) -> None:
         self.alive = list(range(len(self.source.examples)))
@@ -52,7 +52,7 @@ class Draft:
         return self.source.examples[i].label
 
     def labels(self, i: int) -> tuple[str, ...]:
-        """The names that an example is given; none where it is given something else."""
+        """Returns the label names of an example; none if its truth is something else."""
         return self.truth.names(self.label(i))
 
     def id(self, i: int) -> str:
@@ -96,7 +96,7 @@ def require_splits(draft: Draft, settings: Data) -> None:
     ):
         if share == 0 and not draft.declares(split):
             raise DataError(
-                f"data.{split}_fraction = 0, and {draft.source.where} brings no {split} split.",
+                f"data.{split}_fraction = 0, but {draft.source.where} has no {split} split.",
                 f"Set data.{split}_fraction, for instance to 0.15: {why}.",
             )
 
@@ -123,13 +123,13 @@ def refuse_two_labels_for_one_example(draft: Draft) -> None:
 def refuse_single_examples(draft: Draft) -> None:
     singles = {label: members[0] for label, members in draft.by_label().items() if len(members) == 1}
     for label, i in singles.items():
-        only = f"has one {draft.unit} that can be used ({draft.id(i)}); 2 are the least"
+        only = f"has only one usable {draft.unit} ({draft.id(i)}); at least 2 are needed"
         draft.problems.append(Problem(f"label {printable(label)!r}", only))
     draft.drop(set(singles.values()))
 
 
 def part_copies(draft: Draft) -> None:
-    """Takes copies of test images out of validation and train, and of validation images out of train."""
+    """Removes copies of test examples from validation and train, and copies of validation examples from train."""
     held: dict[str, str] = {}  # digest → the split that keeps it
     for wanted in reversed(SPLITS):
         held |= {
@@ -143,7 +143,7 @@ def part_copies(draft: Draft) -> None:
     draft.drop(set(gone))
     first = {draft.digests[i]: i for i in reversed(draft.alive)}
     copies = len(draft.alive) - len(first)
-    if copies and not draft.truth.repeats:  # what is there twice would find itself
+    if copies and not draft.truth.repeats:  # a duplicate would find itself
         draft.drop(set(draft.alive) - set(first.values()))
         draft.notes.append(f"{counted(copies, 'exact copy', 'exact copies')} of another {draft.unit} left out")
     elif copies:
@@ -164,7 +164,7 @@ def refuse_untrained(draft: Draft) -> None:
 
 
 def _copies(draft: Draft, split: str, label: str | None = None) -> str:
-    """Says how many examples a split would have, of a label or at all, if they were no copies; "" if none were."""
+    """Explains how many examples of a split, or of a label in it, were left out as copies; "" if none."""
     others = Counter(
         other for i, other in draft.copies if draft.splits[i] == split and label in (None, *draft.labels(i))
     )
@@ -187,7 +187,7 @@ def require_enough(draft: Draft, settings: Data) -> None:
         if not members and draft.truth.least(ids, given) is None:
             cure = f"Add {draft.unit}s." if split == "train" else _cure(draft, settings, split)
             copies = _copies(draft, split)
-            raise DataError(f"The {split} split of {draft.source.where} holds no {draft.unit}{copies}.", cure)
+            raise DataError(f"The {split} split of {draft.source.where} holds no {draft.unit}s{copies}.", cure)
         if split == "train":
             continue
         if (least := draft.truth.least(ids, given)) and least[0] < 2:
@@ -215,5 +215,5 @@ def _cure(draft: Draft, settings: Data, split: str) -> str:
 def everything_at_once(draft: Draft) -> DataError:
     return DataError(
         f"{counted(len(draft.problems), 'problem')} in {draft.source.where}:\n{listed(draft.problems)}",
-        "Mend or remove them; or set data.skip_bad = true to leave them out (run.json then lists them).",
+        "Fix or remove them; or set data.skip_bad = true to leave them out (run.json then lists them).",
     )

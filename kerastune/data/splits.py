@@ -1,4 +1,4 @@
-"""Splits: the examples to train on, to choose by and to test with."""
+"""Splits: examples for training, validation and testing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from kerastune.modalities import Example, Modality
 class Split:
     """One of train, validation and test."""
 
-    ids: tuple[str, ...]  # what a user recognises: a path inside the data folder, a line, or "train[123]"
+    ids: tuple[str, ...]  # for users: a path inside the data folder, a line, or "train[123]"
     digests: tuple[str, ...]  # sha256 of the encoded bytes
     labels: npt.NDArray[Any]  # the truth, as `Truth.array` makes it: one row an example
     read: Callable[[int], bytes]  # the encoded example, as its modality decodes it; thread-safe
@@ -26,30 +26,30 @@ class Split:
         return len(self.ids)
 
     def example(self, i: int) -> Example:
-        """An example as its modality decodes it."""
+        """Returns an example as its modality decodes it."""
         return self.modality.decode(self.read(i))
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Data to train on, to choose by and to test with; nothing is in two of them."""
+    """Disjoint data for training, validation and testing."""
 
-    labels: tuple[str, ...]  # where a number or a text is learnt, its name; of pairs "pairs"
+    labels: tuple[str, ...]  # for a number or a text, its name; for pairs "pairs"
     train: Split
     validation: Split
     test: Split
-    fingerprint: str  # of (split, digest, label) in any order: the same for the same data anywhere
-    notes: tuple[str, ...]  # what was read specially, left out or dropped, counted
+    fingerprint: str  # of (split, digest, label) in any order: equal for equal data
+    notes: tuple[str, ...]  # counts of what was corrected or left out
     skipped: tuple[dict[str, str], ...]  # {"id", "problem"} of what skip_bad left out
 
 
 def spread(split: Split, count: int) -> list[int]:
-    """Indices of up to `count` examples, taken from each class in turn, in a fixed order.
+    """Returns the indices of up to `count` examples, from each class in turn, in a fixed order.
 
-    As many of a class are taken at a time as it takes to judge one (`Truth.together`); smaller classes come last.
+    Takes `Truth.together` examples of a class at a time, the number needed to judge one; smaller classes come last.
     """
     classes, together = split.truth.classes(split.labels), split.truth.together
-    rank = np.zeros(len(split), np.int64)  # an example's place within its class
+    rank = np.zeros(len(split), np.int64)  # an example's rank within its class
     for label in range(classes.max(initial=-1) + 1):
         of_label = np.flatnonzero(classes == label)
         rank[of_label] = np.arange(len(of_label))
@@ -58,7 +58,7 @@ def spread(split: Split, count: int) -> list[int]:
 
 
 def few(split: Split, count: int) -> Split:
-    """Up to `count` examples of a split, spread over the classes as `spread` does."""
+    """Returns up to `count` examples of a split, spread over the classes by `spread`."""
     chosen = spread(split, count)
     return replace(
         split,

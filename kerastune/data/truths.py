@@ -1,4 +1,4 @@
-"""What data say of an example: one row a kind of truth. What is learnt from it is in `kerastune.tasks.learnt`."""
+"""Kinds of ground truth, one row each. `kerastune.tasks.learnt` has the outputs that are learnt from them."""
 
 import hashlib
 import json
@@ -24,21 +24,21 @@ class Truth:
     """A row of `TRUTHS`.
 
     Attributes:
-        name: what settings call it.
-        parse: (cell, separator between several) -> the label that it stands for, or what is wrong with it.
-        word: what examples differ in, in messages: "label".
-        names: the names that an example is given; none where it is given something else.
+        name: its name in settings.
+        parse: (cell, separator between several) -> the label, or what is wrong with the cell.
+        word: the word in messages: "label".
+        names: an example's truth -> its label names; none if the truth is something else.
         ordered: (the source's order, names that occur) -> the labels of the data, in the order of the outputs.
-        array: (labels given, labels of the data, contents) -> the truth of a split.
-        classes: the truth of a split -> the class of each example, int64 [n], for choices that are spread over all.
-        counts: (labels of the data, truth of a split) -> examples by label.
-        place: (digest, content) -> the hash that says which split an example goes to.
-        together: examples of one class that it takes to judge any of them.
-        differ: whether people may give one example two truths.
-        repeats: whether an exact copy in the same split is worth keeping.
-        unseen: whether labels may occur outside of training only.
-        least: (ids, labels given) -> how many different ones a split has, and the word for them; None: one is enough.
-        pairless: why a split cannot be judged although it has enough, or None.
+        array: (examples' truths, labels of the data, contents) -> the truth of a split.
+        classes: the truth of a split -> the class of each example, int64 [n], for selections spread over classes.
+        counts: (labels of the data, truth of a split) -> number of examples by label.
+        place: (digest, content) -> the hash that decides the split of an example.
+        together: number of examples of one class needed to judge any of them.
+        differ: whether one example can have two truths.
+        repeats: whether to keep an exact copy in the same split.
+        unseen: whether labels may occur only outside training.
+        least: (ids, truths) -> the number of distinct ones in a split, and their word; None: one example is enough.
+        pairless: truths -> why a split cannot be judged although it has enough examples, or None.
     """
 
     name: str
@@ -118,11 +118,11 @@ def _numbers(given: Sequence[Label], labels: Names, contents: Any) -> Array:
 
 
 def _nothing(given: Sequence[Label], labels: Names, contents: Any) -> Array:
-    return np.zeros((len(given), 1), np.float32)  # what is said is in the example itself
+    return np.zeros((len(given), 1), np.float32)  # the truth is in the example itself
 
 
 def _numbered(given: Sequence[Label], labels: Names, contents: Sequence[Callable[[], bytes]]) -> Array:
-    """Which text each side of each pair is, int64 [n, sides], counted from 0: equal texts have one number."""
+    """Numbers the text of each side of each pair from 0, int64 [n, sides]; equal texts have the same number."""
     known: dict[str, int] = {}
     return np.array(
         [[known.setdefault(text, len(known)) for text in json.loads(read())] for read in contents], np.int64
@@ -130,12 +130,12 @@ def _numbered(given: Sequence[Label], labels: Names, contents: Sequence[Callable
 
 
 def _rows(truth: Array) -> Ints:
-    """Equal rows are one class."""
+    """Groups equal rows into one class."""
     return np.unique(truth, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _tenths(truth: Array) -> Ints:
-    """A tenth of the numbers is one class."""
+    """Groups each tenth of the numbers into one class."""
     return np.argsort(np.argsort(truth[:, 0], kind="stable")) * 10 // max(len(truth), 1)
 
 
@@ -152,7 +152,7 @@ def _all(labels: Names, truth: Array) -> dict[str, int]:
 
 
 def _by_first_text(digest: str, content: Callable[[], bytes]) -> str:
-    """All that belongs to one text goes to one split."""
+    """Keeps everything that belongs to one text in one split."""
     return hashlib.sha256(json.loads(content())[0].encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -169,7 +169,7 @@ def _lines(ids: Sequence[str], given: Sequence[Label]) -> tuple[int, str]:
 
 
 def _no_two(given: Sequence[Label]) -> str | None:
-    return None if len(set(given)) < len(given) else "no two texts of one label: there is nothing to find"
+    return None if len(set(given)) < len(given) else "no two texts with the same label, so there is nothing to find"
 
 
 LABEL = Truth("label", _text, "label", _one, _present, _indices, _rows, _by_index, least=_labels)

@@ -1,4 +1,4 @@
-"""Rows of a CSV, JSON Lines or Parquet file: conversations, for language models that learn to answer."""
+"""Reads conversations from rows of a CSV, JSON Lines or Parquet file, for language models."""
 
 import json
 from collections import Counter
@@ -16,10 +16,10 @@ _EXAMPLE = 'A minimal line of a jsonl file:  {"prompt": "Where is Rome?", "respo
 
 
 def examples(settings: ChatData, progress: Progress) -> Source:
-    """Reads the conversations of one file, or of one file a split; each as a JSON list of {"role", "content"}.
+    """Reads the conversations of one file, or of one file per split; each is a JSON list of {"role", "content"}.
 
     Raises:
-        DataError: a file cannot be read as what it is said to be, or lacks a column.
+        DataError: a file cannot be read in its format, or lacks a column.
     """
     found: list[Example] = []
     contents: list[bytes] = []
@@ -39,7 +39,7 @@ def examples(settings: ChatData, progress: Progress) -> Source:
         if n % 10_000 == 0:
             progress("reading texts", len(found), 0)
     if not found and not problems:
-        raise DataError(f"{printable(settings.path)} holds no row.", _EXAMPLE)
+        raise DataError(f"{printable(settings.path)} holds no rows.", _EXAMPLE)
     return Source(
         where=printable(settings.path),
         examples=found,
@@ -51,7 +51,7 @@ def examples(settings: ChatData, progress: Progress) -> Source:
 
 
 def _conversation(settings: ChatData, row: dict[str, Any], notes: Counter[str]) -> list[Message] | str:
-    """A row's turns, or what is wrong with them."""
+    """Returns a row's turns, or what is wrong with them."""
     if settings.messages_column:
         found = turns_of(row[settings.messages_column], notes)
         return f"{found} (column {settings.messages_column!r})" if isinstance(found, str) else found

@@ -1,4 +1,4 @@
-"""Lists of messages as people write them: turns of a conversation, or why they cannot be read right."""
+"""Reads lists of messages in common forms: the turns of a conversation, or why they cannot be read."""
 
 import json
 from collections import Counter
@@ -25,13 +25,13 @@ _READ = ("role", "content", "from", "value", "weight", *_CALLS)
 
 
 def turns_of(cell: Any, notes: Counter[str]) -> list[Message] | str:
-    """The turns that a cell holds, or what is wrong with them; `notes` count what was read specially."""
+    """Returns the turns in a cell, or what is wrong with them; `notes` counts corrections."""
     given = cells.plain(cell)
     if isinstance(given, str | bytes):
         try:
             given = json.loads(given)
         except (ValueError, RecursionError):
-            return "has no list of messages, but a text that is no JSON"
+            return "has no list of messages, but a text that is not JSON"
     if not isinstance(given, list) or not all(isinstance(turn, dict) for turn in given):
         return "has no list of messages"
     turns: list[Message] = []
@@ -40,12 +40,12 @@ def turns_of(cell: Any, notes: Counter[str]) -> list[Message] | str:
         if isinstance(found, str):
             return f"message {number} {found}"
         if found["role"] == "system" and number > 1:
-            return f"message {number} is from 'system', which comes first or not at all"
+            return f"message {number} is from 'system', which is only allowed first"
         turns.append(found)
     if not turns or turns[-1]["role"] != "assistant":
         return "does not end with a message from 'assistant'"
     if not any(turn["role"] == "assistant" and "weight" not in turn for turn in turns):
-        return "has no message from 'assistant' to learn: their weights are 0"
+        return "has no message from 'assistant' to learn: all weights are 0"
     if unread := sorted({str(key) for turn in given for key in turn} - set(_READ)):
         notes[f"keys of messages that are not read: {quoted(', '.join(unread))}"] += 1
     return turns
@@ -69,12 +69,12 @@ def _turn(turn: dict[Any, Any], notes: Counter[str]) -> Message | str:
     if weight is None or role != "assistant":
         weight = 1
     if weight not in (0, 1):
-        return f"has the weight {quoted(weight)}; 0 and 1 are read"
+        return f"has the weight {quoted(weight)}; only 0 and 1 are supported"
     return {"role": role, "content": text} | ({} if weight else {"weight": 0})
 
 
 def _content(content: Any) -> str | Problem:
-    """A content as a text: as it is, or of parts that are all text."""
+    """Returns a content as a text: unchanged, or joined from parts that are all text."""
     if not isinstance(content, list):
         return cells.text(content, "text")
     parts = []
@@ -82,7 +82,7 @@ def _content(content: Any) -> str | Problem:
         one = {"type": "text", "text": part} if isinstance(part, str) else part
         if not isinstance(one, dict) or one.get("type", "text") != "text":
             kind = one.get("type") if isinstance(one, dict) else cells.kind(one)
-            return Problem("", f"holds a part of type {quoted(kind)}, and texts alone are read")
+            return Problem("", f"holds a part of type {quoted(kind)}, but only texts are supported")
         found = cells.text(one.get("text"), "text")
         if isinstance(found, Problem):
             return found

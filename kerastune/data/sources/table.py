@@ -1,4 +1,4 @@
-"""Rows of a CSV, JSON Lines or Parquet file: texts, and their labels or scores, for the tasks that read texts."""
+"""Reads texts with labels or scores from rows of a CSV, JSON Lines or Parquet file."""
 
 import json
 from collections import Counter
@@ -25,14 +25,14 @@ class _Table:
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     more: list[str] = field(default_factory=list)
-    kinds: Counter[str] = field(default_factory=Counter)  # of the cells with labels
+    kinds: Counter[str] = field(default_factory=Counter)  # types of the label cells
 
 
 def examples(settings: Table, progress: Progress) -> Source:
-    """Reads the rows of one file, or of one file a split.
+    """Reads the rows of one file, or of one file per split.
 
     Raises:
-        DataError: a file cannot be read as what it is said to be, or lacks a column.
+        DataError: a file cannot be read in its format, or lacks a column.
     """
     table = _Table(settings)
     for n, (where, row, split) in enumerate(all_rows(settings, table.notes, table.more), start=1):
@@ -40,7 +40,7 @@ def examples(settings: Table, progress: Progress) -> Source:
         if n % 10_000 == 0:
             progress("reading texts", len(table.examples), 0)
     if not table.examples and not table.problems:
-        raise DataError(f"{printable(settings.path)} holds no row.", EXAMPLES[settings.source])
+        raise DataError(f"{printable(settings.path)} holds no rows.", EXAMPLES[settings.source])
     return Source(
         where=printable(settings.path),
         examples=table.examples,
@@ -58,11 +58,11 @@ def examples(settings: Table, progress: Progress) -> Source:
 def all_rows(
     settings: Table, notes: Counter[str], more: list[str]
 ) -> Iterator[tuple[str, dict[str, Any] | str, str | None]]:
-    """Each row's name; its cells, or what is wrong with it; and the split that its file is of.
+    """Yields each row's name, its cells or what is wrong with it, and the split of its file.
 
     Args:
-        notes: counts rows that were read specially or left out, by what was done.
-        more: notes on files that were left out.
+        notes: counts corrected and omitted rows, by reason.
+        more: notes on omitted files.
     """
     for path, split in files(settings.path, settings.source, more).items():
         unit = "row" if settings.source == "parquet" else "line"
@@ -72,13 +72,13 @@ def all_rows(
 
 
 def columns(settings: Table) -> dict[str, str]:
-    """The columns that are read, by the key that names them."""
+    """Returns the columns to read, by the key that names them."""
     keys = (*settings.columns, settings.truth, "split_column", "group_column")
     return {key: getattr(settings, key) for key in keys if key and getattr(settings, key)}
 
 
 def _name(settings: Table) -> tuple[str, ...] | None:
-    """What counts examples that have no labels."""
+    """Returns the name that counts examples without labels."""
     if settings.target == "pairs":
         return ("pairs",)
     is_number = settings.target in ("number", "scores") and settings.truth
@@ -102,7 +102,7 @@ def _add(table: _Table, where: str, row: dict[str, Any] | str, split: str | None
     read = [cleaned(table.notes, text) for text in texts if isinstance(text, str)]
     problem = next((one for one in (*texts, label, place) if isinstance(one, Problem)), None)
     if problem is None and settings.target == "pairs" and read[1:2] == read[2:]:
-        problem = Problem("", "its positive is its negative, too")
+        problem = Problem("", "its positive is also its negative")
     if problem is None and not all(read):
         problem = Problem("", f"has no text in column {wanted[read.index('')]!r}")
     if problem or isinstance(label, Problem) or isinstance(place, Problem):
@@ -119,7 +119,7 @@ def in_column(column: str, found: T | Problem) -> T | Problem:
 def placed(
     settings: Table | CsvData, row: dict[str, Any], split: str | None
 ) -> tuple[str | None, str | None] | Problem:
-    """The split and the group that a row is given; `split` is its file's."""
+    """Returns the split and the group of a row; `split` is its file's."""
     if settings.split_column:
         said = in_column(settings.split_column, cells.text(row[settings.split_column], "split"))
         if isinstance(said, Problem):
@@ -134,7 +134,7 @@ def placed(
 
 
 def cleaned(notes: Counter[str], text: str) -> str:
-    """A text without NUL characters and the spaces around it."""
+    """Returns a text without NUL characters and surrounding spaces."""
     if "\x00" in text:
         notes["NUL characters removed"] += 1
     found = (without := text.replace("\x00", "")).strip()
@@ -144,7 +144,7 @@ def cleaned(notes: Counter[str], text: str) -> str:
 
 
 def mixed(kinds: Counter[str]) -> tuple[str, ...]:
-    """A note on labels of several types."""
+    """Returns a note on labels of several types."""
     found = {kind: count for kind, count in kinds.items() if count}
     if len(found) < 2:
         return ()

@@ -1,7 +1,7 @@
-"""A TensorFlow Datasets data set. The only module that imports tensorflow_datasets, and only when asked to.
+"""Reads a TensorFlow Datasets data set. Only this module imports tensorflow_datasets, and only when needed.
 
-Encoded images and texts go straight from TFDS's files to one unlinked temporary file and are read from there by
-offset: memory stays flat, and every example can be reached by its number.
+Encoded images and texts go straight from TFDS's files to an unlinked temporary file and are read from there by offset,
+so memory stays flat, and every example can be read by its number.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from kerastune.errors import DataError, printable
 from kerastune.recipe.sources import TfdsData, TfdsTextData
 
 _OFFLINE = (
-    "Without internet, data.data_dir names a TFDS folder prepared elsewhere, or a packaged asset "
+    "Without internet, set data.data_dir to a TFDS folder prepared elsewhere, or to a packaged asset "
     "(`kerastune assets list` shows them)."
 )
 
@@ -34,7 +34,7 @@ _BATCH = 256  # one record at a time costs several times as much
 
 
 class _Spool:
-    """Bytes on disk that nobody else sees and that go away with the last reader."""
+    """Bytes on disk that no other process sees, and that disappear with the last reader."""
 
     def __init__(self) -> None:
         self._fd, path = tempfile.mkstemp(prefix="kerastune-")
@@ -61,7 +61,7 @@ def examples(settings: TfdsData | TfdsTextData, progress: Progress) -> Source:
     """Reads the wanted splits of a TFDS data set.
 
     Raises:
-        DataError: the data set, a split or a feature is not there, or it cannot be downloaded.
+        DataError: the data set, a split or a feature does not exist, or it cannot be downloaded.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is first imported
     import tensorflow as tf
@@ -90,7 +90,7 @@ def examples(settings: TfdsData | TfdsTextData, progress: Progress) -> Source:
     except OSError as error:
         raise DataError(
             f"{settings.name} cannot be copied to {tempfile.gettempdir()}: {error.strerror or error}.",
-            "TMPDIR=/another/folder chooses where temporary files go.",
+            "Set TMPDIR=/another/folder for temporary files.",
         ) from error
     return Source(
         where=f"the TFDS data set {settings.name}",
@@ -104,7 +104,7 @@ def examples(settings: TfdsData | TfdsTextData, progress: Progress) -> Source:
 
 
 def _builder(tfds: Any, settings: TfdsData | TfdsTextData, progress: Progress) -> Any:
-    """The prepared data set."""
+    """Returns the prepared data set."""
     folder = _data_dir(settings)
     if settings.name.startswith("huggingface:"):
         raise DataError(f"{settings.name!r} is a Hugging Face data set, which TFDS would only forward.")
@@ -123,7 +123,7 @@ def _builder(tfds: Any, settings: TfdsData | TfdsTextData, progress: Progress) -
     if folder is not None:
         raise DataError(
             f"{settings.name} is not prepared in data_dir {printable(folder)}; it holds {_content(folder)}.",
-            "kerastune downloads nothing into a data_dir. Leave data_dir out and TFDS downloads the data set "
+            "kerastune downloads nothing into a data_dir. Without data_dir, TFDS downloads the data set "
             f'to its own folder, or run tfds.builder("{settings.name}", data_dir=…).download_and_prepare().',
         )
     _download(tfds, builder, settings, progress)
@@ -131,7 +131,7 @@ def _builder(tfds: Any, settings: TfdsData | TfdsTextData, progress: Progress) -
 
 
 def _data_dir(settings: TfdsData | TfdsTextData) -> str | None:
-    """The folder that data_dir means: itself, or a fetched asset."""
+    """Returns the folder of data_dir: itself, or a fetched asset."""
     from kerastune import assets
 
     wanted = settings.data_dir
@@ -166,10 +166,10 @@ def _content(folder: str) -> str:
 
 
 def _download(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData, progress: Progress) -> None:
-    """Lets TFDS download what the recipe names, and says so."""
+    """Downloads the recipe's data set with TFDS, and reports it."""
     progress(f"downloading {settings.name} to {builder.data_dir}", 0, 0)
     if not urllib.request.getproxies():
-        try:  # TFDS would try for minutes before it gives up
+        try:  # TFDS would retry for minutes
             socket.getaddrinfo("storage.googleapis.com", 443)
         except OSError as error:
             raise DataError(
@@ -184,7 +184,7 @@ def _download(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData, progre
         OSError,  # includes the ones of requests
         ValueError,
         AssertionError,  # a data set that must be downloaded by hand
-        ImportError,  # a data set that needs a package of its own
+        ImportError,  # a data set that needs another package
         tfds.download.DownloadError,
     ) as error:
         raise DataError(f"TFDS cannot download {settings.name}: {_one_line(error)}.", _OFFLINE) from error
@@ -197,7 +197,7 @@ def _content_keys(settings: TfdsData | TfdsTextData) -> list[str]:
 
 
 def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[str, ...] | None:
-    """The label names in the data set's own order; None where labels are plain numbers or texts."""
+    """Returns the label names in the data set's own order; None if labels are plain numbers or texts."""
     features = dict(builder.info.features.items())
     there = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items()))
     kind, what = (tfds.features.Image, "image") if isinstance(settings, TfdsData) else (tfds.features.Text, "text")
@@ -207,7 +207,7 @@ def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[
     group = settings.group_key and features.get(settings.group_key)
     if settings.group_key and (not group or group.shape != () or group.np_dtype.kind not in "biufOS"):
         raise DataError(
-            f"{settings.name} has no feature called {settings.group_key!r} with one value an {what}.",
+            f"{settings.name} has no feature called {settings.group_key!r} with one value per {what}.",
             f"data.group_key names it. Features: {there}.",
         )
     label = features.get(settings.label_key)
@@ -215,7 +215,7 @@ def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[
         return tuple(label.int2str(i) for i in range(label.num_classes))
     if label is None or label.shape != () or label.np_dtype.kind not in "biufOS":
         raise DataError(
-            f"{settings.name} has no label called {settings.label_key!r} with one class an {what}.",
+            f"{settings.name} has no label called {settings.label_key!r} with one class per {what}.",
             f"data.label_key names it. Features: {there}.",
         )
     return None
@@ -224,7 +224,7 @@ def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[
 def _read(
     values: dict[str, Any], names: tuple[str, ...] | None, settings: TfdsData | TfdsTextData
 ) -> tuple[Label | Problem, bytes | Problem, str | Problem | None]:
-    """The label, the contents and the group of a record, or what is wrong with each."""
+    """Returns the label, the contents and the group of a record, or what is wrong with each."""
     contents = [values[key] for key in _content_keys(settings)]
     data = contents[0] if isinstance(settings, TfdsData) else _texts(settings, contents)
     group = None
@@ -250,7 +250,7 @@ def _order(
 
 
 def _texts(settings: TfdsData | TfdsTextData, contents: list[bytes]) -> bytes | Problem:
-    """What `Split.texts` reads."""
+    """Returns texts as an example's bytes, or what is wrong with them."""
     texts = [
         in_column(key, cells.text(content, "text"))
         for key, content in zip(_content_keys(settings), contents, strict=True)
@@ -260,7 +260,7 @@ def _texts(settings: TfdsData | TfdsTextData, contents: list[bytes]) -> bytes | 
 
 
 def _splits(builder: Any, settings: TfdsData | TfdsTextData) -> tuple[dict[str | None, str], tuple[str, ...]]:
-    """What to read for each split, and what had to be decided."""
+    """Returns what to read for each split, and notes."""
     has_test = "test" in builder.info.splits
     test = settings.test or ("test" if has_test else None)
     specs = {"train": settings.train, "validation": settings.validation, "test": test}
@@ -282,7 +282,7 @@ def _count(builder: Any, spec: str, key: str) -> int:
     except (ValueError, KeyError) as error:
         raise DataError(f"data.{key} = {spec!r}: {_one_line(error)}.", f"Splits: {there}.") from error
     if count <= 0:
-        raise DataError(f"data.{key} = {spec!r} selects no example.", f"Splits: {there}.")
+        raise DataError(f"data.{key} = {spec!r} selects no examples.", f"Splits: {there}.")
     return count
 
 

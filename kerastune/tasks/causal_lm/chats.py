@@ -73,7 +73,7 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
         try:
             super().__init__(source, self.settings, self._tokens, self._words)
         except TemplateError as error:
-            raise RecipeError(f"The chat template ({origin}) is no Jinja that can be used: {error}.") from error
+            raise RecipeError(f"The chat template ({origin}) is not usable Jinja: {error}.") from error
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         (probe,) = self.conversations([turns])
         self.stop = [i for i, on in zip(probe.ids, probe.scored, strict=True) if on][-1]
