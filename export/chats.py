@@ -9,8 +9,8 @@ token. manifest.json has the other settings under "reading":
 
     names, special   the template's names of special tokens; their ids
     start            the id that texts begin with, or null
-    system           what the system says where a conversation does not say it itself, or null
-    today            the date that the template is told, if it asks for one: "2026-01-31"
+    system           the system message of conversations that have none, or null
+    today            the date for templates that use one: "2026-01-31"
     stops            ids that end an answer
     prefill          number of prompt tokens to read at a time
     cache            shape of kv_cache [1, …], zeros at the beginning
@@ -19,7 +19,7 @@ token. manifest.json has the other settings under "reading":
     scored           maximum scored tokens of a conversation, as in training
     max_tokens       maximum tokens of the golden answers
 
-Templates come with foreign models: templates.py renders them, in a sandbox and with limits.
+Templates are untrusted, so templates.py renders them in a sandbox with limits.
 """
 
 import re
@@ -28,9 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-templates = import_module(
-    f"{__package__}.templates" if __package__ else "templates"
-)  # beside this file, wherever it is
+templates = import_module(f"{__package__}.templates" if __package__ else "templates")  # next to this file
 
 TEMPLATE = "chat_template.jinja"  # Hugging Face's name for it
 
@@ -66,7 +64,7 @@ class Chat:
         return messages
 
     def spoken(self, conversations):
-        """Of each conversation: its ids, and whether each is to be learnt: the assistant's words, and what ends them.
+        """Returns each conversation's ids, and whether each id is to be learnt: assistant turns, including their end.
 
         Finds out by rendering the conversation with and without each answer. Answers of weight 0 are not learnt.
 

@@ -1,7 +1,7 @@
-"""Chat templates as transformers renders them, without transformers: Jinja, in its sandbox and with limits.
+"""Renders chat templates like transformers, but without it: Jinja, in its sandbox and with limits.
 
-They come with foreign models. They see the messages and nothing of Python, and may take neither the machine's memory
-nor its time: every round of a loop, call, filter and text that is put together is checked.
+Templates are untrusted. They see the messages but nothing of Python, and cannot exhaust the machine's memory or time:
+every loop iteration, call, filter and concatenated text is checked.
 """
 
 import json
@@ -16,9 +16,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.visitor import NodeTransformer
 
 SOURCE = 200_000  # characters of a template
-SECONDS = 10  # that it may take for one conversation
-SIZE = 10_000_000  # characters of a text that it makes, or entries of a list
-NUMBER = 100_000  # the largest that it may give to a function, such as the width of a column
+SECONDS = 10  # maximum per conversation
+SIZE = 10_000_000  # maximum characters of a text that it makes, or entries of a list
+NUMBER = 100_000  # maximum argument of a function, such as the width of a column
 
 
 class Template:
@@ -26,26 +26,26 @@ class Template:
 
     Args:
         source: the template, in Jinja.
-        today: the date that `strftime_now` gives, as "2026-01-31".
+        today: the date for `strftime_now`, such as "2026-01-31".
 
     Raises:
-        TemplateError: it is no Jinja, nests too deep or is too long.
+        TemplateError: it is not valid Jinja, nests too deep or is too long.
     """
 
     def __init__(self, source, today):
         if len(source) > SOURCE:
-            raise TemplateError(f"it has {len(source):,} characters, and {SOURCE:,} are allowed")
+            raise TemplateError(f"it has {len(source):,} characters, but {SOURCE:,} are allowed")
         self._sandbox = Sandbox(datetime.fromisoformat(today))
         try:
             self._template = self._sandbox.from_string(source)
-        except (RecursionError, SyntaxError, MemoryError) as error:  # Python's, of the code that Jinja makes of it
+        except (RecursionError, SyntaxError, MemoryError) as error:  # Python's, from the code that Jinja generates
             raise TemplateError("it nests too deep") from error
 
     def render(self, known):
-        """The text of what is `known` by name.
+        """Renders the template with the values in `known`.
 
         Raises:
-            TemplateError: the template refuses it, or does what the sandbox does not allow.
+            TemplateError: the template rejects it, or does something that the sandbox forbids.
         """
         self._sandbox.start()
         found = self._template.generate(**known)
@@ -53,7 +53,7 @@ class Template:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment of transformers, with limits."""
+    """The template environment of transformers, with limits."""
 
     intercepted_binops = frozenset({"*", "**", "%", "+"})
 
@@ -68,7 +68,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals |= {"raise_exception": _refuse, "strftime_now": today.strftime}
 
     def start(self):
-        """Counts the time from now on."""
+        """Starts the timer."""
         self.ends = time.monotonic() + SECONDS
 
     def in_time(self):
@@ -133,7 +133,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return limited
 
     def _listed(self, parts, between):
-        """The parts of a text that is no longer than allowed."""
+        """Yields the parts of a text; raises SecurityError if it gets too long."""
         found, size = [], 0
         for part in parts:
             self.in_time()
@@ -148,11 +148,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 # --- what has no hook in Jinja's sandbox --------------------------------------------------------------------
 
-_LOOP, _TEXT = "limited loop", "limited text"  # filters whose names no template can write
+_LOOP, _TEXT = "limited loop", "limited text"  # filters with names that no template can write
 
 
 class _Limits(NodeTransformer):
-    """Puts a filter around what every loop goes through, and around texts that are put together with ~."""
+    """Adds a filter around the iterable of every loop, and around texts concatenated with ~."""
 
     def visit_For(self, node):
         self.generic_visit(node)
@@ -184,7 +184,7 @@ def _limited_text(context, value):
 
 
 class _Generation(Extension):
-    """`{% generation %}`, with which templates mark what the assistant says; it changes nothing in the text."""
+    """`{% generation %}`, with which templates mark assistant turns; it does not change the text."""
 
     tags = frozenset({"generation"})
 
@@ -201,7 +201,7 @@ class _Generation(Extension):
 
 
 def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-    """JSON without HTML's escapes, which Jinja's own filter adds."""
+    """Returns JSON without the HTML escapes of Jinja's own filter."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -221,7 +221,7 @@ def _refuse(message):
 
 
 def _sized(value):
-    """The value; raises SecurityError where it is larger than allowed, whatever it is made of."""
+    """Returns the value; raises SecurityError if it is too large, whatever its type."""
     left, stack = SIZE, [value]
     while stack:
         one = stack.pop()
@@ -253,7 +253,7 @@ def _check_replaced(text, old, new="", *more):
 
 
 def _check_format(text, values):
-    """Refuses widths that would make a long text of a short one."""
+    """Raises SecurityError for widths that would turn a short text into a long one."""
     if re.search(r"\d{6}", text):
         raise SecurityError(f"it formats with a width above {NUMBER:,}")
     if "*" in text:

@@ -1,4 +1,4 @@
-"""Locks that end with their process: the kernel's, which hold across containers, and hosts that share a disk."""
+"""Kernel locks, which end with their process and hold across containers and hosts that share a disk."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ import psutil
 from kerastune.errors import KerastuneError, shortened
 
 NAME = ".lock"
-"""The file in a folder that is the folder's lock."""
+"""Name of a folder's lock file."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -25,18 +25,18 @@ class HeldError(KerastuneError):
 
 @contextlib.contextmanager
 def hold(path: Path, doing: str) -> Iterator[int]:
-    """Holds a lock file, made for it, while a block lasts. It is gone afterwards, unless the process is killed.
+    """Creates and holds a lock file during a block. Deletes it afterwards, unless the process is killed.
 
     Yields:
-        The open file, for `is_at`: whether the lock is still there.
+        The open file, for `is_at`, which tells whether the lock still exists.
 
     Args:
-        doing: what the lock is held for, with an object, in words for whoever is refused: "training in runs/first".
+        doing: the work under the lock, for the message of a refused process: "training in runs/first".
 
     Raises:
         HeldError: another process, or another block of this one, holds it; the message says which, and where.
-        FileNotFoundError: there is no folder to put it in.
-        OSError: nothing can be written there.
+        FileNotFoundError: its folder does not exist.
+        OSError: it cannot be written.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -50,25 +50,25 @@ def hold(path: Path, doing: str) -> Iterator[int]:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # whoever held it has deleted it
+        os.close(descriptor)  # its holder has deleted it
     try:
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "doing": doing}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(owner).encode(), 0)
         yield descriptor
     finally:
-        if is_at(path, descriptor):  # it may have been renamed with its folder, or deleted with it
+        if is_at(path, descriptor):  # it may have been renamed or deleted with its folder
             path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
 def take(descriptor: int) -> None:
-    """Locks an open file until it is closed; raises OSError where another holds it, or the file system has no locks."""
+    """Locks an open file until it is closed; raises OSError if it is held, or the file system has no locks."""
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_at(path: Path, descriptor: int) -> bool:
-    """Whether a path still leads to an open file."""
+    """Returns whether a path still leads to an open file."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(descriptor))
     except OSError:
@@ -76,7 +76,7 @@ def is_at(path: Path, descriptor: int) -> bool:
 
 
 def _refuse_owner(path: Path, error: OSError) -> None:
-    """Where the file system has no locks, only this host's processes can be known to be dead."""
+    """Raises if a lock without kernel support may be held: only this host's processes are known to be dead."""
     if error.errno not in _NO_LOCKS:
         raise _held(path) if isinstance(error, BlockingIOError | PermissionError) else error
     host, pid, _ = _owner(path)
@@ -98,7 +98,7 @@ def _held(path: Path, more: str = "") -> HeldError:
 
 
 def _owner(path: Path) -> tuple[str, int, str]:
-    """The host, process and work of whoever holds a lock; empty where it has not been written yet."""
+    """Returns the host, process and work of a lock's holder; empty if not written yet."""
     try:
         found = json.loads(path.read_bytes()[:10_000])
         return str(found["host"]), int(found["pid"]), shortened(str(found["doing"]))

@@ -126,7 +126,7 @@ def test_a_tool_that_the_template_does_not_write_is_refused(chat_recipe: Callabl
     recipe = chat_recipe(template=template)
     chat = causal_lm.build(recipe, recipe.preset, 1, "float32").chat
     turns = [USER, ANSWER, {"role": "tool", "content": "sun"}, ANSWER]
-    with pytest.raises(DataError, match="line 9: what a tool says is not written by the chat template"):
+    with pytest.raises(DataError, match="line 9: the chat template does not write tool messages"):
         chat.refuse_special(["line 9"], [turns])
 
 

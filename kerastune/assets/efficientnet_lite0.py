@@ -121,7 +121,7 @@ def _middle_of(photo: str) -> "NDArray[np.uint8]":
 
 
 def _fill(task: Any, state: "dict[str, NDArray[Any]]") -> None:
-    """Move every weight of the checkpoint to its layer; what is left in the mapping had none."""
+    """Moves every weight of the checkpoint to its layer; those left in the mapping have none."""
 
     def conv(layer: Any, name: str) -> None:
         layer.kernel.assign(state.pop(f"{name}.weight").transpose(2, 3, 1, 0))

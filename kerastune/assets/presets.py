@@ -218,7 +218,7 @@ def _not_reached(preset: str, hub: _Hub, why: str) -> AssetError:
 
 
 def _ask_again(preset: str, hub: _Hub) -> AssetError | None:
-    """KerasHub said "no config.json" and dropped the reason: ask the hub's own client for it."""
+    """Asks the hub's own client for the reason that KerasHub dropped when it reported "no config.json"."""
     try:
         if hub == "Hugging Face":
             _ask_hugging_face(preset)
@@ -233,7 +233,7 @@ def _ask_again(preset: str, hub: _Hub) -> AssetError | None:
 
 
 def _ask_hugging_face(preset: str) -> None:
-    """One request without retries; raises whatever the hub's client raises."""
+    """Makes one request without retries; raises the errors of the hub's client."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     get_hf_file_metadata(hf_hub_url(preset.removeprefix("hf://"), "config.json"), timeout=10)
@@ -241,7 +241,7 @@ def _ask_hugging_face(preset: str) -> None:
 
 @contextmanager
 def _hugging_face_if_it_answers(preset: str) -> Iterator[None]:
-    """Ask once; without an answer, load from the cache only. The client would retry for 24 s per file."""
+    """Asks once; without an answer, loads only from the cache, because the client would retry for 24 s per file."""
     if not preset.startswith("hf://"):
         yield
         return
@@ -265,7 +265,7 @@ def _hugging_face_if_it_answers(preset: str) -> Iterator[None]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from, outermost first."""
+    """Yields an error and its causes, outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -284,7 +284,7 @@ def _is_network(error: BaseException) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    """The innermost reason, without what could be a secret: a proxy's password, a token."""
+    """Returns the innermost reason, without possible secrets such as a proxy's password or a token."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"//[^/\s@]+@", "//…@", text)
     for name in _SECRETS:

@@ -233,7 +233,7 @@ def report(run_folder: str, as_json: bool) -> None:
 
 
 def _refused_out(wanted: "Recipe", out: Path | None, force: bool) -> Path:
-    """The run's folder, which can be made; said before seconds of importing TensorFlow."""
+    """Returns the run's folder; refuses one that cannot be made before importing TensorFlow, which takes seconds."""
     from kerastune import run as runs
 
     folder = files.absolute(out) if out else runs.default_folder(wanted)

@@ -60,7 +60,7 @@ def with_labels(content: bytes, about: About) -> bytes:
 
 
 def one_line(label: str) -> str:
-    """A label as a line of labels.txt."""
+    """Returns a label as a line of labels.txt."""
     return " ".join(label.splitlines())
 
 

@@ -1,6 +1,6 @@
-"""Conversations: turns of a role and what it says.
+"""Conversations: turns of a role and its message.
 
-Their bytes are a JSON list of {"role", "content"}; an answer that is not to be learnt has "weight": 0 besides.
+Their bytes are a JSON list of {"role", "content"}; an answer that is not to be learnt also has "weight": 0.
 """
 
 import json
@@ -17,7 +17,7 @@ from kerastune.modalities.text import EXCERPT, check
 from kerastune.targets import chats
 
 Message = dict[str, Any]
-"""A turn: its "role" and its "content", and "weight": 0 where it is not to be learnt."""
+"""One turn: "role" and "content", and "weight": 0 if it is not to be learnt."""
 
 
 def messages(data: bytes) -> list[Message]:
@@ -27,7 +27,7 @@ def messages(data: bytes) -> list[Message]:
 
 
 def decode(data: bytes) -> Example:
-    """The turns of a conversation as an array, str [T, 2]: role and content, as `chats.messages_of` reads them."""
+    """Returns the turns of a conversation as an array, str [T, 2]: role and content, for `chats.messages_of`."""
     return np.array([[turn["role"] + chats.UNLEARNT * ("weight" in turn), turn["content"]] for turn in messages(data)])
 
 

@@ -146,7 +146,7 @@ def _read(path: Path, column: str) -> list[str]:
 
 
 def _column(path: Path, kind: str, column: str) -> tuple[list[str], list[Problem]]:
-    """The texts of a column, and what is wrong with the others."""
+    """Returns the texts of a column, and the problems of the others."""
     texts, problems = [], []
     for number, row in rows(str(path), kind, {"--column": column}, Counter()):
         found = Problem("", row) if isinstance(row, str) else in_column(column, cells.text(row[column], "text"))

@@ -88,8 +88,8 @@ class FolderData(Images):
     path: FilePath
     """Folder that holds the label folders."""
     group_folders: bool = False
-    """Whether a folder inside a label folder holds what belongs together, such as a speaker, a product or a patient:
-    path/<label>/<group>/*.jpg. All of one group goes to one split, whatever its labels are."""
+    """Whether a folder inside a label folder is a group, such as a speaker, a product or a patient:
+    path/<label>/<group>/*.jpg. A group stays in one split, whatever its labels are."""
 
 
 class CsvData(Images, Labelled):
@@ -103,7 +103,7 @@ class CsvData(Images, Labelled):
     delimiter: Delimiter = ","
     """Separates the cells."""
     quoting: bool = True
-    """Whether cells may stand in quotes, as spreadsheets write them. false: a quote is a letter like any other."""
+    """Whether cells can be quoted, as in spreadsheets. false: quotes are ordinary characters."""
     images: FilePath | None = None
     """Folder that image paths are relative to and must stay inside. Default: the CSV file's folder."""
     image_column: Text = "image"
@@ -111,8 +111,7 @@ class CsvData(Images, Labelled):
     split_column: Text | None = None
     """A column that says train, validation or test. Default: split by content hash."""
     group_column: Text | None = None
-    """A column that says what belongs together, such as a speaker, a product or a patient: all of one group goes to
-    one split."""
+    """A column that names groups, such as a speaker, a product or a patient. A group stays in one split."""
 
 
 class Tfds(Data):
@@ -133,8 +132,7 @@ class Tfds(Data):
     """TFDS split. Default: "test" if the data set has one, else `test_fraction` of the training split."""
     label_key: Text = "label"
     group_key: Text | None = None
-    """A feature that says what belongs together, such as a speaker, a product or a patient: all of one group goes to
-    one split."""
+    """A feature that names groups, such as a speaker, a product or a patient. A group stays in one split."""
 
 
 class TfdsData(Tfds, Images, Labelled):
@@ -164,13 +162,12 @@ class Table(Texts):
     delimiter: Delimiter = ","
     """Separates the cells of a CSV file."""
     quoting: bool = True
-    """Whether cells of a CSV file may stand in quotes, as spreadsheets write them. false: a quote is a letter like any
-    other, as in the files of GLUE, Tatoeba and WMT."""
+    """Whether cells of a CSV file can be quoted, as in spreadsheets. false: quotes are ordinary characters, as in the
+    files of GLUE, Tatoeba and WMT."""
     split_column: Text | None = None
     """A column that says train, validation or test. Default: split by content hash."""
     group_column: Text | None = None
-    """A column that says what belongs together, such as a speaker, a product or a patient: all of one group goes to
-    one split."""
+    """A column that names groups, such as a speaker, a product or a patient. A group stays in one split."""
 
     @property
     def columns(self) -> tuple[str, ...]:

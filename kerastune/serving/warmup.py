@@ -36,7 +36,7 @@ def write(model: Path, asked: Path) -> None:
 
 
 def requests(model: Path) -> Iterator[Any]:
-    """The PredictRequests in a SavedModel's warm-up file; none if it has no such file."""
+    """Yields the PredictRequests in a SavedModel's warm-up file, if it has one."""
     if (model / FILE).is_file():
         for record in tf.data.TFRecordDataset(str(model / FILE)).as_numpy_iterator():
             yield prediction_log_pb2.PredictionLog.FromString(record).predict_log.request

@@ -49,7 +49,7 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
         origin: the template's name in messages: "chat_template.jinja", "tokenizer_config.json" or "plain".
         starts: whether a text begins with the tokenizer's start token, if the template does not add it.
         system: the system message of conversations that have none.
-        today: the date that a template is told, if it asks for one: "2026-01-31".
+        today: the date for templates that use one: "2026-01-31".
 
     Raises:
         RecipeError: the template is not valid Jinja, or no special token ends an answer.
@@ -123,7 +123,7 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
             if any(token in turn["content"] for turn in turns)
         ]
         silent = [
-            Problem(id, "what a tool says is not written by the chat template")
+            Problem(id, "the chat template does not write tool messages")
             for id, turns in zip(ids, conversations, strict=True)
             if (tools := [turn["content"] for turn in turns if turn["role"] == "tool"])
             and not all(said in self.render(turns) for said in tools)
@@ -131,11 +131,11 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
         if silent:
             raise DataError(
                 f"{len(silent)} conversations have turns that the model would not see:\n{listed(silent)}",
-                "Leave out the turns of tools, or use a preset whose template writes them.",
+                "Leave out tool turns, or use a preset whose template writes them.",
             )
         if bad:
             raise DataError(
-                f"{len(bad)} texts hold marks of the chat template:\n{listed(bad)}",
+                f"{len(bad)} texts hold markers of the chat template:\n{listed(bad)}",
                 "They could impersonate another role; remove them.",
             )
 
@@ -223,11 +223,11 @@ _NAMES = (("bos", "start"), ("eos", "end"), ("pad", "pad"), ("unk", "unk"))
 
 
 TODAY = "chat_today.txt"
-"""Beside a template that asks for the date: the one that the model was trained with."""
+"""File next to a template that uses the date: the date of training."""
 
 
 def chat_of(preset: str, preprocessor: Any, data: ChatData) -> Chat:
-    """The chat template of a preset: its chat_template.jinja, or that in its tokenizer_config.json, or PLAIN.
+    """Returns a preset's chat template: chat_template.jinja, the one in tokenizer_config.json, or PLAIN.
 
     Raises:
         RecipeError: it cannot be read or used.
@@ -240,7 +240,7 @@ def chat_of(preset: str, preprocessor: Any, data: ChatData) -> Chat:
 
 
 def write(chat: Chat, folder: Path) -> None:
-    """Writes the template, and the date that it was told."""
+    """Writes the template, and its date."""
     (folder / reader.TEMPLATE).write_text(chat.source, "utf-8")
     if "strftime_now" in chat.source:
         (folder / TODAY).write_text(chat.settings["today"] + "\n", "utf-8")
@@ -255,7 +255,7 @@ def _template(preset: str) -> tuple[str, str]:
             if isinstance(given, list):  # several, by name
                 given = next((one["template"] for one in given if one.get("name") == "default"), None)
         except (ValueError, RecursionError, AttributeError, LookupError, TypeError) as error:
-            raise RecipeError(f"{path} holds no settings of a tokenizer: {shortened(str(error))}.") from error
+            raise RecipeError(f"{path} does not hold a tokenizer's settings: {shortened(str(error))}.") from error
         if isinstance(given, str):
             return given, path.name
     return PLAIN, "plain"

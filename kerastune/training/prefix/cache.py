@@ -59,7 +59,7 @@ class Features:
     sources: tuple[npt.NDArray[Any] | int, ...]
 
     def rows(self, indices: npt.NDArray[np.int64]) -> Arrays:
-        """The rows at `indices`, int64 [b]: one array [b, *shape] per tensor."""
+        """Returns the rows at `indices`, int64 [b]: one array [b, *shape] per tensor."""
         return tuple(self._all(i)[indices] for i in range(len(self.specs)))
 
     def _all(self, i: int) -> npt.NDArray[Any]:
@@ -80,7 +80,7 @@ def compute(
     of: str = "",
     each: Callable[[int], None] = lambda done: None,
 ) -> Features:
-    """Runs `forward` over batches and keeps the rows: on disk under `key`, or in memory without one.
+    """Runs `forward` over batches and stores the rows: on disk under `key`, or in memory without one.
 
     Args:
         batches: of (inputs, which rows they are: int64 [b]), each row once.
@@ -166,7 +166,7 @@ def key(
     forward: str,
     batch_size: int,
 ) -> str:
-    """sha256 of all that features depend on.
+    """Returns a sha256 of everything that features depend on.
 
     Args:
         digests: those of the examples, in order.
@@ -187,7 +187,7 @@ def key(
 
 
 def stored(key: str) -> Features | None:
-    """The features that an earlier run kept under a key. Damaged ones are deleted."""
+    """Returns the features that an earlier run stored under a key, or None. Deletes damaged ones."""
     folder = _root() / key
     try:
         record = json.loads((folder / _RECORD).read_text("utf-8"))
