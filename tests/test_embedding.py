@@ -22,12 +22,12 @@ from kerastune.predicting import search as searching
 from kerastune.recipe import Export, parse
 from kerastune.reporting import report
 from kerastune.tasks.learnt import LEARNT
+from kerastune.tasks.learnt.statistics import paired
 from kerastune.tasks.learnt.vectors import cosines, nearest, ranks, unit
 from kerastune.tasks.text_device import RAW
 from kerastune.tasks.text_embedding import task as embedding
 from kerastune.tasks.text_embedding.settings import EmbeddingData
 from kerastune.verifying import artifact
-from kerastune.verifying.statistics import paired
 
 PAIRED = {"anchor_column": "question", "positive_column": "answer"}
 LAYOUTS: dict[str, dict[str, str]] = {

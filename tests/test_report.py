@@ -15,8 +15,8 @@ from PIL import Image
 from kerastune import data, recipe, run
 from kerastune.records import Audit, DataRecord, Decision, Machine, Norms, Ran, RunRecord, Trained
 from kerastune.reporting import report
+from kerastune.tasks.learnt.statistics import Paired
 from kerastune.verifying import manifest, verification
-from kerastune.verifying.statistics import Paired
 from kerastune.verifying.verification import Agreement, Latency, RuntimeReport, Validation, VerificationReport
 
 # Warnings of matplotlib (missing glyphs) or Pillow would reach the user's terminal.
@@ -190,6 +190,17 @@ def test_it_shows_what_was_measured(tmp_path: Path) -> None:
     assert "3 frozen weights proved unchanged" in words and "12,345" in words
     assert "2 min 3 s" in words and "2026-01-02 03:04 UTC+01:00" in words
     assert "Nothing has been exported yet. The recipe exports linux." in words
+
+
+@pytest.mark.parametrize("beaten", [True, False])
+def test_the_baseline_stands_beside_the_metric_and_a_model_that_is_no_better_is_called_that(
+    tmp_path: Path, beaten: bool
+) -> None:
+    scored = a_run(tmp_path / "run").record.metrics or {}
+    baseline = {"answer": "always <cat>", "accuracy": 0.625, "beaten": beaten}
+    of = a_run(tmp_path / "again", metrics={**scored, "test": {**scored["test"], "baseline": baseline}})
+    words = _Page(report.write(of)).words
+    assert "62.50 % for always <cat>" in words and ("No better than a guess." in words) == (not beaten)
 
 
 def test_an_artifact_is_shown_with_its_proof(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from kerastune.errors import VerificationError
 from kerastune.tasks.learnt import LEARNT, Learnt
 from kerastune.tasks.learnt.contract import Metric
-from kerastune.verifying.statistics import Paired, paired
+from kerastune.tasks.learnt.statistics import Paired, beside_guess, paired
 
 Floats = npt.NDArray[np.float32]
 
@@ -111,3 +111,36 @@ def test_a_metric_that_is_no_number_is_refused() -> None:
     truth = np.ones((5, 1), np.float32)
     with pytest.raises(VerificationError, match="The r2 is not a number: nan"):
         paired(LEARNT["number"], truth, {"scores": truth * np.nan}, {"scores": truth}, 0.02)
+
+
+# --- the baseline --------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_says_what_a_guess_would_say_does_not_beat_it() -> None:
+    """Of 60 texts 39 are of the commoner label; a model that is right about 31 is worse than always saying it."""
+    truth = np.arange(60) % 20 >= 13
+    known = np.array([0] * 65 + [1] * 35)
+    wrong = np.arange(60) < 29
+    said = np.eye(2, dtype=np.float32)[(truth ^ wrong).astype(int)]
+    found = beside_guess(LEARNT["label"], ("good", "bad"), known, truth.astype(int), {"scores": said})
+    assert found == {"answer": "always good", "accuracy": pytest.approx(0.65), "beaten": False}
+
+
+@pytest.mark.parametrize(
+    ("learnt", "known", "truth", "right", "answer"),
+    [
+        ("label", [1, 1, 0], [0, 1] * 20, np.eye(2)[[0, 1] * 20], "always bad"),
+        ("labels", [[1, 0], [1, 0], [1, 1]], [[1, 0], [0, 1]] * 20, [[1, 0], [0, 1]] * 20, "always good"),
+        ("number", [[1], [5]], [[float(i)] for i in range(40)], [[i + 0.1] for i in range(40)], "always 3, the mean"),
+    ],
+)
+def test_a_good_model_beats_the_commonest_answer_of_training(
+    learnt: str, known: Any, truth: Any, right: Any, answer: str
+) -> None:
+    said = {"scores": np.array(right, np.float32)}
+    found = beside_guess(LEARNT[learnt], ("good", "bad"), np.array(known), np.array(truth), said)
+    assert found is not None and (found["answer"], found["beaten"]) == (answer, True)
+
+
+def test_where_nothing_can_be_guessed_there_is_no_baseline() -> None:
+    assert beside_guess(LEARNT["text"], (), np.zeros(3), np.zeros(3), {"sums": np.zeros((3, 2))}) is None

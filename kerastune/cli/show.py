@@ -135,6 +135,7 @@ def run_document(made: "Run") -> dict[str, Any]:
         f"validation_{metric}": after["validation"][metric],
         **({f"untuned_test_{metric}": before["test"][metric]} if before else {}),
         **perplexities,
+        "baseline": after["test"].get("baseline"),
         "seconds": record.seconds,
         "report": str(made.report),
         "artifacts": [artifact_document(each, each.report) for each in artifact.inside(made.exports) if each.report],
@@ -149,6 +150,10 @@ def run(document: dict[str, Any]) -> None:
     put(", ".join(f"{split} {metric} {document[f'{split}_{metric}']:.4f}" for split in ("test", "validation")))
     if f"untuned_test_{metric}" in document:
         put(f"(test {metric} before training: {document[f'untuned_test_{metric}']:.4f})")
+    if baseline := document["baseline"]:
+        put(f"(test {metric} of a guess, {baseline['answer']}: {baseline[metric]:.4f})")
+        if not baseline["beaten"]:
+            put(f"warning: the model's test {metric} cannot be told from that of the guess")
     for split in ("test", "validation"):
         if found := document.get(f"{split}_perplexity"):
             put(f"{split} perplexity {found['before']:.2f} before training, {found['after']:.2f} after")

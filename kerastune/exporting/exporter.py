@@ -334,6 +334,8 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
     """Returns the manifest; tolerances are relative to `scale`."""
     quantize, device, learnt = conversion.quantize, tasks.device(of.recipe.task), _learnt(of)
     is_exact, rounding = quantize == "none", ROUNDING * scale
+    tested = (of.record.metrics or {})["test"]
+    guess = tested.get("baseline")
     document = {
         "name": job.folder.name,
         "format": job.target.format,
@@ -348,7 +350,8 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
         **device.manifest(of.recipe, replace(job.wanted, quantize=quantize), job.form, work),
         "labels": learnt.labels(of.labels),
         "metric": of.metric,
-        "test": (of.record.metrics or {})["test"][of.metric],
+        "test": tested[of.metric],
+        "baseline": guess and {"answer": guess["answer"], "value": guess[of.metric], "beaten": guess["beaten"]},
         "tolerance": {
             "scale": scale,
             "golden_error": rounding if is_exact else None,

@@ -28,9 +28,9 @@ from kerastune.progress import Progress
 from kerastune.recipe import export_name
 from kerastune.records import Audit, RunRecord
 from kerastune.run import Run
-from kerastune.tasks.learnt import Learnt
+from kerastune.tasks.learnt import Learnt, statistics
 from kerastune.tasks.learnt.contract import Mistake
-from kerastune.verifying import artifact, statistics
+from kerastune.verifying import artifact
 from kerastune.verifying.runtimes import RUNTIMES
 
 SHOWN_MISTAKES = 12

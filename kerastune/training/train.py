@@ -18,6 +18,7 @@ from kerastune.errors import KerastuneError, VerificationError
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe
 from kerastune.records import DataRecord, Decision, Generations, Machine, Resumption, RunRecord, from_json, to_json
+from kerastune.tasks.learnt import statistics
 from kerastune.training import checkpoint, saving
 from kerastune.training.batches import Batches
 from kerastune.training.loop import Position, Training
@@ -246,7 +247,10 @@ def save(batches: Batches, folder: Path) -> tuple[Any, list[str]]:
 def score(
     recipe: Recipe, task: Any, splits: Splits, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The saved model's scores and metrics on the validation and test splits."""
+    """The saved model's predictions and metrics on the validation and test splits.
+
+    A metric's "baseline" is what the best guess without a model would reach.
+    """
     kind, learnt = tasks.get(recipe.task), tasks.device(recipe.task).learnt(recipe)
     predictions: dict[str, Any] = {}
     metrics: dict[str, dict[str, Any]] = {}
@@ -263,6 +267,9 @@ def score(
         predictions |= {f"{name}/{key}": value for key, value in stored.items()}
         predictions |= ragged.packed(found, f"{name}/predictions/")
         metrics[name] = learnt.metrics(splits.labels, split.labels, found)
+        guess = statistics.beside_guess(learnt, splits.labels, splits.train.labels, split.labels, found)
+        if guess:
+            metrics[name]["baseline"] = guess
     return predictions, metrics
 
 

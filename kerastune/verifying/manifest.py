@@ -62,6 +62,15 @@ class Tolerance:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Baseline:
+    """What the best guess without a model reaches on the run's test split, and whether the model is better."""
+
+    answer: str
+    value: float
+    beaten: bool
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Calibration:
     """Training examples that int8 ranges were measured on."""
 
@@ -91,6 +100,7 @@ class Manifest:
         reading: what the modality's reader needs to turn an example into inputs.
         labels: the labels in the order of the outputs.
         metric, test: the run's metric, and its value on the test split.
+        baseline: None where there is no guess without a model.
         run, recipe_sha256: the name of the run, and the hash of its recipe.
         extras: measurements for the target.
         files: all files by their path in the folder, except this one and report.json.
@@ -116,6 +126,7 @@ class Manifest:
     labels: tuple[str, ...]
     metric: str
     test: float
+    baseline: Baseline | None = None
     tolerance: Tolerance
     calibration: Calibration | None
     preset: str

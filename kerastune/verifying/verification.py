@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from kerastune.errors import VerificationError
 from kerastune.files import write_json
-from kerastune.verifying.statistics import Paired
+from kerastune.tasks.learnt.statistics import Paired
 
 _CONFIG = ConfigDict(extra="forbid")
 

@@ -22,11 +22,11 @@ from kerastune.progress import Progress
 from kerastune.run import Run
 from kerastune.targets import chats
 from kerastune.tasks.learnt import Learnt
+from kerastune.tasks.learnt.statistics import Paired, paired
 from kerastune.verifying import artifact, comparing, runtimes, verification
 from kerastune.verifying.artifact import Artifact
 from kerastune.verifying.comparing import OTHER_KERNELS, Part
 from kerastune.verifying.runtimes import RUNTIMES, SUBSET
-from kerastune.verifying.statistics import Paired, paired
 from kerastune.verifying.verification import (
     Beside,
     Generation,

@@ -14,6 +14,7 @@ from kerastune.tasks.learnt.contract import (
     Answer,
     Bools,
     Doubles,
+    Guess,
     Labels,
     Learnt,
     Metric,
@@ -155,6 +156,19 @@ def _all_right(truth: Truth, predictions: Predictions) -> Doubles:
     return np.asarray(_same_set(scores(predictions), truth), np.float64)[:, None]
 
 
+def _commonest(labels: Labels, known: Truth, n: int) -> Guess:
+    """Always the commonest label."""
+    label = int(np.bincount(known, minlength=len(labels)).argmax())
+    return Guess(f"always {labels[label]}", {"scores": np.tile(np.eye(len(labels), dtype=np.float32)[label], (n, 1))})
+
+
+def _commonest_set(labels: Labels, known: Truth, n: int) -> Guess:
+    """Always the commonest set of labels."""
+    sets, counts = np.unique(known > 0.5, axis=0, return_counts=True)
+    found = sets[counts.argmax()]
+    return Guess(f"always {named(labels, found)}", {"scores": np.tile(found.astype(np.float32), (n, 1))})
+
+
 LABEL = Learnt(
     name="label",
     metric=Metric("accuracy"),
@@ -163,6 +177,7 @@ LABEL = Learnt(
     statistic=mean_of_first,
     comparison=by_rows(scores, agree=_same_label, scale=_largest, alike="labels"),
     shown=Shown("classes.html.j2", "Mistakes", _one_context, _one_mistakes, _answer, said),
+    guess=_commonest,
 )
 LABELS = Learnt(
     name="labels",
@@ -172,4 +187,5 @@ LABELS = Learnt(
     statistic=mean_of_first,
     comparison=by_rows(scores, agree=_same_set, scale=_largest, alike="sets of labels"),
     shown=Shown("classes.html.j2", "Mistakes", _context, _several_mistakes, _answer, said),
+    guess=_commonest_set,
 )

@@ -68,6 +68,14 @@ class Mistake:
 
 
 @dataclass(frozen=True)
+class Guess:
+    """Predictions without a look at the examples, and the answer that they give, in words."""
+
+    words: str
+    predictions: Predictions
+
+
+@dataclass(frozen=True)
 class Answer:
     """An output for people and for machines."""
 
@@ -134,6 +142,8 @@ class Learnt:
         per_example: (truth, predictions) -> sufficient statistics of each example, float64 [n, S].
         statistic: statistics of some examples -> the metric's value on them.
         labels: the data's names -> the names in a manifest, in the order of the outputs.
+        guess: (labels, truth of the training split, n) -> the best guess about n unseen examples: the baseline. None
+            where there is none; the figures before training then take its place.
     """
 
     name: str
@@ -144,6 +154,7 @@ class Learnt:
     comparison: Comparison
     shown: Shown
     labels: Callable[[Labels], Labels] = field(default=lambda labels: labels)
+    guess: Callable[[Labels, Truth, int], Guess] | None = None
 
 
 def by_rows(

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +130,25 @@ def _of_bootstrap(learnt: Learnt, mine: _Doubles, known: _Doubles) -> tuple[tupl
     tail = 1 + min(int((spread >= 0).sum()), int((spread <= 0).sum()))
     low, high = map(float, drawn.confidence_interval)
     return (low, high), min(2 * tail / (_RESAMPLES + 1), 1.0)
+
+
+def beside_guess(
+    learnt: Learnt, labels: tuple[str, ...], known: npt.NDArray[Any], truth: npt.NDArray[Any], said: Predictions
+) -> dict[str, Any] | None:
+    """The metric of the best guess that needs no model, and whether predictions are better: 95 % of `paired`.
+
+    Args:
+        known: the truth of the training split.
+        truth, said: of the split that is judged.
+    """
+    if learnt.guess is None or not len(truth):
+        return None
+    guess = learnt.guess(labels, known, len(truth))
+    found = paired(learnt, truth, said, guess.predictions, 0.0)
+    if found is None:
+        return None
+    beaten = found.interval is not None and found.interval[1] < 0
+    return {"answer": guess.words, learnt.metric.name: found.keras, "beaten": beaten}
 
 
 def interval(learnt: Learnt, each: _Doubles) -> tuple[float, float]:
