@@ -14,6 +14,7 @@ import numpy as np
 from kerastune import assets, child, environment, files, run, tasks
 from kerastune.data import ragged, spread
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
+from kerastune.exporting import card
 from kerastune.exporting.extras import EXTRAS
 from kerastune.formats import FORMATS
 from kerastune.formats.conversion import Conversion
@@ -211,6 +212,8 @@ def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Ar
                 )
             made, report = _attempt(of, job, unsure, partial, work, progress)
         refuse_failed(made, report)
+        card.write(partial, of, made.manifest, report)
+        artifact.write(partial, made.manifest, made.golden)
         for warning in report.warnings:
             progress.say(f"{job.folder.name}: {warning}")
         report = replace(report, ladder=tuple(climbed) if job.quantize == "auto" else ())

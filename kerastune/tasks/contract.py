@@ -249,6 +249,7 @@ class Device(Generic[R]):
         questions: (recipe, split, indices) -> questions for a device about examples, one by one.
         sides: number of arguments of `kerastune predict` per example.
         serving: names of the signatures for TensorFlow Serving.
+        pipeline_tag: Hugging Face's name of the task: "image-classification".
         unit: what a latency measures: "an image", "a token".
         options: options of `kerastune predict` and their defaults; `Task.answer` gets them, and an artifact's reader
             gets them as --max-tokens and so on.
@@ -266,5 +267,6 @@ class Device(Generic[R]):
     questions: Callable[[R, Split, Sequence[int]], Questions]
     sides: Callable[[R], int]
     serving: tuple[str, ...]
+    pipeline_tag: str
     unit: str
     options: Mapping[str, Any] = field(default_factory=dict)

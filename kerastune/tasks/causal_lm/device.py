@@ -112,6 +112,7 @@ DEVICE: Device[CausalLM] = Device(
     questions=questions,
     sides=lambda recipe: 1,
     serving=text_device.SERVING,
+    pipeline_tag="text-generation",
     unit="a token",
     options={"max_tokens": 64, "temperature": 0.0, "seed": 0},
 )

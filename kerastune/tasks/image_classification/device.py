@@ -107,5 +107,6 @@ DEVICE: Device[ImageClassification] = Device(
     questions=questions,
     sides=lambda recipe: 1,
     serving=("serving_default", "serve_bytes"),
+    pipeline_tag="image-classification",
     unit="an image",
 )

@@ -39,5 +39,6 @@ DEVICE: Device[TextClassification] = Device(
     questions=text_device.questions,
     sides=sides,
     serving=text_device.SERVING,
+    pipeline_tag="text-classification",
     unit="a text",
 )

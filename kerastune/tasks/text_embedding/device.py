@@ -68,5 +68,6 @@ DEVICE: Device[TextEmbedding] = Device(
     questions=questions,
     sides=lambda recipe: 1,
     serving=text_device.SERVING,
+    pipeline_tag="sentence-similarity",
     unit="a text",
 )
