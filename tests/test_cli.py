@@ -341,6 +341,18 @@ def test_a_bar_keeps_its_figures_on_a_narrow_terminal_and_goes_when_its_stage_is
     assert [task.total for task in terminal.bar.tasks] == [None]
 
 
+def test_a_stage_that_nobody_knows_the_end_of_shows_a_spinner_and_the_time_and_goes_when_it_is_done() -> None:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    terminal = Terminal(console)
+    with pytest.raises(KeyError), terminal.working("converting linux"):
+        console.print(terminal.bar.get_renderable())
+        raise KeyError
+    assert re.search(r"converting linux +\S +0:00:00", console.file.getvalue())
+    assert not terminal.bar.tasks
+
+
 # --- noise and bugs ----------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from kerastune.errors import printable
 from kerastune.progress import Progress
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import TaskID
 
     from kerastune.records import Audit
@@ -22,19 +22,40 @@ class Terminal(Progress):
 
     def __init__(self, console: "Console | None" = None) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            SpinnerColumn,
+            Task,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bar
         from rich.table import Column
+        from rich.text import Text
 
         def text(shown: str, share: int) -> TextColumn:  # cut on narrow terminals; figures never are
             return TextColumn(shown, markup=False, table_column=Column(ratio=share, no_wrap=True, overflow="ellipsis"))
 
+        class Either(ProgressColumn):
+            """One column where the end is known, and another where it is not."""
+
+            def __init__(self, known: ProgressColumn, unknown: ProgressColumn | None) -> None:
+                super().__init__(Column(no_wrap=True))
+                self.known, self.unknown = known, unknown
+
+            def render(self, task: Task) -> "RenderableType":
+                column = self.unknown if task.total is None else self.known
+                return column(task) if column else Text("")
+
         self.console = console or Console(file=sys.stderr)
         self.bar = Bar(
             text("{task.description}", 3),
-            BarColumn(10),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            Either(BarColumn(10), SpinnerColumn()),
+            Either(MofNCompleteColumn(), None),
+            Either(TimeRemainingColumn(compact=True), TimeElapsedColumn()),
             text("{task.fields[detail]}", 4),
             console=self.console,
             transient=True,
@@ -53,6 +74,18 @@ class Terminal(Progress):
         heading, header, rows = show.phase(audit, title)
         for line in [heading, *("  " + line for line in aligned(header, rows))]:
             self.say(line)
+
+    @contextlib.contextmanager
+    def working(self, stage: str) -> Iterator[None]:
+        if not self.console.is_terminal:
+            yield
+            return
+        self._end()
+        spinner = self.bar.add_task(printable(stage), total=None, detail="")
+        try:
+            yield
+        finally:
+            self.bar.remove_task(spinner)
 
     def advance(self, stage: str, done: int, total: int, detail: str = "") -> None:
         if not self.console.is_terminal:

@@ -149,7 +149,8 @@ def _traced(of: Run, wanted: set[str], progress: Progress) -> Iterator[Path]:
         files.write_json(work / "about.json", asdict(_about(of)))
         files.write_json(work / "audited.json", audited := device.audited(recipe, splits))
         progress.say("Tracing the model")
-        child.run("Tracing", ["-m", "kerastune.exporting.trace", str(of.folder), str(work), *sorted(wanted)])
+        with progress.working("tracing"):
+            child.run("Tracing", ["-m", "kerastune.exporting.trace", str(of.folder), str(work), *sorted(wanted)])
         if audited and (checked := json.loads((work / "text.json").read_text("utf-8"))["checked"])["differ"]:
             progress.say(
                 f"{checked['differ']} of {checked['texts']:,} texts (and nasty ones) become other tokens on devices "
@@ -233,7 +234,9 @@ def _candidates(of: Run, job: _Job, work: Path, progress: Progress) -> Iterator[
         yield job.conversion(quantize)
         if quantize == "int8" and format.converter.layer_errors:
             progress.say("Looking for the layers with the largest int8 errors")
-            for names in _worst(job, work):
+            with progress.working("converting and comparing layer by layer"):
+                worst = _worst(job, work)
+            for names in worst:
                 yield job.conversion("int8", names)
 
 
@@ -276,7 +279,8 @@ def _attempt(
     path = folder / format.model
     path.parent.mkdir(parents=True, exist_ok=True)
     options = [job.target.format, str(work), str(path), json.dumps(asdict(conversion))]
-    peak_mb = child.run(f"The {job.target.format} converter", ["-m", "kerastune.formats", *options])
+    with progress.working(f"converting {job.folder.name}"):
+        peak_mb = child.run(f"The {job.target.format} converter", ["-m", "kerastune.formats", *options])
     with resources.as_file(resources.files("kerastune.targets")) as targets:
         for shared in ("artifact.py", "answers.py", *tasks.device(of.recipe.task).modality.readers):
             shutil.copy(targets / shared, folder)

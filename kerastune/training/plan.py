@@ -66,7 +66,8 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
 
     def build(policy: str) -> Any:
         keras.utils.set_random_seed(recipe.seed)
-        return kind.building.build(recipe, preset, len(splits.labels), policy)
+        with progress.working(f"loading {recipe.preset}"):
+            return kind.building.build(recipe, preset, len(splits.labels), policy)
 
     decisions = [one for one in decided if one.key == "train.precision"]
     if recipe.train.precision != "auto":

@@ -55,7 +55,8 @@ def benchmark(
             options = ("--threads", str(threads)) if threads and runtime.threads else ()
             length = ("--max-tokens", str(_ANSWER)) if generates else ()
             try:
-                said = runtimes.ask(of, name, repeat(example, _WARM_UP + runs), (*options, *length))
+                with progress.working(f"timing {manifest.name} in {name}"):
+                    said = runtimes.ask(of, name, repeat(example, _WARM_UP + runs), (*options, *length))
             except ConverterError:
                 if asked:
                     raise

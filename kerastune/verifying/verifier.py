@@ -131,7 +131,8 @@ def replay(
     for name in names:
         is_judged = asked or name == names[0]
         try:
-            reports[name], found[name] = _in_runtime(of, name, source, progress)
+            with progress.working(f"verifying {manifest.name} in {name}"):
+                reports[name], found[name] = _in_runtime(of, name, source, progress)
         except ConverterError as error:
             if is_judged:
                 raise
@@ -267,7 +268,7 @@ def _validation_part(of: Artifact, source: Run, chosen: list[int], progress: Pro
         place=asked.place,
         tolerance=of.manifest.tolerance.validation_error,
     )
-    return replace(part, arrays=_counted(asked.examples, part.answers, f"verifying {of.manifest.name}", progress))
+    return replace(part, arrays=_counted(asked.examples, part.answers, f"asking {of.manifest.name}", progress))
 
 
 def _counted(examples: Iterable[Example], total: int, stage: str, progress: Progress) -> Iterator[Example]:
