@@ -10,8 +10,11 @@ from point.truth import POINT as TRUE_POINT
 
 from kerastune import fine_tune, tasks
 from kerastune.data import TRUTHS
-from kerastune.recipe import read
+from kerastune.progress import Progress
+from kerastune.recipe import parse, read
 from kerastune.tasks.learnt import LEARNT
+from kerastune.training.loop import Training
+from kerastune.training.plan import plan
 
 
 @pytest.fixture
@@ -55,6 +58,25 @@ def test_a_point_is_learnt_chosen_by_its_distance_and_stored_by_its_name(wanted,
     assert run.record.metric == "distance"
     assert run.record.metrics["validation"]["distance"] == pytest.approx(min(distances), rel=1e-3)
     assert min(distances) < distances[0]
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk"])
+def test_a_kept_view_keeps_the_truth_that_moved_with_it(wanted, tmp_path, monkeypatch, cache):
+    """Every other point is mirrored in the first view, and the others in the second: 31 - x."""
+    monkeypatch.setenv("KERASTUNE_HOME", str(tmp_path))
+    settings = {"train": {"batch_size": 8, "cache": cache, "cache_views": 2}, "augment": {"color": 0.1}}
+    phases = [{"unfreeze": "head", "epochs": 2}]
+    made = plan(parse({**wanted.model_dump(mode="json"), **settings, "phases": phases}, "views"))
+    own = made.splits.train.labels
+    for title in ("computed", "found"):  # the second time on disk
+        training = Training(made, tmp_path, {}, Progress())
+        views = training.feed(2)._kept.views
+        for number, view in enumerate(views):
+            found, turned = view.targets.truth["point"], (np.arange(len(own)) + number) % 2 == 1
+            np.testing.assert_allclose(found[turned], own[turned] * [-1, 1] + [31, 0], err_msg=title)
+            np.testing.assert_array_equal(found[~turned], own[~turned])
+        batch = next(training.feed(2).train(2, 0))
+        assert not np.isin(batch[1]["point"], own).all()
 
 
 def test_a_bad_point_is_a_problem_with_its_line(wanted, needles, tmp_path):

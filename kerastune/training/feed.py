@@ -57,7 +57,7 @@ class Feed:
         order = self._batches.order("validation")
         if self._kept:
             for i in order:
-                yield self._kept.validation.rows(i), *self._batches.targets["validation"].rows(i)
+                yield self._kept.validation.rows(i)
         else:
             for x, y, weights, _ in self._batches.of("validation", order):
                 yield x, y, weights
@@ -68,7 +68,7 @@ class Feed:
     def _cached(self, kept: Kept, start: int) -> Iterator[tuple[Any, Any, Any]]:
         for number, i in enumerate(self._order(start), start):
             view = kept.views[number // self._steps % len(kept.views)]
-            yield view.rows(i), *self._batches.targets["train"].rows(i)
+            yield view.rows(i)
 
     def _fresh(self, start: int) -> tf.data.Dataset:
         found = self._batches.of("train", self._order(start), self._batches.changes(self._phase))

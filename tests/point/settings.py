@@ -22,5 +22,9 @@ class ImagePoint(Recipe):
     data: PointData
     augment: Augment = Augment()
 
+    @property
+    def augments(self):
+        return self.augment.any
+
 
 RECIPE = ImagePoint

@@ -21,6 +21,21 @@ def loss(truth, outputs, weights):
     return tf.reduce_sum(squared * weights), tf.cast(tf.size(squared), tf.float32)
 
 
+def batches(recipe, model, split, order, targets, changes):
+    """Mirrors every other image when images are changed at random; its point goes with it."""
+    found = images.TASK.feeding.batches(recipe, model, split, order, targets, changes)
+    if changes is None:
+        return found
+
+    def mirrored(x, truth, weights, i):
+        turned = (i + (changes.view or 0)) % 2 == 1
+        point = truth["point"] * [-1.0, 1.0] + [31.0, 0.0]
+        x = tf.where(turned[:, None, None, None], x[:, :, ::-1], x)
+        return x, {"point": tf.where(turned[:, None], point, truth["point"])}, weights, i
+
+    return found.map(mirrored)
+
+
 class Distance(keras.metrics.Mean):
     def update_state(self, truth, outputs, sample_weight=None):
         super().update_state(tf.norm(truth["point"] - outputs, axis=-1))
@@ -35,6 +50,7 @@ def signatures(recipe, model):
 
 TASK = replace(
     images.TASK,
+    feeding=replace(images.TASK.feeding, batches=batches),
     learning=Learning(
         targets=targets,
         loss=lambda recipe: loss,

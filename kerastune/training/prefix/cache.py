@@ -79,6 +79,7 @@ def compute(
     key: str | None = None,
     of: str = "",
     each: Callable[[int], None] = lambda done: None,
+    beside: Callable[[Path], None] = lambda folder: None,
 ) -> Features:
     """Runs `forward` over batches and stores the rows: on disk under `key`, or in memory without one.
 
@@ -87,6 +88,7 @@ def compute(
         n: how many examples the batches hold together.
         of: what they are features of, for `kerastune cache ls`.
         each: told how many examples are done, after each batch.
+        beside: writes what belongs to the features into their folder on disk, after the last batch.
 
     Raises:
         KerastuneError: there is no room on the disk.
@@ -119,6 +121,7 @@ def compute(
                 file.close()
         created = datetime.now(UTC).isoformat(timespec="seconds")
         record = {"of": of, "examples": n, "bytes": needed, "created": created, "specs": [asdict(s) for s in specs]}
+        beside(partial)
         (partial / _RECORD).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
         try:
             partial.rename(_root() / key)
@@ -205,6 +208,11 @@ def stored(key: str) -> Features | None:
         return None
     _open[key] = found
     return found
+
+
+def folder(key: str) -> Path:
+    """Where the features of a key are kept on disk."""
+    return _root() / key
 
 
 def listing() -> list[dict[str, Any]]:

@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from kerastune.progress import Progress
+from kerastune.tasks.contract import Targets, Tensors
 from kerastune.training.batches import Batches
-from kerastune.training.prefix import cache, forward
+from kerastune.training.prefix import cache, forward, truths
 from kerastune.training.prefix.cutting import Cut
 from kerastune.training.prefix.forward import Forward, Implementation
 
@@ -25,8 +29,20 @@ class Kept:
         validation: features of the validation split.
     """
 
-    views: tuple[cache.Features, ...]
-    validation: cache.Features
+    views: tuple["View", ...]
+    validation: "View"
+
+
+@dataclass(frozen=True)
+class View:
+    """Features of a split, and the truth that belongs to them."""
+
+    features: cache.Features
+    targets: Targets
+
+    def rows(self, indices: npt.NDArray[np.int64]) -> tuple[cache.Arrays, Tensors, npt.NDArray[np.float32]]:
+        """The features, truth and weights of some examples."""
+        return self.features.rows(indices), *self.targets.rows(indices)
 
 
 def keys(batches: Batches, phase: int, cut: Cut) -> Key:
@@ -34,7 +50,8 @@ def keys(batches: Batches, phase: int, cut: Cut) -> Key:
     fingerprint = cut.fingerprint()  # hashes all weights, so only once
 
     def key(by: Implementation, name: str, view: int | None) -> str:
-        drawn = None if view is None else [view, batches.recipe.seed, phase]
+        moved = None if view is None else truths.digest(batches.targets[name])
+        drawn = None if view is None else [view, batches.recipe.seed, phase, moved]
         preprocessing = f"{batches.fingerprint(view is not None)} {drawn}"
         digests, batch_size = batches.split(name).digests, batches.recipe.train.batch_size
         return cache.key(digests, fingerprint, cut.specs, preprocessing, by, batch_size)
@@ -82,20 +99,26 @@ def keep(
     views: list[int | None] = [*range(batches.recipe.train.cache_views)] or [None]
     wanted: list[tuple[str, int | None]] = [*(("train", view) for view in views), ("validation", None)]
     for name, view in wanted:
-        known = cache.stored(key(by, name, view)) if on_disk else None
-        if known is None:
+        own = batches.targets[name]
+        kept_as = key(by, name, view) if on_disk else None
+        known = cache.stored(kept_as) if kept_as else None
+        if known and kept_as:
+            found.append(View(known, truths.load(cache.folder(kept_as), own)))
+        else:
             run_prefix = run_prefix or forward.forward(cut, by, batches.example, batches.bucketed)
             stage, total = f"{title}, frozen layers ({name})", len(batches.split(name))
+            seen = truths.Gathered(own)
             known = cache.compute(
                 run_prefix,
-                _inputs(batches, phase, name, view),
+                _inputs(batches, phase, name, view, seen.add),
                 total,
                 cut.specs,
-                key(by, name, view) if on_disk else None,
+                kept_as,
                 f"{batches.recipe.name}, {title}, {name}",
                 lambda done: progress.advance(stage, done, total),  # noqa: B023  called at once
+                seen.save,
             )
-        found.append(known)
+            found.append(View(known, seen.targets()))
     examples = count(batches)
     size = f"{examples * cut.bytes_per_example / 1e6:.1f} MB cached {'on disk' if on_disk else 'in memory'}"
     progress.say(
@@ -105,9 +128,16 @@ def keep(
     return Kept(tuple(found[:-1]), found[-1])
 
 
-def _inputs(batches: Batches, phase: int, name: str, view: int | None) -> Iterator[tuple[Any, Any]]:
-    """Yields batches of (inputs, indices of their rows)."""
+def _inputs(
+    batches: Batches,
+    phase: int,
+    name: str,
+    view: int | None,
+    told: Callable[[Any, Any, Any], None] = lambda truth, weights, indices: None,
+) -> Iterator[tuple[Any, Any]]:
+    """Yields batches of (inputs, indices of their rows); `told` gets the truth, weights and indices of each."""
     # Texts come in order of length, but the timed batches should be typical.
     order = batches.order(name, seed=(0,) if batches.bucketed else None)
-    for x, _, _, i in batches.of(name, order, None if view is None else batches.changes(phase, view)):
+    for x, truth, weights, i in batches.of(name, order, None if view is None else batches.changes(phase, view)):
+        told(truth, weights, i)
         yield x, i
