@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import python
 
 from kerastune import assets
 from kerastune.assets import efficientnet_lite0, fashion_mnist
@@ -396,17 +397,15 @@ def _hub_message(status: int, preset: str, port: int, env: dict[str, str]) -> st
     except OSError:
         pytest.skip(f"port {port} is taken")
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    env = {name: value.format(port=server.server_port) for name, value in env.items()}
     code = (
-        "import keras_hub\nfrom kerastune.assets import reaching\n"
+        f"import os; os.environ.update({env})\nimport keras_hub\nfrom kerastune.assets import reaching\n"
         f"with reaching({preset!r}): keras_hub.models.ImageClassifier.from_preset({preset!r})"
     )
-    env = {name: value.format(port=server.server_port) for name, value in env.items()}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **env}, capture_output=True, text=True, timeout=120
-    )
+    _, said = python("-c", code)
     server.shutdown()
     server.server_close()
-    return done.stderr
+    return said
 
 
 @pytest.mark.parametrize(("status", "words"), [(401, "set HF_TOKEN"), (404, "answered 404")])
@@ -430,18 +429,15 @@ def test_a_copied_hugging_face_cache_loads_without_the_hub(home: Path, tmp_path:
     shutil.copytree(home / "assets" / LITE0, repo / "snapshots" / commit)
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
+    env = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody answers there
     code = (
-        "import time, keras_hub\nfrom kerastune.assets import reaching\nstart = time.monotonic()\n"
+        f"import os, time; os.environ.update({env})\nimport keras_hub\nfrom kerastune.assets import reaching\n"
+        "start = time.monotonic()\n"
         "with reaching('hf://someone/lite0'): keras_hub.models.ImageClassifier.from_preset('hf://someone/lite0')\n"
         "print(time.monotonic() - start)"
     )
-    env = {
-        **os.environ,
-        "HF_HOME": str(tmp_path),
-        "HF_ENDPOINT": "http://127.0.0.1:9",
-    }  # nobody answers there
-    seconds = subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
-    assert float(seconds) < 40  # one file's retries alone take 24 s, and a preset has seven
+    _, said = python("-c", code)
+    assert float(said.splitlines()[-1]) < 40  # one file's retries alone take 24 s, and a preset has seven
 
 
 @pytest.mark.parametrize("bug", [TypeError("ours"), ValueError("ours"), OSError("disk full"), KeyError("ours")])

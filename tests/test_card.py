@@ -34,7 +34,8 @@ def test_the_card_says_how_it_was_trained_proved_and_is_run(made: artifact.Artif
     page = ModelCard.load(made.folder / card.NAME).text
     assert "| input | `images` | 1 × any × any × 3 | uint8 |" in page
     assert "blue, green, red" in page and "| 1 | head | 195 | 3 |" in page
-    assert "| validation | {0.examples} | {0.value:.4f} | {0.keras:.4f} |".format(made.report.validation.metric) in page
+    judged = made.report.validation.metric
+    assert f"| validation | {judged.examples} | {judged.value:.4f} | {judged.keras:.4f} |" in page
     assert "Verified in litert" in page and "python reader.py . --check" in page
     assert "### In your own program" in page and "## Limits and intended use" in page
 

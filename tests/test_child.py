@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 import psutil
 import pytest
+from processes import until
 
 from kerastune import child, forkserver
 from kerastune.errors import ConverterError
@@ -123,7 +123,7 @@ with ForkServer("json") as server:
         pids = [int(pid) for pid in client.stdout.readline().split()]
         assert all(map(psutil.pid_exists, pids))
         client.kill()
-    wait_until(lambda: not any(map(psutil.pid_exists, pids)))
+    until(lambda: not any(map(psutil.pid_exists, pids)), 10)
 
 
 @linux
@@ -155,10 +155,3 @@ def test_a_library_with_threads_is_not_forked(monkeypatch, tmp_path):
 def start(server, code, said):
     with open(os.devnull, "rb") as nothing:
         return server.start(["-c", code], said, nothing.fileno(), "/")
-
-
-def wait_until(is_so, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline, f"not so after {seconds:g} s"
-        time.sleep(0.02)

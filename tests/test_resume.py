@@ -2,17 +2,15 @@
 
 import json
 import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from processes import python
 
-from kerastune import child, environment, fine_tune, resume, run
+from kerastune import environment, fine_tune, resume, run
 from kerastune.errors import ConverterError, KerastuneError
 from kerastune.progress import Progress
 from kerastune.records import to_json
@@ -44,11 +42,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 def killed(recipe: Path, out: Path, when: float | str = "never") -> int:
     """Trains in a process of its own, which dies after some seconds or in a stage; its exit status."""
-    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(recipe), str(out), str(when)]
-    with tempfile.TemporaryFile("w+") as said:
-        code = child.start(command, said).wait()
-        said.seek(0)
-        assert code in (0, -9), said.read()
+    code, said = python(Path(__file__).with_name("killed.py"), recipe, out, str(when))
+    assert code in (0, -9), said
     return code
 
 
@@ -230,10 +225,10 @@ def test_a_disk_that_is_full_ends_the_run_and_keeps_the_last_checkpoint(recipe: 
         "try: fine_tune(read_recipe('my.toml'), 'run')\n"
         "except Exception as error: sys.exit(f'{type(error).__name__}: {error}')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert "ConverterError" in done.stderr, done.stderr
-    assert "000006.npz cannot be written: File too large" in done.stderr
-    assert "kerastune resume" in done.stderr
+    _, said = python("-c", code, folder=tmp_path)
+    assert "ConverterError" in said, said
+    assert "000006.npz cannot be written: File too large" in said
+    assert "kerastune resume" in said
     assert ConverterError.exit_code == 4
     held = sorted(path.name for path in (tmp_path / "run.partial" / "checkpoints").glob("0*"))
     assert held == ["000004.npz", "000005.npz"]

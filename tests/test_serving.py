@@ -4,13 +4,16 @@ Scores are compared with those of the in-process reader, to 1e-6: the size of a 
 """
 
 import base64
+import contextlib
 import json
+import os
 import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 import zlib
@@ -25,9 +28,11 @@ from google.protobuf import text_format
 from manifests import a_manifest
 from ovmsclient import make_grpc_client
 from PIL import Image
+from processes import until
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
+from kerastune import child
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.modalities import image as pictures_of
 from kerastune.serving import files, stand_in
@@ -44,13 +49,11 @@ class Server:
 
     def __init__(self, folder, *options):
         command = [sys.executable, "-m", "kerastune", "serve", str(folder), "--port", "0", "--grpc-port", "0", "--json"]
-        self.process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        text = ""
-        while not text.endswith("}\n"):
-            line = self.process.stdout.readline()
-            assert line, self.process.stderr.read()
-            text += line
-        self.where = json.loads(text)
+        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115  it is closed in `end`
+        self.process = child.start([*command, *options], self._file)
+        until(lambda: self.process.poll() is not None or "}\n" in self.said())
+        assert self.process.poll() is None, self.said()
+        self.where, _ = json.JSONDecoder().raw_decode(self.said(), self.said().index("{"))
         self.url = self.where["rest"]
         self.port = int(re.search(r":(\d+)/", self.url)[1])
 
@@ -64,13 +67,20 @@ class Server:
             with error:
                 return error.code, json.load(error)
 
-    def stop(self, number=signal.SIGINT):
-        """What it said on stderr, once it has ended."""
-        self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=40)
-        assert self.process.returncode == 0, said
-        assert "Traceback" not in said and said.endswith("Stopped.\n")
+    def said(self):
+        """What it has said so far, on both streams."""
+        return os.pread(self._file.fileno(), 1 << 20, 0).decode()
+
+    def end(self):
+        """What it said, once it has ended as it should."""
+        code, said = self.process.wait(40), self.said()
+        self._file.close()
+        assert code == 0 and "Traceback" not in said and said.endswith("Stopped.\n"), said
         return said
+
+    def stop(self, number=signal.SIGINT):
+        os.kill(self.process.pid, number)
+        return self.end()
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +356,12 @@ def test_a_missing_package_is_named_with_its_command(made, monkeypatch):
 # --- the end -----------------------------------------------------------------------------------------------
 
 
+def is_open(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 def test_a_signal_loses_no_accepted_request(made, golden):
     """16 requests are half sent when the signal comes; their second halves come when nobody listens any more."""
     images, expected = golden
@@ -361,10 +377,8 @@ def test_a_signal_loses_no_accepted_request(made, golden):
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         large = np.broadcast_to(images[0][:1, :1], (1, 1000, 1000, 3))
         over_grpc = [stub.Predict.future(question({"images": large}, name="fashion 1")) for _ in range(8)]
-        server.process.send_signal(signal.SIGTERM)
-        with pytest.raises(OSError):
-            while True:
-                socket.create_connection(("127.0.0.1", server.port)).close()
+        os.kill(server.process.pid, signal.SIGTERM)
+        until(lambda: not is_open(server.port))
         for client in clients:
             client.sendall(body[1000:])
         answered = [len(call.result(timeout=60).outputs["scores"].float_val) for call in over_grpc]
@@ -374,8 +388,7 @@ def test_a_signal_loses_no_accepted_request(made, golden):
             head, _, said = answer.read().partition(b"\r\n\r\n")
         assert b" 200 " in head.splitlines()[0]
         assert np.abs(np.array(json.loads(said)["predictions"][0]) - expected[0]).max() <= TOLERANCE
-    _, said = server.process.communicate(timeout=40)
-    assert server.process.returncode == 0 and said.endswith("Stopped.\n"), said
+    server.end()
 
 
 def test_a_client_that_goes_away_is_one_line_in_the_log(made):

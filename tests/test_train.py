@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from processes import read_until
 
 from kerastune import evaluate, fine_tune, run
 from kerastune.cli import show
@@ -538,10 +539,8 @@ def training(recipe, folder):
 
 def test_ctrl_c_keeps_what_is_done(recipe, tmp_path):
     wanted = recipe("resnet", phases=[{"unfreeze": "head", "epochs": 500, "learning_rate": 1e-2}])
-    said = ""
     with training(wanted, tmp_path) as child:
-        while "epoch 2/500: loss" not in said:
-            said += child.stderr.readline()
+        said = read_until("epoch 2/500: loss", child.stderr)
         child.send_signal(signal.SIGINT)
         said += child.communicate(timeout=120)[1]
     assert child.returncode == 130, said
@@ -560,8 +559,7 @@ def test_memory_is_estimated_from_the_graph(recipe):
 
 def test_a_killed_run_leaves_no_run_folder_but_what_it_can_be_resumed_from(recipe, tmp_path):
     with training(recipe("resnet", phases=[{"unfreeze": "head", "epochs": 500}]), tmp_path) as child:
-        while "epoch 1/500: loss" not in child.stderr.readline():
-            time.sleep(0.01)
+        read_until("epoch 1/500: loss", child.stderr)
         child.kill()
         child.communicate()
     assert {path.name for path in tmp_path.iterdir()} == {"my.toml", "run.partial"}  # for kerastune resume
