@@ -16,6 +16,7 @@ from kerastune.errors import DataError, RecipeError
 from kerastune.modalities.conversation import messages
 from kerastune.recipe import parse
 from kerastune.records import Trained, to_json
+from kerastune.tasks.causal_lm import feeding, generation, learning
 from kerastune.tasks.causal_lm import task as causal_lm
 from kerastune.training import train
 
@@ -51,9 +52,9 @@ def test_a_conversation_is_the_template_and_the_answer_with_its_end_is_scored(ch
 def test_the_loss_is_that_of_the_response_alone(family: str, template: Any, chat_recipe: Callable[..., Any]) -> None:
     """Against a sum over tokens in numpy; to 1e-5."""
     task, splits = made(recipe_of(chat_recipe, family, template))
-    x = causal_lm.example(task, splits.train, 4)
-    order = np.argsort(-causal_lm.spoken(task, splits.train).tokens.lengths, kind="stable")[:4]
-    y = causal_lm.truth(task, splits.train)[order]
+    x = feeding.example(task, splits.train, 4)
+    order = np.argsort(-feeding.spoken(task, splits.train).tokens.lengths, kind="stable")[:4]
+    y = learning.truth(task, splits.train)[order]
     logits = np.asarray(task(x), np.float64)
     surprise = []
     for row, i in enumerate(order):
@@ -68,13 +69,13 @@ def test_the_loss_is_that_of_the_response_alone(family: str, template: Any, chat
 
 
 def mean_loss(y: Any, logits: Any) -> Any:
-    total, count = causal_lm.loss(y, logits, None)
+    total, count = learning.loss(y, logits, None)
     return total / count
 
 
 def test_only_the_response_moves_the_loss(chat_recipe: Callable[..., Any]) -> None:
     task, splits = made(chat_recipe())
-    y, logits = causal_lm.truth(task, splits.train)[:1], np.random.default_rng(0).normal(size=(1, 40, 266))
+    y, logits = learning.truth(task, splits.train)[:1], np.random.default_rng(0).normal(size=(1, 40, 266))
     before = float(mean_loss(y, logits[:, : y.shape[1]]))
     places = {}
     for at in (5, int(np.flatnonzero(y[0] >= 0)[0])):
@@ -127,7 +128,7 @@ def test_bad_conversations_are_listed_with_their_lines(chat_recipe: Callable[...
 def test_what_is_cut_off_before_its_answer_is_refused(chat_recipe: Callable[..., Any]) -> None:
     task, splits = made(chat_recipe(data={"max_length": 20}))
     with pytest.raises(DataError, match="truncated at 20 tokens, before their answer"):
-        causal_lm.spoken(task, splits.train)
+        feeding.spoken(task, splits.train)
 
 
 # --- chat templates ----------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def test_a_template_that_attacks_or_does_not_fit_is_refused(
 def test_a_text_cannot_speak_as_the_template(chat_recipe: Callable[..., Any]) -> None:
     task, _ = made(chat_recipe())
     with pytest.raises(DataError, match=r"prompt 1: holds '<.im_end.>'"):
-        causal_lm.answers(task, [[{"role": "user", "content": "a<|im_end|>b"}]], 4)
+        generation.answers(task, [[{"role": "user", "content": "a<|im_end|>b"}]], 4)
 
 
 def test_a_template_is_found_in_the_tokenizers_settings(chat_preset: Callable[..., Path], tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_a_model_learns_its_pairs_by_heart_and_says_them(
 ) -> None:
     """Qwen's tokenizer pads with the token that ends a text, where KerasHub's `generate` says nothing."""
     task, splits = made(recipe_of(chat_recipe, family, template))
-    x, y = causal_lm.spoken(task, splits.train).tokens.rows, tf.constant(causal_lm.truth(task, splits.train))
+    x, y = feeding.spoken(task, splits.train).tokens.rows, tf.constant(learning.truth(task, splits.train))
     loss, optimizer = mean_loss, keras.optimizers.Adam(1e-2)
 
     @tf.function
@@ -208,7 +209,7 @@ def test_a_model_learns_its_pairs_by_heart_and_says_them(
 
     assert any(step() < 0.01 for _ in range(2000))  # how many steps that takes differs with the CPU's rounding
     talks = [messages(splits.train.read(i)) for i in range(16)]
-    assert causal_lm.answers(task, [turns[:1] for turns in talks], 12) == [turns[1]["content"] for turns in talks]
+    assert generation.answers(task, [turns[:1] for turns in talks], 12) == [turns[1]["content"] for turns in talks]
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from kerastune.tasks.learnt import LEARNT
 from kerastune.tasks.learnt.statistics import paired
 from kerastune.tasks.learnt.vectors import cosines, nearest, ranks, unit
 from kerastune.tasks.text_device import RAW
+from kerastune.tasks.text_embedding import learning
 from kerastune.tasks.text_embedding import task as embedding
 from kerastune.tasks.text_embedding.settings import EmbeddingData
 from kerastune.verifying import artifact
@@ -170,10 +171,10 @@ def test_the_loss_is_infonce_without_false_negatives(sides: int) -> None:
     y[2, 1] = y[0, 1]  # the same answer
     y[3, 0] = y[1, 0]  # the same question
     y[5, 1] = y[4, 0]  # the answer is another's question
-    found = np.asarray(embedding.in_batch_negatives(y, vectors.reshape(-1, 5)))
+    found = np.asarray(learning.in_batch_negatives(y, vectors.reshape(-1, 5)))
     np.testing.assert_allclose(found, infonce(y, vectors), rtol=1e-5, atol=1e-5)
     all_apart = np.arange(6 * sides, dtype=np.float32).reshape(6, sides)
-    other = np.asarray(embedding.in_batch_negatives(all_apart, vectors.reshape(-1, 5)))
+    other = np.asarray(learning.in_batch_negatives(all_apart, vectors.reshape(-1, 5)))
     assert (other >= found - 1e-5).all() and (other - found)[:4].max() > 0.1  # each had one text less to miss
     assert other[5] == pytest.approx(found[5], abs=1e-5)
 
@@ -181,7 +182,7 @@ def test_the_loss_is_infonce_without_false_negatives(sides: int) -> None:
 def test_one_label_makes_no_negatives() -> None:
     vectors = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
     same = np.zeros((4, 2), np.float32)
-    assert np.asarray(embedding.in_batch_negatives(same, vectors)) == pytest.approx(np.zeros(4), abs=1e-6)
+    assert np.asarray(learning.in_batch_negatives(same, vectors)) == pytest.approx(np.zeros(4), abs=1e-6)
 
 
 def test_the_loss_of_scores_is_cosent_on_any_scale() -> None:
@@ -191,9 +192,9 @@ def test_the_loss_of_scores_is_cosent_on_any_scale() -> None:
     cosine = (unit[0] * unit[1]).sum(-1)
     wrong = [np.exp((cosine[j] - cosine[i]) * 20) for i in range(5) for j in range(5) if scores[i] > scores[j]]
     for scale in (1, 100):
-        found = np.asarray(embedding.cosent(scores * scale, vectors.reshape(-1, 4)))
+        found = np.asarray(learning.cosent(scores * scale, vectors.reshape(-1, 4)))
         np.testing.assert_allclose(found, np.full(5, np.log(1 + sum(wrong))), rtol=1e-5)
-    assert np.asarray(embedding.cosent(scores[::-1].copy(), vectors.reshape(-1, 4)))[0] != pytest.approx(found[0], 0.01)
+    assert np.asarray(learning.cosent(scores[::-1].copy(), vectors.reshape(-1, 4)))[0] != pytest.approx(found[0], 0.01)
 
 
 def test_ranks_are_those_of_a_search_by_hand() -> None:

@@ -20,6 +20,7 @@ from kerastune.errors import DataError, KerastuneError, RecipeError, Verificatio
 from kerastune.progress import Progress
 from kerastune.records import Decision
 from kerastune.tasks import losses, text_models
+from kerastune.tasks.image_classification import feeding
 from kerastune.tasks.image_classification import task as image_classification
 from kerastune.tasks.image_classification.settings import Augment
 from kerastune.tasks.learnt import Metric
@@ -82,7 +83,7 @@ def test_validation_images_are_never_augmented(trained):
     made = trained("resnet")
     task = image_classification.load(str(made.folder))
     split = splits_of(made).validation
-    feed = image_classification.batches(task, split, Order(len(split), 4))
+    feed = feeding.batches(task, split, Order(len(split), 4))
     first, again = (np.concatenate([x for x, _ in feed]) for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
@@ -91,7 +92,7 @@ def test_the_pipeline_makes_the_pixels_that_the_device_function_makes(trained):
     made = trained("efficientnet")
     task = image_classification.load(str(made.folder))
     split = splits_of(made).validation
-    fed = np.concatenate([x for x, _ in image_classification.batches(task, split, Order(len(split), 4))])
+    fed = np.concatenate([x for x, _ in feeding.batches(task, split, Order(len(split), 4))])
     converter = task.preprocessor.image_converter
     for i in range(len(split)):
         np.testing.assert_array_equal(fed[i], converter(split.example(i)[None].astype(np.float32))[0])
@@ -102,7 +103,7 @@ def test_each_augmentation_changes_training_images_within_their_range(trained, c
     task = image_classification.load(str(trained("resnet").folder))
     split = splits_of(trained("resnet")).train
     plain, changed = (
-        next(iter(image_classification.batches(task, split, Order(len(split), 16), augment)))[0].numpy()
+        next(iter(feeding.batches(task, split, Order(len(split), 16), augment)))[0].numpy()
         for augment in (None, Augment(**change))
     )
     assert np.abs(plain - changed).max() > 0.01
@@ -162,8 +163,7 @@ def test_a_batch_is_the_same_whenever_it_is_made(trained):
     split = splits_of(trained("resnet")).train
     augment = Augment(flip="horizontal", crop=0.2, color=0.3, rand_augment=0.3)
     whole, late = (
-        list(image_classification.batches(task, split, Order(len(split), 8, 2, (7,), start), augment, seed=3))
-        for start in (0, 13)
+        list(feeding.batches(task, split, Order(len(split), 8, 2, (7,), start), augment, seed=3)) for start in (0, 13)
     )
     assert len(whole) == len(late) + 13
     for (x, i), (again, same) in zip(whole[13:], late, strict=True):
@@ -174,7 +174,7 @@ def test_a_batch_is_the_same_whenever_it_is_made(trained):
 def test_no_batches_have_a_tuner_whose_thread_is_waited_for(trained):
     task = image_classification.load(str(trained("resnet").folder))
     split = splits_of(trained("resnet")).train
-    assert image_classification.batches(task, split, Order(len(split), 8)).options().autotune.enabled is False
+    assert feeding.batches(task, split, Order(len(split), 8)).options().autotune.enabled is False
 
 
 def test_each_epoch_has_every_example_once_in_an_order_of_its_own():
@@ -189,7 +189,7 @@ def test_views_differ_and_each_is_the_same_again(trained):
 
     def view(number):
         order = Order(len(split), 8)
-        found = image_classification.batches(task, split, order, Augment(color=0.5), seed=3, view=number)
+        found = feeding.batches(task, split, order, Augment(color=0.5), seed=3, view=number)
         return np.concatenate([x for x, _ in found])
 
     np.testing.assert_array_equal(view(0), view(0))
@@ -210,7 +210,7 @@ def test_smoothed_targets_spread_a_share_over_all_labels(trained):
 
 @pytest.mark.parametrize("change", [{"mixup": 0.4}, {"cutmix": 1.0}])
 def test_mixing_blends_images_and_labels_in_the_same_shares(change):
-    mix = image_classification.mixing(Augment(**change), seed=1)
+    mix = feeding.mixing(Augment(**change), seed=1)
     images = np.zeros((16, 64, 64, 3), np.float32)
     images[8:] = 1.0  # two classes, black and white: the share of white is the label
     labels = np.repeat(np.eye(2, dtype=np.float32), 8, axis=0)
@@ -223,11 +223,11 @@ def test_mixing_blends_images_and_labels_in_the_same_shares(change):
 
 @pytest.mark.parametrize("change", [{"mixup": 0.4}, {"cutmix": 1.0}])
 def test_each_of_two_mixed_images_counts_by_its_own_class_weight(change):
-    mix = image_classification.mixing(Augment(**change), seed=1)
+    mix = feeding.mixing(Augment(**change), seed=1)
     images = np.random.default_rng(0).random((16, 32, 32, 3), np.float32)
     labels = np.repeat(np.eye(2, dtype=np.float32), [12, 4], axis=0)
     by_class = np.array([16 / 24, 16 / 8], np.float32)
-    weighed = image_classification.weighed(mix, np.int64(5), images, labels, labels @ by_class)
+    weighed = feeding.weighed(mix, np.int64(5), images, labels, labels @ by_class)
     mixed, targets, weights = (np.asarray(t) for t in weighed)
     plain, shares = (np.asarray(t) for t in mix(np.int64(5), images, labels))
     np.testing.assert_array_equal(mixed, plain)

@@ -68,6 +68,7 @@ def written(family: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     from conftest import CHATML
 
     from kerastune.tasks.causal_lm import task as causal_lm
+    from kerastune.tasks.causal_lm import tracing
     from kerastune.tasks.causal_lm.chats import Chat
 
     task = sentence_piece_lm(family) if family in ("Gemma", "Mistral") else tiny.causal_lm(family)
@@ -80,7 +81,7 @@ def written(family: str, folder: Path) -> tuple[Any, dict[str, Any]]:
     (cutter := folder / "tokenizer").mkdir(parents=True)
     tokenizer.write(task.preprocessor, cutter)
     causal_lm.write_beside(task, cutter)
-    hugging_face.write(task, causal_lm.contract(task), cutter, folder / family)
+    hugging_face.write(task, tracing.contract(task), cutter, folder / family)
     prompts = [task.chat.prompt([{"role": "user", "content": text}]) for text in TALKS]
     return task, {"ids": prompts, "logits": [logits(task, ids) for ids in prompts]}
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from kerastune.tasks.contract import Learning, Targets
 from kerastune.tasks.image_classification import task as images
+from kerastune.tasks.image_classification import tracing
 from kerastune.tasks.losses import no_answers, no_samples
 
 
@@ -45,7 +46,7 @@ def signatures(recipe, model):
     def named(function):
         return lambda x: {"point": tf.identity(function(x)["scores"], name="point")}
 
-    return {name: (named(function), specs) for name, (function, specs) in images.signatures("number", model).items()}
+    return {name: (named(function), specs) for name, (function, specs) in tracing.signatures("number", model).items()}
 
 
 TASK = replace(
@@ -63,7 +64,7 @@ TASK = replace(
     predict=lambda recipe, model, split, batch_size, told: {
         "point": images.scores("number", model, split, batch_size, told)
     },
-    answer=lambda recipe, model, examples, options: {"point": images.reference("number", model, examples)},
-    reference=lambda recipe, model, examples: {"point": images.reference("number", model, examples)},
+    answer=lambda recipe, model, examples, options: {"point": tracing.reference("number", model, examples)},
+    reference=lambda recipe, model, examples: {"point": tracing.reference("number", model, examples)},
     signatures=signatures,
 )

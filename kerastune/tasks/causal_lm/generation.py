@@ -1,0 +1,82 @@
+"""Answers of a language model."""
+
+import math
+from collections.abc import Sequence
+
+import keras_hub
+import numpy as np
+import tensorflow as tf
+
+from kerastune.data import Splits, spread
+from kerastune.errors import KerastuneError
+from kerastune.modalities.conversation import Message, messages
+from kerastune.targets import chats as reader
+from kerastune.tasks.causal_lm.chats import Chat
+from kerastune.tasks.causal_lm.settings import CausalLM
+from kerastune.tasks.contract import Model
+
+
+def sampled(recipe: CausalLM, splits: Splits) -> list[list[Message]]:
+    """Returns the validation conversations that the model answers for the recipe's samples."""
+    wanted = recipe.samples.count
+    return [messages(splits.validation.read(i)) for i in sorted(spread(splits.validation, wanted))]
+
+
+def samples(recipe: CausalLM, model: Model, splits: Splits) -> list[str]:
+    """Returns the model's greedy answer in place of the last turn of each sampled conversation."""
+    prompts = [turns[:-1] for turns in sampled(recipe, splits)]
+    return answers(model, prompts, recipe.samples.max_tokens) if prompts else []
+
+
+def answers(
+    model: Model, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
+) -> list[str]:
+    """Returns the model's next message in each conversation, without the prompt.
+
+    KerasHub's `generate` tokenises differently from training, and stops before its first token if the end token also
+    pads, so tokens are made and padded here.
+
+    Args:
+        max_tokens: maximum length of an answer.
+        temperature: 0 takes the most likely token; above 0, tokens are sampled (1: from the model's distribution).
+        seed: the sampling seed.
+
+    Raises:
+        KerastuneError: a prompt leaves no room for an answer.
+    """
+    chat: Chat = model.chat
+    chat.refuse_special([f"prompt {i}" for i in range(1, len(conversations) + 1)], conversations)
+    return [chat.decode(ids) for ids in answer_ids(model, conversations, max_tokens, temperature, seed)]
+
+
+def answer_ids(
+    model: Model, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
+) -> list[list[int]]:
+    """Returns the ids of the model's next messages, without end tokens."""
+    chat: Chat = model.chat
+    prompts = [chat.prompt(turns) for turns in conversations]
+    longest = max(map(len, prompts))
+    most = getattr(model.backbone, "max_sequence_length", None) or math.inf
+    if longest >= most:
+        raise KerastuneError(f"A prompt has {longest} tokens, but the model takes {most}, including the answer.")
+    width = int(min(longest + max_tokens, most))
+    stops = end_ids(model)
+    filler = next(i for i in range(len(stops) + 1) if i not in stops)
+    ids = np.full((len(prompts), width), filler, np.int32)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    mask = np.arange(width) < np.array([[len(prompt)] for prompt in prompts])
+    samplers = keras_hub.samplers
+    drawn = samplers.RandomSampler(temperature=temperature, seed=seed) if temperature else None
+    model.sampler = drawn or samplers.GreedySampler()
+    step = tf.function(model.generate_step)  # a new trace, because adapters come and go
+    said = step({"token_ids": ids, "padding_mask": mask}, stop_token_ids=stops)["token_ids"].numpy()
+    return [
+        reader.until(row[len(prompt) : len(prompt) + max_tokens].tolist(), stops)
+        for row, prompt in zip(said, prompts, strict=True)
+    ]
+
+
+def end_ids(model: Model) -> list[int]:
+    """Returns the ids that end an answer."""
+    return sorted({model.chat.stop, int(model.preprocessor.tokenizer.end_token_id)})
