@@ -10,10 +10,10 @@ from kerastune.errors import printable, shortened
 
 
 def normal(label: Label) -> Label:
-    """Returns a label in Unicode's composed form (NFC) without surrounding spaces; numbers stay unchanged."""
+    """Returns names in Unicode's composed form (NFC) without surrounding spaces; any other truth stays unchanged."""
     if isinstance(label, str):
         return unicodedata.normalize("NFC", label).strip()
-    return tuple(sorted({str(normal(one)) for one in label})) if isinstance(label, tuple) else label
+    return tuple(sorted({str(normal(name)) for name in names})) if (names := _names(label)) else label
 
 
 def normalised(source: Source) -> Source:
@@ -38,7 +38,9 @@ def _normal(example: Example) -> Example:
 
 
 def _names(label: Label) -> tuple[str, ...]:
-    return (label,) if isinstance(label, str) else label if isinstance(label, tuple) else ()
+    if isinstance(label, str):
+        return (label,)
+    return label if isinstance(label, tuple) and all(isinstance(name, str) for name in label) else ()
 
 
 def _printed(label: Label) -> str:
