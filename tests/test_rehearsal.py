@@ -12,8 +12,8 @@ from kerastune.cli import cli
 from kerastune.data import few
 from kerastune.errors import ConverterError
 from kerastune.exporting import rehearsal
+from kerastune.tasks.learnt import statistics
 from kerastune.training.plan import plan
-from kerastune.verifying import statistics
 
 EXPORTS = [
     {"target": "linux", "quantize": "auto", "max_accuracy_drop": 0.0},

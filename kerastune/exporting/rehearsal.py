@@ -9,12 +9,12 @@ from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.exporting import exporter
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe, export_name
+from kerastune.tasks.learnt.statistics import fewest
 from kerastune.training import train
 from kerastune.training.batches import Batches
 from kerastune.training.loop import Position
 from kerastune.training.plan import Plan
 from kerastune.verifying.artifact import Artifact
-from kerastune.verifying.statistics import fewest
 
 _FEW = 64  # examples of a split
 
