@@ -1,4 +1,4 @@
-"""Python child processes with a limit on time and memory: converters crash, hang and do not give memory back."""
+"""Runs Python child processes with limits on time and memory, because converters crash, hang and leak memory."""
 
 import contextlib
 import os
@@ -17,9 +17,9 @@ from kerastune.errors import ConverterError
 from kerastune.forkserver import Forked, ForkServer
 
 TIMEOUT = 30 * 60.0
-"""Seconds a child may take."""
+"""Maximum seconds of a child."""
 
-_MEMORY_LEFT = 0.05  # share of the machine's memory that must stay free
+_MEMORY_LEFT = 0.05  # fraction of the machine's memory that must stay free
 
 Child = subprocess.Popen[bytes] | Forked
 
@@ -28,10 +28,10 @@ _server: ContextVar[ForkServer | None] = ContextVar("_server", default=None)
 
 @contextlib.contextmanager
 def forking() -> Iterator[None]:
-    """Starts children within the block from one process that has imported TensorFlow, which saves 7 s for each.
+    """Forks children within the block from one process that has imported TensorFlow, which saves 7 s for each.
 
-    That process starts with the first child, holds 750 MB, most of which children share, and ends with the outermost
-    block. Elsewhere than on Linux, and where the process is not safe to fork, nothing changes.
+    That process starts with the first child, holds 750 MB, mostly shared with children, and ends with the outermost
+    block. Outside Linux, or where forking is not safe, nothing changes.
     """
     if _server.get():
         yield
@@ -45,7 +45,7 @@ def forking() -> Iterator[None]:
 
 
 def preload() -> None:
-    """Imports TensorFlow for the children of `forking` in the background, before the first of them starts."""
+    """Imports TensorFlow for the children of `forking` in the background, before the first one starts."""
     if server := _server.get():
         server.begin()
 
@@ -56,11 +56,11 @@ def start(
     """Starts a Python child.
 
     Args:
-        command: the interpreter, and its arguments.
-        said: the file that gets what it prints.
+        command: the interpreter and its arguments.
+        said: the file for its output.
         stdin: a file descriptor.
         folder: its working directory.
-        forks: whether it needs TensorFlow, and so may fork within `forking`.
+        forks: whether it needs TensorFlow, and so can fork within `forking`.
     """
     server = _server.get() if forks else None
     with open(os.devnull, "rb") as nothing:
@@ -73,17 +73,17 @@ def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> float:
     """Runs a Python child to its end.
 
     Args:
-        what: names it in messages: "The tflite converter".
-        arguments: of the Python interpreter.
+        what: its name in messages: "The tflite converter".
+        arguments: arguments of the Python interpreter.
 
     Returns:
-        The most memory that it held, in MB, looked at five times a second; of a fork, with what it shares.
+        Its peak memory in MB, sampled five times a second; for a fork, including shared memory.
 
     Raises:
-        ConverterError: it crashed, failed, took longer than `timeout` seconds, or was about to use up the memory.
+        ConverterError: it crashed, failed, took longer than `timeout` seconds, or was about to exhaust the memory.
     """
     with tempfile.TemporaryFile("w+", errors="replace") as said:
-        # -P: a module of the user's here must not stand in for ours
+        # -P: a user's module in this folder must not shadow ours
         child = start([sys.executable, "-P", *arguments], said)
         try:
             stopped, peak = watch(child, timeout)
@@ -104,10 +104,10 @@ def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> float:
 
 
 def watch(child: Child, timeout: float, alive: Callable[[], object] = lambda: None) -> tuple[str | None, int]:
-    """Waits; returns why the child must be ended, if it must, and the most bytes that it held.
+    """Waits for a child. Returns why it must be ended, or None, and its peak memory in bytes.
 
     Args:
-        timeout: seconds that it may take, counted from the last change of what `alive` returns.
+        timeout: maximum seconds, counted from the last change of the value of `alive`.
     """
     memory, peak = psutil.virtual_memory().total, 0
     since, sign = time.monotonic(), alive()
@@ -118,7 +118,7 @@ def watch(child: Child, timeout: float, alive: Callable[[], object] = lambda: No
         except subprocess.TimeoutExpired:
             pass
         held = 0
-        with contextlib.suppress(psutil.Error):  # it has just ended
+        with contextlib.suppress(psutil.Error):  # it just ended
             held = psutil.Process(child.pid).memory_info().rss
         peak = max(peak, held)
         if (now := alive()) != sign:
@@ -130,7 +130,7 @@ def watch(child: Child, timeout: float, alive: Callable[[], object] = lambda: No
 
 
 def end(child: Child) -> None:
-    """Kills a child that still runs, and what it started."""
+    """Kills a running child and its descendants."""
     if child.poll() is None:
         with contextlib.suppress(psutil.Error):
             for one in psutil.Process(child.pid).children(recursive=True):
@@ -139,7 +139,7 @@ def end(child: Child) -> None:
 
 
 def exit_reason(code: int) -> str:
-    """A child's exit code in words."""
+    """Returns a child's exit code in words."""
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 

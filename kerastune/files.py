@@ -1,7 +1,7 @@
-"""Files and folders that are written whole or not at all.
+"""Writes files and folders completely or not at all.
 
-What is not whole yet has a hidden name of its own, NAME → .NAME-1a2b3c4d.partial, and is locked. What a killed process
-left is not: the next command deletes it (`clear`).
+An incomplete one has a hidden, unique name, NAME → .NAME-1a2b3c4d.partial, and is locked. If its process was killed, it
+is not locked, and the next command deletes it (`clear`).
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from kerastune import locks
 from kerastune.errors import KerastuneError, RecipeError, shortened
 
 _HIDDEN = re.compile(r"\.?(.+)-[0-9a-f]{8}\.partial", re.DOTALL)
-_REPLACED = ".replaced"  # in the hidden folder of a new one: the old one, until the new one is in its place
+_REPLACED = ".replaced"  # the old folder inside the new one's hidden folder, until the new one is in place
 
 
 def absolute(path: str | Path) -> Path:
@@ -29,14 +29,14 @@ def absolute(path: str | Path) -> Path:
 
 
 def read_bounded(path: str | Path, most: int, what: str) -> bytes:
-    """The bytes of a file.
+    """Returns the bytes of a file.
 
     Args:
-        most: the bytes that are read at most.
-        what: the kind of file that may be so large, in words: "an image".
+        most: maximum size in bytes.
+        what: the kind of file in messages: "an image".
 
     Raises:
-        OSError: it is no regular file (nobody may write into a pipe, and a device has no end), or is too large.
+        OSError: it is not a regular file (a pipe could block, and a device never ends), or is too large.
     """
     if "\0" in str(path):
         raise OSError(errno.EINVAL, "no path has a NUL character")
@@ -54,14 +54,14 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file completely or not at all."""
     with whole_file(path) as file:
         file.write((json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which is on the disk and at `path` when the block ends well, or not at all."""
+    """Yields a file to write, which appears on disk at `path` if the block succeeds, or not at all."""
     partial, file = _hidden_file(path)
     with file:
         try:
@@ -79,7 +79,7 @@ def _hidden_file(path: Path) -> tuple[Path, IO[bytes]]:
     while True:
         partial = path.with_name(_hidden(path.name))
         file = partial.open("xb")
-        with contextlib.suppress(OSError):  # taken for a dead process's; or there are no locks here
+        with contextlib.suppress(OSError):  # another process took it for a dead one's, or there are no locks here
             locks.take(file.fileno())
         if locks.is_at(partial, file.fileno()):
             return partial, file
@@ -91,20 +91,20 @@ def _hidden(name: str) -> str:
 
 
 def is_hidden(name: str, of: str) -> bool:
-    """Whether this is the name of a file or folder `of` that is not whole yet."""
+    """Returns whether this is the name of an incomplete file or folder `of`."""
     found = _HIDDEN.fullmatch(name)
     return name.startswith(".") and found is not None and found[1] == of
 
 
 def empty(folder: Path) -> None:
-    """Deletes all that is in a folder."""
+    """Deletes everything in a folder."""
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextlib.contextmanager
 def whole_folder(target: Path, force: bool = False, kind: str = "run") -> Iterator[Path]:
-    """A folder to write into, which appears at `target` when the block ends well, or not at all.
+    """Yields a folder to write into, which appears at `target` if the block succeeds, or not at all.
 
     Raises:
         KerastuneError: as `refuse_existing`.
@@ -121,7 +121,7 @@ def whole_folder(target: Path, force: bool = False, kind: str = "run") -> Iterat
 
 @contextlib.contextmanager
 def beside(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` while a block lasts. What dead processes left there is cleared."""
+    """Makes a hidden folder next to `target` for a block. Deletes those of dead processes."""
     clear(target.parent)
     with _locked_folder(target.parent, f".{target.name}", f"writing {target}") as folder:
         yield folder
@@ -129,7 +129,7 @@ def beside(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder while a block lasts. Those of dead processes are cleared."""
+    """Makes a temporary folder for a block. Deletes those of dead processes."""
     clear_scratch()
     with _locked_folder(Path(tempfile.gettempdir()), "kerastune", "at work") as folder:
         (folder / "work").mkdir()
@@ -142,7 +142,7 @@ def _locked_folder(parent: Path, prefix: str, doing: str) -> Iterator[Path]:
         while True:
             folder = parent / f"{prefix}-{uuid.uuid4().hex[:8]}.partial"
             folder.mkdir(mode=0o777 if prefix.startswith(".") else 0o700)
-            with contextlib.suppress(FileNotFoundError, locks.HeldError):  # cleared before it was locked
+            with contextlib.suppress(FileNotFoundError, locks.HeldError):  # deleted before it was locked
                 held.enter_context(locks.hold(folder / locks.NAME, doing))
                 break
         try:
@@ -152,14 +152,14 @@ def _locked_folder(parent: Path, prefix: str, doing: str) -> Iterator[Path]:
 
 
 def clear_scratch() -> None:
-    """Deletes the temporary folders of processes that were killed."""
+    """Deletes the temporary folders of killed processes."""
     clear(Path(tempfile.gettempdir()), "kerastune-")
 
 
 def clear(folder: Path, prefix: str = ".") -> None:
-    """Deletes what killed processes left unfinished in a folder, and puts back what one was about to replace."""
+    """Deletes what killed processes left unfinished in a folder, and restores what one was about to replace."""
     names = list[str]()
-    with contextlib.suppress(OSError):  # it is not there, or nobody may look into it
+    with contextlib.suppress(OSError):  # it does not exist or is not readable
         names = os.listdir(folder)
     for name in names:
         if name.startswith(prefix) and (found := _HIDDEN.fullmatch(name)):
@@ -179,15 +179,15 @@ def _clear_one(path: Path, target: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-_LONGEST_NAME = 220  # bytes; file systems take 255, and what is unfinished has a longer name
-_LONGEST_PATH = 3000  # bytes; systems take 4096, and much is written below it
+_LONGEST_NAME = 220  # bytes; file systems take 255, and unfinished files have longer names
+_LONGEST_PATH = 3000  # bytes; systems take 4096, and many files lie below it
 _MARKS = {"run": {"run.json", "recipe.toml"}, "artifact": {"manifest.json", "golden.npz"}}
 
 
 def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
     """Raises KerastuneError if `target` exists; with `force`, only if it is not a folder of that kind, or empty.
 
-    And if it could not be made.
+    Also raises if it cannot be made.
     """
     clear(target.parent)
     _refuse_unwritable(target)
@@ -204,7 +204,7 @@ def refuse_existing(target: Path, force: bool, kind: str = "run") -> None:
 
 
 def _refuse_unwritable(target: Path) -> None:
-    """Tries it: permissions, read-only file systems and quotas have no other common test."""
+    """Tries to write, the only common test for permissions, read-only file systems and quotas."""
     parent = next(folder for folder in target.parents if os.path.lexists(folder))
     missing = target.relative_to(parent).parts
     if not parent.is_dir():
@@ -225,14 +225,14 @@ def _refuse_unwritable(target: Path) -> None:
 
 
 def put_in_place(new: Path, target: Path, outer: Path, force: bool) -> None:
-    """Renames a folder to `target` once it is on the disk. A kill at any moment leaves the old or the new one.
+    """Renames a folder to `target` once it is on disk. A kill at any moment leaves the old or the new one.
 
     Args:
-        outer: a folder made by `beside`, into which one that is replaced goes until then.
-        force: whether one that exists is replaced.
+        outer: a folder made by `beside`, which holds the replaced folder until then.
+        force: whether to replace an existing folder.
 
     Raises:
-        KerastuneError: without `force`, one exists.
+        KerastuneError: it exists, and `force` is false.
     """
     sync_all(new)
     replaced = outer / _REPLACED
@@ -250,11 +250,11 @@ def put_in_place(new: Path, target: Path, outer: Path, force: bool) -> None:
         raise
     _sync(target.parent)
     if replaced.exists():
-        replaced.rename(outer / "old")  # from here on `clear` does not put it back
+        replaced.rename(outer / "old")  # from here on, `clear` does not restore it
 
 
 def sync_all(folder: Path) -> None:
-    """Has a folder's contents on the disk, so that a power cut after its renaming leaves it whole."""
+    """Syncs a folder's contents to disk, so that a power cut after its renaming leaves it complete."""
     for path in folder.rglob("*"):
         if not path.is_symlink() and (path.is_file() or path.is_dir()):
             _sync(path)

@@ -143,7 +143,7 @@ def test_a_list_is_several_labels_where_several_are_asked_for(tmp_path: Path) ->
 
 def test_a_key_that_is_there_twice_is_a_problem(tmp_path: Path) -> None:
     (path := tmp_path / "a.jsonl").write_text('{"text": "a", "label": "x", "label": "y"}\n{"text": "b", "label": "x"}')
-    assert "line 1: is not valid JSON ('label' is there twice)" in refused(lambda: read(path))
+    assert "line 1: is not valid JSON ('label' occurs twice)" in refused(lambda: read(path))
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -151,7 +151,7 @@ def test_a_json_array_is_refused_in_one_sentence(tmp_path: Path, indent: int | N
     rows = [{"text": text, "label": label} for text, label in GOOD]
     (path := tmp_path / "a.jsonl").write_text(json.dumps(rows, indent=indent))
     text = refused(lambda: read(path))
-    assert "is a JSON array, and JSON Lines is wanted" in text and "problems" not in text and "jq -c '.[]'" in text
+    assert "is a JSON array, but JSON Lines is required" in text and "problems" not in text and "jq -c '.[]'" in text
 
 
 # --- Parquet -----------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a source hands to `load`: a list of examples, a way to read them, and what is wrong with them."""
+"""The contract of a source: a list of examples, a function that reads them, and problems."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from kerastune.errors import printable
 
 SPLITS = ("train", "validation", "test")
-Progress = Callable[[str, int, int], None]  # stage, done, total (0: not known)
+Progress = Callable[[str, int, int], None]  # stage, done, total (0: unknown)
 Label = str | tuple[str, ...] | float
-"""What an example is given: a label, any number of labels, or a number; () where it is a text to say."""
+"""An example's ground truth: one label, several, or a number; () for language models, whose text is the target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image, or text, that a source names; its bytes are read later, one at a time."""
+    """One image or text of a source; its bytes are read later, one at a time."""
 
     id: str
     label: Label
-    split: str | None = None  # "train", "validation", "test", or None where the source says nothing
+    split: str | None = None  # "train", "validation", "test", or None if the source does not declare it
     group: str | None = None  # examples of one group stay in one split
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that stops the run, or is left out under `skip_bad`."""
+    """A problem that stops the run, or is left out with `skip_bad`."""
 
     id: str  # what a user looks for: a file, a line, a label
     text: str
@@ -35,7 +35,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything a source knows before a single example is opened."""
+    """Everything known about a source before opening an example."""
 
     where: str  # names the source in messages
     examples: Sequence[Example]
@@ -47,12 +47,12 @@ class Source:
 
 
 def inside(path: str, folder: str) -> bool:
-    """Whether a normalised path lies below a folder; paths in data never leave theirs."""
+    """Returns whether a normalised path lies below a folder; paths in data must stay inside theirs."""
     return path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def relative(path: str, folder: str) -> str:
-    """An example's id: its path inside the data folder, with slashes, fit to print."""
+    """Returns an example's id: its path inside the data folder, with slashes, printable."""
     return printable(path[len(folder) :].lstrip(os.sep).replace(os.sep, "/"))
 
 
@@ -61,5 +61,5 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
 
 
 def some(ids: Sequence[str], total: int | None = None) -> str:
-    """The first three of many, for a one-line note."""
+    """Returns the first three of many, for a one-line note."""
     return ", ".join(ids[:3]) + (", …" if (total or len(ids)) > 3 else "")

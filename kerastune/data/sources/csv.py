@@ -1,4 +1,4 @@
-"""A CSV file with a column of image paths, a column of labels and, if wanted, a column of splits."""
+"""Reads a CSV file with columns of image paths, labels and, optionally, splits."""
 
 import os
 from collections import Counter
@@ -24,7 +24,7 @@ from kerastune.errors import DataError, printable
 from kerastune.modalities.image import LARGEST
 from kerastune.recipe.sources import CsvData
 
-_EXAMPLE = "A minimal file:  image,label  /  photos/1.jpg,daisy  /  photos/2.jpg,tulip  (one row a line)."
+_EXAMPLE = "A minimal file:  image,label  /  photos/1.jpg,daisy  /  photos/2.jpg,tulip  (one row per line)."
 
 
 @dataclass
@@ -50,7 +50,7 @@ def examples(settings: CsvData, progress: Progress) -> Source:
     """
     root = settings.images or os.path.dirname(settings.path)
     if not os.path.isdir(root):
-        raise DataError(f"There is no folder {printable(root)}.", "data.images says where image paths begin.")
+        raise DataError(f"There is no folder {printable(root)}.", "data.images is the folder of image paths.")
     keys = ("image_column", "label_column", "split_column", "group_column")
     columns = {key: getattr(settings, key) for key in keys if getattr(settings, key)}
     table = _Table(settings, root, os.path.realpath(root), columns)
@@ -58,7 +58,7 @@ def examples(settings: CsvData, progress: Progress) -> Source:
         _add(table, line, row)
     progress("listing images", len(table.examples), 0)
     if not table.examples and not table.problems:
-        raise DataError(f"{printable(settings.path)} has a header but no row.", _EXAMPLE)
+        raise DataError(f"{printable(settings.path)} has a header but no rows.", _EXAMPLE)
     return _source(table)
 
 
@@ -113,7 +113,7 @@ def _unreachable(path: str, full: str, table: _Table) -> str | None:
     if not path:
         return "has no image path"
     if "\0" in path:
-        return f"{printable(path)} holds a NUL character, which no path has"
+        return f"{printable(path)} holds a NUL character, which paths cannot contain"
     if not inside(full, table.root):
         return f"{printable(path)} leads outside {root}; paths in data stay inside their folder"
     if not os.path.isfile(full):
@@ -125,7 +125,7 @@ def _unreachable(path: str, full: str, table: _Table) -> str | None:
 
 
 def _repeat(table: _Table, line: int, row: Example, first: int) -> None:
-    """A file that an earlier row named: the same again is harmless, something else is a contradiction."""
+    """Handles a file that an earlier row named: an equal row is harmless, a different one is a contradiction."""
     before = table.examples[first]
     if row == before:
         table.notes["the same image and label as an earlier row, counted once"] += 1

@@ -1,4 +1,4 @@
-"""Images in one folder a label: path/<label>/*, or path/{train,validation,test}/<label>/*."""
+"""Reads images from one folder per label: path/<label>/*, or path/{train,validation,test}/<label>/*."""
 
 import os
 from collections import Counter
@@ -23,8 +23,8 @@ from kerastune.modalities.image import EXTENSIONS, LARGEST
 from kerastune.recipe.sources import FolderData
 
 _LAYOUT = (
-    "Expected is path/<label>/photo.jpg, for instance flowers/daisy/1.jpg, flowers/tulip/2.jpg; or, where\n"
-    "the split is already made, path/train/<label>/photo.jpg, path/validation/<label>/…, path/test/<label>/…"
+    "Expected layout: path/<label>/photo.jpg, for instance flowers/daisy/1.jpg, flowers/tulip/2.jpg; or, with\n"
+    "declared splits, path/train/<label>/photo.jpg, path/validation/<label>/…, path/test/<label>/…"
 )
 _OTHER_IMAGES = ("heic", "heif", "avif", "jxl", "jp2", "tif", "tiff", "dng", "cr2", "cr3", "nef", "arw", "raw")
 _CLUTTER = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir")  # and names with a leading dot
@@ -39,12 +39,12 @@ class _Found:
     problems: list[Problem] = field(default_factory=list)
     foreign: Counter[str] = field(default_factory=Counter)  # extension → files left out
     empty: list[str] = field(default_factory=list)  # label folders without an image
-    clutter: list[str] = field(default_factory=list)  # hidden files and folders, and what systems leave behind
-    ungrouped: list[str] = field(default_factory=list)  # images beside the groups' folders
+    clutter: list[str] = field(default_factory=list)  # hidden files and folders, and system files
+    ungrouped: list[str] = field(default_factory=list)  # images next to the groups' folders
 
 
 def examples(settings: FolderData, progress: Progress) -> Source:
-    """Lists the images below a folder, by label and, where it says so, by split.
+    """Lists the images below a folder, by label and by declared split.
 
     Raises:
         DataError: there is no such folder, or its layout is neither of the two.
@@ -72,12 +72,12 @@ def examples(settings: FolderData, progress: Progress) -> Source:
 
 
 def _entries(folder: str, clutter: list[str] | None = None) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted by name, without what operating systems leave behind: that goes to `clutter`."""
+    """Returns the content of a folder, sorted by name; hidden and system files go to `clutter`."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except FileNotFoundError:
-        where = "data.path counts from the folder the command runs in."
+        where = "data.path is relative to the working directory."
         raise DataError(f"There is no folder {printable(folder)}.", f"{where} {_LAYOUT}") from None
     except NotADirectoryError:
         raise DataError(f"{printable(folder)} is a file, not a folder.", _LAYOUT) from None
@@ -92,7 +92,7 @@ def _entries(folder: str, clutter: list[str] | None = None) -> list[os.DirEntry[
 
 
 def _split_folders(root: str) -> dict[str | None, str]:
-    """Where label folders are looked for, by split; one entry None where path/<label>/ is the layout."""
+    """Returns the parent of the label folders by split; a single entry None for the layout path/<label>/."""
     folders = {entry.name: entry.path for entry in _entries(root) if _is_dir(entry)}
     meant = {name: MEANT.get(name.lower(), name.lower()) for name in folders}
     others = [name for name in folders if meant[name] not in SPLITS]
@@ -108,7 +108,7 @@ def _split_folders(root: str) -> dict[str | None, str]:
         raise DataError(
             f"The folder {printable(root)} holds train/ with label folders, and next to it "
             f"{some([printable(name) for name in others])}.",
-            f"Move what is no split elsewhere. {_LAYOUT}",
+            f"Move everything but splits elsewhere. {_LAYOUT}",
         )
     if "train" not in folders:
         raise DataError(f"The folder {printable(root)} holds {' and '.join(folders)} but no train folder.", _LAYOUT)
@@ -131,7 +131,7 @@ def _label_folder(entry: os.DirEntry[str], split: str | None, found: _Found) -> 
 
 @dataclass(frozen=True)
 class _Where:
-    """What the folders that an image is in say about it."""
+    """Label, split and group of an image from its folders."""
 
     label: str
     split: str | None
@@ -140,7 +140,7 @@ class _Where:
 
 
 def _collect(entry: os.DirEntry[str], where: _Where, found: _Found) -> None:
-    """Adds one entry of a label folder: an image, or a folder with more of them."""
+    """Adds one entry of a label folder: an image, or a folder of images."""
     problem = _unusable(entry, found.root)
     if not _is_dir(entry) and _extension(entry.name) in _OTHER_IMAGES:
         kind = _extension(entry.name).upper()
@@ -161,9 +161,7 @@ def _collect(entry: os.DirEntry[str], where: _Where, found: _Found) -> None:
 
 def _collect_folder(entry: os.DirEntry[str], where: _Where, found: _Found) -> None:
     if where.depth > limits.DEPTH:
-        problem = Problem(
-            relative(entry.path, found.root), f"lies in more than {limits.DEPTH} folders inside each other"
-        )
+        problem = Problem(relative(entry.path, found.root), f"lies more than {limits.DEPTH} folders deep")
         found.problems.append(problem)
         return
     try:
@@ -179,7 +177,7 @@ def _collect_folder(entry: os.DirEntry[str], where: _Where, found: _Found) -> No
 def _is_dir(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # links that go round in circles, or that nobody may follow
+    except OSError:  # circular or inaccessible links
         return False
 
 
@@ -189,11 +187,11 @@ def _unusable(entry: os.DirEntry[str], root: str) -> str | None:
         if target != real_root and not inside(target, real_root):
             return f"is a link to {printable(target)}; paths in data stay inside their folder"
         if _is_dir(entry):
-            return "is a link to a folder, which could go round in circles; put the files there"
+            return "is a link to a folder, which could be circular; put the files there"
     try:
         return None if _is_dir(entry) or entry.is_file() else "is not a file that can be read"
     except OSError as error:
-        return f"cannot be read: {error.strerror}"  # links that go round in circles
+        return f"cannot be read: {error.strerror}"  # circular links
 
 
 def _extension(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Rows of CSV, JSON Lines and Parquet files, with what is wrong with each."""
+"""Reads rows of CSV, JSON Lines and Parquet files, with the problems of each."""
 
 import codecs
 import csv  # the standard library's: imports are absolute
@@ -36,7 +36,7 @@ MEANT = {
 
 
 def files(path: str, source: str, notes: list[str]) -> dict[str, str | None]:
-    """The files of a data set, and the split that each holds (None: not said); `notes` get what is left out.
+    """Returns the files of a data set and the split in each (None: not declared); `notes` gets what is left out.
 
     Raises:
         DataError: there is no such file, folder or fetched asset.
@@ -55,7 +55,7 @@ def files(path: str, source: str, notes: list[str]) -> dict[str, str | None]:
     if "train" not in found.values():
         raise DataError(
             f"The folder {printable(path)} holds no train.{source}.",
-            f"Name a file, or a folder with train.{source} and, if wanted, validation.{source} and test.{source}.",
+            f"Name a file, or a folder with train.{source} and, optionally, validation.{source} and test.{source}.",
         )
     others = sorted(p.name for p in Path(path).glob(f"*.{source}") if str(p) not in found)
     for name in others:
@@ -70,8 +70,8 @@ def files(path: str, source: str, notes: list[str]) -> dict[str, str | None]:
 
 
 EXAMPLES = {
-    "csv": "A minimal file:  text,label  /  where is Rome?,place  /  who wrote Emma?,person  (one row a line).",
-    "jsonl": 'A minimal file:  {"text": "where is Rome?", "label": "place"}  (one object a line).',
+    "csv": "A minimal file:  text,label  /  where is Rome?,place  /  who wrote Emma?,person  (one row per line).",
+    "jsonl": 'A minimal file:  {"text": "where is Rome?", "label": "place"}  (one object per line).',
     "parquet": "It needs a column of texts and a column of labels.",
 }
 
@@ -79,17 +79,17 @@ EXAMPLES = {
 def rows(
     path: str, source: str, wanted: dict[str, str], notes: Counter[str], delimiter: str = ",", quoting: bool = True
 ) -> Iterator[Row]:
-    """The rows of a file, each with its number and, at least, its cells of the wanted columns.
+    """Yields the rows of a file, each with its number and at least its cells of the wanted columns.
 
     Args:
         source: "csv", "jsonl" or "parquet".
-        wanted: the columns to read, by the key of the settings that names them.
-        notes: counts rows that were read specially or left out, by what was done.
-        delimiter: of CSV.
-        quoting: of CSV: whether cells may stand in quotes.
+        wanted: the columns to read, by the settings key that names them.
+        notes: counts corrected and omitted rows, by reason.
+        delimiter: for CSV.
+        quoting: for CSV: whether cells can be quoted.
 
     Raises:
-        DataError: the file is not what it is said to be, or lacks a column.
+        DataError: the file is not in its format, or lacks a column.
     """
     if source == "csv":
         return _csv(path, wanted, notes, delimiter, quoting)
@@ -98,7 +98,7 @@ def rows(
 
 def _csv(path: str, wanted: dict[str, str], notes: Counter[str], delimiter: str, quoting: bool) -> Iterator[Row]:
     text = _text(path)
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may be as long as the file
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell can be as long as the file
     lines = io.StringIO(text, newline="")
     reader = csv.reader(
         lines, delimiter=delimiter, strict=True, quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
@@ -119,7 +119,7 @@ def _csv(path: str, wanted: dict[str, str], notes: Counter[str], delimiter: str,
                 _require(path, header, wanted, delimiter)
             elif len(row) != len(header):
                 there = f"has {counted(len(row), 'cell')} where the header has {len(header)}"
-                why = f"a cell with {delimiter!r} in it stands in quotes" if quoting else "quotes are letters here"
+                why = f"a cell with {delimiter!r} in it needs quotes" if quoting else "quotes are plain characters here"
                 yield reader.line_num, f"{there} ({why})"
             elif odd := _odd("".join(row)):
                 yield reader.line_num, odd
@@ -128,11 +128,11 @@ def _csv(path: str, wanted: dict[str, str], notes: Counter[str], delimiter: str,
     except csv.Error as error:
         raise DataError(
             f"{printable(path)}, line {reader.line_num}: not valid CSV ({error}).",
-            'Cells with a comma or a quote stand in quotes, and a quote in them is doubled: "a, ""b"". '
-            f"Where quotes are letters like any other: {_letters(wanted)}.",
+            'A cell with a comma or a quote needs quotes, and quotes in it are doubled: "a, ""b"". '
+            f"If quotes are plain characters: {_letters(wanted)}.",
         ) from error
     if long:
-        what = f"spans several lines (lines {some(long)}); where quotes are letters like any other, {_letters(wanted)}"
+        what = f"spans several lines (lines {some(long)}); if quotes are plain characters, {_letters(wanted)}"
         notes[what] += len(long)
     if header is None:
         raise DataError(f"{printable(path)} is empty.", EXAMPLES["csv"])
@@ -140,7 +140,7 @@ def _csv(path: str, wanted: dict[str, str], notes: Counter[str], delimiter: str,
 
 def _letters(wanted: dict[str, str]) -> str:
     is_option = any(key.startswith("--") for key in wanted)
-    return "save the texts as .txt, one a line" if is_option else "set data.quoting = false"
+    return "save the texts as .txt, one per line" if is_option else "set data.quoting = false"
 
 
 def _jsonl(path: str, wanted: dict[str, str]) -> Iterator[Row]:
@@ -172,7 +172,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name in found if sum(name == other for other, _ in pairs) > 1)
-        raise ValueError(f"{quoted(twice)} is there twice")
+        raise ValueError(f"{quoted(twice)} occurs twice")
     return found
 
 
@@ -192,8 +192,8 @@ def _refuse_whole_json(path: str, text: str, lines: list[str]) -> None:
         return
     what = "a JSON array" if isinstance(whole, list) else "one JSON object over several lines"
     raise DataError(
-        f"{printable(path)} is {what}, and JSON Lines is wanted: one object a line.",
-        f"jq -c '{'.[]' if isinstance(whole, list) else '.'}' FILE.json > FILE.jsonl makes it so.",
+        f"{printable(path)} is {what}, but JSON Lines is required: one object per line.",
+        f"To convert it: jq -c '{'.[]' if isinstance(whole, list) else '.'}' FILE.json > FILE.jsonl",
     )
 
 
@@ -218,14 +218,14 @@ def _parquet(path: str, wanted: dict[str, str]) -> Iterator[Row]:
 
 
 def _cells(column: Any) -> list[Any]:
-    """The cells of a column as Python's values; those of types that `cells` does not read as `Foreign`."""
+    """Returns the cells of a column as Python values; those of types that `cells` does not support as `Foreign`."""
     import pyarrow
 
     kinds = pyarrow.types
     if kinds.is_dictionary(column.type):
         column = column.dictionary_decode()
     if kinds.is_string(column.type) or kinds.is_large_string(column.type):
-        # Nobody has checked that these bytes are UTF-8.
+        # These bytes may not be UTF-8.
         column = column.cast(pyarrow.large_binary() if kinds.is_large_string(column.type) else pyarrow.binary())
     if kinds.is_temporal(column.type):
         return [cells.Foreign(str(column.type)) if is_there else None for is_there in column.is_valid().to_pylist()]
@@ -246,7 +246,7 @@ def _cell(scalar: Any) -> Any:
 
 
 def refuse_foreign(path: str) -> None:
-    """Raises OSError for what is no regular file: nobody may write into a pipe, and a device has no end."""
+    """Raises OSError for anything but a regular file: a pipe could block, and a device never ends."""
     try:
         is_file = stat.S_ISREG(os.stat(path).st_mode)
     except ValueError as error:  # a NUL in the path
@@ -256,7 +256,7 @@ def refuse_foreign(path: str) -> None:
 
 
 def _text(path: str) -> str:
-    """A file's text; bytes that are not UTF-8 stay in it as lone surrogates, which `_odd` finds in each row."""
+    """Returns a file's text; invalid UTF-8 stays in it as lone surrogates, which `_odd` finds in each row."""
     try:
         data = read_bounded(path, limits.TABLE, "a table")
     except OSError as error:
@@ -267,18 +267,18 @@ def _text(path: str) -> str:
 
 
 def _is_wide(data: bytes) -> bool:
-    """Whether it looks like UTF-16 without its mark: every other byte of Latin letters is a NUL."""
+    """Returns whether it looks like UTF-16 without a BOM: every other byte of Latin letters is NUL."""
     return any(half.count(0) > len(half) / 2 for half in (data[::2], data[1::2]))
 
 
 def _odd(text: str) -> str | None:
-    """What is wrong with a text that holds a byte that is not UTF-8."""
+    """Returns what is wrong with a text that holds invalid UTF-8, or None."""
     odd = next((ord(c) - 0xDC00 for c in text if "\udc80" <= c <= "\udcff"), None)
     return None if odd is None else f"byte {odd:#04x} is not UTF-8. {_UTF8}"
 
 
 def _require(path: str, names: Iterable[str], wanted: dict[str, str], delimiter: str | None = None) -> None:
-    """Refuses a file that lacks a column, or has it twice."""
+    """Raises DataError for a file that lacks a column, or has it twice."""
     there = list(names)
     hint = f"Its columns are: {printable(', '.join(there))}"
     for key, column in wanted.items():
