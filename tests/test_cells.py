@@ -67,6 +67,7 @@ def refused(read: Callable[[], object]) -> str:
         (1e300, "1e+300"),
         (Decimal("1.50"), "1.5"),
         (2**70, str(2**70)),
+        (10**400, str(10**400)),
         (True, "true"),
         (np.bool_(False), "false"),
     ],
@@ -103,7 +104,7 @@ def test_numbers_are_read_from_every_type(cell: Any, expected: float) -> None:
     assert cells.number(cell, "label") == expected
 
 
-@pytest.mark.parametrize("cell", [True, "1_000", "1,5", "nan", 1e300, [1], None])
+@pytest.mark.parametrize("cell", [True, "1_000", "1,5", "nan", 1e300, 10**400, [1], None])
 def test_what_is_no_number_of_a_model_is_refused(cell: Any) -> None:
     assert isinstance(cells.number(cell, "label"), Problem)
 

@@ -415,12 +415,16 @@ def test_tfds_slices_and_overlaps_do_not_leak(tfds_dir: str) -> None:
     assert not set(splits.train.digests) & set(splits.validation.digests)
 
 
-def test_tfds_without_a_test_split_takes_it_from_train(tfds_dir: str, tmp_path: Path) -> None:
+def without_test(tfds_dir: str, tmp_path: Path) -> str:
     copy = shutil.copytree(tfds_dir, tmp_path / "copy")
     info = json.loads((copy / "tiny/1.0.0/dataset_info.json").read_text())
     info["splits"] = [split for split in info["splits"] if split["name"] == "train"]
     (copy / "tiny/1.0.0/dataset_info.json").write_text(json.dumps(info))
-    splits = tiny(str(copy), test_fraction=0.3)
+    return str(copy)
+
+
+def test_tfds_without_a_test_split_takes_it_from_train(tfds_dir: str, tmp_path: Path) -> None:
+    splits = tiny(without_test(tfds_dir, tmp_path), test_fraction=0.3)
     assert len(splits.test) > 0
     assert all(id.startswith("train[") for id in splits.test.ids)
     assert splits.notes == ("tiny has no test split, so test_fraction of train is held out",)
@@ -436,6 +440,14 @@ def test_a_tfds_label_without_names_is_its_number(tfds_dir: str) -> None:
     assert tiny(tfds_dir, label_key="size").labels == ("8", "9", "10")
 
 
+def test_tfds_groups_stay_in_one_split(tfds_dir: str, tmp_path: Path) -> None:
+    torn = refused(lambda: tiny(tfds_dir, group_key="size"))
+    assert "group '8': is torn by the declared splits: 20 in train and 7 in test" in torn
+    splits = tiny(without_test(tfds_dir, tmp_path), group_key="size")
+    assert "3 groups kept together: 1 in train, 1 in validation, 1 in test" in splits.notes
+    assert len(splits.train) == len(splits.validation) == len(splits.test) == 20
+
+
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
@@ -446,6 +458,7 @@ def test_a_tfds_label_without_names_is_its_number(tfds_dir: str) -> None:
         ({"train": "train[:5000]"}, "data.train = 'train[:5000]': Requested slice"),
         ({"train": "train[5:5]"}, "selects no example"),
         ({"image_key": "photo"}, "Features: image (Image), label (ClassLabel), size"),
+        ({"group_key": "speaker"}, "has no feature called 'speaker' with one value per image"),
         ({"label_key": "image"}, "has no label called 'image'"),
         ({"data_dir": "no_such_asset"}, "neither a folder nor a packaged asset"),
     ],

@@ -89,21 +89,19 @@ def _placed(units: list[_Unit], test: float, validation: float) -> dict[str, deq
         split = "test" if unit.place < test else "validation" if unit.place < test + validation else "train"
         found[split].append(unit)
     total, train = sum(map(len, units)), found["train"]
-    if test:
-        _balance(found["test"], train, total * test, at_front=True)
-    if validation:
-        _balance(found["validation"], train, total * validation, at_front=False)
+    shares = {split: total * share for split, share in (("test", test), ("validation", validation)) if share}
+    for change in (_give, _take):  # what one gives may be what the other takes
+        for split, share in shares.items():
+            change(found[split], train, share, split == "test")
     if not train and units:  # the label must be in train
         split = max(("test", "validation"), key=lambda split: len(found[split]))
         train.append(found[split].pop())
     return found
 
 
-def _balance(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bool) -> None:
-    """Moves units across a split's border with train until the split keeps its bounds."""
-    slack = max(1.0, share / 2)
-    least, most = max(math.ceil(share - slack), 1 if share >= 0.5 else 0), max(math.floor(share + slack), 1)
-    size = sum(map(len, held))
+def _give(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bool) -> None:
+    """Moves units across a split's border into train while the split holds too much, and is the nearer to its share."""
+    size, most = sum(map(len, held)), max(math.floor(share + _slack(share)), 1)
     while size > most:
         unit = held[0] if at_front else held[-1]
         if abs(size - len(unit) - share) >= abs(size - share):
@@ -113,6 +111,11 @@ def _balance(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bo
         else:
             train.appendleft(held.pop())
         size -= len(unit)
+
+
+def _take(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bool) -> None:
+    """Moves units across a split's border out of train while the split holds too little, but never the last one."""
+    size, least = sum(map(len, held)), max(math.ceil(share - _slack(share)), 1 if share >= 0.5 else 0)
     while size < least and len(train) > 1:
         unit = train[-1] if at_front else train[0]
         if held and abs(size + len(unit) - share) >= abs(size - share):
@@ -122,6 +125,10 @@ def _balance(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bo
         else:
             held.append(train.popleft())
         size += len(unit)
+
+
+def _slack(share: float) -> float:
+    return max(1.0, share / 2)
 
 
 # --- groups ------------------------------------------------------------------------------------------------

@@ -75,7 +75,8 @@ def text(cell: Any, what: str) -> str | Problem:
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if isinstance(cell, int | float | Decimal):
-        return _decimal(cell) if math.isfinite(cell) else Problem("", f"the {what} is {cell}, no finite number")
+        is_finite = isinstance(cell, int) or math.isfinite(cell)  # a whole number may be too large for a float
+        return _decimal(cell) if is_finite else Problem("", f"the {what} is {cell}, no finite number")
     if isinstance(cell, Foreign) and cell.why:
         return Problem("", f"the {what} is a {cell.kind} that cannot be read: {shortened(cell.why)}")
     value = "" if isinstance(cell, Foreign) else f" ({quoted(cell)})"
