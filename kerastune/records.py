@@ -1,6 +1,7 @@
 """Records that cross rooms, the run's first of all: frozen dataclasses, checked when they are loaded."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -268,3 +269,17 @@ def from_json(kind: type[R], value: Any) -> R:
         pydantic.ValidationError: something is missing, or of another type.
     """
     return TypeAdapter(kind).validate_python(value)
+
+
+def differences(then: Any, now: Any, where: str = "", words: tuple[str, str] = ("then", "now")) -> list[str]:
+    """The differences between two JSON documents, a line each: "train.batch_size: 8 then, 16 now"."""
+
+    def each(key: Any, a: Any, b: Any) -> list[str]:
+        return differences(a, b, f"{where}.{key}".lstrip("."), words)
+
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        keys = [*then, *(key for key in now if key not in then)]
+        return [line for key in keys for line in each(key, then.get(key), now.get(key))]
+    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
+        return [line for i, (a, b) in enumerate(zip(then, now, strict=True)) for line in each(i, a, b)]
+    return [] if then == now else [f"{where}: {then!r} {words[0]}, {now!r} {words[1]}"]

@@ -116,6 +116,11 @@ class Run:
             found = ragged.unpacked(stored, f"{split}/predictions/")
         return ragged.take(found, [place[digest] for digest in digests])
 
+    def digests(self, split: str) -> list[str]:
+        """The sha256 of each example, in the order of `predictions`."""
+        with self._stored() as stored:
+            return [str(digest) for digest in stored[f"{split}/digests"]]
+
     def _stored(self) -> Any:
         path = self.folder / "predictions.npz"
         if not path.is_file():
@@ -375,3 +380,58 @@ def _has_checkpoint(folder: Path) -> bool:
 def _checkpoints(folder: Path) -> set[str]:
     """Their names."""
     return {path.name for path in (folder / CHECKPOINTS).glob("[0-9]*.npz")}
+
+
+# --- several runs --------------------------------------------------------------------------------------------
+
+
+def inside(folder: Path) -> list[Path]:
+    """Paths of the runs in a folder, finished or not, the newest first."""
+    there = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    finished = {path for path in there if is_run(path) and not path.name.endswith(PARTIAL)}
+    begun = {path.with_name(path.name.removesuffix(PARTIAL)) for path in there if path.name.endswith(PARTIAL)}
+    found = finished | {path for path in begun if is_unfinished(path)}
+    return sorted(found, key=lambda path: (path if is_run(path) else _work(path)).stat().st_mtime, reverse=True)
+
+
+def unfinished_recipe(folder: Path) -> Recipe:
+    """The recipe of a training that has not ended."""
+    return recipe_of(_work(folder))
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a process trains there right now."""
+    lock = _work(folder) / locks.NAME
+    try:
+        with locks.hold(lock, f"looking at {folder}"):
+            return False
+    except (locks.HeldError, FileNotFoundError) as error:
+        return isinstance(error, locks.HeldError)
+
+
+def size(folder: Path) -> int:
+    """Bytes of a run, finished or not."""
+    paths = (path for part in (folder, _work(folder)) for path in part.rglob("*"))
+    return sum(path.lstat().st_size for path in paths if not path.is_dir())
+
+
+def removable(folder: str | Path) -> Path:
+    """The path of a run that may be deleted.
+
+    Raises:
+        KerastuneError: it is no run, or a process is at it.
+    """
+    path = absolute(str(folder).removesuffix(PARTIAL))
+    if not is_unfinished(path):
+        load(path)
+    elif is_training(path):
+        raise KerastuneError(f"A process is training in {path} right now.", "Stop it first, or wait until it ends.")
+    return path
+
+
+def remove(folder: Path) -> None:
+    """Deletes a run, finished or not. A kill leaves it whole, or out of sight."""
+    for part in (folder, _work(folder)):
+        if part.is_dir():
+            with changing(part, "removing"), files.beside(part) as outer:
+                part.rename(outer / part.name)

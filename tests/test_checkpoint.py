@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kerastune.errors import KerastuneError
+from kerastune.records import differences
 from kerastune.training import checkpoint
 
 ARRAYS = {"weights/a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3), "seeds/0": np.array([1, 2], np.uint32)}
@@ -65,4 +66,4 @@ def test_an_unfinished_write_is_no_checkpoint(tmp_path: Path) -> None:
     ],
 )
 def test_differences_are_named_with_their_path(then, now, expected) -> None:
-    assert checkpoint.differences(then, now) == expected
+    assert differences(then, now) == expected

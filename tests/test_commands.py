@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -74,3 +75,55 @@ def test_an_artifact_is_verified_benchmarked_and_asked(run_folder: Path, picture
     same = [json.loads(invoke("predict", of, photo, "--json").stdout)[0]["labels"][0] for of in (artifact, run_folder)]
     assert same[0]["label"] == same[1]["label"]
     assert same[0]["probability"] == pytest.approx(same[1]["probability"], abs=1e-4)
+
+
+def test_runs_are_listed_with_what_to_do_next(run_folder: Path) -> None:
+    half = run_folder.with_name("half.partial")
+    half.mkdir(exist_ok=True)
+    shutil.copy(run_folder / "recipe.toml", half)
+    rows = {
+        Path(row["run"]).name: row for row in json.loads(invoke("runs", "list", run_folder.parent, "--json").stdout)
+    }
+    assert (rows["my run"]["status"], rows["my run"]["metric"]) == ("complete", "accuracy")
+    assert 0 < rows["my run"]["test"] <= 1 and rows["my run"]["size_bytes"] > 100_000
+    assert (rows["half"]["status"], rows["half"]["next"]) == (
+        "unfinished",
+        f"kerastune resume {run_folder.parent}/half",
+    )
+    assert "my run" in invoke("runs", "list", run_folder.parent).stdout
+    assert invoke("runs").stdout == "There are no runs in runs.\n"
+
+
+def test_two_runs_stand_side_by_side_with_paired_intervals(run_folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run_folder, tmp_path / "other")
+    recipe = other / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("seed = 0", "seed = 7"))
+    with np.load(other / "predictions.npz") as stored:
+        arrays = dict(stored)
+    arrays["test/predictions/scores"] = np.roll(arrays["test/predictions/scores"], 1, axis=1)
+    np.savez(other / "predictions.npz", **arrays)
+    found = json.loads(invoke("runs", "compare", run_folder, other, "--json").stdout)
+    assert found["recipe"] == ["seed: 0 in A, 7 in B"]
+    assert [(one["split"], one["verdict"]) for one in found["metrics"]] == [
+        ("validation", "too few to tell"),
+        ("test", "worse"),
+    ]
+    difference, (low, high) = found["metrics"][1]["difference"]
+    assert low <= difference <= high < 0
+    assert found["artifacts"][0]["name"] == "onnx" and found["artifacts"][0]["a"] == found["artifacts"][0]["b"]
+    assert re.search(
+        r"^test accuracy +[\d.]+ \([\d.]+ to [\d.]+\)",
+        invoke("runs", "compare", run_folder, other).stdout,
+        re.MULTILINE,
+    )
+
+
+def test_runs_are_removed_when_the_user_says_so_and_nothing_else_is(run_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(run_folder, tmp_path / "copy")
+    asked = CliRunner().invoke(cli, ["runs", "remove", str(copy)], input="n\n")
+    assert asked.exit_code == 1 and copy.is_dir()
+    (tmp_path / "photos").mkdir()
+    refused = CliRunner().invoke(cli, ["runs", "remove", str(copy), str(tmp_path / "photos"), "--yes"])
+    assert "is no run" in refused.output and copy.is_dir()
+    assert "MB deleted" in invoke("runs", "remove", copy, "--yes").stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]

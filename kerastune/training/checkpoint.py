@@ -91,14 +91,3 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def _numbers(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in folder.glob("[0-9]*.npz"))
-
-
-def differences(then: Any, now: Any, where: str = "") -> list[str]:
-    """Returns the differences of two JSON documents, one per line: "train.batch_size: 8 then, 16 now"."""
-    if isinstance(then, Mapping) and isinstance(now, Mapping):
-        keys = [*then, *(key for key in now if key not in then)]
-        return [line for key in keys for line in differences(then.get(key), now.get(key), f"{where}.{key}".lstrip("."))]
-    if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
-        pairs = enumerate(zip(then, now, strict=True))
-        return [line for i, (a, b) in pairs for line in differences(a, b, f"{where}.{i}".lstrip("."))]
-    return [] if then == now else [f"{where}: {then!r} then, {now!r} now"]

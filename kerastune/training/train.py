@@ -17,7 +17,17 @@ from kerastune.data import Split, Splits, ragged
 from kerastune.errors import KerastuneError, VerificationError
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe
-from kerastune.records import DataRecord, Decision, Generations, Machine, Resumption, RunRecord, from_json, to_json
+from kerastune.records import (
+    DataRecord,
+    Decision,
+    Generations,
+    Machine,
+    Resumption,
+    RunRecord,
+    differences,
+    from_json,
+    to_json,
+)
 from kerastune.tasks.learnt import statistics
 from kerastune.training import checkpoint, saving
 from kerastune.training.batches import Batches
@@ -144,12 +154,12 @@ def _tell_differences(like: run.Run, recipe: Recipe, facts: Mapping[str, Any], p
         key: {name: facts[key][name] for name in value} if isinstance(value, dict) else facts[key]
         for key, value in then.items()
     }
-    for line in checkpoint.differences(then, {key: now[key] for key in then}):
+    for line in differences(then, {key: now[key] for key in then}):
         progress.say(f"Not like {like.folder.name}, so the bits may differ: {line}")
 
 
 def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    changes = [line for key in _UNCHANGED if key in now for line in checkpoint.differences(then[key], now[key], key)]
+    changes = [line for key in _UNCHANGED if key in now for line in differences(then[key], now[key], key)]
     if changes:
         listed = "\n".join(f"  {line}" for line in changes)
         raise KerastuneError(
