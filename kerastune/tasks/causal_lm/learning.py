@@ -53,11 +53,11 @@ def scores(model: Model, split: Split, batch_size: int, each: Callable[[int], No
     Calls `each(n)` when the first n conversations are done.
     """
 
-    def sums(x: dict[str, tf.Tensor], y: tf.Tensor) -> tf.Tensor:
+    def summed(x: dict[str, tf.Tensor], y: tf.Tensor) -> tf.Tensor:
         return sums(y, model(x, training=False))
 
     specs = {name: tf.TensorSpec([None, None], tf.int32) for name in sorted(INPUTS)}
-    forward = tf.function(sums, input_signature=[specs, tf.TensorSpec([None, None])])
+    forward = tf.function(summed, input_signature=[specs, tf.TensorSpec([None, None])])
     known = truth(model, split)
     found = np.empty((len(split), 3), np.float32)
     done = 0
