@@ -102,6 +102,19 @@ def empty(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def discard(folder: Path) -> None:
+    """Deletes a folder, which is there whole or not at all whenever that is killed."""
+    hidden = folder.with_name(_hidden(folder.name))
+    folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether something can be put into a folder, or into the nearest that is there above it."""
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    return os.access(there, os.W_OK | os.X_OK)
+
+
 @contextlib.contextmanager
 def whole_folder(target: Path, force: bool = False, kind: str = "run") -> Iterator[Path]:
     """Yields a folder to write into, which appears at `target` if the block succeeds, or not at all.
@@ -154,6 +167,13 @@ def _locked_folder(parent: Path, prefix: str, doing: str) -> Iterator[Path]:
 def clear_scratch() -> None:
     """Deletes the temporary folders of killed processes."""
     clear(Path(tempfile.gettempdir()), "kerastune-")
+
+
+def refuse_written(folder: Path) -> None:
+    """Raises KerastuneError if a process is writing something into a folder right now."""
+    for path in folder.glob(".*.partial"):
+        with contextlib.suppress(FileNotFoundError), locks.hold(path / locks.NAME, f"looking at {path}"):
+            pass
 
 
 def clear(folder: Path, prefix: str = ".") -> None:
@@ -236,17 +256,18 @@ def put_in_place(new: Path, target: Path, outer: Path, force: bool) -> None:
     """
     sync_all(new)
     replaced = outer / _REPLACED
-    if force and target.exists():
-        target.rename(replaced)
+    if force:
+        with contextlib.suppress(FileNotFoundError):
+            target.rename(replaced)
     try:
         new.rename(target)
     except OSError as error:
-        if replaced.exists():
-            replaced.rename(target)
-        elif os.path.lexists(target):
+        if os.path.lexists(target):
             raise KerastuneError(
                 f"{target} was made by another process in the meantime.", "Give another folder with -o."
             ) from error
+        if replaced.exists():
+            replaced.rename(target)
         raise
     _sync(target.parent)
     if replaced.exists():

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 from tiny import BACKBONES, VIT, classifier, hub
 
+from kerastune import files
 from kerastune.errors import KerastuneError, RecipeError
 from kerastune.recipe import Phase
 from kerastune.training import decide, freezing
@@ -326,6 +327,27 @@ def test_a_fingerprint_tells_weights_and_graphs_apart_and_not_buildings() -> Non
     assert first not in (made("avg", 1), made("max", 0))
 
 
+class Scaled(layers.Layer):
+    """A layer whose settings are a dictionary, a set and an array."""
+
+    def __init__(self, **scale: Any) -> None:
+        super().__init__()
+        self.scale, self.names, self.array = {"by": scale}, set(scale), np.array(list(scale.values()))
+
+    def call(self, x: Any) -> Any:
+        return x * sum(self.scale["by"].values())
+
+
+def test_settings_in_dictionaries_sets_and_arrays_are_told_apart() -> None:
+    first = json.dumps(cutting._settings(Scaled(a=1.0)))
+    assert json.dumps(cutting._settings(Scaled(a=1.0))) == first
+    for other in (Scaled(a=2.0), Scaled(b=1.0)):
+        assert json.dumps(cutting._settings(other)) != first
+    one, two = Scaled(a=1.0), Scaled(a=1.0)
+    two.array = np.array([1.5])
+    assert json.dumps(cutting._settings(one)) != json.dumps(cutting._settings(two))
+
+
 # --- keeping -------------------------------------------------------------------------------------------------
 
 SPECS = (Spec((3,), "float32"), Spec((2, 2), "int32"))
@@ -407,6 +429,41 @@ def test_damaged_features_are_deleted_and_made_anew(home: Path, damage: str) -> 
     assert len(keep("a" * 64).rows(INDICES)[0]) == 4
 
 
+def test_features_with_a_changed_byte_are_told_of_and_made_anew(home: Path) -> None:
+    keep("a" * 64)
+    path, told = home / ("a" * 64) / "1.bin", list[str]()
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")  # as a power cut leaves zeros in a file of the right size
+    assert cache.stored("a" * 64, told.append) is None
+    assert "is damaged; it is made again" in told[0] and str(path.parent) in told[0]
+    assert keep("a" * 64).rows(INDICES)[1].tolist() == keep(None).rows(INDICES)[1].tolist()
+
+
+def test_a_shared_cache_that_may_only_be_read_is_read_and_not_written(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep("a" * 64)
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
+
+    def refused(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files, "is_writable", lambda folder: False)
+    for name in ("utime", "mkdir", "rename"):
+        monkeypatch.setattr(os, name, refused)
+    found = cache.stored("a" * 64)
+    assert found is not None and len(found.rows(INDICES)[0]) == 4
+    assert cache.room() == 0
+    assert all(isinstance(source, np.ndarray) for source in keep("b" * 64).sources)  # in memory
+    assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
+
+
+def test_a_damaged_entry_of_a_shared_cache_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep("a" * 64)
+    (home / ("a" * 64) / "0.bin").write_bytes(b"")
+    monkeypatch.setattr(files, "discard", lambda folder: (_ for _ in ()).throw(PermissionError(13, "denied")))
+    assert cache.stored("a" * 64) is None
+
+
 def test_of_two_processes_at_once_the_slower_one_discards_its_own(home: Path) -> None:
     keep("a" * 64, each=lambda done: done == 4 and keep("a" * 64))  # another starts and ends in the middle of this one
     assert [path.name for path in home.iterdir()] == ["a" * 64]
@@ -421,15 +478,17 @@ def test_a_pass_that_fails_leaves_nothing(home: Path) -> None:
 
 
 def test_what_is_half_written_is_never_listed_and_cleared_when_its_process_is_gone(home: Path) -> None:
-    gone = 2**22 + 1  # above Linux's largest process number
-    for pid in (gone, os.getpid()):
-        partial = home / f".{'a' * 16}-{pid}-00000000.partial"
-        partial.mkdir(parents=True)
-        (partial / "features.json").write_text(json.dumps({"of": "", "examples": 1, "bytes": 1, "created": ""}))
-        (partial / "0.bin").write_bytes(b"12345")
-    assert cache.listing() == []
-    assert cache.clear() == 5
-    assert [path.name.split("-")[1] for path in home.iterdir()] == [str(os.getpid())]
+    home.mkdir(parents=True)
+    dead = home / f".{'a' * 64}-0123abcd.partial"
+    with files.beside(home / ("b" * 64)) as alive:
+        for partial in (dead / ("a" * 64), alive / ("b" * 64)):
+            partial.mkdir(parents=True)
+            (partial / "features.json").write_text(json.dumps({"of": "", "examples": 1, "bytes": 1, "created": ""}))
+            (partial / "0.bin").write_bytes(b"12345")
+        assert cache.listing() == []
+        os.utime(alive, (0, 0))  # however old it is
+        assert cache.clear() == 5
+        assert list(home.iterdir()) == [alive]
 
 
 def test_the_least_recently_used_make_room_but_never_those_in_use(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,8 +523,8 @@ def test_keys_may_be_cleared_by_their_beginnings(home: Path) -> None:
     assert [entry["key"][0] for entry in cache.listing()] == ["b"]
 
 
-def test_a_key_holds_all_that_the_numbers_depend_on() -> None:
-    same = {"digests": ["1", "2"], "fingerprint": "f", "specs": SPECS, "preprocessing": "p"}
+def test_a_key_holds_all_that_the_numbers_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = {"digests": ["1", "2"], "fingerprint": "f", "specs": SPECS, "preprocessing": "p", "device": "CPU"}
     base = cache.key(**same, forward="tensorflow", batch_size=4)
     assert cache.key(**same, forward="tensorflow", batch_size=4) == base
     changes: list[dict[str, Any]] = [
@@ -475,9 +534,14 @@ def test_a_key_holds_all_that_the_numbers_depend_on() -> None:
         {"preprocessing": "q"},
         {"forward": "onnxruntime"},
         {"batch_size": 8},
+        {"device": "GPU"},
     ]
     others = {cache.key(**{**same, "forward": "tensorflow", "batch_size": 4, **change}) for change in changes}
-    assert len(others | {base}) == 7
+    for name in ("pillow", "tokenizers", "sentencepiece"):
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "_version", lambda of, name=name: "99" if of == name else None)
+            others.add(cache.key(**same, forward="tensorflow", batch_size=4))
+    assert len(others | {base}) == 11
 
 
 ROOM: dict[str, Any] = {

@@ -6,28 +6,26 @@
 The key holds all that the numbers depend on, so that a later run finds them. Knows no TensorFlow.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import mmap
 import os
 import shutil
-import time
-import uuid
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes  # noqa: F401  teaches NumPy "bfloat16"
 import numpy as np
 import numpy.typing as npt
-import psutil
 
-from kerastune import assets
+from kerastune import assets, files
 from kerastune.errors import KerastuneError
 
 Arrays = tuple[npt.NDArray[Any], ...]
@@ -35,7 +33,10 @@ Arrays = tuple[npt.NDArray[Any], ...]
 _RECORD = "features.json"
 _RESERVE = 2**30
 """Bytes of the disk that are left free."""
-_DAY = 24 * 3600
+_PACKAGES = (
+    *("kerastune", "keras", "keras-hub", "numpy", "onnxruntime", "pillow", "sentencepiece", "tensorflow"),
+    *("tensorflow-text", "tokenizers"),
+)
 
 
 @dataclass(frozen=True)
@@ -93,46 +94,58 @@ def compute(
     Raises:
         KerastuneError: there is no room on the disk.
     """
-    if key is None:
-        arrays = tuple(np.empty((n, *spec.shape), spec.dtype) for spec in specs)
-
-        def fill(indices: npt.NDArray[np.int64], rows: Arrays) -> None:
-            for array, found in zip(arrays, rows, strict=True):
-                array[indices] = found
-
-        _pass(forward, batches, n, specs, fill, each)
-        return Features(n, tuple(specs), arrays)
     needed = n * sum(spec.nbytes for spec in specs)
+    if key is None or not files.is_writable(_root()):  # a cache that others share, and this user only reads
+        return _in_memory(forward, batches, n, specs, each)
     _make_room(needed)
-    partial = _root() / f".{key[:16]}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"
-    partial.mkdir(parents=True)
-    try:
-        files = [(partial / f"{i}.bin").open("wb") for i in range(len(specs))]
-        try:
+    _root().mkdir(parents=True, exist_ok=True)
+    with files.beside(_root() / key) as outer:
+        partial = outer / key
+        partial.mkdir()
+        with contextlib.ExitStack() as opened:
+            bins = [opened.enter_context((partial / f"{i}.bin").open("wb")) for i in range(len(specs))]
 
             def write(indices: npt.NDArray[np.int64], rows: Arrays) -> None:  # not through a map: memory stays flat
-                for file, spec, found in zip(files, specs, rows, strict=True):
+                for file, spec, found in zip(bins, specs, rows, strict=True):
                     for i, row in zip(indices.tolist(), found, strict=True):
                         os.pwrite(file.fileno(), row.tobytes(), i * spec.nbytes)
 
             _pass(forward, batches, n, specs, write, each)
-        finally:
-            for file in files:
-                file.close()
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        record = {"of": of, "examples": n, "bytes": needed, "created": created, "specs": [asdict(s) for s in specs]}
         beside(partial)
-        (partial / _RECORD).write_text(json.dumps(record, indent=2) + "\n", "utf-8")
+        record = {
+            "of": of,
+            "examples": n,
+            "bytes": needed,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "specs": [asdict(s) for s in specs],
+            "sha256": {path.name: _sha256(path) for path in sorted(partial.iterdir())},
+        }
+        files.write_json(partial / _RECORD, record)
         try:
-            partial.rename(_root() / key)
-        except OSError:  # another process was faster, or there is something damaged
+            files.put_in_place(partial, _root() / key, outer, force=False)
+        except KerastuneError:  # another process was faster, or there is something damaged
             if stored(key) is None:
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+                files.put_in_place(partial, _root() / key, outer, force=False)
     made = stored(key)
     assert made is not None
     return made
+
+
+def _in_memory(
+    forward: Callable[[Any], Arrays],
+    batches: Iterable[tuple[Any, Any]],
+    n: int,
+    specs: Sequence[Spec],
+    each: Callable[[int], None],
+) -> Features:
+    arrays = tuple(np.empty((n, *spec.shape), spec.dtype) for spec in specs)
+
+    def fill(indices: npt.NDArray[np.int64], rows: Arrays) -> None:
+        for array, found in zip(arrays, rows, strict=True):
+            array[indices] = found
+
+    _pass(forward, batches, n, specs, fill, each)
+    return Features(n, tuple(specs), arrays)
 
 
 def _pass(
@@ -168,6 +181,7 @@ def key(
     preprocessing: str,
     forward: str,
     batch_size: int,
+    device: str,
 ) -> str:
     """Returns a sha256 of everything that features depend on.
 
@@ -176,36 +190,50 @@ def key(
         fingerprint: that of the cut: its prefix's graph and weights.
         preprocessing: what makes model inputs of examples, the augmented view and its seed included.
         forward: which implementation computes them, in batches of `batch_size`.
+        device: the processors that compute, which round in ways of their own.
     """
-    packages = ("kerastune", "keras", "keras-hub", "numpy", "onnxruntime", "tensorflow")
     held = {
         "digests": hashlib.sha256("\n".join(digests).encode()).hexdigest(),
         "fingerprint": fingerprint,
         "specs": [asdict(spec) for spec in specs],
         "preprocessing": preprocessing,
         "forward": [forward, batch_size],
-        "versions": {name: version(name) for name in packages},
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "device": device,
     }
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
-def stored(key: str) -> Features | None:
-    """Returns the features that an earlier run stored under a key, or None. Deletes damaged ones."""
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def stored(key: str, tell: Callable[[str], None] = lambda line: None) -> Features | None:
+    """Returns the features that an earlier run stored under a key, or None. Deletes damaged ones, and tells of it."""
     folder = _root() / key
+    if not folder.is_dir():
+        return None
     try:
         record = json.loads((folder / _RECORD).read_text("utf-8"))
         n, specs = record["examples"], tuple(Spec(tuple(s["shape"]), s["dtype"]) for s in record["specs"])
         # Descriptors and not paths: another process may delete the folder while it is in use.
-        files = tuple(os.open(folder / f"{i}.bin", os.O_RDONLY) for i in range(len(specs)))
-        found = Features(n, specs, files)
-        for file in files:
+        bins = tuple(os.open(folder / f"{i}.bin", os.O_RDONLY) for i in range(len(specs)))
+        found = Features(n, specs, bins)
+        for file in bins:
             weakref.finalize(found, os.close, file)
-        if [os.fstat(file).st_size for file in files] != [n * spec.nbytes for spec in specs]:
+        if [os.fstat(file).st_size for file in bins] != [n * spec.nbytes for spec in specs]:
             raise ValueError("cut off")
-        os.utime(folder / _RECORD)
-    except (OSError, ValueError, KeyError, TypeError):
-        shutil.rmtree(folder, ignore_errors=True)
+        _check(folder, bins, record["sha256"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        tell(f"What was kept as {folder} is damaged; it is made again")
+        with contextlib.suppress(OSError):  # it may be another's, or a shared cache that is only read
+            files.discard(folder)
         return None
+    with contextlib.suppress(OSError):
+        os.utime(folder / _RECORD)
     _open[key] = found
     return found
 
@@ -213,6 +241,25 @@ def stored(key: str) -> Features | None:
 def folder(key: str) -> Path:
     """Where the features of a key are kept on disk."""
     return _root() / key
+
+
+_checked: set[tuple[str, int, int]] = set()  # files by path, inode and time of change: each is read once for this
+
+
+def _check(folder: Path, bins: Sequence[int], expected: Mapping[str, str]) -> None:
+    """Raises ValueError if a file is not as it was written."""
+    opened: dict[str, int | Path] = {f"{i}.bin": file for i, file in enumerate(bins)}
+    for name, sha256 in expected.items():
+        file = opened.get(name, folder / name)
+        known = (str(folder / name), os.stat(file).st_ino, os.stat(file).st_mtime_ns)
+        if known not in _checked and _sha256(file) != sha256:
+            raise ValueError("changed")
+        _checked.add(known)
+
+
+def _sha256(file: int | Path) -> str:
+    with open(file, "rb", closefd=isinstance(file, Path)) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def listing() -> list[dict[str, Any]]:
@@ -246,12 +293,16 @@ def clear(keys: Sequence[str] | None = None) -> int:
     chosen = [e for e in entries if keys is None or e["key"].startswith(tuple(keys))]
     freed = sum(_delete(Path(entry["path"])) for entry in chosen)
     if keys is None:
-        freed += sum(_delete(path) for path in _partials() if not _is_running(path))
+        dead = {path: _size(path) for path in _root().glob(".*.partial")}
+        files.clear(_root())
+        freed += sum(size for path, size in dead.items() if not path.exists())
     return freed
 
 
 def room() -> int:
-    """Bytes that one more entry may take, others making way for it."""
+    """Bytes that one more entry may take, others making way for it; none where nothing can be written."""
+    if not files.is_writable(_root()):
+        return 0
     sizes = {entry["key"]: int(entry["bytes"]) for entry in listing()}
     in_use = sum(size for key, size in sizes.items() if key in _open)
     evictable = sum(sizes.values()) - in_use
@@ -260,9 +311,7 @@ def room() -> int:
 
 def _make_room(needed: int) -> None:
     """Deletes the least recently used entries until `needed` bytes fit; never those that this process reads."""
-    for path in _partials():
-        if time.time() - path.stat().st_mtime > _DAY:
-            _delete(path)
+    files.clear(_root())
     if needed > room():
         raise KerastuneError(
             f"Features of {shown_size(needed)} do not fit on the disk any more: there is room for {shown_size(room())} "
@@ -297,18 +346,15 @@ def _free() -> int:
     return shutil.disk_usage(there).free
 
 
-def _partials() -> list[Path]:
-    return list(_root().glob(".*.partial"))
-
-
-def _is_running(partial: Path) -> bool:
-    return psutil.pid_exists(int(partial.name.split("-")[1]))
-
-
 def _delete(folder: Path) -> int:
-    size = sum(path.stat().st_size for path in folder.glob("*.bin"))
-    shutil.rmtree(folder, ignore_errors=True)
+    size = _size(folder)
+    with contextlib.suppress(OSError):  # another process was faster
+        files.discard(folder)
     return size
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.bin"))
 
 
 def shown_size(count: int) -> str:

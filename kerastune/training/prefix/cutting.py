@@ -276,26 +276,42 @@ def _can_cross(symbol: Symbol) -> bool:
 def _settings(operation: Any) -> list[Any]:
     """Returns the classes and plain settings of an operation and its parts (some layers' `get_config` fails)."""
     layers = keras_private.layers(operation) if isinstance(operation, keras.Layer) else [operation]
-    no_settings = {*vars(keras.Layer()), "built", "seed"}  # names and state, which every layer has
+    no_settings = {*vars(keras.Layer()), "built", "seed", "_build_shapes_dict"}  # names and state of every layer
     found = []
     for layer in layers:
         own = {k: v for k, v in vars(layer).items() if k not in no_settings and not k.startswith("_self_")}
-        plain = {k: _code(v) if isinstance(v, FunctionType) else v for k, v in own.items()}
         kind = f"{type(layer).__module__}.{type(layer).__qualname__}"
         policy = getattr(layer, "dtype_policy", None)
-        found.append([kind, policy and policy.name, {k: v for k, v in plain.items() if _is_plain(v)}])
+        said = {k: _described(v) for k, v in own.items()}
+        found.append([kind, policy and policy.name, {k: v for k, v in said.items() if v is not _FOREIGN}])
     return found
 
 
 def _code(function: FunctionType) -> list[Any]:
     code = function.__code__
-    return [function.__qualname__, code.co_code.hex(), [x for x in code.co_consts if _is_plain(x)]]
+    return [function.__qualname__, code.co_code.hex(), _described(code.co_consts)]
 
 
-def _is_plain(value: Any) -> bool:
+_FOREIGN = "…"  # an object of another kind, most of them layers, which have their own row
+
+
+def _described(value: Any) -> Any:
+    """A setting as JSON."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, FunctionType):
+        return _code(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(key): _described(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+        return [_described(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, np.ndarray | np.generic):
+        return [value.dtype.str, value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
+    return _FOREIGN
 
 
 def _argument(x: Any, numbers: Mapping[int, int]) -> Any:

@@ -9,7 +9,9 @@ from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
+from kerastune import environment
 from kerastune.progress import Progress
 from kerastune.tasks.contract import Targets, Tensors
 from kerastune.training.batches import Batches
@@ -48,13 +50,15 @@ class View:
 def keys(batches: Batches, phase: int, cut: Cut) -> Key:
     """Returns a function (implementation, split, number of the augmented view or None) -> the key of these features."""
     fingerprint = cut.fingerprint()  # hashes all weights, so only once
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    device = f"{environment.machine()['cpu']} {gpus}"
 
     def key(by: Implementation, name: str, view: int | None) -> str:
         moved = None if view is None else truths.digest(batches.targets[name])
         drawn = None if view is None else [view, batches.recipe.seed, phase, moved]
         preprocessing = f"{batches.fingerprint(view is not None)} {drawn}"
         digests, batch_size = batches.split(name).digests, batches.recipe.train.batch_size
-        return cache.key(digests, fingerprint, cut.specs, preprocessing, by, batch_size)
+        return cache.key(digests, fingerprint, cut.specs, preprocessing, by, batch_size, device)
 
     return key
 
@@ -101,7 +105,7 @@ def keep(
     for name, view in wanted:
         own = batches.targets[name]
         kept_as = key(by, name, view) if on_disk else None
-        known = cache.stored(kept_as) if kept_as else None
+        known = cache.stored(kept_as, progress.say) if kept_as else None
         if known and kept_as:
             found.append(View(known, truths.load(cache.folder(kept_as), own)))
         else:
