@@ -13,13 +13,16 @@ from typing import IO, Any
 
 import psutil
 
+from kerastune import environment, files
 from kerastune.errors import ConverterError
-from kerastune.forkserver import Forked, ForkServer
+from kerastune.forkserver import Forked, ForkServer, tied
 
 TIMEOUT = 30 * 60.0
 """Maximum seconds of a child."""
 
-_MEMORY_LEFT = 0.05  # fraction of the machine's memory that must stay free
+_MEMORY_LEFT = 0.05  # fraction of the memory that must stay free
+_SMALL = 1e9  # bytes: a child that holds less, and less than a quarter of all memory, is not to blame
+_ELSEWHERE = "Try again when other programs have ended, or where there is more memory."
 
 Child = subprocess.Popen[bytes] | Forked
 
@@ -51,9 +54,15 @@ def preload() -> None:
 
 
 def start(
-    command: list[str], said: IO[Any], *, stdin: int = subprocess.DEVNULL, folder: str | None = None, forks: bool = True
+    command: list[str],
+    said: IO[Any],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    folder: str | None = None,
+    forks: bool = True,
+    temporary: str | None = None,
 ) -> Child:
-    """Starts a Python child.
+    """Starts a Python child, which ends with this process, however that ends (on Linux).
 
     Args:
         command: the interpreter and its arguments.
@@ -61,12 +70,15 @@ def start(
         stdin: a file descriptor.
         folder: its working directory.
         forks: whether it needs TensorFlow, and so can fork within `forking`.
+        temporary: the folder of its temporary files.
     """
-    server = _server.get() if forks else None
+    server, environment = _server.get() if forks else None, dict(os.environ)
+    if temporary:
+        environment["TMPDIR"] = temporary
     with open(os.devnull, "rb") as nothing:
         source = nothing.fileno() if stdin == subprocess.DEVNULL else stdin
-        forked = server.start(command[1:], said, source, folder or os.getcwd()) if server else None
-    return forked or subprocess.Popen(command, stdin=stdin, stdout=said, stderr=said, cwd=folder)
+        forked = server.start(command[1:], said, source, folder or os.getcwd(), environment) if server else None
+    return forked or subprocess.Popen(tied(command), stdin=stdin, stdout=said, stderr=said, cwd=folder, env=environment)
 
 
 def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> float:
@@ -80,11 +92,12 @@ def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> float:
         Its peak memory in MB, sampled five times a second; for a fork, including shared memory.
 
     Raises:
-        ConverterError: it crashed, failed, took longer than `timeout` seconds, or was about to exhaust the memory.
+        ConverterError: it crashed, failed, took longer than `timeout` seconds, or was about to exhaust the memory; then
+            the message names the processes that hold it.
     """
-    with tempfile.TemporaryFile("w+", errors="replace") as said:
+    with files.scratch() as scratch, tempfile.TemporaryFile("w+", errors="replace") as said:
         # -P: a user's module in this folder must not shadow ours
-        child = start([sys.executable, "-P", *arguments], said)
+        child = start([sys.executable, "-P", *arguments], said, temporary=str(scratch))
         try:
             stopped, peak = watch(child, timeout)
         finally:
@@ -93,9 +106,13 @@ def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> float:
         said.seek(0)
         words = last_lines(said.read())
     if stopped:
-        raise ConverterError(f"{what} {stopped}.")
+        raise ConverterError(f"{what} {stopped}.", _ELSEWHERE if "memory" in stopped else None)
     if code == -signal.SIGKILL:
-        raise ConverterError(f"{what} was killed, probably by the system for using up the memory.")
+        raise ConverterError(
+            f"{what} was killed, probably by the system for using up the memory: it held {peak / 1e9:.1f} GB of "
+            f"{environment.memory_total() / 1e9:.1f} GB. Now {environment.memory_holders()}.",
+            _ELSEWHERE,
+        )
     if code < 0:
         raise ConverterError(f"{what} crashed ({exit_reason(code)}): {words}")
     if code:
@@ -106,10 +123,12 @@ def run(what: str, arguments: list[str], timeout: float = TIMEOUT) -> float:
 def watch(child: Child, timeout: float, alive: Callable[[], object] = lambda: None) -> tuple[str | None, int]:
     """Waits for a child. Returns why it must be ended, or None, and its peak memory in bytes.
 
+    When the memory runs out, a child that holds little is not ended: that would give little back.
+
     Args:
         timeout: maximum seconds, counted from the last change of the value of `alive`.
     """
-    memory, peak = psutil.virtual_memory().total, 0
+    memory, peak = environment.memory_total(), 0
     since, sign = time.monotonic(), alive()
     while True:
         try:
@@ -125,8 +144,10 @@ def watch(child: Child, timeout: float, alive: Callable[[], object] = lambda: No
             since, sign = time.monotonic(), now
         if time.monotonic() - since > timeout:
             return f"took more than {timeout / 60:g} minutes and was ended", peak
-        if psutil.virtual_memory().available < _MEMORY_LEFT * memory:
-            return f"held {held / 1e9:.1f} GB when the memory ran out ({memory / 1e9:.1f} GB), and was ended", peak
+        if held > min(_SMALL, memory / 4) and environment.memory_available() < _MEMORY_LEFT * memory:
+            others = environment.memory_holders(but=[child.pid])
+            ran_out = f"held {held / 1e9:.1f} GB when the memory ran out ({memory / 1e9:.1f} GB), and was ended"
+            return f"{ran_out}; the most after it held {others}", peak
 
 
 def end(child: Child) -> None:

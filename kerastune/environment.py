@@ -3,11 +3,17 @@
 import contextlib
 import os
 import platform
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
+
+from kerastune.errors import printable, shortened
+
+_PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 _PACKAGES = (
     "kerastune",
@@ -33,8 +39,64 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "cpu": _cpu_name(),
         "cores": len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gb": round(memory_total() / 1e9, 1),
     }
+
+
+def memory_total() -> int:
+    """Bytes that this process and its children may hold: the machine's memory, or less in a container."""
+    return min([psutil.virtual_memory().total, *(group.limit for group in _groups())])
+
+
+def memory_available() -> int:
+    """Bytes of that which are free, or only hold files that can be read again."""
+    return max(0, min([psutil.virtual_memory().available, *(group.limit - group.used for group in _groups())]))
+
+
+def memory_holders(count: int = 3, but: Collection[int] = ()) -> str:
+    """The processes that hold the most memory, in words, without those with the process ids `but`."""
+    found = []
+    for process in psutil.process_iter(["pid", "name", "memory_info"]):
+        held = process.info["memory_info"]  # None: of another user
+        if held and process.info["pid"] not in but:
+            found.append((held.rss, process.info["pid"], process.info["name"]))
+    said = []
+    for held, pid, name in sorted(found, reverse=True)[:count]:
+        whose = "this process" if pid == os.getpid() else f"process {pid} ({printable(shortened(name))})"
+        said.append(f"{whose} {held / 1e9:.1f} GB")
+    return ", ".join(said)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A control group that bounds the memory of its processes, in bytes."""
+
+    limit: int
+    used: int
+
+
+def _groups() -> Iterator[_Group]:
+    """The groups that this process is in, of either version of Linux's control groups; none elsewhere."""
+    lines = list[str]()
+    with contextlib.suppress(OSError):
+        lines = (_PROC / "self/cgroup").read_text().splitlines()
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            roots, names = (_CGROUP, _CGROUP / "unified"), ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            roots = (_CGROUP / "memory", _CGROUP / controllers)
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        inner = PurePosixPath(path.lstrip("/"))
+        for root in roots:
+            for folder in (root / inner, *(root / parent for parent in inner.parents)):  # the tightest counts
+                with contextlib.suppress(OSError, ValueError, KeyError):  # no such folder here; or "max"
+                    limit, used = (int((folder / name).read_text()) for name in names[:2])
+                    rows = (row.split() for row in (folder / "memory.stat").read_text().splitlines())
+                    yield _Group(limit, used - int(dict(rows)[names[2]]))
 
 
 def _cpu_name() -> str:

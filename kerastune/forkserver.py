@@ -23,11 +23,27 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 SUPPORTED = sys.platform.startswith("linux")
 """On other systems, a child does not die with its parent, or there is no fork."""
+
+
+_TIED = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9)\n"  # PR_SET_PDEATHSIG, SIGKILL
+    "os.execvp(sys.argv[2], sys.argv[2:]) if os.getppid() == int(sys.argv[1]) else os._exit(1)"
+)
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """A command that the system kills when the thread that starts it ends, however that ends; on Linux alone.
+
+    `preexec_fn` could do the same, and may hang in a process that has TensorFlow's threads.
+    """
+    if not SUPPORTED:
+        return list(command)
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
 
 
 class ForkServer:
@@ -57,7 +73,7 @@ class ForkServer:
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", __file__, self._library, str(theirs.fileno())],
+                tied([sys.executable, "-P", __file__, self._library, str(theirs.fileno())]),
                 pass_fds=[theirs.fileno()],
                 env=dict(os.environ),  # without variables that libraries, such as readline, set behind Python's back
                 stdin=subprocess.DEVNULL,
@@ -65,7 +81,9 @@ class ForkServer:
                 stderr=subprocess.DEVNULL,
             )
 
-    def start(self, arguments: list[str], said: IO[Any], stdin: int, folder: str) -> "Forked | None":
+    def start(
+        self, arguments: list[str], said: IO[Any], stdin: int, folder: str, environment: Mapping[str, str] = os.environ
+    ) -> "Forked | None":
         """Starts a Python child.
 
         Args:
@@ -73,6 +91,7 @@ class ForkServer:
             said: the file for the child's output.
             stdin: a file descriptor.
             folder: the child's working directory.
+            environment: its environment variables.
 
         Returns:
             The child; None if it cannot be forked here and needs its own interpreter.
@@ -80,13 +99,13 @@ class ForkServer:
         with self._lock:
             for _ in range(2):  # replaces a server that has died or has another environment
                 self.begin()
-                if forked := self._ask(arguments, said, stdin, folder):
+                if forked := self._ask([arguments, dict(environment), folder], said, stdin):
                     return forked
                 self._end()
             self._is_useless = True
         return None
 
-    def _ask(self, arguments: list[str], said: IO[Any], stdin: int, folder: str) -> "Forked | None":
+    def _ask(self, asked: list[Any], said: IO[Any], stdin: int) -> "Forked | None":
         if not self._control:
             return None
         ours, theirs = socket.socketpair()
@@ -94,7 +113,7 @@ class ForkServer:
         with contextlib.suppress(OSError), theirs:
             socket.send_fds(self._control, [b"\0"], [theirs.fileno(), stdin, said.fileno()])
         with contextlib.suppress(OSError):  # it may already have answered
-            ours.sendall(json.dumps([arguments, dict(os.environ), folder]).encode())
+            ours.sendall(json.dumps(asked).encode())
             ours.shutdown(socket.SHUT_WR)
         with contextlib.suppress(OSError):
             pid = _number(ours)
@@ -223,7 +242,8 @@ def _is_same(environment: Mapping[str, str], before: Mapping[str, str], now: Map
     Args:
         before, now: the server's environment before and after its imports, which set some.
     """
-    names = {name for name in {*environment, *before} if not name.startswith(("KERASTUNE_", "PYTEST_"))}
+    own = ("KERASTUNE_", "PYTEST_", "TMPDIR")  # which no import reads
+    names = {name for name in {*environment, *before} if not name.startswith(own)}
     return all(environment.get(name) in (before.get(name), now.get(name)) for name in names)
 
 

@@ -138,7 +138,12 @@ def recipe_of(folder: Path) -> Recipe:
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a training of that folder was killed, or is still running."""
-    return not is_run(folder) and _work(folder).is_dir()
+    return not is_run(folder) and has_work(folder)
+
+
+def has_work(folder: Path) -> bool:
+    """Whether there is an unfinished training beside a run, which may itself be finished."""
+    return _work(folder).is_dir()
 
 
 def is_run(folder: Path) -> bool:
@@ -362,7 +367,11 @@ def finish(work: Path, folder: Path, force: bool) -> None:
         KerastuneError: as `refuse_existing`.
     """
     refuse_existing(folder, force)
-    with files.beside(folder) as outer:
+    with contextlib.ExitStack() as held:
+        outer = held.enter_context(files.beside(folder))
+        if is_run(folder):  # and another process may be evaluating or exporting it
+            held.enter_context(changing(folder, "replacing"))
+            files.refuse_written(folder / "exports")
         if not _is_interrupted(work):
             shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
         files.put_in_place(work, folder, outer, force)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from processes import until
 
-from kerastune import child, forkserver
+from kerastune import child, environment, forkserver
 from kerastune.errors import ConverterError
 
 linux = pytest.mark.skipif(not forkserver.SUPPORTED, reason="children fork on Linux alone")
@@ -40,7 +40,10 @@ def said_by(code, *arguments, **options):
     ("code", "said"),
     [
         ("import os; os.kill(os.getpid(), 11)", r"The toy crashed \(killed by SIGSEGV\)"),
-        ("import os; os.kill(os.getpid(), 9)", "The toy was killed, probably by the system for using up the memory"),
+        (
+            "import os; os.kill(os.getpid(), 9)",
+            r"The toy was killed, probably by the system for using up the memory: it held .* GB of .* GB",
+        ),
         ("raise ValueError('why')", "The toy failed: .*ValueError: why"),
         ("import sys; sys.exit('why')", "The toy failed: why"),
         ("import os; os._exit(3)", "The toy failed: it said nothing"),
@@ -52,10 +55,19 @@ def test_a_crash_a_kill_a_failure_and_a_hang_are_told_apart(process, code, said)
         child.run("The toy", ["-c", code], timeout=2)
 
 
-def test_a_child_is_ended_before_the_memory_runs_out(process, monkeypatch):
-    monkeypatch.setattr(child, "_MEMORY_LEFT", 1.0)
-    with pytest.raises(ConverterError, match="GB when the memory ran out"):
-        child.run("The toy", ["-c", "import time; time.sleep(60)"])
+def test_a_child_that_holds_much_is_ended_before_the_memory_runs_out(process, monkeypatch):
+    monkeypatch.setattr(environment, "memory_available", lambda: 0)
+    monkeypatch.setattr(child, "_SMALL", 3e8)
+    code = "import time; held = b'x' * 1_000_000_000; time.sleep(60)"
+    said = r"held \d\.\d GB when the memory ran out \(.* GB\), and was ended; the most after it held .*process"
+    with pytest.raises(ConverterError, match=said) as caught:
+        child.run("The toy", ["-c", code])
+    assert "Try again when other programs have ended" in caught.value.hint
+
+
+def test_a_child_that_holds_little_is_not_ended_for_what_others_hold(process, monkeypatch):
+    monkeypatch.setattr(environment, "memory_available", lambda: 0)
+    assert child.run("The toy", ["-c", "import time; time.sleep(1)"]) > 0
 
 
 def test_a_childs_peak_memory_counts_what_it_holds(process):
@@ -77,6 +89,26 @@ def test_a_child_gets_arguments_environment_folder_and_input(process, monkeypatc
 def test_modules_and_scripts_run_as_main(process, tmp_path, how):
     (tmp_path / "toy.py").write_text("import sys; assert __name__ == '__main__' and sys.argv[1:] == ['a'], sys.argv")
     child.run("The toy", ["-m", "this"] if how == "-m" else [str(tmp_path / "toy.py"), "a"])
+
+
+def test_a_child_and_its_temporary_files_are_gone_after_its_parent_is_killed(tmp_path):
+    code = """
+import sys
+from kerastune import child
+toy = "import os, tempfile, time; tempfile.mkdtemp(); "
+toy += "print(os.getpid(), file=open({!r}, 'w'), flush=True); time.sleep(60)"
+child.run("The toy", ["-c", toy.format(sys.argv[1])])
+"""
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    (tmp_path / "temporary").mkdir()
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "pid")], env=environment) as parent:
+        wait_until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().endswith("\n"), 60)
+        pid = int((tmp_path / "pid").read_text())
+        parent.kill()
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    clearing = "from kerastune import files; files.clear_scratch()"
+    subprocess.run([sys.executable, "-c", clearing], env=environment, check=True)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 # --- forks -------------------------------------------------------------------------------------------------

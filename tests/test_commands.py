@@ -50,6 +50,20 @@ def test_a_run_is_evaluated_and_reported_from_another_folder(run_folder: Path) -
     assert invoke("report", run_folder).stdout.strip() == f"{run_folder}/report.html"
 
 
+def test_a_run_that_was_killed_while_it_exported_is_resumed_with_the_exports_that_are_missing(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(run_folder, tmp_path / "run")
+    (copy / "report.html").unlink()
+    (copy / "exports" / "onnx").rename(copy / "exports" / ".onnx-0123abcd.partial")
+    result = invoke("resume", copy)
+    assert re.search(r"^onnx +onnx +none", result.stdout, re.MULTILINE)
+    assert {path.name for path in (copy / "exports").iterdir()} == {"onnx"}
+    assert (copy / "report.html").is_file()
+    again = CliRunner().invoke(cli, ["resume", str(copy)])
+    assert "There is nothing to resume" in again.stderr and "is complete" in again.stderr
+
+
 def test_a_run_is_exported_from_another_folder(run_folder: Path) -> None:
     result = invoke("export", run_folder, "--target", "linux", "-o", "my artifact", "--max-accuracy-drop", "0.1")
     assert re.search(r"^litert [\d.]+ .* (same|too few to tell)$", result.stdout, re.MULTILINE)

@@ -16,7 +16,7 @@ import pytest
 from dying import every_kill
 
 from kerastune import files, locks, recipe, run
-from kerastune.errors import KerastuneError
+from kerastune.errors import ConverterError, KerastuneError
 from kerastune.records import DataRecord, Machine, RunRecord
 
 RECIPE = recipe.read("quickstart")
@@ -248,6 +248,22 @@ def test_a_run_is_changed_by_one_process_at_a_time(tmp_path: Path) -> None:
         run.changing(folder, "evaluating").__enter__()
 
 
+def test_a_run_is_not_replaced_while_another_process_exports_it(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", 1.0)
+    with run.work_folder(folder, force=True) as work:
+        run.begin(work, RECIPE)
+        run.write(work, RECIPE, record(2.0), [], scores(2.0))
+        (folder / "exports").mkdir()
+        with (
+            files.beside(folder / "exports" / "linux"),
+            pytest.raises(KerastuneError, match=r"is writing .*linux right now"),
+        ):
+            run.finish(work, folder, force=True)
+    assert accuracy(run.load(folder)) == 1.0
+    made = run.concluded(folder)
+    assert made is not None and accuracy(made) == 2.0
+
+
 def start_in(folder: Path, barrier: Any, told: Any) -> None:
     barrier.wait()
     try:
@@ -276,3 +292,21 @@ def test_of_two_trainings_with_one_folder_one_is_told_of_the_other(tmp_path: Pat
         assert "trained" in said
         assert any("right now" in words or "another process" in words for words in said), said
         assert names(tmp_path / f"run{n}") == {"run.json", "recipe.toml", "history.csv", "predictions.npz"}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), "OOM when allocating tensor with shape[64,1000]\nmore"])
+def test_a_training_that_runs_out_of_memory_says_who_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: MemoryError | str
+) -> None:
+    import tensorflow as tf
+
+    from kerastune.training import train
+
+    def plan(*_: Any) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, error) if isinstance(error, str) else error
+
+    monkeypatch.setattr(train, "plan", plan)
+    with pytest.raises(ConverterError, match=r"The memory ran out \(.*\)\. Of .* GB, .*process") as caught:
+        train.fine_tune(RECIPE, tmp_path / "run")
+    assert "train.batch_size" in (caught.value.hint or "")
+    assert names(tmp_path) == set()

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 # The rooms, in the order of the work. What stands in a row may import the rows before it and what is left of it there.
 ROOMS = [
     *("targets", "errors", "records", "progress"),
-    *("locks", "forkserver", "child", "files", "environment", "keras_private", "weights", "formats"),
+    *("locks", "files", "environment", "forkserver", "child", "keras_private", "weights", "formats"),
     *("assets", "recipe"),
     *("modalities", "data", "run"),
     *("tasks", "training"),

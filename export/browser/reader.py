@@ -5,6 +5,7 @@ The page sends its outputs to a server on localhost; Chromium cannot reach any o
 
 import atexit
 import contextlib
+import ctypes
 import http.server
 import json
 import os
@@ -159,7 +160,7 @@ def browsing(url):
     with tempfile.TemporaryDirectory(prefix="kerastune-browser-", ignore_cleanup_errors=True) as profile:
         command = [chromium(), *_SWITCHES, *root, f"--user-data-dir={profile}", url]
         quiet = subprocess.DEVNULL
-        browser = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet)
+        browser = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, preexec_fn=_end_with_this_process)
         try:
             yield browser
         finally:
@@ -169,6 +170,11 @@ def browsing(url):
             except subprocess.TimeoutExpired:
                 browser.kill()
                 browser.wait()
+
+
+def _end_with_this_process():
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from kerastune import files
+from kerastune import files, forkserver
 from kerastune.errors import AssetError
 
 Progress = Callable[[str], None]
@@ -86,7 +86,7 @@ def check_difference(found: float, allowed: float, what: str) -> None:
 def run_tool(command: Sequence[str], doing: str, hint: str, cwd: Path | None = None) -> None:
     """Runs a program without output; if it fails, raises AssetError with its last lines."""
     done = subprocess.run(
-        command,
+        forkserver.tied(command),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,

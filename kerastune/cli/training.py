@@ -136,16 +136,18 @@ def _fine_tune(
 @click.argument("run_folder", metavar="RUN")
 @json_option
 def resume(run_folder: str, as_json: bool) -> None:
-    """Resume training that was killed or interrupted.
+    """Resume a training or a run that was killed or interrupted.
 
-    The result is bit-identical to an uninterrupted run. Then finishes the job that the training was part of.
+    A training's result is bit-identical to an uninterrupted one. Then finishes the job that it was part of: makes the
+    exports that a run lacks, and its report.
 
     Example: kerastune resume runs/first
     """
+    trained = _trained(run_folder)
     from kerastune.training import train as trainer
 
     with progress() as told:
-        made = trainer.resume(run_folder, told)
+        made = trained or trainer.resume(run_folder, told)
         failure = _finish(made, told)
     _conclude(made, failure, as_json)
 
@@ -232,6 +234,19 @@ def report(run_folder: str, as_json: bool) -> None:
     say("\nNext: open it in a browser; it is one file and needs no network")
 
 
+def _trained(run_folder: str) -> "Run | None":
+    """A run whose training is complete, and which was killed before its exports or its report."""
+    from kerastune import run as runs
+    from kerastune.exporting import exporter
+
+    folder = files.absolute(run_folder)
+    if not runs.is_run(folder) or runs.has_work(folder):
+        return None
+    of = runs.load(folder)
+    is_left = not of.report.is_file() or (of.record.job == "run" and exporter.missing(of))
+    return of if of.record.status == "complete" and is_left else None
+
+
 def _refused_out(wanted: "Recipe", out: Path | None, force: bool) -> Path:
     """Returns the run's folder; refuses one that cannot be made before importing TensorFlow, which takes seconds."""
     from kerastune import run as runs
@@ -253,9 +268,9 @@ def _finish(made: "Run", told: Terminal) -> KerastuneError | None:
         resume, evaluate = (typed("kerastune", command, made.folder) for command in ("resume", "evaluate"))
         say(f"\nNext: {resume}, or {evaluate}")
         click.get_current_context().exit(INTERRUPTED)
-    if made.record.job == "run":
+    if made.record.job == "run" and (wanted := exporter.missing(made)):
         try:
-            exporter.export(made, progress=told)
+            exporter.export(made, wanted, progress=told)
         except KerastuneError as error:
             failure = error
     reporter.write(made, progress=told)

@@ -93,6 +93,13 @@ def export(
     return made
 
 
+def missing(of: Run) -> list[Export]:
+    """The recipe's exports that were neither made nor refused: those of a run that was killed before their turn."""
+    run.clear(of.folder)
+    there = {made.folder.name for made in artifact.inside(of.exports)} | {one["name"] for one in of.failures}
+    return [one for one in of.recipe.exports if export_name(one) not in there]
+
+
 @dataclass(frozen=True)
 class _Job:
     """A file to make.

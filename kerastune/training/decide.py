@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-import psutil
 import tensorflow as tf
 
-from kerastune import keras_private
+from kerastune import environment, keras_private
 from kerastune.errors import RecipeError
 from kerastune.records import Decision
 from kerastune.training.batches import Batches
@@ -45,7 +44,7 @@ def cache(batches: Batches, number: int) -> Decision:
         settings.cache,
         bytes_needed=features.count(batches) * cut.bytes_per_example if cut else 0,
         epochs=phase.epochs,
-        memory_available=psutil.virtual_memory().available,
+        memory_available=environment.memory_available(),
         disk_available=store.room(),
         changes=recipe.augments and not settings.cache_views,
         cut_reason=None if cut else where,

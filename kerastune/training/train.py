@@ -1,11 +1,12 @@
 """Turns a recipe into a run: plans, trains, resumes after a kill, saves and scores."""
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ import tensorflow as tf
 
 from kerastune import environment, files, run, tasks
 from kerastune.data import Split, Splits, ragged
-from kerastune.errors import KerastuneError, VerificationError
+from kerastune.errors import ConverterError, KerastuneError, VerificationError, shortened
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe
 from kerastune.records import (
@@ -71,7 +72,7 @@ def fine_tune(
     progress = progress or Progress()
     started = datetime.datetime.now().astimezone()
     folder = files.absolute(out or run.default_folder(recipe))
-    with run.work_folder(folder, force) as work:  # before the data are read, and an hour of training
+    with run.work_folder(folder, force) as work, _memory_told():  # before an hour of work
         stopwatch = _Stopwatch()
         made = plan(recipe, progress, _decided(like))
         facts = {**facts_of(made, job), "started": started.isoformat(timespec="seconds")}
@@ -95,7 +96,7 @@ def resume(folder: str | Path, progress: Progress | None = None) -> run.Run:
     folder = files.absolute(str(folder).removesuffix(run.PARTIAL))
     if made_before := run.concluded(folder):
         return made_before
-    with run.unfinished(folder) as work:
+    with run.unfinished(folder) as work, _memory_told():
         then, arrays = checkpoint.read(work / run.CHECKPOINTS)
         recipe = run.recipe_of(work)
         _refuse_changes(then, {"recipe": recipe.model_dump(mode="json"), "versions": environment.versions()}, folder)
@@ -156,6 +157,20 @@ def _tell_differences(like: run.Run, recipe: Recipe, facts: Mapping[str, Any], p
     }
     for line in differences(then, {key: now[key] for key in then}):
         progress.say(f"Not like {like.folder.name}, so the bits may differ: {line}")
+
+
+@contextlib.contextmanager
+def _memory_told() -> Iterator[None]:
+    """Says in words that the memory, or a GPU's, ran out, and who holds it."""
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        what = str(error).partition("\n")[0] or "no more is given"
+        raise ConverterError(
+            f"The memory ran out ({shortened(what)}). Of {environment.memory_total() / 1e9:.1f} GB, "
+            f"{environment.memory_holders()}.",
+            'Lower train.batch_size or the size of inputs, set train.cache = "disk" or "off", or end other programs.',
+        ) from error
 
 
 def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

@@ -305,7 +305,12 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
                 forks = runtime.package.startswith("tensorflow")
                 with open(theirs, "rb"):  # closed at once, so that writing to a dead reader fails
                     process = child.start(
-                        [*command, "--stream", str(out)], stderr, stdin=theirs, folder=str(scratch), forks=forks
+                        [*command, "--stream", str(out)],
+                        stderr,
+                        stdin=theirs,
+                        folder=str(scratch),
+                        forks=forks,
+                        temporary=str(scratch),
                     )
                 watched = pool.submit(_watch, process, out)
                 try:

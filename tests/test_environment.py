@@ -1,0 +1,61 @@
+"""Memory is what the process may use: the machine's, or less in a container."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kerastune import environment
+
+GB = 10**9
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for /sys/fs/cgroup, and for /proc where this process is in the group job/step."""
+    monkeypatch.setattr(environment, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(environment, "_CGROUP", tmp_path / "cgroup")
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    return tmp_path / "cgroup"
+
+
+def put(folder: Path, names: tuple[str, str, str], limit: object, used: int, inactive: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 1\n{names[2]} {inactive}\n")
+
+
+VERSIONS = {
+    "v1": ("4:memory:/job/step", "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    "v2": ("0::/job/step", "", ("memory.max", "memory.current", "inactive_file")),
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_tightest_group_is_the_limit_and_files_that_can_be_read_again_are_free(groups: Path, version: str) -> None:
+    line, root, names = VERSIONS[version]
+    (groups.parent / "proc/self/cgroup").write_text(f"9:pids:/x\n{line}\n")
+    put(groups / root / "job" / "step", names, "max" if version == "v2" else 2**63 - 4096, 50_000_000, 0)
+    put(groups / root / "job", names, GB // 2, 400_000_000, 300_000_000)
+    assert environment.memory_total() == GB // 2
+    assert environment.memory_available() == 400_000_000
+
+
+def test_a_container_sees_its_group_as_the_root(groups: Path) -> None:
+    (groups.parent / "proc/self/cgroup").write_text("0::/\n")
+    put(groups, VERSIONS["v2"][2], GB // 2, GB, 0)
+    assert environment.memory_total() == GB // 2
+    assert environment.memory_available() == 0
+    assert environment.machine()["memory_gb"] == 0.5
+
+
+@pytest.mark.parametrize("said", ["", "0::/nowhere\n", "nonsense\n4:memory:/x"])
+def test_without_a_group_the_machine_is_the_limit(groups: Path, said: str) -> None:
+    (groups.parent / "proc/self/cgroup").write_text(said)
+    assert environment.memory_total() == psutil.virtual_memory().total
+
+
+def test_who_holds_memory_is_told_by_process() -> None:
+    words = environment.memory_holders()
+    assert words.count("GB") == 3 and words.count("process") == 3
