@@ -79,9 +79,14 @@ def _hidden_file(path: Path) -> tuple[Path, IO[bytes]]:
     while True:
         partial = path.with_name(_hidden(path.name))
         file = partial.open("xb")
-        with contextlib.suppress(OSError):  # another process took it for a dead one's, or there are no locks here
+        is_mine = True
+        try:
             locks.take(file.fileno())
-        if locks.is_at(partial, file.fileno()):
+        except BlockingIOError:  # another process takes it for a dead one's, and deletes it
+            is_mine = False
+        except OSError:
+            pass  # the file system has no locks
+        if is_mine and locks.is_at(partial, file.fileno()):
             return partial, file
         file.close()
 
@@ -237,7 +242,8 @@ def _refuse_unwritable(target: Path) -> None:
         tried = parent / _hidden(missing[0])
         try:
             tried.mkdir()
-            tried.rmdir()
+            with contextlib.suppress(OSError):  # another process clears it at this moment
+                tried.rmdir()
             return
         except OSError as error:
             why = f"nothing can be written into {parent} ({error.strerror})"

@@ -102,10 +102,10 @@ child.run("The toy", ["-c", toy.format(sys.argv[1])])
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
     (tmp_path / "temporary").mkdir()
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "pid")], env=environment) as parent:
-        wait_until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().endswith("\n"), 60)
+        until(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().endswith("\n"), 60)
         pid = int((tmp_path / "pid").read_text())
         parent.kill()
-    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     clearing = "from kerastune import files; files.clear_scratch()"
     subprocess.run([sys.executable, "-c", clearing], env=environment, check=True)
     assert list((tmp_path / "temporary").iterdir()) == []

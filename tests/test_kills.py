@@ -152,6 +152,32 @@ def test_what_a_kill_left_is_cleared_and_what_lives_is_not(tmp_path: Path) -> No
     assert names(exports) == {"x.json"}
 
 
+def test_writing_and_clearing_at_once_lose_nothing(tmp_path: Path) -> None:
+    done, failed = threading.Event(), list[BaseException]()
+
+    def clear() -> None:
+        while not done.is_set():
+            files.clear(tmp_path)
+
+    def write(name: str) -> None:
+        try:
+            for n in range(100):
+                files.write_json(tmp_path / name, n)
+                files.refuse_existing(tmp_path / "new", force=False)
+        except BaseException as error:
+            failed.append(error)
+
+    clearing, writing = threading.Thread(target=clear), [threading.Thread(target=write, args=(n,)) for n in "ab"]
+    for thread in (clearing, *writing):
+        thread.start()
+    for thread in writing:
+        thread.join()
+    done.set()
+    clearing.join()
+    files.clear(tmp_path)
+    assert not failed and names(tmp_path) == {"a", "b"}
+
+
 def test_a_folder_of_somebody_else_is_not_a_work_folder(tmp_path: Path) -> None:
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "mine.txt").write_text("")
