@@ -151,14 +151,14 @@ def infonce(y: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     unit = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     found = []
     for i, (first, second, *_) in enumerate(y):
-        own = float(unit[0, i] @ unit[1, i]) / embedding.TEMPERATURE
+        own = float(unit[0, i] @ unit[1, i]) / learning.TEMPERATURE
         terms = [np.exp(own)]
         for side in range(1, y.shape[1]):
             for j in range(len(y)):
                 is_own = (side, j) == (1, i)
                 belongs = y[j, side] in (first, second) or (side == 1 and y[j, 0] == first)
                 if not is_own and not belongs:
-                    terms.append(np.exp(float(unit[0, i] @ unit[side, j]) / embedding.TEMPERATURE))
+                    terms.append(np.exp(float(unit[0, i] @ unit[side, j]) / learning.TEMPERATURE))
         found.append(np.log(sum(terms)) - own)
     return np.array(found)
 
