@@ -1,4 +1,4 @@
-"""Records that cross rooms, the run's first of all: frozen dataclasses, checked when they are loaded."""
+"""Records that cross rooms, such as a run's: frozen dataclasses, checked when loaded."""
 
 import json
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Decision:
-    """What a training does where a recipe leaves it to the machine.
+    """A choice that a recipe leaves to the machine.
 
     Attributes:
         key: the recipe's key, "train.precision", or what belongs to one, "train.cache forward".
         asked: what the recipe says: mostly "auto".
-        got: what it came to.
+        got: the choice.
         why: the reason, in a sentence.
         phase: the phase that it holds for, from 1; None: all.
         after: of "train.cache": the layers whose outputs are kept, or would be.
@@ -51,7 +51,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Stage:
-    """What trains from an epoch on, where a phase unfreezes step by step."""
+    """The units that train from an epoch on, in a phase of gradual unfreezing."""
 
     epoch: int
     units: tuple[str, ...]
@@ -60,7 +60,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Adapters:
-    """LoRA's, by the paths of the layers that have one."""
+    """LoRA adapters; `layers` are the paths of the adapted layers."""
 
     rank: int
     alpha: float
@@ -71,7 +71,7 @@ class Adapters:
 
 @dataclass(frozen=True)
 class Norms:
-    """How many BatchNorm layers of the backbone run in inference mode, and how many train."""
+    """Numbers of the backbone's BatchNorm layers in inference mode and in training mode."""
 
     inference: int
     training: int
@@ -79,7 +79,7 @@ class Norms:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """The BatchNorm layers that were measured again, on how much; `validation`: the model's figures after it."""
+    """Recalibrated BatchNorm layers and the data they were measured on; `validation`: metrics after it."""
 
     layers: int
     batches: int
@@ -89,7 +89,7 @@ class Recalibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """What happened in a phase.
+    """The outcome of a phase.
 
     Attributes:
         seconds: training alone.
@@ -112,7 +112,7 @@ class Ran:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Who trains in a phase, and how; `ran` says what happened, once it has begun.
+    """The plan of a phase: what trains, and how. `ran` is its outcome, once it has begun.
 
     Attributes:
         ema: the decay of the averaged weights; None: there are none.
@@ -142,7 +142,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class DataRecord:
-    """The data that a run was made with.
+    """The data of a run.
 
     Attributes:
         counts: examples by label, by split.
@@ -166,7 +166,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Resumption:
-    """When a killed training was resumed, from where, and on which CPU."""
+    """A resumption of a killed training: time, position and CPU."""
 
     at: str
     phase: int
@@ -177,7 +177,7 @@ class Resumption:
 
 @dataclass(frozen=True)
 class Generations:
-    """What a model that generates said to some prompts: before training, and by "phase.epoch"."""
+    """Answers of a generating model to the sampled conversations: before training, and by "phase.epoch"."""
 
     conversations: tuple[tuple[dict[str, str], ...], ...]
     before: tuple[str, ...]
@@ -186,14 +186,14 @@ class Generations:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What happened: run.json.
+    """The record of a run: run.json.
 
     Attributes:
         job: the command's, for who resumes it.
         like: the run whose decisions were taken over.
         target: what is learnt, a row of LEARNT, where the data leave a choice.
         metric: the name of the figure that chose the best epoch.
-        model: what the task says of inputs and outputs: sizes, lengths, how much was cut off.
+        model: the task's description of inputs and outputs: sizes, lengths, how much was cut off.
         metrics: by split; None: the run was interrupted.
         before: the same before training, where the preset can do its task already.
         phases: one a phase of the recipe.
@@ -233,7 +233,7 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """The record of a run.
+    """Reads the record of a run.
 
     Raises:
         KerastuneError: it is damaged, or another version of kerastune wrote it.
@@ -257,13 +257,13 @@ def read_run(path: Path) -> RunRecord:
 
 
 def to_json(record: Any) -> dict[str, Any]:
-    """A record as a JSON object, without what has its default, but for the schema version."""
+    """Returns a record as a JSON object, without fields at their default, but with the schema version."""
     found: dict[str, Any] = TypeAdapter(type(record)).dump_python(record, mode="json", exclude_defaults=True)
     return {"schema": record.schema, **found} if hasattr(record, "schema") else found
 
 
 def from_json(kind: type[R], value: Any) -> R:
-    """A record from a JSON object.
+    """Returns a record from a JSON object.
 
     Raises:
         pydantic.ValidationError: something is missing, or of another type.
@@ -272,7 +272,7 @@ def from_json(kind: type[R], value: Any) -> R:
 
 
 def differences(then: Any, now: Any, where: str = "", words: tuple[str, str] = ("then", "now")) -> list[str]:
-    """The differences between two JSON documents, a line each: "train.batch_size: 8 then, 16 now"."""
+    """Returns the differences of two JSON documents, one per line: "train.batch_size: 8 then, 16 now"."""
 
     def each(key: Any, a: Any, b: Any) -> list[str]:
         return differences(a, b, f"{where}.{key}".lstrip("."), words)

@@ -41,7 +41,7 @@ PARTIAL = ".partial"
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training: the folder, and what its files say."""
+    """A finished training: its folder, read file by file."""
 
     folder: Path
     _splits: list[Splits] = field(default_factory=list, repr=False, compare=False)  # at most one: read once
@@ -74,7 +74,7 @@ class Run:
         return self.folder / "exports"
 
     def failure(self, name: str) -> Path:
-        """Where it stands why an export was refused."""
+        """The file with the reason why an export was refused."""
         return self.exports / f"{name}.failed.json"
 
     @property
@@ -142,7 +142,7 @@ def is_unfinished(folder: Path) -> bool:
 
 
 def has_work(folder: Path) -> bool:
-    """Whether there is an unfinished training beside a run, which may itself be finished."""
+    """Whether an unfinished training lies beside a run, finished or not."""
     return _work(folder).is_dir()
 
 
@@ -167,7 +167,7 @@ def load(folder: str | Path) -> Run:
 
 
 def clear(folder: Path) -> None:
-    """Deletes what killed processes left behind in and beside a run, and puts back what one was about to replace."""
+    """Deletes leftovers of killed processes in and beside a run, and restores a folder that one was replacing."""
     for each in (folder.parent, folder, folder / "exports"):
         files.clear(each)
     files.clear_scratch()
@@ -183,7 +183,7 @@ def write(
     history: Sequence[dict[str, float]],
     predictions: dict[str, npt.NDArray[Any]],
 ) -> None:
-    """Writes everything but the model into a folder that already holds it."""
+    """Writes everything but the model, which the folder already holds."""
     (folder / RECIPE).write_text(recipe.to_toml(), "utf-8")
     write_history(folder, history)
     files.sync_all(folder)  # the record says that the rest is there
@@ -191,7 +191,7 @@ def write(
 
 
 def write_scores(folder: Path, record: RunRecord, predictions: dict[str, npt.NDArray[Any]]) -> None:
-    """Writes run.json and, if there are some, the predictions that its metrics are of; each whole, that one last."""
+    """Writes the predictions, if any, then run.json with their metrics; each file atomically."""
     if predictions:
         with files.whole_file(folder / "predictions.npz") as file:
             np.savez_compressed(file, allow_pickle=False, **predictions)
@@ -230,12 +230,12 @@ def write_failure(of: Run, name: str, format: str, quantize: str, error: str) ->
 
 
 def default_folder(recipe: Recipe) -> Path:
-    """Where a run goes for which no folder was given."""
+    """Returns the folder of a run that was given none."""
     return absolute(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def refuse_out(folder: Path, force: bool) -> None:
-    """Says before any work that a run cannot be made there.
+    """Refuses a folder before any work is done for it.
 
     Raises:
         KerastuneError: as `refuse_existing`; or a training of that folder has not ended, and without `force` or
@@ -257,7 +257,7 @@ def _refuse_unfinished(work: Path, folder: Path, force: bool) -> None:
 
 @contextlib.contextmanager
 def work_folder(folder: Path, force: bool) -> Iterator[Path]:
-    """The work folder beside the run folder that it will become, for this process alone.
+    """Claims the work folder beside the future run folder for this process.
 
     An unfinished training in it stays until `begin`. If the block fails, what can be gone on with is kept.
 
@@ -271,7 +271,7 @@ def work_folder(folder: Path, force: bool) -> Iterator[Path]:
 
 
 def begin(work: Path, recipe: Recipe) -> None:
-    """Discards what is in a work folder, and starts it with the recipe."""
+    """Empties a work folder and writes the recipe into it."""
     (work / RECORD).unlink(missing_ok=True)  # first: with it, the folder is a run
     for path in work.iterdir():
         if path.name not in (locks.NAME, RECIPE):
@@ -281,7 +281,7 @@ def begin(work: Path, recipe: Recipe) -> None:
 
 
 def concluded(folder: Path) -> Run | None:
-    """The run of a training that was killed when all but its last renaming was done."""
+    """Completes a training that was killed just before its last rename; returns the run, or None."""
     if not is_run(_work(folder)):
         return None
     with _claimed(folder) as work:
@@ -311,12 +311,12 @@ def unfinished(folder: Path) -> Iterator[Path]:
 
 
 def _is_interrupted(folder: Path) -> bool:
-    """Whether it is a run that Ctrl-C ended, with the checkpoints to go on from."""
+    """Whether Ctrl-C ended this run and its checkpoints are there."""
     return _has_checkpoint(folder) and is_run(folder) and Run(folder).record.status == "interrupted"
 
 
 def _take_up(folder: Path, work: Path) -> None:
-    """Makes an interrupted run an unfinished training again; the run stays as it is until that ends."""
+    """Makes an interrupted run an unfinished training again; the run stays unchanged until that ends."""
     begin(work, recipe_of(folder))
     (work / CHECKPOINTS).mkdir()
     numbered = _checkpoints(folder)
@@ -332,7 +332,7 @@ def _take_up(folder: Path, work: Path) -> None:
 
 @contextlib.contextmanager
 def _claimed(folder: Path) -> Iterator[Path]:
-    """The work folder, made if need be and locked; gone after a failure that leaves nothing to go on with."""
+    """Creates and locks the work folder; removes it after a failure that leaves nothing to resume."""
     work = _work(folder)
     with contextlib.ExitStack() as held:
         try:
@@ -361,7 +361,7 @@ def _claimed(folder: Path) -> Iterator[Path]:
 
 
 def finish(work: Path, folder: Path, force: bool) -> None:
-    """Turns a work folder, in which everything is written, into the run folder.
+    """Turns a complete work folder into the run folder.
 
     Raises:
         KerastuneError: as `refuse_existing`.
@@ -387,7 +387,7 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 def _checkpoints(folder: Path) -> set[str]:
-    """Their names."""
+    """Returns the names of a folder's checkpoints."""
     return {path.name for path in (folder / CHECKPOINTS).glob("[0-9]*.npz")}
 
 
@@ -439,7 +439,7 @@ def removable(folder: str | Path) -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Deletes a run, finished or not. A kill leaves it whole, or out of sight."""
+    """Deletes a run, finished or not. After a kill it is whole or hidden."""
     for part in (folder, _work(folder)):
         if part.is_dir():
             with changing(part, "removing"), files.beside(part) as outer:

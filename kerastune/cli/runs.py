@@ -1,4 +1,4 @@
-"""kerastune runs: lists runs, sets two side by side, and deletes them."""
+"""kerastune runs: lists, compares and deletes runs."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from kerastune.cli.terminal import emit, put, say, shown, table, typed
 @click.group(invoke_without_command=True)
 @click.pass_context
 def runs(ctx: click.Context) -> None:
-    """List, compare and delete runs; alone, list those in runs/."""
+    """List, compare and delete runs. Without a subcommand, list those in runs/."""
     if ctx.invoked_subcommand is None:
         ctx.invoke(runs_list, folder=Path("runs"), as_json=False)
 
@@ -48,9 +48,9 @@ def runs_list(folder: Path, as_json: bool) -> None:
 @click.argument("second", metavar="B")
 @json_option
 def runs_compare(first: str, second: str, as_json: bool) -> None:
-    """Set two runs side by side: recipes, metrics with their intervals, and artifacts.
+    """Compare two runs: recipes, metrics with 95 % intervals, and artifacts.
 
-    Where both were judged on the same examples, the difference has an interval, too: that of paired examples.
+    If both were judged on the same examples, the verdict comes from paired examples.
 
     Example: kerastune runs compare runs/first runs/second
     """

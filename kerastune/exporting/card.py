@@ -50,7 +50,7 @@ def write(folder: Path, of: Run, manifest: Manifest, report: VerificationReport)
 
 
 def _front_matter(of: Run, manifest: Manifest, report: VerificationReport) -> list[str]:
-    """YAML, a key a line; JSON is YAML, and quotes whatever a label or a path holds."""
+    """Returns YAML, one key per line. Values are JSON, which is YAML and quotes any label or path."""
     licence = manifest.licence.lower()
     known = re.fullmatch(r"[a-z0-9.\-]+", licence)
     metric = manifest.metric
@@ -83,7 +83,7 @@ def _front_matter(of: Run, manifest: Manifest, report: VerificationReport) -> li
 
 
 def _preset(manifest: Manifest) -> str:
-    """The preset as others know it: without the folders of this machine."""
+    """Returns the preset's name, without this machine's folders."""
     name = manifest.preset.removeprefix("hf://")
     return Path(name).name if Path(name).is_absolute() else name
 
@@ -94,7 +94,7 @@ def _data(of: Run) -> str:
 
 
 def _deploying(name: str) -> str:
-    """The target's page from "Deploy" on, a level deeper."""
+    """Returns the target's README from "Deploy" on, with deeper headings."""
     page = target.readme(name)
     _, found, rest = page.partition("\n## Deploy\n")
     return re.sub(r"^##", "###", (rest if found else page).strip(), flags=re.MULTILINE)
@@ -114,5 +114,5 @@ def _template() -> Any:
 
 
 def _text(words: object) -> str:
-    """Words that Markdown and HTML take as they are."""
+    """Escapes words for Markdown and HTML."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$])", r"\\\1", printable(str(words)[:_LONGEST]))

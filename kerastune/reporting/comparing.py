@@ -1,4 +1,4 @@
-"""Two runs side by side."""
+"""Compares two runs."""
 
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Compared:
-    """What differs between two runs.
+    """The comparison of two runs.
 
     Attributes:
         recipe: a line each: "train.batch_size: 8 in A, 16 in B".
@@ -62,7 +62,7 @@ class Compared:
 
 
 def compare(a: Run, b: Run) -> Compared:
-    """Two runs side by side.
+    """Compares two runs.
 
     Raises:
         KerastuneError: one is no run, or was interrupted and has no metrics.

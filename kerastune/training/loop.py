@@ -34,7 +34,7 @@ _SHORT = 5.0  # seconds: epochs that end sooner after a checkpoint are sooner tr
 
 @dataclass
 class Position:
-    """Where training is, and what it has found so far; with the arrays, all that a checkpoint holds.
+    """The position and the results of a training. With the arrays, this is all that a checkpoint holds.
 
     `phase` and `epoch` count from 1, `step` is how many of the epoch's steps are done.
     """
@@ -56,7 +56,7 @@ class Position:
 
 
 class Training:
-    """One training, in a work folder that holds its checkpoints and best weights.
+    """One training. Its work folder holds the checkpoints and the best weights.
 
     Args:
         made: its plan. What is decided on the way is added to the plan's decisions.
@@ -83,12 +83,12 @@ class Training:
 
     @property
     def judge(self) -> Metric:
-        """What chooses the best epoch."""
+        """The metric that chooses the best epoch."""
         return tasks.device(self.recipe.task).learnt(self.recipe).metric
 
     @property
     def metric(self) -> str:
-        """The name of what chooses the best epoch."""
+        """The name of the metric that chooses the best epoch."""
         return self.judge.name
 
     @property
@@ -96,7 +96,7 @@ class Training:
         return f"phase {self.at.phase}/{len(self.recipe.phases)} ({self.phase.unfreeze})"
 
     def decision(self, key: str) -> Decision | None:
-        """What was decided for the phase that runs, in this process or in the one that is resumed."""
+        """The decision for the current phase, made in this process or before a resumption."""
         return next((d for d in self.at.decisions if d.key == key and d.phase == self.at.phase), None)
 
     def decided(self, key: str, asked: Any, got: Any, why: str) -> Any:
@@ -105,14 +105,14 @@ class Training:
 
     @property
     def ran(self) -> Ran:
-        """What has happened in the phase that runs."""
+        """The record of the current phase."""
         return self.at.ran[-1]
 
     def happened(self, **facts: Any) -> None:
         self.at.ran[-1] = dataclasses.replace(self.ran, **facts)
 
     def run(self, last: int | None = None) -> bool:
-        """Trains what is left; the task then holds the best weights. Returns whether Ctrl-C ended it.
+        """Trains the remaining phases and leaves the best weights in the task. Returns whether Ctrl-C ended it.
 
         Args:
             last: the phase to end after; by default the recipe's last.
@@ -141,7 +141,7 @@ class Training:
 
     def _phase(self) -> None:
         at, phase = self.at, self.phase
-        # What a phase draws, adapters for one, must not depend on how much the phases before it drew.
+        # Random draws of a phase, such as its adapters, must not depend on how much earlier phases drew.
         keras.utils.set_random_seed(seed_of(self.recipe.seed, at.phase))
         freezing.freeze(self.task, phase)
         self.optimizer = optimizers.of_phase(phase, self.task, self.steps * phase.epochs)
@@ -159,7 +159,7 @@ class Training:
         at, phase, patience = self.at, self.phase, self.recipe.train.early_stopping
         feed, steps = None, None
         while at.epoch <= phase.epochs and not (patience and at.waited >= patience):
-            # The phase is cut in front of all that it will ever train, which is how `_phase` has left it.
+            # `_phase` has unfrozen all layers that this phase will ever train; the cut lies in front of them.
             feed = feed or self.feed(phase.epochs)
             audit = freezing.freeze(self.task, phase, at.epoch)
             stage = [unit.name for unit in audit.units if unit.trainable_parameters]
@@ -175,7 +175,7 @@ class Training:
                 self._end_epoch(row, validated)
 
     def feed(self, epochs: int, cached: bool = True) -> Feed:
-        """The batches of the phase that runs, cut in front of what trains as the model is now.
+        """Returns the batches of the current phase, cut in front of the layers that are trainable now.
 
         Args:
             epochs: how many epochs there will be batches for.
@@ -190,7 +190,7 @@ class Training:
         return Feed(self.batches, self.at.phase, epochs, cut, kept)
 
     def _kept(self, cut: cutting.Cut, on_disk: bool) -> features.Kept:
-        """Runs the frozen part over all examples, or finds what an earlier run kept of it."""
+        """Runs the frozen layers over all examples, or finds the features that an earlier run cached."""
         batches, phase, run_prefix = self.batches, self.at.phase, None
         key = features.keys(batches, phase, cut)
         known = self.decision("train.cache forward")
@@ -205,7 +205,7 @@ class Training:
         return features.keep(batches, phase, cut, key, by, on_disk, self.title, self.progress, run_prefix)
 
     def _epoch(self, feed: Feed, steps: Steps) -> tuple[dict[str, float], checkpoint.Arrays]:
-        """Runs what is left of an epoch, and validates. Returns the history's row and the validated weights."""
+        """Finishes an epoch and validates. Returns the history's row and the validated weights."""
         at, started = self.at, time.perf_counter()
         first = at.step
         for batch in feed.train(at.epoch, at.step):
@@ -266,7 +266,7 @@ class Training:
             self.save()
 
     def _log(self, row: dict[str, float]) -> None:
-        """TensorBoard's event file, which TensorFlow can write without TensorBoard."""
+        """Writes TensorBoard's event file, for which TensorFlow needs no TensorBoard."""
         plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
         metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class="DATA_CLASS_SCALAR")
         writer = tf.summary.create_file_writer(str(self.work / "tensorboard"))
@@ -297,7 +297,7 @@ class Training:
         self.save()
 
     def _recalibrate(self) -> Recalibration:
-        """Sets the statistics of the unfrozen BatchNorm layers to those of the training data, and validates anew."""
+        """Sets the statistics of unfrozen BatchNorm layers to those of the training data, and validates again."""
         batches = self.batches.of("train", self.batches.order("train"))
         measured = batch_norm.recalibrate(self.task, self.phase, (x for x, *_ in batches))
         feed = self.feed(1, cached=False)
@@ -314,7 +314,7 @@ class Training:
     # --- steps ---------------------------------------------------------------------------------------------
 
     def _functions(self, feed: Feed) -> Steps:
-        """The steps, compiled in the way that is faster."""
+        """Returns the steps, compiled in the faster way."""
         asked, known = self.recipe.train.xla, self.decision("train.xla")
         if known is not None or asked != "auto":
             got = bool(known.got if known else self.decided("train.xla", asked, asked, "as asked"))
@@ -339,7 +339,7 @@ class Training:
 
     @contextlib.contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """Puts everything back that steps inside the block change."""
+        """Restores everything that steps inside the block change."""
         before = self._arrays()
         try:
             yield
@@ -362,7 +362,7 @@ class Training:
 
     @functools.cached_property
     def steps(self) -> int:
-        """Steps an epoch."""
+        """Steps per epoch."""
         return self.batches.order("train").steps
 
     # --- what is kept --------------------------------------------------------------------------------------
@@ -387,7 +387,7 @@ class Training:
         return f"the best epoch's weights ({figures})"
 
     def save(self) -> None:
-        """Writes a checkpoint, and deletes what only older ones needed.
+        """Writes a checkpoint and deletes files that only older ones needed.
 
         Raises:
             ConverterError: the disk is full; the last checkpoint is intact.
@@ -414,7 +414,7 @@ class Training:
         return time.perf_counter() - self._saved > 60 * int(count)
 
     def _arrays(self) -> checkpoint.Arrays:
-        """Every array that goes on changing: weights, optimizer, random states and running metrics."""
+        """Returns every array that training changes: weights, optimizer, random states and running metrics."""
         arrays = {f"weights/{name}": value for name, value in self._weights().items()}
         for group, variables in self._groups().items():
             arrays |= {f"{group}/{i}": variable.numpy() for i, variable in enumerate(variables)}
@@ -451,7 +451,7 @@ class Training:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Lets Ctrl-C wait until the block is done: what belongs together is never half done."""
+    """Delays Ctrl-C until the block is done, so that related changes are never half done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

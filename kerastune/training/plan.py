@@ -1,4 +1,4 @@
-"""Plans a training: everything that is known before its first step."""
+"""Plans a training before its first step."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from kerastune.training.steps import without_xla
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is known before the first step: the data, the model, and who will train when."""
+    """A training before its first step: the data, the model, and what trains in each phase."""
 
     batches: Batches
     audits: tuple[Audit, ...]
@@ -97,7 +97,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
 
 
 def _moving(task: Any, phase: Phase) -> frozenset[str]:
-    """Numbers of all weights of the layers in which something moves: merging also moves an adapted layer's kernel."""
+    """Returns the numbers of all weights in layers that train: merging moves an adapted layer's kernel as well."""
     numbers = {id(weight): weights.number(name) for name, weight in weights.named(task).items()}
 
     def moves(layer: Any, own: list[Any]) -> bool:
@@ -109,8 +109,10 @@ def _moving(task: Any, phase: Phase) -> frozenset[str]:
 
 
 def _memory_mb(batches: Batches) -> int:
-    """An upper estimate of the model's memory in the largest phase, in MB: weights, gradients, two optimizer
-    slots, and every tensor of a forward pass kept for the backward one. The libraries add about 1 GB."""
+    """Estimates an upper bound of the model's memory in the largest phase, in MB.
+
+    Counts weights, gradients, two optimizer slots, and every tensor of a forward pass. The libraries add about 1 GB.
+    """
     task, example = batches.task, batches.one
     # One example has several rows where it has sides.
     rows = batches.recipe.train.batch_size * len(keras.tree.flatten(example)[0])

@@ -86,7 +86,7 @@ def fine_tune(
 
 
 def resume(folder: str | Path, progress: Progress | None = None) -> run.Run:
-    """Goes on with a training that was killed or interrupted, to the bits that it would have reached.
+    """Resumes a killed or interrupted training, with bit-identical results.
 
     Raises:
         KerastuneError: there is nothing to resume, it is still running, or the recipe, the data, the pretrained
@@ -118,7 +118,7 @@ _UNCHANGED = ("recipe", "data", "preset_sha256", "versions")
 
 
 def facts_of(made: Plan, job: Literal["train", "run"] = "train") -> dict[str, Any]:
-    """What decides the bits, and may not change before a run is resumed; and when and where, which is only recorded."""
+    """Returns the facts that decide the bits, and may not change before a resumption; also time and machine."""
     weights = hashlib.sha256()
     for weight in made.task.backbone.weights:
         weights.update(np.ascontiguousarray(weight.numpy()).tobytes())
@@ -136,14 +136,14 @@ def facts_of(made: Plan, job: Literal["train", "run"] = "train") -> dict[str, An
 
 
 def _decided(like: run.Run | None) -> list[Decision]:
-    """The decisions of an earlier run, with where they are from."""
+    """Returns the decisions of an earlier run; each reason names that run."""
     if not like:
         return []
     return [dataclasses.replace(one, why=f"as in {like.folder.name}: {one.why}") for one in like.record.decisions]
 
 
 def _tell_differences(like: run.Run, recipe: Recipe, facts: Mapping[str, Any], progress: Progress) -> None:
-    """Says what may make other bits of a run that is repeated."""
+    """Reports differences from the repeated run that may change the bits."""
     then = {
         "recipe": like.recipe.model_dump(mode="json"),
         "data": {"fingerprint": like.record.data.fingerprint},
@@ -184,9 +184,9 @@ def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
 
 
 def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch", force: bool) -> run.Run:
-    """Trains what is left, and turns the work folder into a run."""
+    """Finishes training, and turns the work folder into a run."""
     recipe, progress, work = training.recipe, training.progress, training.work
-    # First, which tokenises all texts: TensorFlow drops a SentencePiece model when training sets its seed.
+    # Tokenises all texts, so it comes first: TensorFlow drops a SentencePiece model when training sets its seed.
     described = training.kind.building.describe(recipe, made.task, made.splits)
     try:
         interrupted = training.run()
@@ -218,7 +218,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
 
 
 def record_of(made: Plan, facts: Mapping[str, Any], at: Position, **found: Any) -> RunRecord:
-    """The record of a training that is at a position.
+    """Returns the record of a training at a position.
 
     Args:
         facts: a checkpoint's.
@@ -257,7 +257,7 @@ def record_of(made: Plan, facts: Mapping[str, Any], at: Position, **found: Any) 
 
 
 def save(batches: Batches, folder: Path) -> tuple[Any, list[str]]:
-    """Saves a model, proves that what comes back is it, and returns it in float32, with notes.
+    """Saves a model, proves that it loads unchanged, and returns it in float32, with notes.
 
     Raises:
         VerificationError: as `saving.save`.
@@ -272,7 +272,7 @@ def save(batches: Batches, folder: Path) -> tuple[Any, list[str]]:
 def score(
     recipe: Recipe, task: Any, splits: Splits, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The saved model's predictions and metrics on the validation and test splits.
+    """Returns the saved model's predictions and metrics on the validation and test splits.
 
     A metric's "baseline" is what the best guess without a model would reach.
     """
@@ -299,7 +299,7 @@ def score(
 
 
 def _before(recipe: Recipe, made: Plan, progress: Progress) -> dict[str, Any]:
-    """What a preset is worth, and says, before it is trained, where it can do its task already."""
+    """Returns metrics and sampled answers before training, if the preset can already do the task."""
     kind = tasks.get(recipe.task)
     if not kind.learning.starts:
         return {}
@@ -310,7 +310,7 @@ def _before(recipe: Recipe, made: Plan, progress: Progress) -> dict[str, Any]:
 def _generations(
     recipe: Recipe, made: Plan, before: dict[str, Any], epochs: Mapping[str, Sequence[str]]
 ) -> Generations | None:
-    """What a model that generates said to some prompts."""
+    """Returns a generating model's answers to the sampled prompts."""
     if not (asked := tasks.get(recipe.task).learning.sampled(recipe, made.splits)):
         return None
     said = {name: tuple(texts) for name, texts in epochs.items()}
@@ -318,7 +318,7 @@ def _generations(
 
 
 def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[str, Any]]:
-    """Scores a run's model anew on its recipe's validation and test splits, and records that in the run.
+    """Scores a run's model again on its validation and test splits, and updates the run.
 
     Raises:
         DataError: the data cannot be read, or are not those the run was made with.

@@ -1,4 +1,4 @@
-"""The truth of kept views: what moves an image moves its boxes, so each view has its own."""
+"""The truth of cached views. A change that moves an image moves its boxes, so each view has its own truth."""
 
 import hashlib
 from pathlib import Path
@@ -13,17 +13,17 @@ _FILE = "truth.npz"
 
 
 class Gathered:
-    """Collects the truth of batches that come in any order."""
+    """Collects the truth of batches in any order."""
 
     def __init__(self, own: Targets) -> None:
         self._own, self._parts = own, list[tuple[list[Any], Any, Any]]()
 
     def add(self, truth: Tensors, weights: Any, indices: Any) -> None:
-        """A batch's truth, weights and indices into the split."""
+        """Adds a batch's truth, weights and indices into the split."""
         self._parts.append((tf.nest.flatten(truth), np.asarray(weights), np.asarray(indices)))
 
     def targets(self) -> Targets:
-        """The truth in the order of the split; the split's own where nothing has moved."""
+        """Returns the truth in the order of the split; the split's own if nothing has moved."""
         leaves, weights, indices = zip(*self._parts, strict=True)
         order = np.argsort(np.concatenate(indices))
         moved = [tf.gather(tf.concat(parts, 0), order) for parts in zip(*leaves, strict=True)]
@@ -32,13 +32,13 @@ class Gathered:
         return self._own if digest(found) == digest(self._own) else found
 
     def save(self, folder: Path) -> None:
-        """Writes the truth beside the features, where it has moved."""
+        """Writes the truth next to the features, if it has moved."""
         if (found := self.targets()) is not self._own:
             np.savez(folder / _FILE, allow_pickle=False, **_arrays(found))
 
 
 def digest(targets: Targets) -> str:
-    """sha256 of truth and weights."""
+    """Returns the sha256 of truth and weights."""
     found = hashlib.sha256()
     for name, array in _arrays(targets).items():
         found.update(f"{name} {array.dtype} {array.shape}\n".encode() + np.ascontiguousarray(array).tobytes())
@@ -46,7 +46,7 @@ def digest(targets: Targets) -> str:
 
 
 def load(folder: Path, own: Targets) -> Targets:
-    """The truth beside a view's features; the split's own where there is none."""
+    """Returns the truth stored with a view's features; the split's own if there is none."""
     if not (folder / _FILE).is_file():
         return own
     with np.load(folder / _FILE, allow_pickle=False) as stored:
