@@ -251,7 +251,7 @@ def _refuse_unfinished(work: Path, folder: Path, force: bool) -> None:
     if (_has_checkpoint(work) or is_run(work)) and not force:
         raise KerastuneError(
             f"{work} holds a training of {folder.name} that has not ended.",
-            f"kerastune resume {folder} goes on with it; --force discards it and starts anew.",
+            f"kerastune resume {folder} goes on with it; --force discards it and starts again.",
         )
 
 

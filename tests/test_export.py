@@ -179,7 +179,7 @@ def test_predict_and_the_reader_refuse_a_changed_byte_too(exported, copied, pict
         predict(made, pictures / "red" / "00.png")
     done = subprocess.run([sys.executable, made.folder / "reader.py", made.folder, "--check"], capture_output=True)
     assert done.returncode == 3
-    assert b"FAILED: not what was exported: model.onnx" in done.stderr
+    assert b"FAILED: changed since the export: model.onnx" in done.stderr
 
 
 def test_a_missing_file_is_named(exported, copied):
