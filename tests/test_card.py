@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from kerastune import export
 from kerastune.errors import VerificationError
 from kerastune.exporting import card
 from kerastune.recipe import Export
@@ -17,8 +18,9 @@ from kerastune.verifying import artifact
 
 
 @pytest.fixture(scope="module")
-def made(trained: Callable[[str], Any], export_once: Callable[..., Any]) -> artifact.Artifact:
-    return export_once(trained("resnet"), [Export(target="linux", quantize="dynamic")])["linux-dynamic"]
+def made(trained: Callable[[str], Any], tmp_path_factory: pytest.TempPathFactory) -> artifact.Artifact:
+    out = tmp_path_factory.mktemp("card") / "linux-dynamic"
+    return export(trained("resnet"), Export(target="linux", quantize="dynamic"), out)[0]
 
 
 def test_the_card_has_the_fields_that_the_hub_reads_with_this_files_own_figures(made: artifact.Artifact) -> None:

@@ -121,7 +121,9 @@ def test_bad_conversations_are_listed_with_their_lines(chat_recipe: Callable[...
     with pytest.raises(DataError) as caught:
         load(chat_recipe(data={"path": str(tmp_path / "talks.jsonl"), "messages_column": "talk"}).data)
     message = caught.value.message
-    for line, what in enumerate(["no list of", "not end with", "not end with", "'robot'", "only allowed first", "no text"], 1):
+    for line, what in enumerate(
+        ["no list of", "not end with", "not end with", "'robot'", "only allowed first", "no text"], 1
+    ):
         assert f"line {line}: " in message and what in message.splitlines()[line]
 
 
