@@ -1,16 +1,13 @@
 """kerastune predict and search: ask a run or an artifact."""
 
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import click
 
 from kerastune.cli.options import json_option
 from kerastune.cli.progress import progress
 from kerastune.cli.terminal import emit, put, say, table, typed
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()

@@ -108,8 +108,8 @@ def _row(path: Path) -> dict[str, Any]:
     from kerastune import run
 
     if run.is_unfinished(path):
-        record, task, status = None, run.unfinished_recipe(path).task, "unfinished"
-        status = "training" if run.is_training(path) else status
+        record, task = None, run.unfinished_recipe(path).task
+        status = "training" if run.is_training(path) else "unfinished"
     else:
         record = run.load(path).record
         task, status = record.task, record.status

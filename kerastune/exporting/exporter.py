@@ -221,7 +221,7 @@ def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Ar
             made, report = _attempt(of, job, unsure, partial, work, progress)
         refuse_failed(made, report)
         card.write(partial, of, made.manifest, report)
-        artifact.write(partial, made.manifest, made.golden)
+        artifact.seal(partial, made.manifest)
         for warning in report.warnings:
             progress.say(f"{job.folder.name}: {warning}")
         report = replace(report, ladder=tuple(climbed) if job.quantize == "auto" else ())

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from kerastune import tasks
 from kerastune.data import ragged
 from kerastune.records import differences
 from kerastune.run import Run
-from kerastune.tasks.learnt import statistics
+from kerastune.tasks.learnt import Learnt, Predictions, statistics
+from kerastune.tasks.learnt.contract import Truth
 from kerastune.verifying import artifact
 
 Figure = tuple[float, tuple[float, float]]
@@ -68,41 +67,46 @@ def compare(a: Run, b: Run) -> Compared:
         KerastuneError: one is no run, or was interrupted and has no metrics.
     """
     then, now = (run.recipe.model_dump(mode="json") for run in (a, b))
-    names = sorted({one.folder.name for run in (a, b) for one in artifact.inside(run.exports)})
+    made = [{one.folder.name: one for one in artifact.inside(run.exports)} for run in (a, b)]
+    names = sorted({name for found in made for name in found})
     return Compared(
         (str(a.folder), str(b.folder)),
         tuple(differences(then, now, words=("in A", "in B"))),
-        tuple(found for split in ("validation", "test") for found in _figures(a, b, split)),
-        tuple(Files(name, *(_side(run, name) for run in (a, b))) for name in names),
+        tuple(_figures(a, b, split) for split in ("validation", "test")),
+        tuple(Files(name, *(_side(found.get(name)) for found in made)) for name in names),
     )
 
 
-def _figures(a: Run, b: Run, split: str) -> list[Figures]:
-    learnt = [tasks.device(run.recipe.task).learnt(run.recipe) for run in (a, b)]
-    found, digests = [], []
-    for run, one in zip((a, b), learnt, strict=True):
-        _, truth, predictions = run.predictions(split)
-        each = one.per_example(truth, predictions)
-        found.append((one.statistic(each), statistics.interval(one, each)))
-        digests.append(run.digests(split))
+def _figures(a: Run, b: Run, split: str) -> Figures:
+    learnt, other = (tasks.device(run.recipe.task).learnt(run.recipe) for run in (a, b))
+    _, truth, theirs = a.predictions(split)
+    _, others, ours = b.predictions(split)
+    figures = _figure(learnt, truth, theirs), _figure(other, others, ours)
+    digests, places = a.digests(split), b.digests(split)
     difference, verdict = None, "judged on other examples"
-    alike = learnt[0] is learnt[1] and a.labels == b.labels
-    if alike and sorted(digests[0]) == sorted(digests[1]):
-        _, truth, theirs = a.predictions(split)
-        place = {digest: i for i, digest in enumerate(digests[1])}
-        ours = ragged.take(b.predictions(split)[2], [place[digest] for digest in digests[0]])
-        paired = statistics.paired(learnt[0], np.asarray(truth), ours, theirs, 0.0)
+    if learnt is other and a.labels == b.labels and sorted(digests) == sorted(places):
+        place = {digest: i for i, digest in enumerate(places)}
+        ours = ragged.take(ours, [place[digest] for digest in digests])
+        paired = statistics.paired(learnt, truth, ours, theirs, 0.0)
         if paired and paired.interval:
             low, high = paired.interval
-            difference = -paired.drop, (-high, -low)
-            verdict = "better" if high < 0 else "worse" if low > 0 else "too few to tell"
-            verdict = "the same" if paired.drop == low == high == 0 else verdict
-    return [Figures(split, learnt[0].metric.words, found[0], found[1], difference, verdict)]
+            difference, verdict = (-paired.drop, (-high, -low)), _verdict(paired.drop, low, high)
+    return Figures(split, learnt.metric.words, *figures, difference, verdict)
 
 
-def _side(run: Run, name: str) -> Side | None:
-    of = next((one for one in artifact.inside(run.exports) if one.folder.name == name), None)
-    if of is None or of.report is None:
+def _figure(learnt: Learnt, truth: Truth, predictions: Predictions) -> Figure:
+    each = learnt.per_example(truth, predictions)
+    return learnt.statistic(each), statistics.interval(learnt, each)
+
+
+def _verdict(drop: float, low: float, high: float) -> str:
+    if drop == low == high == 0:
+        return "the same"
+    return "better" if high < 0 else "worse" if low > 0 else "too few to tell"
+
+
+def _side(of: artifact.Artifact | None) -> Side | None:
+    if of is None or (report := of.report) is None:
         return None
-    judged = of.report.validation
-    return Side(of.report.size_bytes, judged.metric.value if judged and judged.metric else None)
+    judged = report.validation
+    return Side(report.size_bytes, judged.metric.value if judged and judged.metric else None)

@@ -177,6 +177,11 @@ def write(folder: Path, manifest: Manifest, golden: Golden) -> Artifact:
     if golden.answers:
         named |= {f"{_ANSWERS}tokens": golden.answers.tokens, f"{_ANSWERS}margins": golden.answers.margins}
     np.savez_compressed(folder / GOLDEN, allow_pickle=False, **named)
+    return seal(folder, manifest)
+
+
+def seal(folder: Path, manifest: Manifest) -> Artifact:
+    """Writes the manifest with the hash of every file that the folder holds."""
     files = {name: File(sha256=_sha256(folder / name), bytes=(folder / name).stat().st_size) for name in _files(folder)}
     manifests.write(replace(manifest, files=files), folder / MANIFEST)
     return Artifact(folder)

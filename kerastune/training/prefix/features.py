@@ -1,5 +1,6 @@
 """Features of a phase: the frozen prefix's outputs for every example, computed in one pass or read from the cache."""
 
+import functools
 import itertools
 import math
 import time
@@ -53,9 +54,12 @@ def keys(batches: Batches, phase: int, cut: Cut) -> Key:
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     device = f"{environment.machine()['cpu']} {gpus}"
 
+    @functools.cache
+    def truth(name: str) -> str:
+        return truths.digest(batches.targets[name])
+
     def key(by: Implementation, name: str, view: int | None) -> str:
-        moved = None if view is None else truths.digest(batches.targets[name])
-        drawn = None if view is None else [view, batches.recipe.seed, phase, moved]
+        drawn = None if view is None else [view, batches.recipe.seed, phase, truth(name)]
         preprocessing = f"{batches.fingerprint(view is not None)} {drawn}"
         digests, batch_size = batches.split(name).digests, batches.recipe.train.batch_size
         return cache.key(digests, fingerprint, cut.specs, preprocessing, by, batch_size, device)
@@ -114,7 +118,7 @@ def keep(
             seen = truths.Gathered(own)
             known = cache.compute(
                 run_prefix,
-                _inputs(batches, phase, name, view, seen.add),
+                _inputs(batches, phase, name, view, None if view is None else seen.add),
                 total,
                 cut.specs,
                 kept_as,
@@ -122,7 +126,7 @@ def keep(
                 lambda done: progress.advance(stage, done, total),  # noqa: B023  called at once
                 seen.save,
             )
-            found.append(View(known, seen.targets()))
+            found.append(View(known, seen.targets))
     examples = count(batches)
     size = f"{examples * cut.bytes_per_example / 1e6:.1f} MB cached {'on disk' if on_disk else 'in memory'}"
     progress.say(
@@ -137,11 +141,12 @@ def _inputs(
     phase: int,
     name: str,
     view: int | None,
-    told: Callable[[Any, Any, Any], None] = lambda truth, weights, indices: None,
+    told: Callable[[Any, Any, Any], None] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Yields batches of (inputs, indices of their rows); `told` gets the truth, weights and indices of each."""
     # Texts come in order of length, but the timed batches should be typical.
     order = batches.order(name, seed=(0,) if batches.bucketed else None)
     for x, truth, weights, i in batches.of(name, order, None if view is None else batches.changes(phase, view)):
-        told(truth, weights, i)
+        if told:
+            told(truth, weights, i)
         yield x, i

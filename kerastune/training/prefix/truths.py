@@ -1,5 +1,6 @@
 """The truth of cached views. A change that moves an image moves its boxes, so each view has its own truth."""
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,11 @@ class Gathered:
         """Adds a batch's truth, weights and indices into the split."""
         self._parts.append((tf.nest.flatten(truth), np.asarray(weights), np.asarray(indices)))
 
+    @functools.cached_property
     def targets(self) -> Targets:
-        """Returns the truth in the order of the split; the split's own if nothing has moved."""
+        """The truth in the order of the split, once all batches are in; the split's own if nothing has moved."""
+        if not self._parts:
+            return self._own
         leaves, weights, indices = zip(*self._parts, strict=True)
         order = np.argsort(np.concatenate(indices))
         moved = [tf.gather(tf.concat(parts, 0), order) for parts in zip(*leaves, strict=True)]
@@ -33,8 +37,8 @@ class Gathered:
 
     def save(self, folder: Path) -> None:
         """Writes the truth next to the features, if it has moved."""
-        if (found := self.targets()) is not self._own:
-            np.savez(folder / _FILE, allow_pickle=False, **_arrays(found))
+        if self.targets is not self._own:
+            np.savez(folder / _FILE, allow_pickle=False, **_arrays(self.targets))
 
 
 def digest(targets: Targets) -> str:
