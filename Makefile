@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: quickstart test test-slow verify-arm64 verify-browser lint bench matrix tokenizers faults ladder clean
+.PHONY: quickstart test test-slow verify-arm64 verify-browser lint bench matrix tokenizers faults ladder attack clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/kerastune assets fetch efficientnet-lite0-imagenet fashion-mnist
@@ -53,6 +53,10 @@ ladder: $(VENV)/installed-dev
 
 matrix: $(VENV)/installed-dev
 	$(BIN)/python tests/matrix.py
+
+# Minutes of hostile inputs: recipes, data, artifacts, kills, requests.
+attack: $(VENV)/installed-dev
+	PYTHONPATH=tests $(BIN)/python -m attack > docs/attack.md
 
 # uv installs in seconds what takes pip minutes; pip knows the mirrors of closed networks (pip.conf).
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python -e

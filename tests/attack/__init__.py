@@ -1,0 +1,5 @@
+"""Campaigns against kerastune: many seeded inputs of a kind, each of which must work or be refused in words."""
+
+from attack.campaign import Campaign
+
+CAMPAIGNS: dict[str, Campaign] = {}
