@@ -25,6 +25,7 @@ from kerastune.assets import (
     fashion_mnist,
     smollm2_135m_instruct,
     text_corpora,
+    textiles,
 )
 from kerastune.assets.asset import Asset, Progress
 from kerastune.assets.presets import explain_preset_failure, named_folder, preset_folder, reaching
@@ -49,6 +50,7 @@ ASSETS: dict[str, Asset] = {
     "all-minilm-l6-v2-en": all_minilm_l6_v2.ASSET,
     "smollm2-135m-instruct": smollm2_135m_instruct.ASSET,
     "fashion-mnist": fashion_mnist.ASSET,
+    "textiles": textiles.ASSET,
     "trec-questions": text_corpora.TREC_QUESTIONS,
     "sms-spam": text_corpora.SMS_SPAM,
     "vader-movie-reviews": text_corpora.VADER_MOVIE_REVIEWS,
