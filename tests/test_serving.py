@@ -7,15 +7,11 @@ import base64
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import tempfile
-import urllib.error
-import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,10 +25,10 @@ from manifests import a_manifest
 from ovmsclient import make_grpc_client
 from PIL import Image
 from processes import until
+from served import Server
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from tensorflow_serving.config import model_server_config_pb2
 
-from kerastune import child
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.modalities import image as pictures_of
 from kerastune.serving import files, stand_in
@@ -42,45 +38,6 @@ from kerastune.verifying.runtimes import ask
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-6
-
-
-class Server:
-    """`kerastune serve` as a user starts it."""
-
-    def __init__(self, folder, *options):
-        command = [sys.executable, "-m", "kerastune", "serve", str(folder), "--port", "0", "--grpc-port", "0", "--json"]
-        self._file = tempfile.TemporaryFile("w+")  # noqa: SIM115  it is closed in `end`
-        self.process = child.start([*command, *options], self._file)
-        until(lambda: self.process.poll() is not None or "}\n" in self.said())
-        assert self.process.poll() is None, self.said()
-        self.where, _ = json.JSONDecoder().raw_decode(self.said(), self.said().index("{"))
-        self.url = self.where["rest"]
-        self.port = int(re.search(r":(\d+)/", self.url)[1])
-
-    def post(self, document, path=":predict"):
-        """Status and answer."""
-        body = document if isinstance(document, bytes) else json.dumps(document).encode()
-        try:
-            with urllib.request.urlopen(self.url + path, body, timeout=60) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-
-    def said(self):
-        """What it has said so far, on both streams."""
-        return os.pread(self._file.fileno(), 1 << 20, 0).decode()
-
-    def end(self):
-        """What it said, once it has ended as it should."""
-        code, said = self.process.wait(40), self.said()
-        self._file.close()
-        assert code == 0 and "Traceback" not in said and said.endswith("Stopped.\n"), said
-        return said
-
-    def stop(self, number=signal.SIGINT):
-        os.kill(self.process.pid, number)
-        return self.end()
 
 
 @pytest.fixture(scope="module")
@@ -249,15 +206,19 @@ REFUSED = {
     '{"inputs": {"pixels": [1]}}': "Missing but required: {images}. Sent extra: {pixels}",
     '{"inputs": {"images": [[[[1, 2, 3]]]], "pixels": 1}}': "Sent extra: {pixels}",
     '{"signature_name": "nonsense", "instances": [1]}': "serve_bytes, serving_default",
-    '{"signature_name": 1, "instances": [1]}': "not found",
+    '{"signature_name": 1, "instances": [1]}': "must be a string, not int",
+    '{"signature_name": {}, "instances": [1]}': "must be a string, not dict",
     '{"signature_name": "serve_bytes", "instances": [{"b64": "%"}]}': "base64",
     '{"signature_name": "serve_bytes", "instances": ["no image"]}': "Unknown image file format",
     '{"signature_name": "serve_bytes", "instances": ["\\ud83d"]}': "surrogates not allowed",
-    '{"signature_name": ["serve_bytes"], "instances": [1]}': "unhashable",
+    '{"signature_name": ["serve_bytes"], "instances": [1]}': "must be a string, not list",
     '{"instances": ' + "[" * 900 + "]" * 900 + "}": "depth",
     '{"instances": [[[[1, 2, 1' + "0" * 5000 + "]]]]}": "digits",
     '{"signature_name": "' + "x" * 10**6 + '", "instances": [1]}': "xxx…",
     '{"inputs": {"' + "x" * 10**6 + '": 1}}': "Missing but required: {images}",
+    '{"instances": '
+    + json.dumps([[[[0] * 3]]] * 513)
+    + "}": "input images has 513 rows; a request can have at most 512",
 }
 
 
@@ -265,7 +226,7 @@ REFUSED = {
 def test_a_bad_request_is_400_with_a_reason(server, body):
     status, answer = server.post(body.encode())
     assert status == 400
-    assert REFUSED[body] in answer["error"] and len(answer["error"]) <= 1001
+    assert REFUSED[body] in answer["error"] and len(answer["error"]) <= 501
 
 
 def test_other_models_versions_and_addresses_are_refused(server):
@@ -413,7 +374,7 @@ def compute(arrays):
         time.sleep(0.1)
     raise Refused("the server has stopped")
 
-closed, server.GRACE_SECONDS = threading.Event(), 1
+closed, server.GRACE_SECONDS, server._SECONDS = threading.Event(), 1, 2
 served = server.Served("endless", 1, {"serving_default": Signature({}, {}, compute)}, closed)
 with socket.create_server(("127.0.0.1", 0)) as listening:
     server.run(served, listening, "127.0.0.1", 0, lambda rpc: print(listening.getsockname()[1], rpc, flush=True))
@@ -436,6 +397,15 @@ def test_a_request_that_takes_too_long_does_not_hold_the_server():
         assert process.wait(timeout=20) == 0
         assert call.exception() is not None
     process.stdout.close()
+
+
+def test_a_request_that_does_not_arrive_is_refused_in_time():
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as process:
+        port, _ = process.stdout.readline().split()
+        with socket.create_connection(("127.0.0.1", int(port))) as client:
+            client.sendall(b"POST /v1/models/endless:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+            assert b"408" in client.recv(1000).splitlines()[0]
+        process.send_signal(signal.SIGTERM)
 
 
 # --- what goes beside the model ----------------------------------------------------------------------------

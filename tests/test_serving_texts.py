@@ -12,8 +12,8 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from served import Server
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-from test_serving import Server
 
 from kerastune import export, fine_tune
 from kerastune.recipe import Export, parse

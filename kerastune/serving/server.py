@@ -6,8 +6,8 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,30 +22,32 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from tensorflow_serving.apis import predict_pb2
-from tensorflow_serving.apis import prediction_service_pb2_grpc as prediction_service
 
-from kerastune.errors import KerastuneError
+from kerastune.errors import KerastuneError, shortened
 from kerastune.serving import tensors
-from kerastune.serving.signatures import Refused, Signature
+from kerastune.serving.signatures import Refused, Signature, large
 from kerastune.serving.tensors import MAX_BYTES
 
 GRACE_SECONDS = 30
 """Seconds for requests to finish after a signal."""
 
-_HELD_BYTES = 4 * MAX_BYTES  # of all REST bodies together
+_SECONDS = 60  # for a request to arrive
+_HELD_BYTES = 4 * MAX_BYTES  # of all requests together
 _RPCS = 64  # gRPC calls accepted at a time
-_THREADS = 4  # requests parsed or computed at a time
+_THREADS = 4  # requests parsed or computed at a time, and gRPC messages read at a time
+_SERVICE = "tensorflow.serving.PredictionService"
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Served:
     """A model under its name.
 
     Attributes:
         closed: set when the server has stopped, so that signatures stop computing for abandoned requests.
         texts: the signature for REST requests with texts and no signature name.
+        held: bytes of the requests that are being read or answered.
     """
 
     name: str
@@ -53,20 +55,41 @@ class Served:
     signatures: dict[str, Signature]
     closed: threading.Event
     texts: str = "serving_default"
+    held: int = 0
 
     def signature(self, name: str, code: Any = grpc.StatusCode.INVALID_ARGUMENT) -> Signature:
         """Finds a signature; raises Refused with `code` if there is none of that name."""
         if name not in self.signatures:
             there = ", ".join(sorted(self.signatures))
-            raise Refused(f'Serving signature key "{name}" not found. There are: {there}.', code)
+            raise Refused(f'Serving signature key "{shortened(name)}" not found. There are: {there}.', code)
         return self.signatures[name]
 
+    def check(self, name: str, version: str | None = None) -> None:
+        """Raises Refused if a request asks for another model or version."""
+        if name != self.name or version not in (None, str(self.version)):
+            asked = shortened(name)
+            what = f"Latest({asked})" if version is None else f"Specific({asked}, {shortened(version)})"
+            raise Refused(f"Servable not found for request: {what}", grpc.StatusCode.NOT_FOUND)
 
-def _check(served: Served, name: str, version: str | None = None) -> None:
-    """Raises Refused if a request asks for another model or version."""
-    if name != served.name or version not in (None, str(served.version)):
-        what = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-        raise Refused(f"Servable not found for request: {what}", grpc.StatusCode.NOT_FOUND)
+    @contextmanager
+    def holding(self) -> Iterator[Callable[[int], None]]:
+        """Yields a function that adds bytes to `held` until the block ends; it raises Refused above the limits."""
+        own = 0
+
+        def add(count: int) -> None:
+            nonlocal own
+            own += count
+            self.held += count
+            if own > MAX_BYTES:
+                raise Refused(f"a request can have at most {MAX_BYTES} bytes", grpc.StatusCode.OUT_OF_RANGE)
+            if self.held > _HELD_BYTES:
+                reason = f"all requests together can have at most {_HELD_BYTES} bytes; try again"
+                raise Refused(reason, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+        try:
+            yield add
+        finally:
+            self.held -= own
 
 
 def run(served: Served, listening: socket.socket, host: str, grpc_port: int, ready: Callable[[str], None]) -> None:
@@ -99,7 +122,7 @@ async def _run(
 
     hosts = ["*"] if host in ("0.0.0.0", "::", "") else ["localhost", "127.0.0.1", "[::1]", address(host)]
     app = _rest(served, hosts, until_stopped)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
+    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=GRACE_SECONDS)
     ready(address(host, port))
     await uvicorn.Server(config).serve(sockets=[listening])
 
@@ -109,10 +132,15 @@ def address(host: str, port: int | None = None) -> str:
     return (f"[{host}]" if ":" in host else host) + ("" if port is None else f":{port}")
 
 
-async def _answered(function: Callable[[Served, Any], Any], served: Served, request: Any) -> Any:
+async def _answered(function: Callable[[Served, Any], Any], served: Served, body: bytes | bytearray) -> Any:
     """Computes an answer in a thread. Any error counts as a refusal, because only requests can cause one."""
+
+    def compute() -> Any:
+        with large(len(body)):
+            return function(served, body)
+
     try:
-        return await anyio.to_thread.run_sync(function, served, request)
+        return await anyio.to_thread.run_sync(compute)
     except Refused:
         raise
     except Exception as error:
@@ -122,42 +150,40 @@ async def _answered(function: Callable[[Served, Any], Any], served: Served, requ
 
 # --- REST --------------------------------------------------------------------------------------------------
 
+_STATUSES = {
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 408,
+    grpc.StatusCode.OUT_OF_RANGE: 413,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+}
+
 
 def _rest(served: Served, hosts: list[str], lifespan: Any) -> Starlette:
-    held = 0
-
     async def predict(request: Request) -> Response:
-        nonlocal held
-        _check(served, **request.path_params)
-        body = bytearray()
-        try:
-            async for part in request.stream():
-                body += part
-                held += len(part)
-                if len(body) > MAX_BYTES:
-                    raise HTTPException(413, f"a request can have at most {MAX_BYTES} bytes")
-                if held > _HELD_BYTES:
-                    raise HTTPException(429, f"all requests together can have at most {_HELD_BYTES} bytes; try again")
+        served.check(**request.path_params)
+        with served.holding() as add:
+            body = bytearray()
+            if int(request.headers.get("content-length", 0)) > MAX_BYTES:
+                add(MAX_BYTES + 1)  # refuses it before it arrives
+            async with _in_time():
+                async for part in request.stream():
+                    add(len(part))
+                    body += part
             response: Response = await _answered(_predict_json, served, body)
             return response
-        finally:
-            held -= len(body)
 
     async def status(request: Request) -> Response:
-        _check(served, **request.path_params)
+        served.check(**request.path_params)
         one = {"version": str(served.version), "state": "AVAILABLE"}
         return _json({"model_version_status": [{**one, "status": {"error_code": "OK", "error_message": ""}}]})
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
-        codes = {grpc.StatusCode.NOT_FOUND: 404, grpc.StatusCode.RESOURCE_EXHAUSTED: 429}
-        return _json({"error": error.reason}, codes.get(error.code, 400))
+        return _json({"error": error.reason}, _STATUSES.get(error.code, 400))
 
     async def elsewhere(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        if error.status_code in (404, 405):
-            return _json({"error": f"Malformed request: {request.method} {request.scope['path']}"}, 400)
-        return _json({"error": error.detail}, error.status_code)
+        asked = f"{shortened(request.method)} {shortened(request.scope['path'])}"
+        return _json({"error": f"Malformed request: {asked}"}, 400)
 
     async def gone(request: Request, error: Exception) -> Response:
         _log.warning("A client went away before its request was whole.")
@@ -171,7 +197,19 @@ def _rest(served: Served, hosts: list[str], lifespan: Any) -> Starlette:
     ]
     handlers: Any = {Refused: refused, HTTPException: elsewhere, ClientDisconnect: gone}
     trusted = Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    return Starlette(routes=routes, middleware=[trusted], exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(routes=routes, middleware=[trusted], exception_handlers=handlers, lifespan=lifespan)
+    app.router.redirect_slashes = False
+    return app
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(_SECONDS):
+            yield
+    except TimeoutError:
+        reason = f"the request did not arrive within {_SECONDS} seconds"
+        raise Refused(reason, grpc.StatusCode.DEADLINE_EXCEEDED) from None
 
 
 def _json(document: Any, status: int = 200) -> Response:
@@ -188,7 +226,10 @@ def _predict_json(served: Served, body: bytearray) -> Response:
     in_rows = "instances" in document
     asked = document["instances" if in_rows else "inputs"]
     default = served.texts if isinstance(_first(asked), str) else "serving_default"
-    signature = served.signature(document.get("signature_name") or default)
+    name = document.get("signature_name", default)
+    if not isinstance(name, str):
+        raise Refused(f"'signature_name' must be a string, not {type(name).__name__}")
+    signature = served.signature(name or default)
     outputs = signature.compute((tensors.from_rows if in_rows else tensors.from_columns)(asked, signature.inputs))
     if in_rows:
         return _json({"predictions": tensors.to_rows(outputs, len(asked))})
@@ -205,44 +246,49 @@ def _first(value: Any) -> Any:
 # --- gRPC --------------------------------------------------------------------------------------------------
 
 
-class _Prediction(prediction_service.PredictionServiceServicer):  # type: ignore[misc]
-    def __init__(self, served: Served) -> None:
-        self.served = served
+def _rpc(served: Served, where: str) -> tuple[Any, int]:
+    """Makes a gRPC server. Returns it and its port."""
+    reading = asyncio.Semaphore(_THREADS)
 
-    async def Predict(self, request: Any, context: Any) -> Any:
+    async def predict(messages: AsyncIterator[bytes], context: Any) -> Any:
         try:
-            return await _answered(_predict_proto, self.served, request)
+            with served.holding() as add:
+                async with reading, _in_time():
+                    message = await anext(messages, b"")
+                    add(len(message))
+                return await _answered(_predict_proto, served, message)
         except Refused as error:
             await context.abort(error.code, error.reason)
 
-
-def _predict_proto(served: Served, request: Any) -> Any:
-    spec = request.model_spec
-    version = f"{spec.version.value}" if spec.HasField("version") else spec.version_label or None
-    _check(served, spec.name, version)
-    name = spec.signature_name or "serving_default"
-    signature = served.signature(name, grpc.StatusCode.FAILED_PRECONDITION)
-    if unknown := sorted(set(request.output_filter) - set(signature.outputs)):
-        there = ", ".join(signature.outputs)
-        raise Refused(f"output tensor alias not found in signature: {unknown[0]}. There are: {there}.")
-    outputs = signature.compute(tensors.from_protos(request.inputs, signature.inputs))
-    wanted = {key: tensors.to_proto(outputs[key]) for key in request.output_filter or outputs}
-    response = predict_pb2.PredictResponse(outputs=wanted)
-    response.model_spec.name, response.model_spec.signature_name = served.name, name
-    response.model_spec.version.value = served.version
-    return response
-
-
-def _rpc(served: Served, where: str) -> tuple[Any, int]:
-    """Makes a gRPC server. Returns it and its port."""
+    # Unary calls are streams of one message on the wire. As a stream, it is read when there is memory for it, and as
+    # bytes it is parsed where a mistake is the client's and not an internal error.
+    method = grpc.stream_unary_rpc_method_handler(predict)
     options = [
         ("grpc.max_receive_message_length", MAX_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # otherwise two servers could share a port and its requests
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_RPCS)
-    prediction_service.add_PredictionServiceServicer_to_server(_Prediction(served), server)
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_SERVICE, {"Predict": method})])
     try:
         return server, server.add_insecure_port(where)
     except RuntimeError as error:
         raise KerastuneError(f"Cannot listen on {where} for gRPC.", "--grpc-port 0 takes a free port.") from error
+
+
+def _predict_proto(served: Served, message: bytes) -> Any:
+    request = predict_pb2.PredictRequest.FromString(message)
+    spec = request.model_spec
+    version = f"{spec.version.value}" if spec.HasField("version") else spec.version_label or None
+    served.check(spec.name, version)
+    name = spec.signature_name or "serving_default"
+    signature = served.signature(name, grpc.StatusCode.FAILED_PRECONDITION)
+    if unknown := sorted(set(request.output_filter) - set(signature.outputs)):
+        there = ", ".join(signature.outputs)
+        raise Refused(f"output tensor alias not found in signature: {shortened(unknown[0])}. There are: {there}.")
+    outputs = signature.compute(tensors.from_protos(request.inputs, signature.inputs))
+    wanted = {key: tensors.to_proto(outputs[key]) for key in request.output_filter or outputs}
+    response = predict_pb2.PredictResponse(outputs=wanted)
+    response.model_spec.name, response.model_spec.signature_name = served.name, name
+    response.model_spec.version.value = served.version
+    return response.SerializeToString()

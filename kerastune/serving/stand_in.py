@@ -1,8 +1,8 @@
 """A development stand-in for TF Serving: one artifact behind its REST and gRPC predict APIs.
 
 It answers and refuses like tensorflow_model_server, with these exceptions: it refuses integers outside the input's
-range, which that server wraps around, unknown inputs in the column format, which that server drops, requests above 64
-MiB, and huge images. It also answers raw texts: see `kerastune.serving.raw_texts`.
+range, which that server wraps around, unknown inputs in the column format, which that server drops, and requests of
+more than 64 MiB, 512 examples or 134 megapixels. It also answers raw texts: see `kerastune.serving.raw_texts`.
 """
 
 import json

@@ -12,14 +12,17 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 
-from kerastune.modalities import image
-from kerastune.serving.signatures import Array, Arrays, Refused, Specs
+from kerastune.errors import shortened
+from kerastune.serving.signatures import Array, Arrays, Refused, Specs, pixels
 
 MAX_BYTES = 64 * 2**20
 """The limit of a REST body or a gRPC message. gRPC's own default is 4 MiB; TF Serving's limit is 2 GiB."""
 
-MAX_PIXELS = 2**28
-"""Maximum pixels in all encoded images of a request: 0.8 GB in RGB."""
+MAX_PIXELS = 2**27
+"""Maximum pixels in all encoded images of a request: 1.6 GB as floats in RGB."""
+
+MAX_ROWS = 512
+"""Maximum examples in a request: a tiny one can take as much memory as a large one."""
 
 
 def from_rows(rows: Any, inputs: Specs) -> Arrays:
@@ -50,7 +53,7 @@ def _is_object(value: Any) -> bool:  # with names; {"b64": …} is bytes
 
 def _check_names(sent: Mapping[str, Any], inputs: Specs) -> None:
     if set(sent) != set(inputs):
-        missing, extra = sorted(set(inputs) - set(sent)), ",".join(sorted(set(sent) - set(inputs))[:20])
+        missing, extra = sorted(set(inputs) - set(sent)), shortened(",".join(sorted(set(sent) - set(inputs))))
         raise Refused(
             f"inputs do not match the signature. Missing but required: {{{','.join(missing)}}}. "
             f"Sent extra: {{{extra}}}."
@@ -60,7 +63,9 @@ def _check_names(sent: Mapping[str, Any], inputs: Specs) -> None:
 def _checked(name: str, spec: Any, array: Array) -> Array:
     if not spec.shape.is_compatible_with(array.shape):
         raise Refused(f"input {name} has shape {list(array.shape)}, but {list(spec.shape)} is expected")
-    if spec.dtype == tf.string and name.endswith("_bytes") and sum(map(image.pixels, array.flat)) > MAX_PIXELS:
+    if array.ndim and len(array) > MAX_ROWS:
+        raise Refused(f"input {name} has {len(array):,} rows; a request can have at most {MAX_ROWS}")
+    if pixels(name, array) > MAX_PIXELS:
         raise Refused(f"input {name} has images of more than the {MAX_PIXELS:,} pixels that are safe to open")
     return array
 

@@ -1,5 +1,6 @@
 """Campaigns against kerastune: many seeded inputs of a kind, each of which must work or be refused in words."""
 
+from attack import requests
 from attack.campaign import Campaign
 
-CAMPAIGNS: dict[str, Campaign] = {}
+CAMPAIGNS: dict[str, Campaign] = {one.CAMPAIGN.name: one.CAMPAIGN for one in (requests,)}

@@ -12,6 +12,7 @@ from kerastune.files import write_json
 from kerastune.formats.graphs import Signature
 from kerastune.targets import images as reader
 from kerastune.tasks.contract import Model
+from kerastune.tasks.image_classification import decoding
 from kerastune.tasks.image_classification.feeding import normaliser
 from kerastune.tasks.image_classification.settings import ImageClassification
 from kerastune.tasks.losses import activated
@@ -39,17 +40,7 @@ def bytes_function(target: str, model: Model) -> Callable[[tf.Tensor], dict[str,
     height, width = converter.image_size
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:  # string [] -> float32 [h, w, 3]
-        def png() -> tf.Tensor:
-            rgba = tf.cast(tf.io.decode_png(encoded, channels=4), tf.float32)
-            alpha = rgba[..., 3:] / 255
-            return tf.round(rgba[..., :3] * alpha + 255 * (1 - alpha))
-
-        def jpeg() -> tf.Tensor:
-            # The accurate method equals Pillow's, which training used.
-            return tf.cast(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"), tf.float32)
-
-        image = tf.ensure_shape(tf.cond(tf.io.is_jpeg(encoded), jpeg, png), [None, None, 3])
-        return tf.ensure_shape(converter(image), [height, width, 3])
+        return tf.ensure_shape(converter(decoding.decode(encoded)), [height, width, 3])
 
     def device(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         x = tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([height, width, 3], tf.float32))
