@@ -12,8 +12,8 @@ from kerastune.recipe import Recipe, export_name
 from kerastune.tasks.learnt.statistics import fewest
 from kerastune.training import train
 from kerastune.training.batches import Batches
-from kerastune.training.loop import Position
 from kerastune.training.plan import Plan
+from kerastune.training.position import Position
 from kerastune.verifying.artifact import Artifact
 
 _FEW = 64  # examples of a split

@@ -4,11 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +18,16 @@ from kerastune.progress import Progress
 from kerastune.recipe import Phase
 from kerastune.records import Decision, Ran, Recalibration, to_json
 from kerastune.tasks.learnt import Metric
-from kerastune.training import batch_norm, checkpoint, decide, freezing, lora, memory, optimizers
+from kerastune.training import batch_norm, checkpoint, decide, freezing, interrupts, lora, memory, optimizers
 from kerastune.training.batches import seed_of
 from kerastune.training.feed import Feed
 from kerastune.training.plan import Plan
+from kerastune.training.position import Position
 from kerastune.training.prefix import cutting, features
 from kerastune.training.prefix.forward import Implementation
 from kerastune.training.steps import Steps, compiled
 
 _SHORT = 5.0  # seconds: epochs that end sooner after a checkpoint are sooner trained again than written
-
-
-@dataclass
-class Position:
-    """The position and the results of a training. With the arrays, this is all that a checkpoint holds.
-
-    `phase` and `epoch` count from 1, `step` is how many of the epoch's steps are done.
-    """
-
-    phase: int = 1
-    epoch: int = 1
-    step: int = 0
-    waited: int = 0  # epochs since the phase's best one, for early stopping
-    phase_best: dict[str, Any] | None = None  # the row of the phase's best epoch
-    stage: list[str] = field(default_factory=list)  # the units that train in the stage that `frozen` is of
-    best: dict[str, Any] | None = None
-    best_file: str = ""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    said: dict[str, list[str]] = field(default_factory=dict)  # by "phase.epoch", where the task generates
-    ran: list[Ran] = field(default_factory=list)  # one a phase that has begun
-    decisions: list[Decision] = field(default_factory=list)
-    frozen: dict[str, str] = field(default_factory=dict)  # hashes from before the stage that is running
-    seconds: float = 0.0
 
 
 class Training:
@@ -126,7 +101,7 @@ class Training:
                     self._phase()
             self._put_back()
         except KeyboardInterrupt:
-            with _uninterrupted():
+            with interrupts.delayed():
                 self.progress.say(f"Interrupted in {self.title}: keeping {self._describe_best()}.")
                 if not self._left:  # else nothing was done since the checkpoint that is gone on from
                     self.save()
@@ -152,7 +127,7 @@ class Training:
             self._epochs()
         else:
             self._prove(freezing.frozen_hashes(self.task))
-        with _uninterrupted():
+        with interrupts.delayed():
             self._end_phase()
 
     def _epochs(self) -> None:
@@ -171,7 +146,7 @@ class Training:
                 self.save()  # what was measured holds for whoever resumes
             row, validated = self._epoch(feed, steps)
             self._prove(at.frozen)
-            with _uninterrupted():
+            with interrupts.delayed():
                 self._end_epoch(row, validated)
 
     def feed(self, epochs: int, cached: bool = True) -> Feed:
@@ -209,7 +184,7 @@ class Training:
         at, started = self.at, time.perf_counter()
         first = at.step
         for batch in feed.train(at.epoch, at.step):
-            with _uninterrupted():  # a step and its count belong together
+            with interrupts.delayed():  # a step and its count belong together
                 steps.train(*batch)
                 at.step += 1
             self._tell(first, started)
@@ -447,22 +422,6 @@ class Training:
 
 
 # --- helpers -----------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Delays Ctrl-C until the block is done, so that related changes are never half done."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed and callable(before):
-        before(signal.SIGINT, None)
 
 
 def _numpy(tensor: Any) -> Any:

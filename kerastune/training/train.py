@@ -32,8 +32,9 @@ from kerastune.records import (
 from kerastune.tasks.learnt import statistics
 from kerastune.training import checkpoint, saving
 from kerastune.training.batches import Batches
-from kerastune.training.loop import Position, Training
+from kerastune.training.loop import Training
 from kerastune.training.plan import Plan, plan
+from kerastune.training.position import Position
 
 
 def fine_tune(
