@@ -66,6 +66,13 @@ CASES = {
         ["photo.png"],
         {"augment": {"flip": "horizontal"}},
     ),
+    "a vector of an image": Case(
+        "image_embedding",
+        {"source": "folder", "path": "photos", "known_labels": True},
+        HEAD,
+        ["photo.png"],
+        {"dimensions": [8, 4]},
+    ),
     "a label of a text": Case(
         "text_classification",
         {"source": "csv", "path": "texts.csv"},
@@ -102,6 +109,7 @@ def presets(
 ) -> dict[str, Path]:
     return {
         "image_classification": preset("resnet"),
+        "image_embedding": preset("resnet"),
         "text_classification": text_preset("Bert"),
         "text_embedding": embedder_preset("Bert"),
         "causal_lm": chat_preset("Qwen3"),

@@ -137,15 +137,16 @@ def _slack(share: float) -> float:
 def _refuse_torn_groups(draft: Draft) -> None:
     """Refuses groups that lie in several declared splits; with `skip_bad` they stay in the last one."""
     gone: set[int] = set()
+    whole = draft.settings.whole_labels
     for group, members in _groups(draft).items():
         there = Counter(split for i in members if (split := draft.source.examples[i].split))
         if len(there) < 2:
             continue
         last = max(there, key=SPLITS.index)
         words = " and ".join(f"{there[split]} in {split}" for split in SPLITS if split in there)
-        draft.problems.append(
-            Problem(f"group {printable(group)!r}", f"is torn by the declared splits: {words}; the others are left out")
-        )
+        kind, way = ("label", "set data.known_labels = true") if whole else ("group", "the others are left out")
+        problem = f"is torn by the declared splits: {words}; {way}"
+        draft.problems.append(Problem(f"{kind} {printable(group)!r}", problem))
         gone |= {i for i in members if draft.source.examples[i].split != last}
     draft.drop(gone)
 
@@ -155,7 +156,8 @@ def _note_groups(draft: Draft) -> None:
         return
     there = Counter(draft.splits[members[0]] for members in groups.values())
     words = ", ".join(f"{there[split]:,} in {split}" for split in SPLITS)
-    draft.notes.append(f"{counted(len(groups), 'group')} kept together: {words}")
+    kind = "label" if draft.settings.whole_labels else "group"
+    draft.notes.append(f"{counted(len(groups), kind)} kept together: {words}")
 
 
 def _groups(draft: Draft) -> dict[str, list[int]]:

@@ -6,6 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -52,7 +53,8 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
         DataError: lists every problem in one message, unless `skip_bad` leaves them out.
     """
     progress = progress or (lambda stage, done, total: None)
-    draft = Draft(settings, normalised(SOURCES[settings.reader](settings, progress)))
+    source = normalised(SOURCES[settings.reader](settings, progress))
+    draft = Draft(settings, _whole_labels(source) if settings.whole_labels else source)
     require_two_labels(draft, chain.from_iterable(map(draft.labels, draft.alive)))
     require_splits(draft, settings)
     _read_all(draft, progress)
@@ -65,6 +67,11 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
         raise everything_at_once(draft)
     require_enough(draft, settings)
     return _build(draft)
+
+
+def _whole_labels(source: Source) -> Source:
+    """Returns the source with each label as a group, so that it stays in one split."""
+    return replace(source, examples=[replace(one, group=str(one.label)) for one in source.examples])
 
 
 # --- reading ------------------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+TOGETHER = 4
+"""Examples of one kind that a shuffled epoch keeps next to each other."""
+
 
 @dataclass(frozen=True)
 class Order:
@@ -19,6 +22,8 @@ class Order:
         seed: shuffles each epoch, reproducibly; None keeps the order, by group.
         start: number of batches to skip, counted over all epochs.
         groups: group of each example, int64 [size]; examples in a group have similar lengths.
+        kinds: kind of each example, int64 [size]; a shuffled epoch keeps `TOGETHER` of a kind next to each other, so
+            that they meet in a batch.
     """
 
     size: int
@@ -27,6 +32,7 @@ class Order:
     seed: tuple[int, ...] | None = None
     start: int = 0
     groups: npt.NDArray[np.int64] | None = None
+    kinds: npt.NDArray[np.int64] | None = None
 
     @property
     def steps(self) -> int:
@@ -47,7 +53,16 @@ class Order:
         """Returns the order of all examples in an epoch, counted from 0, before grouping: int64 [size]."""
         if self.seed is None:
             return np.arange(self.size)
-        return np.random.default_rng((*self.seed, number)).permutation(self.size)
+        random = np.random.default_rng((*self.seed, number))
+        shuffled = random.permutation(self.size)
+        if self.kinds is None:
+            return shuffled
+        by_kind = shuffled[np.argsort(self.kinds[shuffled], kind="stable")]
+        starts = np.flatnonzero(np.diff(self.kinds[by_kind], prepend=-1))
+        rank = np.arange(self.size) - np.repeat(starts, np.diff(starts, append=self.size))  # within the kind
+        bunch = np.cumsum(rank % TOGETHER == 0) - 1
+        place = random.permutation(bunch[-1] + 1)[bunch]
+        return by_kind[np.argsort(place, kind="stable")]
 
     def __iter__(self) -> Iterator[npt.NDArray[np.int64]]:
         first, skipped = divmod(self.start, self.steps)

@@ -63,8 +63,8 @@ def predict(
     options = {**options_of(of), **given}
     if foreign := sorted(set(given) - set(options_of(of))):
         raise KerastuneError(f"{' and '.join(foreign)}: only for language models, and {of.folder} is not one.")
-    sides = of.manifest.sides if isinstance(of, Artifact) else _device(of).sides(of.recipe)
-    asked = _device(of).modality.ask([examples] if isinstance(examples, str | Path) else examples, sides)
+    sides = of.manifest.sides if isinstance(of, Artifact) else device_of(of).sides(of.recipe)
+    asked = device_of(of).modality.ask([examples] if isinstance(examples, str | Path) else examples, sides)
     found, labels = outputs(of, asked.examples, options), _labels(of)
     answers = [learnt_by(of).shown.answer(labels, found, i, top) for i in range(len(asked.names))]
     return [Prediction(name, one.lines, one.document) for name, one in zip(asked.names, answers, strict=True)]
@@ -72,7 +72,7 @@ def predict(
 
 def options_of(of: Run | Artifact) -> Mapping[str, Any]:
     """Returns the model's options and their defaults."""
-    return _device(of).options
+    return device_of(of).options
 
 
 def outputs(of: Run | Artifact, examples: Sequence[Example], options: Mapping[str, Any]) -> Arrays:
@@ -88,10 +88,11 @@ def outputs(of: Run | Artifact, examples: Sequence[Example], options: Mapping[st
 
 def learnt_by(of: Run | Artifact) -> Learnt:
     """Returns the kind of output of a run or an artifact."""
-    return of.learnt if isinstance(of, Artifact) else _device(of).learnt(of.recipe)
+    return of.learnt if isinstance(of, Artifact) else device_of(of).learnt(of.recipe)
 
 
-def _device(of: Run | Artifact) -> Device[Any]:
+def device_of(of: Run | Artifact) -> Device[Any]:
+    """Returns the task of a run or an artifact as a device sees it."""
     return tasks.device(of.manifest.task if isinstance(of, Artifact) else of.recipe.task)
 
 

@@ -17,7 +17,8 @@ from kerastune.data.source import Problem
 from kerastune.data.sources.rows import rows
 from kerastune.data.sources.table import in_column
 from kerastune.errors import DataError, KerastuneError, listed, printable
-from kerastune.predicting.inference import learnt_by, opened, outputs
+from kerastune.modalities.text import TEXT
+from kerastune.predicting.inference import device_of, learnt_by, opened, outputs
 from kerastune.progress import Progress
 from kerastune.run import Run
 from kerastune.tasks.learnt.vectors import VECTORS, unit
@@ -91,7 +92,7 @@ def search(
 
 def makes_vectors(of: Run | Artifact) -> bool:
     """Returns whether a run or an artifact embeds texts."""
-    return learnt_by(of) in VECTORS
+    return learnt_by(of) in VECTORS and device_of(of).modality is TEXT
 
 
 def _embedded(of: Run | Artifact, texts: Sequence[str]) -> tuple[Vectors, str]:

@@ -44,7 +44,10 @@ def explain(problem: ErrorDetails, recipe: type[BaseModel], tasks: Iterable[str]
         near = did_you_mean(problem["input"], re.findall(r"'([^']*)'", expected))
         return f"{where}: {received} is not one of {expected}{near}"
     if kind == "tuple_type":
-        return f"{where}: must be a list of tables, each under [[{where}]]"
+        is_of_tables = where in recipe.model_fields and _tables(recipe.model_fields[where].annotation)
+        return f"{where}: must be a list" + (
+            f" of tables, each under [[{where}]]" if is_of_tables else f", not {received}"
+        )
     if kind == "value_error":
         return f"{where}: {problem['ctx']['error']}"
     message = problem["msg"].replace("Input should be", "must be")

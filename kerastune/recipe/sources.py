@@ -43,6 +43,21 @@ class Data(Settings):
         """Returns whether an example has two texts."""
         return False
 
+    @property
+    def separator(self) -> str | None:
+        """Returns the separator between the labels of an example."""
+        return None
+
+    @property
+    def numeric(self) -> str | None:
+        """Returns the name of the number that is learnt, if it is one."""
+        return None
+
+    @property
+    def whole_labels(self) -> bool:
+        """Returns whether all examples of a label stay in one split."""
+        return False
+
     @model_validator(mode="after")
     def _leave_something_to_train_on(self) -> "Data":
         if self.validation_fraction + self.test_fraction >= 1:
@@ -64,6 +79,10 @@ class Labelled(Data):
     @property
     def target(self) -> Target:
         return "number" if self.regression else "labels" if self.label_separator else "label"
+
+    @property
+    def separator(self) -> str | None:
+        return self.label_separator
 
     @model_validator(mode="after")
     def _numbers_are_not_separated(self) -> "Labelled":
@@ -92,8 +111,8 @@ class FolderData(Images):
     path/<label>/<group>/*.jpg. A group stays in one split, whatever its labels are."""
 
 
-class CsvData(Images, Labelled):
-    """A CSV file with a column of image paths and a column of labels or numbers."""
+class CsvImages(Images):
+    """A CSV file with a column of image paths and a column of labels."""
 
     reader = "csv"
 
@@ -112,6 +131,14 @@ class CsvData(Images, Labelled):
     """A column that says train, validation or test. Default: split by content hash."""
     group_column: Text | None = None
     """A column that names groups, such as a speaker, a product or a patient. A group stays in one split."""
+
+
+class CsvData(CsvImages, Labelled):
+    """A CSV file with a column of image paths and a column of labels or numbers."""
+
+    @property
+    def numeric(self) -> str | None:
+        return self.label_column if self.regression else None
 
 
 class Tfds(Data):
@@ -135,10 +162,14 @@ class Tfds(Data):
     """A feature that names groups, such as a speaker, a product or a patient. A group stays in one split."""
 
 
-class TfdsData(Tfds, Images, Labelled):
-    """A TensorFlow Datasets data set with an image and a label, or a number."""
+class TfdsImages(Tfds, Images):
+    """A TensorFlow Datasets data set with an image and a label."""
 
     image_key: Text = "image"
+
+
+class TfdsData(TfdsImages, Labelled):
+    """A TensorFlow Datasets data set with an image and a label, or a number."""
 
 
 class Texts(Data):
@@ -179,11 +210,6 @@ class Table(Texts):
         """Returns the key that names the column with the ground truth; None if the texts themselves are the truth."""
         return None
 
-    @property
-    def separator(self) -> str | None:
-        """Returns the separator between the labels of an example."""
-        return None
-
 
 class TableData(Table, Labelled):
     """A CSV, JSON Lines or Parquet file with a column of texts and a column of labels."""
@@ -200,10 +226,6 @@ class TableData(Table, Labelled):
     @property
     def truth(self) -> str:
         return "label_column"
-
-    @property
-    def separator(self) -> str | None:
-        return self.label_separator
 
     @property
     def paired(self) -> bool:

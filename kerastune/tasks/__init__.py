@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 TASKS = {
     "image_classification": "kerastune.tasks.image_classification",
+    "image_embedding": "kerastune.tasks.image_embedding",
     "text_classification": "kerastune.tasks.text_classification",
     "text_embedding": "kerastune.tasks.text_embedding",
     "causal_lm": "kerastune.tasks.causal_lm",

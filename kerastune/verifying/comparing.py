@@ -111,6 +111,12 @@ def agreement(learnt: Learnt, found: Arrays, expected: Arrays) -> Agreement:
     return Agreement(count, error, float(learnt.comparison.agree(found, expected).mean()))
 
 
+def step(outputs: Arrays) -> float:
+    """Returns the smallest distance between different values of an output: the step of integers, almost 0 of floats."""
+    values = [np.unique(np.asarray(array, np.float64)) for array in outputs.values()]
+    return max((float(np.diff(one).min()) for one in values if len(one) > 1), default=0.0)
+
+
 def largest_error(learnt: Learnt, found: Arrays, expected: Arrays) -> float:
     """Returns the largest distance of an example; may be NaN."""
     return float(learnt.comparison.distance(found, expected).max(initial=0))

@@ -176,12 +176,13 @@ def _unfit(of: Artifact, source: Run | None) -> list[str]:
 
 
 def _unlike(learnt: Learnt, found: dict[str, Arrays], scale: float) -> list[str]:
-    """Returns where two runtimes with the same kernels differ."""
+    """Returns where two runtimes with the same kernels differ; integer outputs may be rounded to the next step."""
     told = []
     for name, ours in found.items():
         if (theirs := found.get(other := RUNTIMES[name].kernels_of)) is None:
             continue
-        if not (error := comparing.largest_error(learnt, ours, theirs)) <= _SAME_KERNELS * scale:
+        allowed = max(_SAME_KERNELS * scale, 1.01 * comparing.step(theirs))
+        if not (error := comparing.largest_error(learnt, ours, theirs)) <= allowed:
             told.append(f"{name} differs by {error:.3g} from {other}, although it has the same kernels")
     return told
 

@@ -22,14 +22,14 @@ from kerastune.data.sources.table import in_column, placed
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
 from kerastune.modalities.image import LARGEST
-from kerastune.recipe.sources import CsvData
+from kerastune.recipe.sources import CsvImages
 
 _EXAMPLE = "A minimal file:  image,label  /  photos/1.jpg,daisy  /  photos/2.jpg,tulip  (one row per line)."
 
 
 @dataclass
 class _Table:
-    settings: CsvData
+    settings: CsvImages
     root: str  # image paths are relative to it and stay inside it
     real_root: str  # the same, links resolved
     columns: dict[str, str]  # by the key that names them
@@ -42,7 +42,7 @@ class _Table:
     notes: Counter[str] = field(default_factory=Counter)
 
 
-def examples(settings: CsvData, progress: Progress) -> Source:
+def examples(settings: CsvImages, progress: Progress) -> Source:
     """Lists the rows of a CSV file.
 
     Raises:
@@ -69,7 +69,7 @@ def _source(table: _Table) -> Source:
         where=printable(table.settings.path),
         examples=[table.examples[i] for i in kept],
         read=lambda i: files.read_bounded(paths[i], LARGEST, "an image"),
-        labels=(table.settings.label_column,) if table.settings.regression else None,
+        labels=(numeric,) if (numeric := table.settings.numeric) else None,
         problems=tuple(table.problems),
         notes=tuple(f"{counted(count, 'row')}: {what}" for what, count in table.notes.items()),
     )
@@ -84,7 +84,7 @@ def _add(table: _Table, line: int, row: dict[str, Any] | str) -> None:
         table.notes["spaces around a cell removed"] += 1
     settings = table.settings
     full = os.path.normpath(os.path.join(table.root, values["image_column"]))
-    parsed = TRUTHS[settings.target].parse(values["label_column"], settings.label_separator)
+    parsed = TRUTHS[settings.target].parse(values["label_column"], settings.separator)
     found: Label | Problem = parsed if isinstance(parsed, Problem) else normal(parsed)
     label: Label | Problem = in_column(settings.label_column, found)
     place = placed(settings, row, None)

@@ -12,7 +12,7 @@ from kerastune.data.source import SPLITS, Example, Label, Problem, Progress, Sou
 from kerastune.data.sources.rows import EXAMPLES, files, rows
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable, quoted
-from kerastune.recipe.sources import CsvData, Table
+from kerastune.recipe.sources import CsvImages, Table
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ def in_column(column: str, found: T | Problem) -> T | Problem:
 
 
 def placed(
-    settings: Table | CsvData, row: dict[str, Any], split: str | None
+    settings: Table | CsvImages, row: dict[str, Any], split: str | None
 ) -> tuple[str | None, str | None] | Problem:
     """Returns the split and the group of a row; `split` is its file's."""
     if settings.split_column:

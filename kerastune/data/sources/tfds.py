@@ -23,7 +23,7 @@ from kerastune.data.source import Example, Label, Problem, Progress, Source, cou
 from kerastune.data.sources.table import in_column
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
-from kerastune.recipe.sources import TfdsData, TfdsTextData
+from kerastune.recipe.sources import TfdsImages, TfdsTextData
 
 _OFFLINE = (
     "Without internet, set data.data_dir to a TFDS folder prepared elsewhere, or to a packaged asset "
@@ -57,7 +57,7 @@ class _Spool:
         return os.pread(self._fd, end - start, start)  # no seek: any number of threads may read
 
 
-def examples(settings: TfdsData | TfdsTextData, progress: Progress) -> Source:
+def examples(settings: TfdsImages | TfdsTextData, progress: Progress) -> Source:
     """Reads the wanted splits of a TFDS data set.
 
     Raises:
@@ -103,7 +103,7 @@ def examples(settings: TfdsData | TfdsTextData, progress: Progress) -> Source:
     )
 
 
-def _builder(tfds: Any, settings: TfdsData | TfdsTextData, progress: Progress) -> Any:
+def _builder(tfds: Any, settings: TfdsImages | TfdsTextData, progress: Progress) -> Any:
     """Returns the prepared data set."""
     folder = _data_dir(settings)
     if settings.name.startswith("huggingface:"):
@@ -130,7 +130,7 @@ def _builder(tfds: Any, settings: TfdsData | TfdsTextData, progress: Progress) -
     return builder
 
 
-def _data_dir(settings: TfdsData | TfdsTextData) -> str | None:
+def _data_dir(settings: TfdsImages | TfdsTextData) -> str | None:
     """Returns the folder of data_dir: itself, or a fetched asset."""
     from kerastune import assets
 
@@ -149,7 +149,7 @@ def _data_dir(settings: TfdsData | TfdsTextData) -> str | None:
     return str(assets.path(wanted))
 
 
-def _unknown(tfds: Any, settings: TfdsData | TfdsTextData, folder: str | None) -> DataError:
+def _unknown(tfds: Any, settings: TfdsImages | TfdsTextData, folder: str | None) -> DataError:
     name = settings.name.partition(":")[0].partition("/")[0]
     known = tfds.list_builders(with_community_datasets=False)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
@@ -165,7 +165,7 @@ def _content(folder: str) -> str:
     return printable(", ".join(names[:10])) + (", …" if len(names) > 10 else "") if names else "no data set"
 
 
-def _download(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData, progress: Progress) -> None:
+def _download(tfds: Any, builder: Any, settings: TfdsImages | TfdsTextData, progress: Progress) -> None:
     """Downloads the recipe's data set with TFDS, and reports it."""
     progress(f"downloading {settings.name} to {builder.data_dir}", 0, 0)
     if not urllib.request.getproxies():
@@ -190,17 +190,17 @@ def _download(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData, progre
         raise DataError(f"TFDS cannot download {settings.name}: {_one_line(error)}.", _OFFLINE) from error
 
 
-def _content_keys(settings: TfdsData | TfdsTextData) -> list[str]:
-    if isinstance(settings, TfdsData):
+def _content_keys(settings: TfdsImages | TfdsTextData) -> list[str]:
+    if isinstance(settings, TfdsImages):
         return [settings.image_key]
     return [key for key in (settings.text_key, settings.pair_key) if key]
 
 
-def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[str, ...] | None:
+def _names(tfds: Any, builder: Any, settings: TfdsImages | TfdsTextData) -> tuple[str, ...] | None:
     """Returns the label names in the data set's own order; None if labels are plain numbers or texts."""
     features = dict(builder.info.features.items())
     there = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items()))
-    kind, what = (tfds.features.Image, "image") if isinstance(settings, TfdsData) else (tfds.features.Text, "text")
+    kind, what = (tfds.features.Image, "image") if isinstance(settings, TfdsImages) else (tfds.features.Text, "text")
     for key in _content_keys(settings):
         if not isinstance(features.get(key), kind):
             raise DataError(f"{settings.name} has no {what} called {key!r}.", f"Features: {there}.")
@@ -211,7 +211,7 @@ def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[
             f"data.group_key names it. Features: {there}.",
         )
     label = features.get(settings.label_key)
-    if isinstance(label, tfds.features.ClassLabel) and settings.target == "label":
+    if isinstance(label, tfds.features.ClassLabel) and settings.target in ("label", "groups"):
         return tuple(label.int2str(i) for i in range(label.num_classes))
     if label is None or label.shape != () or label.np_dtype.kind not in "biufOS":
         raise DataError(
@@ -222,34 +222,34 @@ def _names(tfds: Any, builder: Any, settings: TfdsData | TfdsTextData) -> tuple[
 
 
 def _read(
-    values: dict[str, Any], names: tuple[str, ...] | None, settings: TfdsData | TfdsTextData
+    values: dict[str, Any], names: tuple[str, ...] | None, settings: TfdsImages | TfdsTextData
 ) -> tuple[Label | Problem, bytes | Problem, str | Problem | None]:
     """Returns the label, the contents and the group of a record, or what is wrong with each."""
     contents = [values[key] for key in _content_keys(settings)]
-    data = contents[0] if isinstance(settings, TfdsData) else _texts(settings, contents)
+    data = contents[0] if isinstance(settings, TfdsImages) else _texts(settings, contents)
     group = None
     if settings.group_key:
         group = in_column(settings.group_key, cells.text(values[settings.group_key], "group"))
     return in_column(settings.label_key, _label(values[settings.label_key], names, settings)), data, group
 
 
-def _label(value: Any, names: tuple[str, ...] | None, settings: TfdsData | TfdsTextData) -> Label | Problem:
+def _label(value: Any, names: tuple[str, ...] | None, settings: TfdsImages | TfdsTextData) -> Label | Problem:
     if names is not None:
         if 0 <= int(value) < len(names):
             return names[int(value)]
         return Problem("", f"has no label (its number is {value})")
-    return TRUTHS[settings.target].parse(cells.plain(value), settings.label_separator)
+    return TRUTHS[settings.target].parse(cells.plain(value), settings.separator)
 
 
 def _order(
-    settings: TfdsData | TfdsTextData, names: tuple[str, ...] | None, found: list[Example]
+    settings: TfdsImages | TfdsTextData, names: tuple[str, ...] | None, found: list[Example]
 ) -> tuple[str, ...] | None:
     if settings.target == "number":
         return (settings.label_key,)
     return names or (_numeric_order({str(e.label) for e in found}) if settings.target == "label" else None)
 
 
-def _texts(settings: TfdsData | TfdsTextData, contents: list[bytes]) -> bytes | Problem:
+def _texts(settings: TfdsImages | TfdsTextData, contents: list[bytes]) -> bytes | Problem:
     """Returns texts as an example's bytes, or what is wrong with them."""
     texts = [
         in_column(key, cells.text(content, "text"))
@@ -259,7 +259,7 @@ def _texts(settings: TfdsData | TfdsTextData, contents: list[bytes]) -> bytes | 
     return problem or json.dumps([str(text).strip() for text in texts], ensure_ascii=False).encode()
 
 
-def _splits(builder: Any, settings: TfdsData | TfdsTextData) -> tuple[dict[str | None, str], tuple[str, ...]]:
+def _splits(builder: Any, settings: TfdsImages | TfdsTextData) -> tuple[dict[str | None, str], tuple[str, ...]]:
     """Returns what to read for each split, and notes."""
     has_test = "test" in builder.info.splits
     test = settings.test or ("test" if has_test else None)
@@ -287,13 +287,13 @@ def _count(builder: Any, spec: str, key: str) -> int:
 
 
 def _records(
-    tfds: Any, builder: Any, settings: TfdsData | TfdsTextData, spec: str, progress: Progress
+    tfds: Any, builder: Any, settings: TfdsImages | TfdsTextData, spec: str, progress: Progress
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     total, number = _count(builder, spec, spec), 0
     records = builder.as_dataset(
         split=spec,
         shuffle_files=False,
-        decoders={settings.image_key: tfds.decode.SkipDecoding()} if isinstance(settings, TfdsData) else None,
+        decoders={settings.image_key: tfds.decode.SkipDecoding()} if isinstance(settings, TfdsImages) else None,
         read_config=tfds.ReadConfig(try_autocache=False),  # read once: nothing to keep in memory
     )
     keys = list(filter(None, [settings.label_key, settings.group_key, *_content_keys(settings)]))

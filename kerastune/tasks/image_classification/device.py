@@ -9,12 +9,14 @@ import numpy as np
 from kerastune.data import Split, Splits, spread
 from kerastune.modalities import Example
 from kerastune.modalities.image import IMAGE, shrunk, tinted
+from kerastune.recipe import Recipe
 from kerastune.tasks.contract import Device, Form, Questions, Record, Wanted
 from kerastune.tasks.heads import activation, scores_of
 from kerastune.tasks.image_classification.settings import ImageClassification
 from kerastune.tasks.learnt import LEARNT, Learnt
 
 GOLDEN, TINTED = 16, 8
+SERVING = ("serving_default", "serve_bytes")
 LARGEST_SIDE = 320
 """Largest side in pixels of golden and calibration images; every model shrinks images further."""
 
@@ -24,7 +26,7 @@ def learnt(recipe: ImageClassification) -> Learnt:
     return LEARNT[recipe.data.target]
 
 
-def form(recipe: ImageClassification, wanted: Wanted) -> Form:
+def form(recipe: Recipe, wanted: Wanted) -> Form:
     """Returns a form for images of any size, resized in the graph, or of one size, if the target resizes them."""
     if wanted.style == "serving":
         return Form("serving", "uint8")
@@ -37,7 +39,7 @@ def form(recipe: ImageClassification, wanted: Wanted) -> Form:
     return Form(signature, wanted.io, wanted.io, "calibration_fixed", "golden_fixed", exact=False)
 
 
-def refusal(recipe: ImageClassification, wanted: Wanted) -> str | None:
+def refusal(recipe: Recipe, wanted: Wanted) -> str | None:
     """Returns None: only the backbone decides what works."""
     return None
 
@@ -47,28 +49,38 @@ def candidates(wanted: Wanted) -> tuple[str, ...]:
     return ("int8",) if wanted.io == "int8" else ("int8", "float16", "dynamic", "none")
 
 
-def golden(recipe: ImageClassification, splits: Splits) -> list[Example]:
+def golden(recipe: Recipe, splits: Splits) -> list[Example]:
     """Returns validation images, spread over the labels, some of them also tinted red and blue."""
     images = [calibration(recipe, splits.validation, i) for i in spread(splits.validation, GOLDEN)]
     return [*images, *(tint for image in images[:TINTED] for tint in tinted(image))]
 
 
-def calibration(recipe: ImageClassification, split: Split, i: int) -> Example:
+def calibration(recipe: Recipe, split: Split, i: int) -> Example:
     """Returns the image, no larger than `LARGEST_SIDE`."""
     return shrunk(split.example(i), LARGEST_SIDE)
 
 
 def manifest(recipe: ImageClassification, wanted: Wanted, form: Form, work: Path) -> Record:
     """Describes pixels in and scores out."""
+    dtype = form.int8_io if wanted.quantize == "int8" else "float32"
+    output = scores_of(recipe.data.target, batch_of(form), work, dtype)
+    return described(wanted, form, work, activation(recipe.data.target), output)
+
+
+def batch_of(form: Form) -> int | None:
+    """Returns the batch axis of inputs and outputs: any number of images, or one."""
+    return None if form.signature in ("serving", "serving_default") else 1
+
+
+def described(wanted: Wanted, form: Form, work: Path, inside: list[str], output: Record) -> Record:
+    """Returns the manifest's entries for an image model with one output; `inside` is its last steps in words."""
     settings = json.loads((work / "image.json").read_text("utf-8"))
-    batch = None if form.signature in ("serving", "serving_default") else 1
-    height, width = settings["height"], settings["width"]
+    batch, height, width = batch_of(form), settings["height"], settings["width"]
     resizing = f"resize to {height}x{width}, {settings['interpolation']}, as in training"
     outside = ["decode the file to RGB", "apply its EXIF orientation", "put transparency on white"]
     is_fixed, is_int8 = not form.exact, form.io == "int8"
-    meaning, dtype = "RGB pixels of an upright image", form.int8_io if wanted.quantize == "int8" else "float32"
     return {
-        "signatures": list(DEVICE.serving) if form.signature == "serving" else [form.signature],
+        "signatures": list(SERVING) if form.signature == "serving" else [form.signature],
         "reading": {**settings, "resize": "outside" if is_fixed else "inside"},
         "inputs": [
             {
@@ -76,20 +88,20 @@ def manifest(recipe: ImageClassification, wanted: Wanted, form: Form, work: Path
                 "shape": [batch, height, width, 3] if is_fixed else [batch, None, None, 3],
                 "dtype": form.io,
                 "range": [-128, 127] if is_int8 else [0, 255],
-                "meaning": meaning
+                "meaning": "RGB pixels of an upright image"
                 + (", minus 128" if is_int8 else "")
                 + ("" if is_fixed else ", of any height and width"),
             }
         ],
-        "outputs": [scores_of(recipe.data.target, batch, work, dtype)],
+        "outputs": [output],
         "preprocessing": {
-            "inside": [*([] if is_fixed else [resizing]), "scale and offset", *activation(recipe.data.target)],
+            "inside": [*([] if is_fixed else [resizing]), "scale and offset", *inside],
             "outside": [*outside, *([resizing] if is_fixed else [])],
         },
     }
 
 
-def questions(recipe: ImageClassification, split: Split, chosen: Sequence[int]) -> Questions:
+def questions(recipe: Recipe, split: Split, chosen: Sequence[int]) -> Questions:
     """Returns one question for each image, at its own size."""
     return Questions((split.example(i) for i in chosen), np.arange(len(chosen)))
 
@@ -106,7 +118,7 @@ DEVICE: Device[ImageClassification] = Device(
     manifest=manifest,
     questions=questions,
     sides=lambda recipe: 1,
-    serving=("serving_default", "serve_bytes"),
+    serving=SERVING,
     pipeline_tag="image-classification",
     unit="an image",
 )

@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from kerastune.files import write_json
 from kerastune.formats.graphs import Signature
+from kerastune.recipe import Recipe
 from kerastune.targets import images as reader
 from kerastune.tasks.contract import Model
 from kerastune.tasks.image_classification import decoding
 from kerastune.tasks.image_classification.feeding import normaliser
-from kerastune.tasks.image_classification.settings import ImageClassification
 from kerastune.tasks.losses import activated
 
 Scores = npt.NDArray[np.float32]
@@ -100,7 +100,7 @@ def _activated(target: str, logits: npt.NDArray[np.float64]) -> npt.NDArray[np.f
     return np.asarray(shifted / shifted.sum(-1, keepdims=True))
 
 
-def trace(recipe: ImageClassification, model: Model, work: Path, wanted: Sequence[str]) -> None:
+def trace(recipe: Recipe, model: Model, work: Path, wanted: Sequence[str]) -> None:
     """Writes how the model resizes and, if a device resizes images itself, the examples as it will see them."""
     settings = resizing(model)
     write_json(work / "image.json", settings)

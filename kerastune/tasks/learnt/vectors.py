@@ -1,4 +1,4 @@
-"""Vectors that are similar for texts that belong together. The output "embeddings" has one row per text.
+"""Vectors that are similar for texts or images that belong together. The output "embeddings" has one row for each.
 
 Predictions are float32 [n, sides, D]. The truth of pairs numbers the split's texts, int64 [n, sides]. The truth of
 groups is each example's label, int64 [n]. The truth of scores is the similarity of both sides, float32 [n, 1].
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup
 from scipy.sparse import csr_array
 from scipy.stats import spearmanr
 
-from kerastune.errors import printable
 from kerastune.tasks.learnt.contract import (
     Answer,
     Bools,
@@ -39,9 +39,10 @@ def similarity(target: str, truth: npt.NDArray[Any], vectors: Floats) -> dict[st
     """Computes the metrics of a split's vectors.
 
     Returns:
-        For scores: Spearman's and Pearson's correlation of cosine and score. Otherwise, over all texts with a match
+        For scores: Spearman's and Pearson's correlation of cosine and score. Otherwise, over all examples with a match
         (`queries`): the share with a match among the nearest 1, 5 and 10 of the split's `texts`, and the mean of
-        1 / its rank. If a text has several matches, the nearest counts (Musgrave et al. 2020, arXiv:2003.08505).
+        1 / its rank. If one has several matches, the nearest counts (Musgrave et al. 2020, arXiv:2003.08505). For
+        groups also the mean average precision, for which every match counts.
     """
     if target == "scores":
         near = cosines(vectors)
@@ -53,7 +54,8 @@ def similarity(target: str, truth: npt.NDArray[Any], vectors: Floats) -> dict[st
     found = ranks(target, truth, vectors)
     shares = {f"recall_at_{k}": float((found <= k).mean()) for k in (1, 5, 10)}
     texts = len(_search(target, truth, vectors).candidates)
-    return {**shares, "mrr": float((1 / found).mean()), "queries": len(found), "texts": texts}
+    every = {"map": float(precisions(truth, vectors).mean())} if target == "groups" else {}
+    return {**shares, "mrr": float((1 / found).mean()), **every, "queries": len(found), "texts": texts}
 
 
 def rank_correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
@@ -159,6 +161,18 @@ def ranks(target: str, truth: npt.NDArray[Any], vectors: Floats) -> npt.NDArray[
     return np.concatenate(found)
 
 
+def precisions(truth: npt.NDArray[Any], vectors: Floats) -> npt.NDArray[np.float64]:
+    """Returns the average precision of each query of groups, float64 [q]: the mean, over its matches, of the share of
+    matches among the examples up to each."""
+    found = [np.zeros(0)]
+    for _, near, belongs in _search("groups", truth, vectors).blocks():
+        order = np.argsort(-near, axis=-1, kind="stable")
+        hit = np.take_along_axis(belongs, order, axis=-1)
+        shares = np.cumsum(hit, axis=-1) / np.arange(1, hit.shape[-1] + 1)
+        found.append((shares * hit).sum(-1) / hit.sum(-1))
+    return np.concatenate(found)
+
+
 def neighbours(target: str, truth: npt.NDArray[Any], vectors: Floats, count: int) -> list[Neighbours]:
     """Returns the `count` nearest texts of each query, nearest first."""
     search, rank, found = _search(target, truth, vectors), ranks(target, truth, vectors), list[Neighbours]()
@@ -221,24 +235,25 @@ def _correlation(per_example: Doubles) -> float:
 
 
 _EXCERPT = 300  # characters
-_NOTE = "Training compares a text with others in its batch, validation with all in the split."
+_NOTE = "Training compares an example with others in its batch, validation with all in the split."
 
 
 @dataclass(frozen=True)
 class Retrieved:
-    """A test text and its nearest texts.
+    """A test example and its nearest ones.
 
     Attributes:
+        shown: the example's preview.
         rank: rank of the nearest match, from 1; None for two texts with a score.
         belongs: the match, the label, or the score.
-        nearest: texts, their cosines, and whether they match.
+        nearest: previews, their cosines, and whether they match.
     """
 
     id: str
-    text: str
+    shown: Markup
     rank: int | None
     belongs: str
-    nearest: list[tuple[str, float, bool]]
+    nearest: list[tuple[Markup, float, bool]]
 
 
 def _context(target: str, labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
@@ -250,10 +265,10 @@ def _context(target: str, labels: Labels, truth: Truth, predictions: Predictions
     rows = [
         Retrieved(
             test.ids[one.example],
-            _text(test, one.example),
+            _shown(test, one.example),
             one.rank,
-            labels[truth[one.example]] if target == "groups" else _text(test, one.example, 1),
-            [(_text(test, *place), cosine, belongs) for place, cosine, belongs in one.nearest],
+            labels[truth[one.example]] if target == "groups" else str(_side(test, one.example, 1)[0])[:_EXCERPT],
+            [(_shown(test, *place), cosine, belongs) for place, cosine, belongs in one.nearest],
         )
         for one in chosen
     ]
@@ -268,14 +283,23 @@ def _misplaced(labels: Labels, truth: Truth, predictions: Predictions, test: Any
     place, wanted = (np.argsort(np.argsort(values, kind="stable")) for values in (near, truth[:, 0]))
     worst = [int(i) for i in np.argsort(-np.abs(place - wanted), kind="stable")[:_WORST]]
     rows = [
-        Retrieved(test.ids[i], _text(test, i), None, f"{truth[i, 0]:.4g}", [(_text(test, i, 1), float(near[i]), True)])
+        Retrieved(
+            test.ids[i], _shown(test, i), None, f"{truth[i, 0]:.4g}", [(_shown(test, i, 1), float(near[i]), True)]
+        )
         for i in worst
     ]
     return {"retrieved": rows}
 
 
-def _text(test: Any, example: int, side: int = 0) -> str:
-    return printable(str(test.example(example)[side]))[:_EXCERPT]
+def _shown(test: Any, example: int, side: int = 0) -> Markup:
+    """Returns the preview of an image, or of one text of an example."""
+    found: Markup = test.modality.preview(_side(test, example, side), test.ids[example])
+    return found
+
+
+def _side(test: Any, example: int, side: int) -> Any:
+    found = test.example(example)
+    return found if test.modality.is_picture else found[side : side + 1]
 
 
 def _answer(labels: Labels, predictions: Predictions, index: int, top: int) -> Answer:
@@ -308,7 +332,7 @@ def _retrieving(target: str) -> Learnt:
             no_mistakes,
             _answer,
             _said,
-            ("recall_at_1", "recall_at_5", "recall_at_10", "mrr"),
+            ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", *(["map"] if target == "groups" else [])),
             _NOTE,
         ),
         labels=lambda labels: (),
@@ -337,4 +361,4 @@ SCORES = Learnt(
 )
 
 VECTORS = (PAIRS, GROUPS, SCORES)
-"""Rows whose output is one vector per text."""
+"""Rows whose output is a vector."""

@@ -1,0 +1,1 @@
+"""Image embedding: vectors of images, learnt by contrastive training."""

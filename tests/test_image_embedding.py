@@ -1,0 +1,167 @@
+"""Images become vectors: learnt by contrast, judged on labels that training never saw, the same in every file."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score
+
+from kerastune import export, fine_tune, verify
+from kerastune.data import Order, load
+from kerastune.errors import DataError, RecipeError
+from kerastune.recipe import Export, parse
+from kerastune.tasks.image_embedding import learning
+from kerastune.tasks.learnt import LEARNT
+from kerastune.tasks.learnt.vectors import precisions, unit
+
+LABELS = 24
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 products, 8 noisy photos each: a pattern says which product it is, the colour of the light says nothing."""
+    folder, random = tmp_path_factory.mktemp("products"), np.random.default_rng(0)
+    for label in range(LABELS):
+        (folder / f"p{label:02}").mkdir()
+        pattern = random.integers(0, 2, (4, 4, 1))
+        for photo in range(8):
+            light = random.integers(100, 250, 3)
+            pixels = np.kron(pattern, np.ones((8, 8, 1))) * (light - 60) + 60 + random.normal(0, 12, (32, 32, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"p{label:02}" / f"{photo}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wanted(products: Path, preset: Callable[[str], Path]) -> Callable[..., Any]:
+    """A recipe on the products; keyword arguments replace its top-level keys, `data` only the keys it has."""
+
+    def make(data: dict[str, Any] | None = None, **changes: Any) -> Any:
+        values = {
+            "name": "products",
+            "task": "image_embedding",
+            "preset": str(preset("resnet")),
+            "data": {"source": "folder", "path": str(products), **(data or {})},
+            "dimensions": [16, 4],
+            "train": {"batch_size": 16, "xla": False},
+            "phases": [{"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}, {"unfreeze": "all", "epochs": 4}],
+        }
+        return parse({**values, **changes}, "test")
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tuned(wanted: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return fine_tune(wanted(), tmp_path_factory.mktemp("embedded") / "run")
+
+
+# --- data ----------------------------------------------------------------------------------------------------
+
+
+def test_no_label_lies_in_two_splits_unless_that_is_asked_for(wanted: Callable[..., Any]) -> None:
+    apart, mixed = load(wanted().data), load(wanted({"known_labels": True}).data)
+    for splits, shared in ((apart, False), (mixed, True)):
+        train, test = ({splits.labels[i] for i in part.labels} for part in (splits.train, splits.test))
+        assert bool(train & test) == shared
+    assert len(apart.train) + len(apart.validation) + len(apart.test) == 8 * LABELS
+
+
+def test_labels_torn_by_declared_splits_are_refused(wanted: Callable[..., Any], products: Path, tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        shutil.copytree(products, tmp_path / split)
+    with pytest.raises(DataError, match=r"label 'p00': is torn by the declared splits.*set data.known_labels = true"):
+        load(wanted({"path": str(tmp_path)}).data)
+
+
+def test_groups_need_known_labels(wanted: Callable[..., Any]) -> None:
+    with pytest.raises(RecipeError, match="group_folders needs known_labels = true"):
+        wanted({"group_folders": True})
+
+
+@pytest.mark.parametrize("dimensions", [[4, 16], [16, 16], [], [1]])
+def test_sizes_that_do_not_fall_are_refused(dimensions: list[int], wanted: Callable[..., Any]) -> None:
+    with pytest.raises(RecipeError, match="dimensions"):
+        wanted(dimensions=dimensions)
+
+
+def test_a_shuffled_epoch_keeps_images_of_a_label_together_and_leaves_none_out() -> None:
+    labels = np.array([0] * 6 + [1] * 5 + [2] * 9 + [5])
+    order = Order(len(labels), 8, 2, (1,), kinds=labels)
+    first, second = order.epoch(0), order.epoch(1)
+    assert sorted(first) == sorted(second) == list(range(len(labels)))
+    assert first.tolist() != second.tolist() == order.epoch(1).tolist()
+    near = (labels[first][1:] == labels[first][:-1]).mean()
+    assert near >= 0.6, "bunches of four: 14 of 20 neighbours are alike"
+
+
+# --- loss and figures ------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_supcon_by_hand_at_every_size() -> None:
+    truth = np.array([0, 1, 0, 2, 1, 0], np.int32)
+    outputs = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+
+    def by_hand(vectors: Any) -> float:
+        total, shares = 0.0, np.exp(unit(vectors) @ unit(vectors).T / learning.TEMPERATURE)
+        for i in range(6):
+            others = [j for j in range(6) if j != i]
+            same = [j for j in others if truth[j] == truth[i]]
+            total -= sum(np.log(shares[i, j] / shares[i, others].sum()) for j in same) / max(len(same), 1)
+        return total
+
+    total, count = learning.loss([8, 3])(truth, outputs, None)
+    assert float(total) == pytest.approx((by_hand(outputs) + by_hand(outputs[:, :3])) / 2, rel=1e-5)
+    assert float(count) == 5  # label 2 has no other
+
+
+def test_average_precision_is_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    truth, vectors = random.integers(0, 4, 30), random.normal(size=(30, 1, 5)).astype(np.float32)
+    near = unit(vectors[:, 0]) @ unit(vectors[:, 0]).T
+    expected = [
+        average_precision_score(np.delete(truth == truth[i], i), np.delete(near[i], i)) for i in range(len(truth))
+    ]
+    assert precisions(truth, vectors) == pytest.approx(np.array(expected))
+
+
+# --- the whole way -----------------------------------------------------------------------------------------------
+
+
+def test_labels_that_training_never_saw_are_found_better_than_before(tuned: Any) -> None:
+    before, after = tuned.record.before["test"], tuned.record.metrics["test"]
+    assert after["recall_at_1"] > before["recall_at_1"] + 0.1 and after["map"] > before["map"] + 0.05
+    assert tuned.record.model["dimensions"] == 16
+
+
+def test_a_head_learns_on_kept_features_as_it_does_on_images(wanted: Callable[..., Any], tmp_path: Path) -> None:
+    phases = [{"unfreeze": "head", "epochs": 3, "learning_rate": 1e-2}]
+    runs = [
+        fine_tune(
+            wanted(phases=phases, train={"batch_size": 16, "xla": False, "cache": cache}), tmp_path / f"run-{cache}"
+        )
+        for cache in ("off", "memory")
+    ]
+    fresh, kept = ([row["loss"] for row in run.history] for run in runs)
+    assert kept == pytest.approx(fresh, rel=1e-4) and kept[-1] < kept[0]
+
+
+def test_every_file_gives_keras_s_vectors_and_says_how_they_can_be_cut(tuned: Any) -> None:
+    export(tuned, [Export(target=name) for name in ("linux", "android", "onnxruntime", "tf-serving")])
+    for folder in sorted(tuned.exports.iterdir()):
+        found = verify(folder)
+        assert found.passed and found.validation and found.validation.metric.examples >= 16
+        (output,) = json.loads((folder / "manifest.json").read_text())["outputs"]
+        assert output["name"] == "embeddings" and "its first 4 numbers work alone" in output["meaning"]
+
+
+def test_a_vector_cut_to_a_trained_size_still_finds(tuned: Any) -> None:
+    _, truth, predictions = tuned.predictions("test")
+    whole, cut = (
+        LEARNT["groups"].metrics((), truth, {"embeddings": predictions["embeddings"][..., :n]}) for n in (16, 4)
+    )
+    assert cut["recall_at_1"] > whole["recall_at_1"] - 0.25
