@@ -68,7 +68,7 @@ def main(load, *arguments):
     if options.check and not check(predict, take, examples, folder, manifest):
         sys.exit(3)
     if options.examples:
-        show(predict, take, examples.asked(options.examples, manifest["reading"]), manifest, options.top)
+        show(predict, take, examples.asked(options.examples, manifest["reading"]), folder, manifest, options.top)
 
 
 def same(path, file):
@@ -82,16 +82,18 @@ def digest(manifest):
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def show(predict, take, asked, manifest, top):
+def show(predict, take, asked, folder, manifest, top):
     """Prints the model's output for each example, and a comparison of all of them."""
     from answers import ANSWERS, PLAIN
 
-    kind, said = ANSWERS.get(manifest["learnt"], PLAIN), []
+    kind, said, words = ANSWERS.get(manifest["learnt"], PLAIN), [], None
+    if "catalogue" in manifest["extras"]:
+        words = import_module("catalogue").answering(folder, manifest)
     for name, example in asked:
         (outputs,) = by_example(predict(take(example)))
         said.append((name, outputs))
         print(name)
-        for line in kind.lines(outputs, manifest["labels"], top):
+        for line in words(outputs, top) if words else kind.lines(outputs, manifest["labels"], top):
             print(f"  {line}")
     for line in kind.together(said):
         print(f"  {line}")

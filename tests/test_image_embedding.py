@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from sklearn.metrics import average_precision_score
 
 from kerastune import export, fine_tune, verify
 from kerastune.data import Order, load
-from kerastune.errors import DataError, RecipeError
+from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
+from kerastune.predicting import catalogue
+from kerastune.predicting.inference import predict
 from kerastune.recipe import Export, parse
 from kerastune.tasks.image_embedding import learning
 from kerastune.tasks.learnt import LEARNT
@@ -165,3 +169,82 @@ def test_a_vector_cut_to_a_trained_size_still_finds(tuned: Any) -> None:
         LEARNT["groups"].metrics((), truth, {"embeddings": predictions["embeddings"][..., :n]}) for n in (16, 4)
     )
     assert cut["recall_at_1"] > whole["recall_at_1"] - 0.25
+
+
+# --- a catalogue -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shop(tuned: Any, products: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An artifact with a catalogue of 16 products, 5 photos each; and the folder of those photos."""
+    folder = tmp_path_factory.mktemp("shop")
+    for label in range(16):
+        (folder / "photos" / f"p{label:02}").mkdir(parents=True)
+        for photo in range(5):
+            shutil.copy(products / f"p{label:02}" / f"{photo}.png", folder / "photos" / f"p{label:02}")
+    (made,) = export(tuned, [Export(target="onnxruntime")], folder / "exports")
+    catalogue.index(made, folder / "photos", folder / "shop", false_accepts=0.1)
+    return folder / "shop", folder / "photos"
+
+
+def asked(folder: Path, photo: Path) -> Any:
+    (said,) = predict(folder, photo)
+    return said.document
+
+
+def test_a_catalogue_names_products_by_other_photos_and_says_unknown(shop: tuple[Path, Path], products: Path) -> None:
+    known = [asked(shop[0], products / f"p{label:02}" / "6.png") for label in range(16)]
+    named = [one["products"][0]["product"] == f"p{label:02}" for label, one in enumerate(known)]
+    assert np.mean(named) >= 0.8 and np.mean([one["known"] for one in known]) >= 0.5
+    unknown = [asked(shop[0], products / f"p{label:02}" / "6.png")["known"] for label in range(16, LABELS)]
+    assert np.mean(unknown) <= 0.4
+
+
+def test_a_catalogue_is_verified_and_its_reader_says_the_same(shop: tuple[Path, Path], products: Path) -> None:
+    photo = products / "p03" / "7.png"
+    assert verify(shop[0]).passed and "names 16 products" in (shop[0] / "README.md").read_text()
+    said = subprocess.run([sys.executable, "reader.py", ".", photo], cwd=shop[0], capture_output=True, text=True)
+    best = asked(shop[0], photo)["products"][0]
+    assert f"{best['cosine']:.4f}  {best['product']}" in said.stdout, said.stderr
+    with (shop[0] / "catalogue.npz").open("r+b") as file:
+        file.seek(-400, 2)
+        file.write(b"\xff")
+    with pytest.raises(VerificationError, match=r"catalogue\.npz has changed"):
+        verify(shop[0])
+
+
+def test_photos_are_added_to_a_catalogue_without_training(
+    shop: tuple[Path, Path], products: Path, tmp_path: Path
+) -> None:
+    more = tmp_path / "more"
+    more.mkdir()
+    shutil.copy(products / "p20" / "0.png", more / "new.png")
+    made, facts = catalogue.index(shop[0], more, tmp_path / "larger")
+    assert (facts.products, facts.photos) == (17, 81) and made.manifest.extras["catalogue"]["products"] == 17
+    said = asked(tmp_path / "larger", more / "new.png")
+    assert said["known"] and said["products"][0] == {"product": "new", "cosine": pytest.approx(1, abs=1e-3)}
+
+
+def test_the_threshold_lets_the_asked_share_of_others_pass() -> None:
+    random = np.random.default_rng(0)
+    vectors = unit(random.normal(size=(400, 8)))
+    products = np.arange(400, dtype=np.int32) // 4
+    for share in (0.02, 0.1):
+        facts = catalogue._facts(vectors, products, share, "float32", 1.0)
+        near = np.where(products[:, None] == products, -1, vectors @ vectors.T).max(-1)
+        assert (near >= facts.threshold).mean() == pytest.approx(share, abs=3 / 400) and facts.enough
+    assert not catalogue._facts(vectors[:12], products[:12], 0.02, "float32", 1.0).enough
+
+
+def test_vectors_that_int8_would_confuse_stay_in_float32() -> None:
+    random = np.random.default_rng(0)
+    apart = unit(random.normal(size=(60, 16)))
+    near = unit(apart[:1] + random.normal(size=(60, 16)) * 1e-4)
+    assert [catalogue._quantised(each)[0].dtype for each in (apart, near)] == [np.int8, np.float32]
+
+
+def test_only_vectors_of_images_take_a_catalogue(
+    exported: Callable[[str], Any], products: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KerastuneError, match="does not make vectors of images"):
+        catalogue.index(exported("efficientnet")["onnx"], products, tmp_path / "shop")

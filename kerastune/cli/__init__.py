@@ -52,7 +52,7 @@ for _command in (
     *(training.validate, training.run, training.train, training.resume, training.lr_find),
     *(training.evaluate, training.report, runs.runs),
     *(artifacts.export, artifacts.verify, artifacts.benchmark, artifacts.serve),
-    *(asking.predict, asking.search),
+    *(asking.predict, asking.search, asking.index),
 ):
     cli.add_command(_command)
 

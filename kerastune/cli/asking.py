@@ -93,3 +93,45 @@ def search(folder: str, query: str, index: Path, column: str, top: int, save: Pa
     document = [{"text": hit.text, "similarity": hit.similarity} for hit in found]
     emit(as_json, document, lambda: table(["cosine", "text"], rows))
     say(f"\nNext: --index {typed(save)} is faster" if save else "\nNext: --save INDEX.npz keeps the vectors")
+
+
+@click.command()
+@click.argument("folder", metavar="ARTIFACT")
+@click.argument("photos", type=click.Path(path_type=Path))
+@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the new artifact.")
+@click.option(
+    "--false-accepts",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of photos of unknown products that may be taken for a known one.",
+)
+@json_option
+def index(folder: str, photos: Path, out: Path, false_accepts: float, as_json: bool) -> None:
+    """Give an artifact of image vectors a catalogue of products.
+
+    The new artifact names the product in a photo, or says "unknown". PHOTOS is a folder with a folder of photos for
+    each product, or with one photo for each. Photos are added to a catalogue that the artifact already has.
+
+    \b
+    Example: kerastune index runs/products/exports/linux photos -o catalogue
+             kerastune predict catalogue photo.jpg
+    """
+    from dataclasses import asdict
+
+    from kerastune.predicting import catalogue
+
+    with progress() as told:
+        _, facts = catalogue.index(folder, photos, out, false_accepts=false_accepts, progress=told)
+
+    def said() -> None:
+        share = f"{facts.false_accepts:.0%} of photos of unknown products"
+        put(f"{facts.products:,} products, {facts.photos:,} photos, vectors in {facts.dtype}")
+        put(f'"unknown" below a cosine of {facts.threshold:.4f}, which about {share} exceed')
+        if facts.recognised is not None:
+            put(f"{facts.recognised:.1%} of photos are nearest to another one of their product, and known")
+        if not facts.enough:
+            say(f"Warning: {facts.photos} photos are too few to promise {share}; add photos or allow more.")
+
+    emit(as_json, asdict(facts), said)
+    say(f"\nNext: {typed('kerastune', 'predict', out)} photo.jpg")

@@ -1,6 +1,6 @@
 """Predicts new examples with a run (in Keras) or an artifact (in its own runtime)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from kerastune.data.ragged import Arrays
 from kerastune.errors import KerastuneError
 from kerastune.modalities import Example
 from kerastune.run import Run
+from kerastune.targets import catalogue
 from kerastune.tasks.contract import Device
-from kerastune.tasks.learnt import Learnt
+from kerastune.tasks.learnt import Learnt, Predictions
+from kerastune.tasks.learnt.contract import Answer
 from kerastune.verifying import artifact, runtimes
 from kerastune.verifying.artifact import Artifact
 
@@ -65,8 +67,8 @@ def predict(
         raise KerastuneError(f"{' and '.join(foreign)}: only for language models, and {of.folder} is not one.")
     sides = of.manifest.sides if isinstance(of, Artifact) else device_of(of).sides(of.recipe)
     asked = device_of(of).modality.ask([examples] if isinstance(examples, str | Path) else examples, sides)
-    found, labels = outputs(of, asked.examples, options), _labels(of)
-    answers = [learnt_by(of).shown.answer(labels, found, i, top) for i in range(len(asked.names))]
+    found, answer = outputs(of, asked.examples, options), _answering(of, top)
+    answers = [answer(found, i) for i in range(len(asked.names))]
     return [Prediction(name, one.lines, one.document) for name, one in zip(asked.names, answers, strict=True)]
 
 
@@ -94,6 +96,23 @@ def learnt_by(of: Run | Artifact) -> Learnt:
 def device_of(of: Run | Artifact) -> Device[Any]:
     """Returns the task of a run or an artifact as a device sees it."""
     return tasks.device(of.manifest.task if isinstance(of, Artifact) else of.recipe.task)
+
+
+def _answering(of: Run | Artifact, top: int) -> Callable[[Predictions, int], Answer]:
+    """Returns what puts the outputs for an example into words: the artifact's catalogue, if it has one."""
+    if not (isinstance(of, Artifact) and (of.folder / catalogue.FILE).is_file()):
+        labels, answer = _labels(of), learnt_by(of).shown.answer
+        return lambda found, i: answer(labels, found, i, top)
+    extras = of.manifest.extras
+    look = catalogue.looking(of.folder, {"extras": extras})
+
+    def named(found: Predictions, i: int) -> Answer:
+        known, nearest = look({"embeddings": found["embeddings"][i]}, top)
+        products = [{"product": name, "cosine": cosine} for name, cosine in nearest]
+        lines = catalogue.lines((known, nearest), extras["catalogue"]["threshold"])
+        return Answer(tuple(lines), {"known": known, "products": products})
+
+    return named
 
 
 def _labels(of: Run | Artifact) -> tuple[str, ...]:
