@@ -33,8 +33,18 @@ ROOMS = [
     *("cli", "__main__"),
 ]
 
-HEAVY = {"tensorflow", "keras", "keras_hub", "tensorflow_datasets", "onnx", "tf2onnx", "ai_edge_litert"}
-# The rest imports TensorFlow inside functions, or never.
+HEAVY = {
+    "scipy",
+    "sklearn",
+    "tensorflow",
+    "keras",
+    "keras_hub",
+    "tensorflow_datasets",
+    "onnx",
+    "tf2onnx",
+    "ai_edge_litert",
+}
+# The rest imports them inside functions, or never.
 SERVER = tuple(f"serving.{name}" for name in ("server", "signatures", "tensors", "raw_texts", "warmup"))
 MAY_BE_HEAVY = ("training", "exporting.rehearsal", *SERVER, "keras_private", "weights")
 LIGHT_TASKS = {"contract", "learnt", "wanted", "heads", "text_device", "device", "settings"}
@@ -112,7 +122,7 @@ def is_of(name: str, module: str, modules: Iterable[str]) -> bool:
     return module == max((one for one in modules if name == one or name.startswith(f"{one}.")), key=len, default="")
 
 
-def test_only_who_trains_imports_tensorflow_when_it_is_imported() -> None:
+def test_only_who_trains_imports_heavy_packages_when_it_is_imported() -> None:
     reads = {dotted(path): imported(path.read_text("utf-8"), lazy=False) for path in modules()}
     needs = {
         name: {one for one in reads if any(is_of(read, one, reads) for read in its)} for name, its in reads.items()

@@ -1,7 +1,8 @@
 """Kinds of learnt output: one module for each kind of output, one row in `LEARNT` for each kind of truth.
 
 A row serves every modality, so images, texts and sounds with labels share metrics, proof and report section. Nothing
-here imports TensorFlow; losses are in `kerastune.tasks.losses`.
+here imports TensorFlow; losses are in `kerastune.tasks.losses`. SciPy and scikit-learn take two seconds to import,
+so the functions that compute with them do it.
 """
 
 from kerastune.tasks.learnt.answers import ANSWERS

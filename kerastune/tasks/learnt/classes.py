@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 from kerastune.tasks.learnt.contract import (
     Answer,
@@ -40,6 +39,8 @@ def scores(predictions: Predictions) -> npt.NDArray[np.float32]:
 
 def _one_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
     """Returns accuracy, cross-entropy `loss`, macro F1, the confusion matrix (rows: truth), and figures by class."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     found, indices = scores(predictions), list(range(len(labels)))
     output = found.argmax(-1)
     picked = np.clip(found[np.arange(len(truth)), truth], 1e-12, 1)
@@ -73,6 +74,8 @@ def confused(labels: Labels, matrix: npt.NDArray[np.int64]) -> list[tuple[str, s
 
 def _several_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
     """Returns accuracy (of whole sets), binary cross-entropy `loss`, macro and micro F1, and figures by class."""
+    from sklearn.metrics import f1_score, precision_recall_fscore_support
+
     found = scores(predictions)
     output, known = found > 0.5, truth > 0.5
     p = np.clip(found.astype(np.float64), 1e-12, 1 - 1e-12)
@@ -127,6 +130,8 @@ def _context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) 
 
 
 def _one_context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
+    from sklearn.metrics import confusion_matrix
+
     matrix = confusion_matrix(truth, scores(predictions).argmax(-1), labels=list(range(len(labels))))
     return {"pairs": confused(labels, matrix)}
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
 
 from kerastune.tasks.learnt.contract import (
     ROUNDING,
@@ -34,6 +33,8 @@ def numbers(predictions: Predictions) -> npt.NDArray[np.float32]:
 
 def metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
     """Returns R², mean squared error `loss`, mean absolute error and Spearman's rank correlation."""
+    from scipy.stats import spearmanr
+
     found = numbers(predictions)
     error = found.astype(np.float64) - truth
     vary = np.ptp(found) and np.ptp(truth)

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest, bootstrap, norm, t
 
 from kerastune.errors import VerificationError
 from kerastune.tasks.learnt import Learnt, Predictions
@@ -101,6 +100,8 @@ def _is_right_or_wrong(*statistics: _Doubles) -> bool:
 
 
 def _of_proportions(lost: int, won: int, n: int) -> tuple[tuple[float, float], float]:
+    from scipy.stats import binomtest
+
     p_lost, p_won = (lost + 1) / (n + 2), (won + 1) / (n + 2)
     middle = p_lost - p_won
     half = _Z * math.sqrt((p_lost + p_won - middle**2) / (n + 2))
@@ -109,6 +110,8 @@ def _of_proportions(lost: int, won: int, n: int) -> tuple[tuple[float, float], f
 
 
 def _of_bootstrap(learnt: Learnt, mine: _Doubles, known: _Doubles) -> tuple[tuple[float, float] | None, float]:
+    from scipy.stats import bootstrap, norm, t
+
     n = len(mine)
     if n < 2:
         return None, 1.0
@@ -158,6 +161,8 @@ def interval(learnt: Learnt, each: _Doubles) -> tuple[float, float]:
     Args:
         each: `Learnt.per_example`, float64 [n, S].
     """
+    from scipy.stats import binomtest, bootstrap
+
     if _is_right_or_wrong(each, each):
         found = binomtest(int(each.sum()), len(each)).proportion_ci(0.95, method="wilson")
         return float(found.low), float(found.high)

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
-from scipy.sparse import csr_array
-from scipy.stats import spearmanr
 
 from kerastune.tasks.learnt.contract import (
     Answer,
@@ -60,6 +58,8 @@ def similarity(target: str, truth: npt.NDArray[Any], vectors: Floats) -> dict[st
 
 def rank_correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
     """Returns Spearman's correlation; 0 if one of the two is constant."""
+    from scipy.stats import spearmanr
+
     return float(spearmanr(one, other).statistic) if np.ptp(one) > 0 and np.ptp(other) > 0 else 0.0
 
 
@@ -123,6 +123,8 @@ def _search(target: str, truth: npt.NDArray[Any], vectors: Floats) -> _Search:
         return _Search(
             vectors, places[others], places, lambda some: np.equal.outer(truth[some], truth) & ~same(some), same
         )
+    from scipy.sparse import csr_array
+
     # Each pair's first text searches for its match among all other distinct texts.
     sides = truth.shape[1] - 1
     numbers, first, number = np.unique(truth[:, 1:], return_index=True, return_inverse=True)
