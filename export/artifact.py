@@ -34,6 +34,16 @@ def main(load, *arguments):
 
     Each of `arguments` adds its own options to a parser; `load(folder, manifest, options)` gets them.
     """
+    try:
+        run_reader(load, *arguments)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        package = {"PIL": "pillow"}.get(module, module)
+        print(f"FAILED: the package {package} is missing: pip install {package}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run_reader(load, *arguments):
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description="Runs an exported model.")
     parser.add_argument("artifact", type=Path, help="the artifact's folder (it holds manifest.json)")

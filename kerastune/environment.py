@@ -3,9 +3,11 @@
 import contextlib
 import os
 import platform
+import re
+import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +29,39 @@ _PACKAGES = (
     "tf2onnx",
     "numpy",
 )
+
+
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Hides TensorFlow's greetings if the block imports it: C++ writes them to descriptor 2, whatever its log level."""
+    if "tensorflow" in sys.modules or "KERASTUNE_DEBUG" in os.environ:
+        yield
+        return
+    with contextlib.suppress(AttributeError):  # a program without a terminal has None
+        sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed: nothing is shown anyway
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+        if tensorflow := sys.modules.get("tensorflow"):
+            tensorflow.config.list_physical_devices()  # or the first operation complains of drivers that are not there
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def install(package: str) -> str:
+    """Returns the command that installs a package, in a version that kerastune works with."""
+    for requirement in requires("kerastune") or ():
+        found = re.match(rf"{re.escape(package)}(?![\w.-]).*extra == ['\"](\w+)['\"]", requirement)
+        if found and found[1] != "dev":
+            return f"pip install 'kerastune[{found[1]}]'"
+    return f"pip install {package}"
 
 
 def versions() -> dict[str, str]:

@@ -10,6 +10,7 @@
 Click owns 2 (usage). Any other exception is a bug and keeps its traceback.
 """
 
+import shlex
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -80,6 +81,11 @@ def listed(problems: Sequence[T], words: Callable[[T], object] = str) -> str:
     lines = [f"  {words(problem)}" for problem in problems[:_MOST]]
     more = len(problems) - _MOST
     return "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines)
+
+
+def command(*words: object) -> str:
+    """Returns a command as a user would type it, quoted for a shell."""
+    return shlex.join(map(str, words))
 
 
 def printable(text: str) -> str:

@@ -1,9 +1,17 @@
-"""Interface for the progress of long work. The library prints nothing; the command line subclasses this."""
+"""Interface for the progress of long work. The library prints nothing itself; the command line subclasses this."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import ParamSpec, TypeVar
 
 from kerastune.records import Audit
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Progress:
@@ -25,3 +33,34 @@ class Progress:
 
         `detail` holds the figures so far.
         """
+
+
+def shown_by_default(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorates a function with a `progress` argument: without one, a terminal or a notebook shows its progress.
+
+    Nothing is shown where nobody looks, as in tests and scripts without a terminal.
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def shown(*args: P.args, **kwargs: P.kwargs) -> R:
+        call = signature.bind(*args, **kwargs)
+        if call.arguments.get("progress") is not None or not is_looked_at():
+            return function(*args, **kwargs)
+        # What shows belongs to the command line, above every other room, so it is imported by name and only here.
+        with import_module("kerastune.cli.progress").progress() as told:
+            call.arguments["progress"] = told
+            return function(*call.args, **call.kwargs)
+
+    return shown
+
+
+def is_looked_at() -> bool:
+    """Returns whether a person sees what is printed now."""
+    return is_notebook() or bool(sys.stderr and sys.stderr.isatty())
+
+
+def is_notebook() -> bool:
+    """Returns whether a Jupyter kernel runs this process."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython.get_ipython() if ipython else None, "kernel")

@@ -115,6 +115,7 @@ class Audit:
     """The plan of a phase: what trains, and how. `ran` is its outcome, once it has begun.
 
     Attributes:
+        optimizer_steps: of all epochs; None: not counted.
         ema: the decay of the averaged weights; None: there are none.
         stages: of a phase that unfreezes step by step.
         trainable_parameters, frozen_parameters: of the whole model.
@@ -126,6 +127,7 @@ class Audit:
     optimizer: str
     schedule: str
     gradient_accumulation: int = 1
+    optimizer_steps: int | None = None
     clip_norm: float | None = None
     ema: float | None = None
     lora: Adapters | None = None

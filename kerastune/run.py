@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from kerastune import data, files, locks
 from kerastune.data import Splits, ragged
-from kerastune.errors import DataError, KerastuneError
+from kerastune.errors import DataError, KerastuneError, command
 from kerastune.files import absolute, refuse_existing, write_json
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe, read
@@ -103,6 +103,16 @@ class Run:
             self._splits.append(splits)
         return self._splits[0]
 
+    @property
+    def example_file(self) -> Path | None:
+        """A file of the test split, or None: texts have none, and files can be gone."""
+        if not hasattr(self.recipe.data, "path") or not (self.folder / "predictions.npz").is_file():
+            return None
+        path = Path(self.recipe.data.path)
+        with self._stored() as stored:
+            found = [(path if path.is_dir() else path.parent) / str(name) for name in stored["test/ids"][:1]]
+        return next((one for one in found if one.is_file()), None)
+
     def predictions(self, split: str) -> tuple[list[str], npt.NDArray[Any], dict[str, ragged.Array]]:
         """Ids, truth and the Keras model's predictions on "validation" or "test"."""
         with self._stored() as stored:
@@ -126,7 +136,7 @@ class Run:
         if not path.is_file():
             raise KerastuneError(
                 f"{self.folder} was interrupted, so there are no scores of its model yet.",
-                f"kerastune evaluate {self.folder} makes them.",
+                f"{command('kerastune', 'evaluate', self.folder)} makes them.",
             )
         return np.load(path, allow_pickle=False)
 
@@ -157,10 +167,16 @@ def load(folder: str | Path) -> Run:
         KerastuneError: the folder is not there, or is no run.
     """
     path = absolute(folder)
+    if path.name.endswith(PARTIAL) and not is_run(path):
+        path = path.with_name(path.name.removesuffix(PARTIAL))
     clear(path)
     if not is_run(path):
         if is_unfinished(path):
-            raise KerastuneError(f"The training of {path} has not ended.", f"kerastune resume {path} goes on with it.")
+            goes_on = f"{command('kerastune', 'resume', path)} goes on with it."
+            raise KerastuneError(
+                f"The training of {path} has not ended: what is done is in {_work(path)}.",
+                "A process is training there now: wait until it ends." if is_training(path) else goes_on,
+            )
         what = "has no run.json, so it is no run" if path.is_dir() else "is not a folder"
         raise KerastuneError(f"{path} {what}.", "kerastune run RECIPE makes one (in runs/).")
     return Run(path)
@@ -251,7 +267,7 @@ def _refuse_unfinished(work: Path, folder: Path, force: bool) -> None:
     if (_has_checkpoint(work) or is_run(work)) and not force:
         raise KerastuneError(
             f"{work} holds a training of {folder.name} that has not ended.",
-            f"kerastune resume {folder} goes on with it; --force discards it and starts again.",
+            f"{command('kerastune', 'resume', folder)} goes on with it; --force discards it and starts again.",
         )
 
 

@@ -168,11 +168,11 @@ MEANS = """import artifact
 artifact.main(lambda *_: lambda inputs: {"scores": inputs["images"].mean((1, 2)) / 255})"""
 
 
-def read(of: Artifact, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A reader whose model says the mean of each channel."""
+def read(of: Artifact, *arguments: str, before: str = "") -> "subprocess.CompletedProcess[str]":
+    """A reader whose model says the mean of each channel; `before` is run first."""
     for name in ("artifact.py", "answers.py", "images.py"):
         shutil.copy(Path(__file__).parents[1] / "export" / name, of.folder)
-    command = [sys.executable, "-c", MEANS, ".", *arguments]
+    command = [sys.executable, "-c", before + MEANS, ".", *arguments]
     return subprocess.run(command, cwd=of.folder, capture_output=True, text=True)
 
 
@@ -213,3 +213,9 @@ def test_the_reader_says_of_a_file_that_it_is_no_image(made: Artifact) -> None:
     (made.folder / "page.png").write_text("<html>")
     done = read(made, "page.png")
     assert done.returncode == 1 and "page.png cannot be read as an image: it is not a jpg, png, webp" in done.stderr
+
+
+def test_the_reader_names_a_package_that_is_missing(made: Artifact) -> None:
+    (made.folder / "grey.png").write_bytes(FILES["grey.png"])
+    done = read(made, "grey.png", before="import sys; sys.modules['PIL'] = None\n")
+    assert (done.returncode, done.stderr) == (1, "FAILED: the package pillow is missing: pip install pillow\n")

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from kerastune import recipe
 from kerastune.cli import cli
 from kerastune.cli.progress import Terminal
-from kerastune.cli.terminal import folded
+from kerastune.cli.terminal import folded, wrapped
 from kerastune.recipe import target
 
 HEAVY = {"tensorflow", "keras", "keras_hub", "jax", "torch"}
@@ -223,6 +223,28 @@ def test_an_unknown_target_is_answered_with_what_is_near(command: str, tmp_path:
     assert "linux" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["export first --target iphone", "targets show ios", "validate mine.toml"])
+def test_an_unknown_target_is_answered_with_what_each_target_is_for(command: str, tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "run.json").write_text("{}")
+    text = recipe.find("photos")[1]
+    (tmp_path / "mine.toml").write_text(text.replace('target = "linux"', 'target = "iphone"'))
+    result = invoke(*command.split())
+    assert result.exit_code == 1
+    assert re.search(r"^  android +Android and iOS:", result.stderr, re.MULTILINE)
+
+
+def test_data_that_are_not_there_are_refused_before_tensorflow_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "preset").mkdir()
+    (tmp_path / "preset" / "config.json").write_text('{"registered_name": "a"}')
+    (tmp_path / "preset" / "model.weights.h5").write_text("")
+    code = "import sys; from kerastune.cli import cli; cli(standalone_mode=False); print('tensorflow' in sys.modules)"
+    wanted = ["validate", "photos", "-s", "preset=preset", "-s", "data.path=nowhere"]
+    done = subprocess.run([sys.executable, "-c", code, *wanted], capture_output=True, text=True)
+    assert f"There is no folder {tmp_path}/nowhere" in done.stderr
+    assert done.stdout.strip() != "True"
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -277,7 +299,14 @@ def test_a_training_that_has_not_ended_is_answered_with_how_to_go_on(tmp_path: P
     for command in ("report first", "export first --target linux", "predict first photo.jpg", "evaluate first"):
         result = invoke(*command.split())
         assert result.exit_code == 1
+        assert f"what is done is in {tmp_path}/first.partial" in result.stderr
         assert f"hint: kerastune resume {tmp_path}/first" in result.stderr
+
+
+def test_the_folder_of_a_training_that_has_not_ended_is_known_by_its_own_name_too(tmp_path: Path) -> None:
+    (tmp_path / "my run.partial").mkdir()
+    result = invoke("predict", "my run.partial", "photo.jpg")
+    assert f"hint: kerastune resume '{tmp_path}/my run' goes on with it" in result.stderr
 
 
 def test_export_says_that_it_wants_a_target_or_a_format() -> None:
@@ -324,6 +353,41 @@ def test_a_table_fits_a_narrow_terminal_and_loses_nothing() -> None:
     assert max(map(len, lines)) <= 40
     words = " ".join(lines).split()
     assert {"linux", "1.5", "servers,", "Raspberry", "12"} <= set(words)
+
+
+def test_a_table_breaks_no_word_where_all_fit() -> None:
+    rows = [["efficientnet-lite0-imagenet", "preset", "its own terms: use, do not redistribute", "yes"]]
+    lines = folded(["asset", "kind", "licence", "here"], rows, width=60)
+    assert max(map(len, lines)) <= 60
+    assert set(" ".join(rows[0]).split()) <= set(" ".join(lines).split())
+
+
+def test_a_long_line_breaks_between_words_and_a_command_does_not() -> None:
+    line = "  the validation loss of epoch 3 is nan, and /a/very/long/path/that/is/one/word too"
+    assert wrapped(line, 40) == [
+        "  the validation loss of epoch 3 is nan,",
+        "  and /a/very/long/path/that/is/one/word",
+        "  too",
+    ]
+    line = "Next: kerastune predict runs/a 'my photos/a b.jpg', or open runs/a/report.html in a browser"
+    assert wrapped(line, 40) == [
+        "Next:",
+        "kerastune predict runs/a 'my photos/a b.jpg',",
+        "or open runs/a/report.html in a browser",
+    ]
+    assert wrapped("hint: kerastune recipes schema prints every key", 30)[1] == "prints every key"
+    assert wrapped("  name     what it is for here", 24) == ["  name     what it is", "           for here"]
+
+
+def test_a_bar_names_the_epoch_on_a_narrow_terminal() -> None:
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    terminal = Terminal(console)
+    terminal.advance("phase 2/2 (top:3), epoch 1/2", 3, 7, "loss 0.4321  accuracy 0.8752  119 examples/s")
+    console.print(terminal.bar.get_renderable())
+    shown = console.file.getvalue()
+    assert re.match(r"phase 2/2 \(top:3\), epoch 1/2 .* 3/7 .* loss 0.4321  accuracy 0", shown)
 
 
 def test_a_bar_keeps_its_figures_on_a_narrow_terminal_and_goes_when_its_stage_is_done() -> None:

@@ -16,6 +16,7 @@ from kerastune.modalities.conversation import messages
 from kerastune.recipe.sources import ChatData
 from kerastune.targets import chats
 from kerastune.tasks.causal_lm import task as causal_lm
+from kerastune.training.plan import plan
 
 USER, ANSWER = {"role": "user", "content": "tide?"}, {"role": "assistant", "content": "low"}
 
@@ -128,6 +129,19 @@ def test_a_tool_that_the_template_does_not_write_is_refused(chat_recipe: Callabl
     turns = [USER, ANSWER, {"role": "tool", "content": "sun"}, ANSWER]
     with pytest.raises(DataError, match="line 9: the chat template does not write tool messages"):
         chat.refuse_special(["line 9"], [turns])
+
+
+def test_a_training_that_is_resumed_on_another_day_keeps_its_date(chat_recipe: Callable[..., Any]) -> None:
+    template = (
+        "{{ strftime_now('%Y-%m-%d') }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    recipe = chat_recipe(template=template)
+    assert recipe.data.today is None
+    made = plan(recipe)
+    today = made.task.chat.settings["today"]
+    assert made.recipe.data.today == today  # and so in recipe.toml, with which a training goes on
+    assert ("data.today", today) in [(one.key, one.got) for one in made.decisions]
 
 
 def test_the_date_of_training_stays_with_the_model(chat_recipe: Callable[..., Any], tmp_path: Path) -> None:

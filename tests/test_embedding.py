@@ -19,6 +19,7 @@ from kerastune.data import load
 from kerastune.errors import ConverterError, DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.predicting import inference
 from kerastune.predicting import search as searching
+from kerastune.progress import Progress
 from kerastune.recipe import Export, parse
 from kerastune.reporting import report
 from kerastune.tasks.learnt import LEARNT
@@ -306,6 +307,16 @@ def test_the_report_shows_what_is_found_and_escapes_it(recipe: Callable[..., Any
     assert "spearman" in page
 
 
+class Told(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
 def index(folder: Path) -> Path:
     texts = ["the cat is big", "a slow red bus", "the yak is fast", "a bike"]
     (folder / "texts.csv").write_text("\n".join(["text", *texts, "a bike"]))
@@ -335,6 +346,15 @@ def test_an_index_is_kept_and_refused_with_another_model(tuned: Any, recipe: Any
     for damage in (b"no archive", saved.read_bytes()[:200]):
         saved.write_bytes(damage)
         assert "is not an index saved by kerastune" in refused(lambda: searching.search(tuned, saved, "a"))
+
+
+def test_what_a_search_leaves_out_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('n,text\n1, a cat\n2,a cat\n,\n3,"a\ndog"\n')
+    told = Told()
+    assert searching._read(tmp_path / "a.csv", "text", told) == ["a cat", "a\ndog"]
+    said = " ".join(told.lines)
+    for what in ("1 row: no cell is filled, left out", "spaces around a text removed", "the same text as an earlier"):
+        assert what in said
 
 
 def test_texts_that_cannot_be_searched_say_why(tuned: Any, tmp_path: Path) -> None:

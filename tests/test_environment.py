@@ -6,6 +6,7 @@ import psutil
 import pytest
 
 from kerastune import environment
+from kerastune.formats import support
 
 GB = 10**9
 
@@ -59,3 +60,15 @@ def test_without_a_group_the_machine_is_the_limit(groups: Path, said: str) -> No
 def test_who_holds_memory_is_told_by_process() -> None:
     words = environment.memory_holders()
     assert words.count("GB") == 3 and words.count("process") == 3
+
+
+def test_a_package_of_an_extra_is_installed_with_that_extra() -> None:
+    assert environment.install("openvino") == environment.install("tflite-micro") == "pip install 'kerastune[runtimes]'"
+    assert environment.install("ai-edge-quantizer") == "pip install 'kerastune[quantize]'"
+    assert environment.install("mediapipe") == "pip install mediapipe"
+
+
+def test_int4_without_its_package_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(support, "find_spec", lambda name: None)
+    assert support.missing("int8") is None
+    assert "ai-edge-quantizer: pip install 'kerastune[quantize]'" in (support.missing("int4") or "")

@@ -31,8 +31,30 @@ def test_the_suggestion_lies_where_the_loss_falls(found: lr_finder.Found) -> Non
 
 def test_losses_that_never_fall_suggest_nothing() -> None:
     rates = np.geomspace(1e-7, 1, 50)
-    assert lr_finder._steepest(rates, np.linspace(1, 2, 50)) is None
-    assert lr_finder._steepest(rates, np.where(rates < 1e-3, 1.0, 1.0 - 100 * rates)) == pytest.approx(1, rel=0.5)
+    assert lr_finder._steepest(rates, np.linspace(1, 2, 50)) == (None, "the loss does not fall at any rate")
+    suggested, why = lr_finder._steepest(rates, np.where(rates < 1e-3, 1.0, 1.0 - 100 * rates))
+    assert suggested is not None and suggested > 0.1 and why is None
+
+
+def curve(noise: float, seed: int, steps: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """Rates, and losses that fall by 1 around a rate of 1e-3, with noise."""
+    rates = np.geomspace(1e-7, 1, steps)
+    falling = 2 - 1 / (1 + (1e-3 / rates) ** 2)
+    return rates, falling + np.random.default_rng(seed).normal(0, noise, steps)
+
+
+def test_noise_alone_suggests_nothing_and_says_so() -> None:
+    rates, _ = curve(0, 0)
+    found = [lr_finder._steepest(rates, np.random.default_rng(seed).normal(2, 0.5, 100)) for seed in range(50)]
+    silent = [why for suggestion, why in found if suggestion is None]
+    assert len(silent) >= 48
+    assert all("too noisy" in str(why) or "does not fall" in str(why) for why in silent)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fall_that_stands_out_of_the_noise_is_found_where_it_is(seed: int) -> None:
+    suggested, _ = lr_finder._steepest(*curve(0.2, seed))
+    assert suggested is not None and 3e-4 < suggested < 3e-2  # a running mean lags behind
 
 
 def test_the_plot_is_a_picture(found: lr_finder.Found, tmp_path: Path) -> None:

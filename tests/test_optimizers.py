@@ -197,6 +197,14 @@ def test_a_phase_shorter_than_a_group_takes_one_step_and_averages_it() -> None:
         np.testing.assert_allclose(task.values, [[3, 4], [6, 8]] + changes[-1], rtol=1e-6)
 
 
+def test_a_group_ends_with_its_epoch() -> None:
+    """Two epochs of five batches, four at a time: the fifth is a group of its own, and no group is of two epochs."""
+    task, wanted = Two(), Phase(unfreeze="all", optimizer="sgd", learning_rate=0.1, gradient_accumulation=4)
+    optimizer = make(wanted, task.trainable_variables, {}, steps=10, policy="float32", epoch_steps=5)
+    changed = [bool(step(optimizer, task).any()) for _ in range(10)]
+    assert [i for i, each in enumerate(changed) if each] == [3, 4, 8, 9]
+
+
 # --- averages ----------------------------------------------------------------------------------------------
 
 

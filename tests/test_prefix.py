@@ -457,6 +457,15 @@ def test_a_shared_cache_that_may_only_be_read_is_read_and_not_written(
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
 
 
+def test_what_cannot_be_written_and_is_larger_than_the_memory_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "is_writable", lambda folder: False)
+    monkeypatch.setattr(cache.environment, "memory_available", lambda: 7)
+    with pytest.raises(KerastuneError, match=r"cannot be kept: .* cannot be written, and 0.0 MB of memory are free"):
+        keep("a" * 64)
+
+
 def test_a_damaged_entry_of_a_shared_cache_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep("a" * 64)
     (home / ("a" * 64) / "0.bin").write_bytes(b"")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -146,6 +147,25 @@ def test_early_stopping_ends_a_phase(recipe, tmp_path):
     wanted = recipe("resnet", phases=phases, train={"batch_size": 8, "early_stopping": 2})
     made = fine_tune(wanted, tmp_path / "run")
     assert made.record.phases[0].ran.epochs_run < 9
+
+
+def test_a_phase_that_stops_early_says_so(recipe, tmp_path):
+    class Told(Progress):
+        lines: ClassVar[list[str]] = []
+
+        def say(self, line):
+            self.lines.append(line)
+
+    phases = [{"unfreeze": "head", "epochs": 9, "learning_rate": 1e-9}]
+    wanted = recipe("resnet", phases=phases, train={"batch_size": 8, "early_stopping": 2})
+    fine_tune(wanted, tmp_path / "run", progress=Told())
+    assert "phase 1/1 (head): stopped early, no better epoch in the last 2 epochs" in Told.lines
+
+
+def test_the_plan_counts_the_optimizers_steps_of_all_epochs(recipe):
+    phases = [{"unfreeze": "head", "epochs": 3, "gradient_accumulation": 64}]
+    (audit,) = plan(recipe("resnet", phases=phases)).audits
+    assert audit.optimizer_steps == 3  # an epoch has fewer batches than a group
 
 
 def test_early_stopping_goes_on_while_the_loss_falls_and_the_accuracy_ties(recipe, tmp_path, monkeypatch):

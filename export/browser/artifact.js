@@ -1,5 +1,5 @@
 // Runs an artifact in a page: its manifest, its model in the runtime of its format, and its golden images.
-// It resizes as images.py does, to the bit; a canvas would resize differently from training.
+// The resizing is that of images.py, to the bit: a canvas would do it otherwise than the training did.
 import { answers } from "./answers.js";
 
 const RUNTIMES = { tflite: "./litert.js", onnx: "./onnx.js" };
@@ -29,7 +29,7 @@ export async function check({ manifest, predict }) {
     const found = await predict({ height: shape[0], width: shape[1], data });
     const expected = outputsOf(golden, "expected/", i);
     for (const [output, { data }] of Object.entries(expected)) {
-      for (const [k, value] of data.entries()) error = Math.max(error, Math.abs(found[output].data[k] - value));  // NaN is kept
+      for (const [k, value] of data.entries()) error = Math.max(error, Math.abs(found[output].data[k] - value));  // NaN stays
     }
     if (alike) agree += alike(found, expected);
   }
@@ -85,7 +85,7 @@ async function fetched(name) {
   return reply;
 }
 
-// --- resizing, line by line as in images.py ----------------------------------------------------------------
+// --- resizing: each line is one of images.py ---------------------------------------------------------------
 
 const f32 = Math.fround;
 

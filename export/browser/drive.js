@@ -1,4 +1,4 @@
-// reader.py loads this instead of page.js; it predicts the images that the reader hands it, one per turn.
+// What reader.py loads in place of page.js: it asks about the images that the reader hands it, one a turn.
 
 /** Says what was found, and gets the next image: height, width, pixels. */
 async function turn(found) {

@@ -1,4 +1,4 @@
-// LiteRT.js, which `npm install @litertjs/core` puts into js/ (see README.md).
+// LiteRT.js. `npm install @litertjs/core`, as README.md says, put it into js/.
 import { output } from "./artifact.js";
 import { loadAndCompile, loadLiteRt, Tensor } from "./js/@litertjs/core/dist/index.js";
 
@@ -14,7 +14,7 @@ export async function load(manifest) {
     const images = new Tensor(pixels, manifest.inputs[0].shape);
     const tensors = await model.run([images]);
     const found = gives.map(({ name, shape }, i) => [name, output(tensors[i].toTypedArray(), shape)]);
-    for (const tensor of [images, ...tensors]) tensor.delete();  // the garbage collector does not free the runtime's memory
+    for (const tensor of [images, ...tensors]) tensor.delete();  // the runtime's memory is not collected as garbage
     return Object.fromEntries(found);
   };
 }

@@ -1,4 +1,4 @@
-// onnxruntime-web, which `npm install onnxruntime-web` puts into js/ (see README.md).
+// onnxruntime-web. `npm install onnxruntime-web`, as README.md says, put it into js/.
 import { output } from "./artifact.js";
 import * as ort from "./js/onnxruntime-web/dist/ort.wasm.min.mjs";
 

@@ -1,4 +1,4 @@
-// The page takes a photo and shows the model's output. With ?check it replays the golden images.
+// The page: a photo in, what the model says of it out. With ?check it replays the golden images.
 import { answers } from "./answers.js";
 import { check, load, photo } from "./artifact.js";
 

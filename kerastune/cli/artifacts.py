@@ -9,7 +9,7 @@ from kerastune import files
 from kerastune.cli import show
 from kerastune.cli.options import force_option, json_option, out_option
 from kerastune.cli.progress import progress
-from kerastune.cli.terminal import emit, put, say, shown
+from kerastune.cli.terminal import emit, put, say, shown, typed
 from kerastune.errors import ConverterError, VerificationError
 from kerastune.formats import FORMATS, QUANTIZATIONS
 
@@ -148,7 +148,8 @@ def benchmark(
     if image:
         timing.plot(rows, image)
     emit(as_json, rows, lambda: show.benchmark(rows))
-    say(f"\nNext: open {shown(image)}" if image else "\nNext: --plot latency.png draws it")
+    drawing = typed("kerastune", "benchmark", *artifact_folders, "--plot", "latency.png")
+    say(f"\nNext: open {shown(image)}" if image else f"\nNext: {drawing} draws it")
 
 
 @click.command()

@@ -50,7 +50,8 @@ def predict(
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     if foreign := [name for name in given if name not in inference.options_of(of)]:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} is for language models.")
-    found = inference.predict(of, asked, top, **given)
+    with progress() as told, told.working("loading and asking the model"):
+        found = inference.predict(of, asked, top, **given)
 
     def answers() -> None:
         for each in found:
@@ -92,7 +93,12 @@ def search(folder: str, query: str, index: Path, column: str, top: int, save: Pa
     rows = [[f"{hit.similarity:.4f}", hit.text] for hit in found]
     document = [{"text": hit.text, "similarity": hit.similarity} for hit in found]
     emit(as_json, document, lambda: table(["cosine", "text"], rows))
-    say(f"\nNext: --index {typed(save)} is faster" if save else "\nNext: --save INDEX.npz keeps the vectors")
+    if save:
+        say(f"\nNext: {typed('kerastune', 'search', folder, '--index', save, query)} is faster")
+    elif index.suffix != ".npz":
+        named = [] if column == "text" else ["--column", column]
+        keeping = typed("kerastune", "search", folder, "--index", index, *named, "--save", f"{index.stem}.npz", query)
+        say(f"\nNext: {keeping} keeps the vectors")
 
 
 @click.command()

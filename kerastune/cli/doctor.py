@@ -8,6 +8,7 @@ import click
 
 from kerastune.cli import show
 from kerastune.cli.options import json_option
+from kerastune.cli.progress import progress
 from kerastune.cli.terminal import emit, say
 
 _HUBS = {
@@ -23,7 +24,8 @@ def doctor(as_json: bool) -> None:
 
     Example: kerastune doctor
     """
-    found = examine()
+    with progress() as told, told.working("looking at this machine"):
+        found = examine()
     emit(as_json, found, lambda: show.machine(found))
     say("\nNext: kerastune recipes list")
 

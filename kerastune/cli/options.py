@@ -41,14 +41,16 @@ def optional_recipe_argument(function: Function) -> Function:
 
 def read(recipe: str, overrides: tuple[str, ...]) -> "Recipe":
     """Reads a recipe. Finds the mistakes that need no TensorFlow before it is imported."""
-    from kerastune import assets
+    from kerastune import assets, data
     from kerastune import recipe as recipes
 
     wanted = recipes.read(recipe, overrides)
     assets.resolve_preset(wanted.preset)
+    data.refuse_missing(wanted.data)
     return wanted
 
 
-def running(recipe: str, overrides: tuple[str, ...]) -> str:
+def running(recipe: str, overrides: tuple[str, ...], command: str = "run", *options: str) -> str:
     """Returns the command that runs a recipe with its overrides, as a user would type it."""
-    return typed("kerastune", "run", recipe, *(word for override in overrides for word in ("-s", override)))
+    changes = (word for override in overrides for word in ("-s", override))
+    return typed("kerastune", command, recipe, *changes, *options)

@@ -45,7 +45,9 @@ def recipes_show(name: str, as_json: bool) -> None:
     from kerastune import recipe
 
     text = recipe.find(name)[1]
-    emit(as_json, recipe.read(name).model_dump(mode="json") if as_json else None, lambda: put(text.rstrip()))
+    emit(
+        as_json, recipe.read(name).model_dump(mode="json") if as_json else None, lambda: put(text.rstrip(), as_is=True)
+    )
     validate, copy = typed("kerastune", "validate", name), typed("kerastune", "recipes", "copy", name)
     say(f"\nNext: {validate}, or {copy} to make it yours")
 

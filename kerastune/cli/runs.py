@@ -36,7 +36,8 @@ def runs_list(folder: Path, as_json: bool) -> None:
         cells = []
         for row in found:
             megabytes = f"{row['size_bytes'] / 1e6:.1f}"
-            cells.append([shown(Path(row["run"])), row["status"], row["task"], _metric(row), megabytes, row["next"]])
+            then = "open report.html" if row["status"] == "complete" else row["next"]
+            cells.append([shown(Path(row["run"])), row["status"], row["task"], _metric(row), megabytes, then])
         table(["run", "status", "task", "test", "MB", "next"], cells)
 
     emit(as_json, found, show)

@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from kerastune.records import Audit
     from kerastune.run import Run
     from kerastune.verifying.artifact import Artifact
-    from kerastune.verifying.verification import Candidate, RuntimeReport, VerificationReport
+    from kerastune.verifying.verification import Agreement, Candidate, RuntimeReport, VerificationReport
 
 
 def predicting(folder: Path, of: "Run | Artifact") -> str:
-    """Returns the command that asks a run or an artifact, as a user would type it."""
+    """Returns the command that asks a run or an artifact about an example, as a user would type it."""
     from kerastune.modalities import MODALITIES
     from kerastune.run import Run
 
+    source = of if isinstance(of, Run) else Run(of.run) if of.run else None
+    if source and (file := source.example_file):
+        return typed("kerastune", "predict", folder, file)
     if isinstance(of, Run):
         modality, paired = of.recipe.data.modality, of.recipe.data.paired
     else:
@@ -66,6 +69,7 @@ def phase(audit: "Audit", title: str) -> tuple[str, list[str], list[list[str]]]:
     """Returns the title, header and rows that show a phase. Adjacent units with equal settings share a row."""
     facts = [
         f"{audit.epochs} epoch{'s' if audit.epochs != 1 else ''}",
+        *([] if audit.optimizer_steps is None else [_steps(audit.optimizer_steps)]),
         f"{audit.trainable_parameters:,} of {audit.trainable_parameters + audit.frozen_parameters:,} parameters train",
         f"{audit.optimizer}, {audit.schedule} learning rate",
         f"BatchNorm: {audit.batch_norm.inference} inference, {audit.batch_norm.training} training",
@@ -84,6 +88,10 @@ def phase(audit: "Audit", title: str) -> tuple[str, list[str], list[list[str]]]:
             ]
         )
     return f"{title}: {'; '.join(facts)}", ["units", "parameters", "trainable", "learning rate"], rows
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} optimizer step{'s' if count != 1 else ''}"
 
 
 def _rehearsal(exports: list[dict[str, Any]], seconds: float) -> None:
@@ -183,7 +191,7 @@ def metrics(found: dict[str, Any], of: "Run") -> None:
 
 def artifact_document(of: "Artifact", report: "VerificationReport") -> dict[str, Any]:
     """Returns an artifact with the figures of its own runtime, as one row."""
-    compared = report.validation.outputs if report.validation else report.own.golden
+    compared = _compared(report.own)
     metric = report.validation.metric if report.validation else None
     return {
         "name": of.manifest.name,
@@ -205,8 +213,7 @@ def artifact_document(of: "Artifact", report: "VerificationReport") -> dict[str,
 def artifact(row: dict[str, Any], of: "Artifact", report: "VerificationReport") -> None:
     """Shows a verified artifact: its row, the candidates that `auto` tried, and the results in each runtime.
 
-    The row shows the largest error on the validation split, if that was scored. Each runtime shows the largest error on
-    the golden examples.
+    Errors are the largest on the validation split, or on the golden examples if that was not scored.
     """
     _artifacts([row])
     _candidates(report.ladder)
@@ -272,7 +279,7 @@ def _runtimes(found: "Mapping[str, RuntimeReport]", metric: str, compared: str) 
         rows.append(
             [
                 f"{name} {runtime.version}",
-                _figure(runtime.golden.max_error if runtime.golden else None, ".1e"),
+                _figure(largest.max_error if (largest := _compared(runtime)) else None, ".1e"),
                 _agreement(runtime),
                 _figure(judged.drop if judged else None, ".4f"),
                 "{:.4f} to {:.4f}".format(*judged.interval) if judged and judged.interval else "–",
@@ -282,6 +289,11 @@ def _runtimes(found: "Mapping[str, RuntimeReport]", metric: str, compared: str) 
         )
     header = ["runtime", "max error", f"{compared} as in Keras", f"{metric} drop", "95 % interval", "latency ms"]
     table([*header, f"{metric} is"], rows)
+
+
+def _compared(runtime: "RuntimeReport") -> "Agreement | None":
+    """Returns the examples on which a runtime was compared with Keras: the validation split, or the golden ones."""
+    return runtime.validation.outputs if runtime.validation else runtime.golden
 
 
 def _agreement(runtime: "RuntimeReport") -> str:
@@ -321,6 +333,6 @@ def machine(found: dict[str, Any]) -> None:
     for name, version in found["runtimes"].items():
         put(f"runtime {name}: {version or 'not installed'}")
     for hub, there in found["hubs"].items():
-        put(f"{hub}: {'reachable' if there else 'not reachable (the assets of kerastune assets list need no hub)'}")
+        put(f"{hub}: {'reachable' if there else 'not reachable (fetched assets need no hub)'}")
     for line in found["advice"]:
         put(f"advice: {line}")

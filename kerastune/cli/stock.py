@@ -33,12 +33,14 @@ def assets_list(as_json: bool) -> None:
         }
         for a in store.ASSETS.values()
     ]
-    keys = ["name", "kind", "download_mb", "licence", "path"]
-    emit(
-        as_json,
-        rows,
-        lambda: table(["asset", "kind", "MB", "licence", "here"], [[str(r[k] or "–") for k in keys] for r in rows]),
-    )
+    keys = ["name", "kind", "download_mb", "licence"]
+
+    def show() -> None:
+        cells = [[*(str(row[key]) for key in keys), "yes" if row["path"] else "–"] for row in rows]
+        table(["asset", "kind", "MB", "licence", "here"], cells)
+        put(f"(here: in {store.home() / 'assets'})")
+
+    emit(as_json, rows, show)
     say("\nNext: kerastune assets fetch NAME")
 
 
@@ -93,7 +95,7 @@ def targets_show(name: str, as_json: bool) -> None:
     from kerastune.recipe import target
 
     readme = target.readme(name)
-    emit(as_json, {**asdict(target.load(name)), "readme": readme}, lambda: put(readme.rstrip()))
+    emit(as_json, {**asdict(target.load(name)), "readme": readme}, lambda: put(readme.rstrip(), as_is=True))
     say(f"\nNext: kerastune export RUN --target {typed(name)}")
 
 

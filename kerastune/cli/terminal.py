@@ -1,4 +1,7 @@
-"""Prints results to stdout and progress to stderr, with control characters escaped."""
+"""Prints results to stdout and progress to stderr, with control characters escaped.
+
+On a terminal, long lines break between words. Commands stay whole, so that they can be copied.
+"""
 
 import contextlib
 import json
@@ -6,9 +9,10 @@ import re
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -17,18 +21,40 @@ from kerastune.errors import printable
 INTERRUPTED = 130  # what shells use for Ctrl-C
 
 
-def put(text: str = "") -> None:
-    """Prints part of the result."""
-    click.echo(_lines(text))
+def put(text: str = "", as_is: bool = False) -> None:
+    """Prints part of the result; `as_is`, a document whose lines are kept."""
+    click.echo(_lines(text, None if as_is else _width(sys.stdout)))
 
 
 def say(text: str) -> None:
     """Prints anything but the result: progress, errors, the next step."""
-    click.echo(_lines(text), err=True)
+    click.echo(_lines(text, _width(sys.stderr)), err=True)
 
 
-def _lines(text: str) -> str:
-    return "\n".join(printable(line) for line in text.split("\n"))
+def _width(stream: IO[str]) -> int | None:
+    """Returns the columns of a terminal; None if nobody looks at the stream."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
+
+
+def _lines(text: str, width: int | None) -> str:
+    lines = [printable(line) for line in text.split("\n")]
+    return "\n".join(lines if width is None else [part for line in lines for part in wrapped(line, width)])
+
+
+_ARGUMENT = r"""'[^']*'|"[^"]*"|[A-Z]+\b|[^\s'"]*[-/=.\[][^\s]*"""
+_COMMAND = re.compile(rf"\b(?:kerastune(?: [a-z-]+(?![^\s,;:.)])){{1,2}}|pip install|bash)(?: (?:{_ARGUMENT}))*")
+_UNBROKEN = "\0"  # stands for a space in a command
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """Breaks a line between words, so that no part is wider than `width`. Keeps commands and long words whole."""
+    if len(line) <= width:
+        return [line]
+    hanging = re.match(r"\s*\S+\s{2,}|\s*", line)  # "  name   what it is"
+    indent = " " * len(hanging[0]) if hanging and len(hanging[0]) < width / 2 else ""
+    whole = _COMMAND.sub(lambda found: found[0].replace(" ", _UNBROKEN), line)
+    parts = textwrap.wrap(whole, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return [part.replace(_UNBROKEN, " ") for part in parts]
 
 
 def emit(as_json: bool, document: Any, text: Callable[[], None]) -> None:
@@ -41,10 +67,13 @@ def emit(as_json: bool, document: Any, text: Callable[[], None]) -> None:
 
 def table(header: list[str], rows: list[list[str]]) -> None:
     """Prints columns of text, figures right-aligned. On a narrow terminal, cells wrap over several lines."""
+    put("\n".join(fitted(header, rows, _width(sys.stdout))), as_is=True)
+
+
+def fitted(header: list[str], rows: list[list[str]], width: int | None) -> list[str]:
+    """Returns the lines of a table, folded if they are wider than a terminal."""
     lines = aligned(header, rows)
-    if sys.stdout.isatty() and max(map(len, lines)) > (width := shutil.get_terminal_size().columns):
-        lines = folded(header, rows, width)
-    put("\n".join(lines))
+    return folded(header, rows, width) if width and max(map(len, lines)) > width else lines
 
 
 def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -60,7 +89,10 @@ def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def folded(header: list[str], rows: list[list[str]], width: int) -> list[str]:
-    """Returns the lines of a table that is at most `width` characters wide; cells break between words."""
+    """Returns the lines of a table that is at most `width` characters wide.
+
+    Cells break between words, and within words only where the longest words of all columns do not fit.
+    """
     import io
 
     from rich.console import Console
@@ -68,16 +100,28 @@ def folded(header: list[str], rows: list[list[str]], width: int) -> list[str]:
     from rich.text import Text
 
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, cells in zip(header, zip(*rows, strict=True) if rows else [()] * len(header), strict=True):
-        made.add_column(
-            Text(printable(name)), justify="right" if all(map(_is_figure, cells)) else "left", overflow="fold"
-        )
+    columns = [[printable(row[i]) for row in [header, *rows]] for i in range(len(header))]
+    for (name, *cells), wide in zip(columns, _widths(columns, width), strict=True):
+        is_figures = bool(cells) and all(map(_is_figure, cells))
+        made.add_column(Text(name), justify="right" if is_figures else "left", overflow="fold", width=wide)
     for row in rows:
         made.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(width=width, file=io.StringIO(), color_system=None)
     with console.capture() as captured:
         console.print(made)
     return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def _widths(columns: list[list[str]], width: int) -> list[int]:
+    """Returns the widths of columns with two spaces between them: at least their longest words, where they fit."""
+    natural = [max(map(len, cells)) for cells in columns]
+    widths = [max((len(word) for cell in cells for word in cell.split()), default=1) for cells in columns]
+    room = max(width - 2 * (len(columns) - 1), len(columns))
+    while sum(widths) > room:
+        widths[widths.index(max(widths))] -= 1
+    while sum(widths) < room and (short := [i for i in range(len(widths)) if widths[i] < natural[i]]):
+        widths[max(short, key=lambda i: natural[i] / widths[i])] += 1
+    return widths
 
 
 def _is_figure(cell: str) -> bool:

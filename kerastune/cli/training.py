@@ -18,11 +18,12 @@ from kerastune.cli.options import (
     recipe_argument,
     running,
 )
-from kerastune.cli.progress import Terminal, progress
+from kerastune.cli.progress import progress, starting
 from kerastune.cli.terminal import INTERRUPTED, emit, put, say, shown, typed
 from kerastune.errors import KerastuneError
 
 if TYPE_CHECKING:
+    from kerastune.progress import Progress
     from kerastune.recipe import Recipe
     from kerastune.run import Run
 
@@ -42,9 +43,10 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
     from kerastune import recipe as recipes
 
     wanted = read(recipe, overrides)
-    from kerastune.exporting import rehearsal
-    from kerastune.records import to_json
-    from kerastune.training import plan as planning
+    with starting():
+        from kerastune.exporting import rehearsal
+        from kerastune.records import to_json
+        from kerastune.training import plan as planning
 
     failure: KerastuneError | None = None
     started = time.monotonic()
@@ -124,7 +126,8 @@ def _fine_tune(
     else:
         raise click.UsageError("Give a RECIPE, or a run to repeat: --like RUN.")
     out = _refused_out(wanted, out, force)
-    from kerastune.training import train as trainer
+    with starting():
+        from kerastune.training import train as trainer
 
     with progress() as told:
         made = trainer.fine_tune(wanted, out, force=force, job=job, like=earlier, progress=told)
@@ -143,8 +146,9 @@ def resume(run_folder: str, as_json: bool) -> None:
 
     Example: kerastune resume runs/first
     """
-    trained = _trained(run_folder)
-    from kerastune.training import train as trainer
+    with starting():
+        trained = _trained(run_folder)
+        from kerastune.training import train as trainer
 
     with progress() as told:
         made = trained or trainer.resume(run_folder, told)
@@ -176,25 +180,27 @@ def lr_find(recipe: str, overrides: tuple[str, ...], phase: int, steps: int, out
     Example: kerastune lr-find quickstart --phase 1 -o rates.png
     """
     wanted = read(recipe, overrides)
-    from kerastune.training import lr_finder
-
     files.refuse_plot(out)
+    with starting():
+        from kerastune.training import lr_finder
     with progress() as told:
         found = lr_finder.find(wanted, phase, steps, told)
     lr_finder.plot(found, out)
     document = {
         "phase": phase,
         "suggestion": found.suggestion,
+        "why_none": found.why_none,
         "plot": str(out),
         "rates": found.rates.tolist(),
         "losses": found.losses.tolist(),
     }
-    suggestion = f"{found.suggestion:.1e}" if found.suggestion else "none: the loss does not fall at any rate"
+    suggestion = f"{found.suggestion:.1e}" if found.suggestion else f"none: {found.why_none}"
     emit(as_json, document, lambda: put(f"suggested learning rate: {suggestion}\nplot: {shown(out)}"))
     if found.suggestion:
         say(f"\nNext: {running(recipe, (*overrides, f'phases.{phase - 1}.learning_rate={suggestion}'))}")
     else:
-        say("\nNext: look at the plot; more --steps make it smoother")
+        more = running(recipe, overrides, "lr-find", "--phase", str(phase), "--steps", str(4 * steps))
+        say(f"\nNext: {more} for a smoother curve, or look at {shown(out)}")
 
 
 @click.command()
@@ -208,7 +214,8 @@ def evaluate(run_folder: str, as_json: bool) -> None:
     from kerastune import run as runs
 
     of = runs.load(run_folder)
-    from kerastune.training import train
+    with starting():
+        from kerastune.training import train
 
     with progress() as told:
         metrics = train.evaluate(of, told)
@@ -256,7 +263,7 @@ def _refused_out(wanted: "Recipe", out: Path | None, force: bool) -> Path:
     return folder
 
 
-def _finish(made: "Run", told: Terminal) -> KerastuneError | None:
+def _finish(made: "Run", told: "Progress") -> KerastuneError | None:
     """Exports if the job includes it, and writes the report. Returns the failure of an export, to be shown last."""
     from kerastune.exporting import exporter
     from kerastune.reporting import report as reporter
@@ -273,6 +280,10 @@ def _finish(made: "Run", told: Terminal) -> KerastuneError | None:
             exporter.export(made, wanted, progress=told)
         except KerastuneError as error:
             failure = error
+        except KeyboardInterrupt:
+            say(f"Interrupted while exporting. The trained model is in {shown(made.folder)}.")
+            say(f"\nNext: {typed('kerastune', 'resume', made.folder)} makes the exports that are missing")
+            click.get_current_context().exit(INTERRUPTED)
     reporter.write(made, progress=told)
     return failure
 

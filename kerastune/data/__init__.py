@@ -1,9 +1,9 @@
 """Data: a module for each source, a row for each kind of truth, and the rules for all of them."""
 
-from kerastune.data.loading import SOURCES, load
+from kerastune.data.loading import SOURCES, load, refuse_missing
 from kerastune.data.order import Order
 from kerastune.data.source import Progress
 from kerastune.data.splits import Split, Splits, few, spread
 from kerastune.data.truths import TRUTHS
 
-__all__ = ["SOURCES", "TRUTHS", "Order", "Progress", "Split", "Splits", "few", "load", "spread"]
+__all__ = ["SOURCES", "TRUTHS", "Order", "Progress", "Split", "Splits", "few", "load", "refuse_missing", "spread"]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from kerastune import assets
 from kerastune.data.assigning import assign
 from kerastune.data.labels import normalised
 from kerastune.data.rules import (
@@ -72,6 +73,13 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
 def _whole_labels(source: Source) -> Source:
     """Returns the source with each label as a group, so that it stays in one split."""
     return replace(source, examples=[replace(one, group=str(one.label)) for one in source.examples])
+
+
+def refuse_missing(settings: Data) -> None:
+    """Raises DataError if the data are not there, with the message of `load`; does not read them otherwise."""
+    path = getattr(settings, "path", None)  # TensorFlow Datasets have none
+    if path is not None and not (assets.is_fetched(path) if path in assets.ASSETS else os.path.exists(path)):
+        SOURCES[settings.reader](settings, lambda stage, done, total: None)
 
 
 # --- reading ------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from kerastune.formats import FORMATS
 from kerastune.formats.conversion import Conversion
 from kerastune.formats.metadata import About
 from kerastune.modalities import Example
-from kerastune.progress import Progress
+from kerastune.progress import Progress, shown_by_default
 from kerastune.recipe import Export, export_name
 from kerastune.recipe.target import Target
 from kerastune.run import Run
@@ -40,6 +40,7 @@ from kerastune.verifying.verifier import refuse_failed, replay
 CALIBRATION_EXAMPLES = 128
 
 
+@shown_by_default
 @child.forking()
 def export(
     of: Run | str | Path,

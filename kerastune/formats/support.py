@@ -1,8 +1,10 @@
 """Refuses known export failures before an hour of training. `make matrix` measures them: docs/export-matrix.md."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
+from kerastune import environment
 from kerastune.formats import FORMATS
 
 INACCURATE = 0.05
@@ -70,6 +72,13 @@ def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> s
     if (known := FORMATS[format].families) and family not in known:
         return f"{family} cannot be exported as {format}: KerasHub writes {', '.join(known)}"
     return texts_refusal(quantize) if unit == "text" else None
+
+
+def missing(quantize: str) -> str | None:
+    """Returns why this installation cannot quantise in this way, or None."""
+    if quantize != "int4" or find_spec("ai_edge_quantizer"):
+        return None
+    return f'quantize = "int4" needs ai-edge-quantizer: {environment.install("ai-edge-quantizer")}'
 
 
 def texts_refusal(quantize: str) -> str | None:

@@ -130,7 +130,7 @@ def opened(of: Run | Artifact | str | Path) -> Run | Artifact:
     folder = files.absolute(of)
     if artifact.is_artifact(folder):
         return artifact.load(folder)
-    if run.is_run(folder) or run.is_unfinished(folder):
+    if run.is_run(folder) or run.is_unfinished(files.absolute(str(of).removesuffix(run.PARTIAL))):
         return run.load(folder)
     raise KerastuneError(
         f"{folder} is neither a run nor an artifact." if folder.exists() else f"There is no folder {folder}.",

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from kerastune import files
 from kerastune.data import cells
-from kerastune.data.source import Problem
+from kerastune.data.source import Problem, counted
 from kerastune.data.sources.rows import rows
-from kerastune.data.sources.table import in_column
+from kerastune.data.sources.table import cleaned, in_column
 from kerastune.errors import DataError, KerastuneError, listed, printable
 from kerastune.modalities.text import TEXT
 from kerastune.predicting.inference import device_of, learnt_by, opened, outputs
@@ -80,7 +80,7 @@ def search(
                 "Build it again with this model: --index FILE --save INDEX.npz",
             )
     else:
-        texts = _read(path, column)
+        texts = _read(path, column, progress)
         progress.say(f"Embedding {len(texts):,} texts")
         found, now = _embedded(opened(of), [query, *texts])
         asked, vectors = found[:1], found[1:]
@@ -122,8 +122,9 @@ def _fingerprint(of: Run | Artifact) -> str:
 _MODEL = ("*.weights.h5", "task.json", "config.json", "preprocessor.json", "tokenizer.json", "assets/**/*")
 
 
-def _read(path: Path, column: str) -> list[str]:
-    """Returns the distinct texts of a file, in its order."""
+def _read(path: Path, column: str, progress: Progress) -> list[str]:
+    """Returns the distinct texts of a file, in its order; says what is left out."""
+    notes = Counter[str]()
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     kind = path.suffix[1:].lower()
@@ -134,7 +135,7 @@ def _read(path: Path, column: str) -> list[str]:
             raise DataError(f"{path} is not UTF-8: {error}.") from error
         texts = [line.strip() for line in found if line.strip()]
     elif kind in ("csv", "jsonl", "parquet"):
-        texts, problems = _column(path, kind, column)
+        texts, problems = _column(path, kind, column, notes)
         if problems:
             raise DataError(
                 f"{printable(path.name)} has rows that cannot be read:\n{listed(problems)}", "Mend or remove them."
@@ -143,18 +144,23 @@ def _read(path: Path, column: str) -> list[str]:
         raise DataError(f"{path} is not a .csv, .jsonl, .parquet, .txt or .npz file.")
     if not texts:
         raise DataError(f"{path} holds no texts.")
-    return list(dict.fromkeys(texts))
+    distinct = list(dict.fromkeys(texts))
+    if repeated := len(texts) - len(distinct):
+        notes["the same text as an earlier one, left out"] += repeated
+    for what, count in notes.items():
+        progress.say(f"note: {counted(count, 'line' if kind == 'txt' else 'row')}: {what}")
+    return distinct
 
 
-def _column(path: Path, kind: str, column: str) -> tuple[list[str], list[Problem]]:
+def _column(path: Path, kind: str, column: str, notes: Counter[str]) -> tuple[list[str], list[Problem]]:
     """Returns the texts of a column, and the problems of the others."""
     texts, problems = [], []
-    for number, row in rows(str(path), kind, {"--column": column}, Counter()):
+    for number, row in rows(str(path), kind, {"--column": column}, notes):
         found = Problem("", row) if isinstance(row, str) else in_column(column, cells.text(row[column], "text"))
         if isinstance(found, Problem):
             problems.append(Problem(f"{'row' if kind == 'parquet' else 'line'} {number}", found.text))
         else:
-            texts.append(found.strip())
+            texts.append(cleaned(notes, found))
     return texts, problems
 
 

@@ -42,8 +42,8 @@ class Export(Settings):
     @classmethod
     def _target_exists(cls, value: str | None) -> str | None:
         if value is not None and value not in target.names():
-            near, known = did_you_mean(value, target.names()), ", ".join(target.names())
-            raise ValueError(f"there is no target {quoted(value)}{near}; the targets are {known}")
+            near = did_you_mean(value, target.names())
+            raise ValueError(f"there is no target {quoted(value)}{near}; the targets are\n{target.summaries()}")
         return value
 
     @model_validator(mode="after")

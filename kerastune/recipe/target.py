@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
-from kerastune.errors import KerastuneError
+from kerastune.errors import KerastuneError, quoted
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,12 @@ def names() -> list[str]:
     return sorted(d.name for d in files("kerastune.targets").iterdir() if d.joinpath("target.toml").is_file())
 
 
+def summaries() -> str:
+    """Returns the targets and what each is for, one per line."""
+    width = max(map(len, names()))
+    return "\n".join(f"  {name:{width}}  {load(name).summary}" for name in names())
+
+
 def load(name: str) -> Target:
     """Reads a target.
 
@@ -56,7 +62,7 @@ def load(name: str) -> Target:
     if name not in names():
         close = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
         guess = f" (did you mean {close[0]!r}?)" if close else ""
-        raise KerastuneError(f"There is no target {name!r}{guess}.", f"Targets: {', '.join(names())}.")
+        raise KerastuneError(f"There is no target {quoted(name)}{guess}.", f"The targets are:\n{summaries()}")
     values = tomllib.loads((files("kerastune.targets") / name / "target.toml").read_text("utf-8"))
     listed = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
     return Target(**{"name": name, **values, **listed})

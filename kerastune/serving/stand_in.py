@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from kerastune.errors import KerastuneError
+from kerastune.errors import KerastuneError, command
 from kerastune.formats import FORMATS
 from kerastune.verifying import artifact
 from kerastune.verifying.artifact import Artifact
@@ -50,7 +50,7 @@ def serve(
     if FORMATS[of.manifest.format].style != "serving":
         raise KerastuneError(
             f"{of.folder} is {of.manifest.format}, but TF Serving serves SavedModels.",
-            f"kerastune export {of.manifest.run} --target tf-serving",
+            command("kerastune", "export", of.run or "RUN", "--target", "tf-serving"),
         )
     name = name or of.manifest.name
     if not name or set(name) & set("/:"):

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kerastune.environment import quiet_start
+
 if TYPE_CHECKING:
     from kerastune.tasks.contract import Device, Task
 
@@ -17,7 +19,8 @@ TASKS = {
 
 def get(name: str) -> "Task[Any]":
     """Returns the model of a task; imports TensorFlow."""
-    found: Task[Any] = import_module(f"{TASKS[name]}.task").TASK
+    with quiet_start():
+        found: Task[Any] = import_module(f"{TASKS[name]}.task").TASK
     return found
 
 

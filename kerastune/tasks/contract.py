@@ -23,6 +23,7 @@ from kerastune.data import Order, Split, Splits
 from kerastune.formats.graphs import Signature
 from kerastune.modalities import Example, Modality
 from kerastune.recipe import Recipe
+from kerastune.records import Decision
 from kerastune.tasks.learnt.contract import Learnt, Predictions
 
 R = TypeVar("R", bound=Recipe)
@@ -47,6 +48,8 @@ class Building(Generic[R]):
         vary: (model, a batch of inputs) draws the head of an untrained model at random, so that its outputs vary
             between examples as a trained model's do.
         largest_product: returns the weight whose matrix product predicts the speed in another precision, or None.
+        settled: (recipe, model) -> the recipe with what it leaves to the day of training written out, and the decisions
+            that this took.
     """
 
     build: Callable[[R, str, int, str], Model]
@@ -56,6 +59,7 @@ class Building(Generic[R]):
     write_beside: Callable[[Model, Path], None]
     vary: Callable[[Model, Tensors], None]
     largest_product: Callable[[Model], Any]
+    settled: Callable[[R, Model], tuple[R, Sequence[Decision]]] = lambda recipe, model: (recipe, ())
 
 
 @dataclass(frozen=True)

@@ -28,5 +28,6 @@ def refusals(recipe: Recipe, exports: Sequence[Export], backbone: str) -> list[s
         where, wanted = resolved(export, backbone)
         found.append(target.refusal(where.name, device.modality.name))
         found.append(support.refusal(backbone, where.format, wanted.quantize))
+        found.append(support.missing(wanted.quantize))
         found.append(device.refusal(recipe, wanted))
     return [why for why in found if why]

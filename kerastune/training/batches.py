@@ -1,6 +1,7 @@
 """Batches of a task's examples: the only place where training calls the task's feeding."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from kerastune import tasks
 from kerastune.data import Order, Split, Splits
 from kerastune.recipe import Recipe
+from kerastune.records import Audit
 from kerastune.tasks.contract import Changes, Dataset, Feeding, Targets, Tensors
 
 
@@ -54,6 +56,11 @@ class Batches:
     def order(self, name: str, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0) -> Order:
         batch_size = self.recipe.train.batch_size
         return self._feeding.order(self.recipe, self.task, self.split(name), batch_size, epochs, seed, start)
+
+    def counted(self, audit: Audit) -> Audit:
+        """Returns a phase's audit with its number of optimizer steps; an epoch's last one may take fewer batches."""
+        steps = math.ceil(self.order("train").steps / audit.gradient_accumulation)
+        return replace(audit, optimizer_steps=steps * audit.epochs)
 
     def of(self, name: str, order: Order, changes: Changes | None = None) -> Dataset:
         """Returns a dataset of (inputs, truth, weights float32 [B], indices into the split int64 [B])."""

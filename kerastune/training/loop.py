@@ -119,7 +119,7 @@ class Training:
         # Random draws of a phase, such as its adapters, must not depend on how much earlier phases drew.
         keras.utils.set_random_seed(seed_of(self.recipe.seed, at.phase))
         freezing.freeze(self.task, phase)
-        self.optimizer = optimizers.of_phase(phase, self.task, self.steps * phase.epochs)
+        self.optimizer = optimizers.of_phase(phase, self.task, self.steps * phase.epochs, self.steps)
         if len(at.ran) < at.phase:
             at.ran.append(Ran(epochs_run=0, seconds=0.0, precision=self.task.backbone.dtype_policy.name))
         self._put_back()
@@ -136,7 +136,7 @@ class Training:
         while at.epoch <= phase.epochs and not (patience and at.waited >= patience):
             # `_phase` has unfrozen all layers that this phase will ever train; the cut lies in front of them.
             feed = feed or self.feed(phase.epochs)
-            audit = freezing.freeze(self.task, phase, at.epoch)
+            audit = self.batches.counted(freezing.freeze(self.task, phase, at.epoch))
             stage = [unit.name for unit in audit.units if unit.trainable_parameters]
             if steps is None or stage != at.stage:
                 self.progress.phase(f"{self.title}, from epoch {at.epoch}", audit)
@@ -148,6 +148,9 @@ class Training:
             self._prove(at.frozen)
             with interrupts.delayed():
                 self._end_epoch(row, validated)
+        if at.epoch <= phase.epochs:
+            what = f"{patience} epoch{'s' if patience > 1 else ''}"
+            self.progress.say(f"{self.title}: stopped early, no better epoch in the last {what}")
 
     def feed(self, epochs: int, cached: bool = True) -> Feed:
         """Returns the batches of the current phase, cut in front of the layers that are trainable now.
@@ -219,7 +222,8 @@ class Training:
         if not math.isfinite(row["val_loss"]):
             raise KerastuneError(
                 f"{self.title} diverged: the validation loss of epoch {at.epoch} is {row['val_loss']}.",
-                f"Lower phases.{at.phase - 1}.learning_rate; kerastune lr-find RECIPE suggests one.",
+                f"Lower phases.{at.phase - 1}.learning_rate; kerastune lr-find RECIPE --phase {at.phase} suggests one. "
+                "To train again into the same folder, add --force.",
             )
         metric, judge = self.metric, self.judge
         if at.best is None or judge.rank(row) > judge.rank(at.best):

@@ -26,6 +26,9 @@ from kerastune.training.plan import plan
 LOWEST, HIGHEST = 1e-7, 1.0
 _MEMORY = 0.95  # decay of the running mean that smooths the losses
 _DIVERGED = 4.0  # times the lowest loss, where the test ends
+_CLEAR = 6.0  # standard deviations of noise that a fall must exceed: noise alone does in less than 1 of 50 curves
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,15 @@ class Found:
     Attributes:
         rates: float64 [n], rising.
         losses: float64 [n], smoothed.
-        suggestion: the rate at which the loss falls fastest, or None if it never falls.
+        suggestion: the rate at which the loss falls fastest, or None.
+        why_none: why there is no suggestion, or None.
     """
 
     phase: int
-    rates: npt.NDArray[np.float64]
-    losses: npt.NDArray[np.float64]
+    rates: Floats
+    losses: Floats
     suggestion: float | None
+    why_none: str | None = None
 
 
 def find(recipe: Recipe, phase: int = 1, steps: int = 100, progress: Progress | None = None) -> Found:
@@ -65,33 +70,39 @@ def find(recipe: Recipe, phase: int = 1, steps: int = 100, progress: Progress | 
         if training.run(phase - 1):
             raise KeyboardInterrupt
         settings = {"epochs": math.ceil(steps / training.steps), "schedule": "constant"}
-        rates, losses = _climb(training, tested.model_copy(update=settings), steps, progress)
-    return Found(phase, rates, losses, _steepest(rates, losses))
+        losses = _climb(training, tested.model_copy(update=settings), steps, progress)
+    rates = np.array([LOWEST * _growth(steps) ** step for step in range(len(losses))])
+    return Found(phase, rates, _smoothed(losses), *_steepest(rates, losses))
 
 
-def _climb(training: Training, phase: Phase, steps: int, progress: Progress) -> tuple[Any, Any]:
+def _growth(steps: int) -> float:
+    return float((HIGHEST / LOWEST) ** (1 / max(steps - 1, 1)))
+
+
+def _climb(training: Training, phase: Phase, steps: int, progress: Progress) -> Floats:
+    """Returns the loss of each step until it diverges."""
     freezing.freeze(training.task, phase)
-    training.optimizer = optimizers.of_phase(phase, training.task, steps)
-    growth = (HIGHEST / LOWEST) ** (1 / max(steps - 1, 1))
+    training.optimizer = optimizers.of_phase(phase, training.task, steps, training.steps)
+    growth = _growth(steps)
     inner = getattr(training.optimizer, "inner_optimizer", training.optimizer)
     inner.learning_rate = keras.optimizers.schedules.ExponentialDecay(LOWEST, 1, growth)  # grows
     feed = training.feed(phase.epochs)
     functions = training.compiled(feed, xla=False)
     losses: list[float] = []
-    mean = 0.0
+    lowest = math.inf
     for number, batch in enumerate(_batches(feed, steps, training.steps), start=1):
         training.metrics[0].reset_state()
         functions.train(*batch)
         loss = float(training.metrics[0].result())
-        mean = _MEMORY * mean + (1 - _MEMORY) * loss
-        smooth = mean / (1 - _MEMORY**number)
-        if not math.isfinite(loss) or (number > steps // 10 and smooth > _DIVERGED * min(losses)):
+        smooth = float(_smoothed(np.array([*losses, loss]))[-1])
+        if not math.isfinite(loss) or (number > steps // 10 and smooth > _DIVERGED * lowest):
             break
-        losses.append(smooth)
+        losses.append(loss)
+        lowest = min(lowest, smooth)
         progress.advance(
             "raising rate", number, steps, f"rate {LOWEST * growth ** (number - 1):.1e}  loss {smooth:.4f}"
         )
-    return LOWEST * growth ** np.arange(len(losses)), np.array(losses)
+    return np.array(losses)
 
 
 def _batches(feed: Feed, steps: int, an_epoch: int) -> Iterator[Any]:
@@ -99,12 +110,41 @@ def _batches(feed: Feed, steps: int, an_epoch: int) -> Iterator[Any]:
     return itertools.islice(itertools.chain.from_iterable(epochs), steps)
 
 
-def _steepest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> float | None:
-    if len(rates) < 10:
-        return None
-    slope = np.gradient(losses, np.log10(rates))
-    slope[: len(slope) // 10] = 0  # too few losses for the smoothed mean
-    return float(rates[slope.argmin()]) if slope.min() < 0 else None
+def _smoothed(losses: Floats) -> Floats:
+    """Returns the running mean of each loss and those before it."""
+    mean, found = 0.0, []
+    for number, loss in enumerate(losses, start=1):
+        mean = _MEMORY * mean + (1 - _MEMORY) * loss
+        found.append(mean / (1 - _MEMORY**number))
+    return np.array(found)
+
+
+def _steepest(rates: Floats, losses: Floats) -> tuple[float | None, str | None]:
+    """Returns the rate at which the smoothed loss falls fastest on its longest fall; or None and why there is none."""
+    if len(losses) < 10:
+        return None, f"the loss diverges after {len(losses)} steps"
+    smooth = _smoothed(losses)
+    first = len(losses) // 10  # too few losses for a mean
+    falls = np.maximum.accumulate(smooth[first:]) - smooth[first:]
+    end = first + int(falls.argmax())
+    begin = first + int(smooth[first : end + 1].argmax())
+    if begin == end:
+        return None, "the loss does not fall at any rate"
+    noise = _noise(losses[: end + 1], begin)
+    if falls.max() < _CLEAR * noise:
+        return None, f"the curve is too noisy: the loss falls by {falls.max():.2g}, and noise moves it by {noise:.2g}"
+    half = max(1, len(losses) // 25)  # a slope over several steps: a single one is noise
+    at = np.arange(begin, end + 1)
+    before, after = np.maximum(at - half, begin), np.minimum(at + half, end)
+    slopes = (smooth[after] - smooth[before]) / (after - before)
+    return float(rates[at[slopes.argmin()]]), None
+
+
+def _noise(losses: Floats, step: int) -> float:
+    """Returns the standard deviation of the smoothed loss at a step, counted from 0, that batches alone cause."""
+    single = float(np.std(np.diff(losses))) / math.sqrt(2)
+    decay = _MEMORY ** (step + 1)
+    return single * math.sqrt((1 - _MEMORY) / (1 + _MEMORY) * (1 - decay**2)) / (1 - decay)
 
 
 def plot(found: Found, path: Path) -> None:

@@ -50,15 +50,15 @@ class _Shares(keras_private.Optimizer):
     Fixes in Keras's behaviour: averages are zero before the first step; they also move on batches that only accumulate
     gradients, and so forget faster; averages of frozen weights move by rounding; an embedding's gradient counts towards
     the norm slice by slice, before slices of the same row are added; and an incomplete last group of accumulated
-    batches is never applied.
+    batches is applied in the next epoch, or never.
 
     Attributes:
         shares: shares of the learning rate by `key` of the variable.
-        total: total number of batches; after the last one, accumulated gradients are applied.
+        epoch_steps: batches per epoch; after an epoch's last one, accumulated gradients are applied.
     """
 
     shares: Mapping[Any, float] = {}
-    total: int = 0
+    epoch_steps: int = 1
 
     def _share(self, variable: Any) -> float:
         return self.shares.get(self.key(variable), 1.0)
@@ -109,8 +109,9 @@ class _Shares(keras_private.Optimizer):
     @property
     def _is_step(self) -> Any:
         """Returns whether this batch's gradients are applied, and not only accumulated."""
-        number = self.batches + 1
-        return keras.ops.logical_or(number % (self.gradient_accumulation_steps or 1) == 0, number == self.total)
+        number = self.batches % self.epoch_steps + 1
+        is_last = number == self.epoch_steps
+        return keras.ops.logical_or(number % (self.gradient_accumulation_steps or 1) == 0, is_last)
 
     def accumulate_or_apply(self, gradients: Sequence[Any], variables: Sequence[keras.Variable]) -> None:
         if not self.gradient_accumulation_steps:
@@ -118,7 +119,7 @@ class _Shares(keras_private.Optimizer):
             return
         dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
         sums = [self.accumulators[self.index(variable)] for variable in variables]
-        added = self.batches % self.gradient_accumulation_steps + 1  # batches in the group
+        added = self.batches % self.epoch_steps % self.gradient_accumulation_steps + 1  # batches in the group
 
         def apply() -> None:
             means = [(total + new) / keras.ops.cast(added, new.dtype) for total, new in zip(sums, dense, strict=True)]
@@ -144,16 +145,25 @@ class _Shares(keras_private.Optimizer):
                 average.assign_add(share * (variable - average))
 
 
-def of_phase(phase: Phase, task: keras.Model, steps: int) -> keras.optimizers.Optimizer:
-    """Makes a phase's optimizer over `steps` batches for the weights that train now; freeze the whole phase first."""
+def of_phase(phase: Phase, task: keras.Model, steps: int, epoch_steps: int | None = None) -> keras.optimizers.Optimizer:
+    """Makes a phase's optimizer over `steps` batches for the weights that train now; freeze the whole phase first.
+
+    Args:
+        epoch_steps: as of `make`.
+    """
     found = units(task.backbone)
     peak = rates(phase, found)
     by_weight = {id(weight): peak[unit.name] for unit in found for weight in unit.weights}
-    return make(phase, task.trainable_variables, by_weight, steps, task.backbone.dtype_policy.name)
+    return make(phase, task.trainable_variables, by_weight, steps, task.backbone.dtype_policy.name, epoch_steps)
 
 
 def make(
-    phase: Phase, variables: Sequence[keras.Variable], rates: Mapping[int, float], steps: int, policy: str
+    phase: Phase,
+    variables: Sequence[keras.Variable],
+    rates: Mapping[int, float],
+    steps: int,
+    policy: str,
+    epoch_steps: int | None = None,
 ) -> keras.optimizers.Optimizer:
     """Makes a phase's optimizer for all variables that it will ever train.
 
@@ -161,6 +171,7 @@ def make(
         rates: peak learning rates by `id` of the variable. Default: the phase's.
         steps: batches in the phase. With accumulated gradients, the schedule advances with every batch.
         policy: the dtype policy; "mixed_float16" adds Keras's loss scaling.
+        epoch_steps: batches per epoch, after which accumulated gradients are applied. Default: `steps`.
     """
     kind = {
         "adam": keras.optimizers.Adam,
@@ -179,7 +190,7 @@ def make(
         ema_overwrite_frequency=None,  # `averaged` uses the averages; training continues from the weights
         **({"momentum": 0.9, "nesterov": True} if phase.optimizer == "sgd" else {}),
     )
-    made.total = steps
+    made.epoch_steps = epoch_steps or steps
     made.shares = {made.key(v): rates[id(v)] / phase.learning_rate for v in variables if id(v) in rates}
     # Kernels are those of Dense, EinsumDense and (depthwise) convolutions, and their adapters (lora_kernel_a and _b,
     # whose decay pulls the layer back to its original). Embeddings, biases, normalisation and single tokens are not.

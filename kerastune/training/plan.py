@@ -78,6 +78,8 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         trains_more = any(phase.unfreeze != "head" for phase in recipe.phases)
         task, decision = precision.build_fastest(build, kind.building.largest_product if trains_more else None)
         decisions = [decision]
+    recipe, settled = kind.building.settled(recipe, task)
+    decisions += settled
     kind.building.prepare(recipe, task, splits)
     if recipe.train.xla is True and (bad := without_xla(task)):
         raise RecipeError(f"train.xla = true, but these layers have no XLA: {', '.join(bad)}.", 'Use xla = "auto".')
@@ -86,7 +88,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     batches = Batches(recipe, task, splits)
     audits, moving = list[Audit](), frozenset[str]()
     for number, phase in enumerate(recipe.phases, start=1):
-        audits.append(freezing.freeze(task, phase))
+        audits.append(batches.counted(freezing.freeze(task, phase)))
         moving |= _moving(task, phase)
         known = next((one for one in decided if (one.key, one.phase) == ("train.cache", number)), None)
         decisions.append(known or decide.cache(batches, number))

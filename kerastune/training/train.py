@@ -16,7 +16,7 @@ import tensorflow as tf
 from kerastune import environment, files, run, tasks
 from kerastune.data import Split, Splits, ragged
 from kerastune.errors import ConverterError, KerastuneError, VerificationError, shortened
-from kerastune.progress import Progress
+from kerastune.progress import Progress, shown_by_default
 from kerastune.recipe import Recipe
 from kerastune.records import (
     DataRecord,
@@ -37,6 +37,7 @@ from kerastune.training.plan import Plan, plan
 from kerastune.training.position import Position
 
 
+@shown_by_default
 def fine_tune(
     recipe: Recipe,
     out: str | Path | None = None,
@@ -59,7 +60,7 @@ def fine_tune(
         job: what the caller does with the run, for whoever resumes it: "train", or "run" for exports too.
         like: a run of the same recipe, whose decisions are taken over instead of made again. What else differs from
             it is said, and recorded.
-        progress: is told what happens; silent by default.
+        progress: is told what happens; by default, a terminal or a notebook shows it, and nothing else does.
 
     Returns:
         The run. After Ctrl-C it holds the best weights so far and the checkpoints, with `status` "interrupted" and
@@ -76,6 +77,7 @@ def fine_tune(
     with run.work_folder(folder, force) as work, _memory_told():  # before an hour of work
         stopwatch = _Stopwatch()
         made = plan(recipe, progress, _decided(like))
+        recipe = made.recipe
         facts = {**facts_of(made, job), "started": started.isoformat(timespec="seconds")}
         if like:
             facts["like"] = str(like.folder)
@@ -86,6 +88,7 @@ def fine_tune(
         return _train(Training(made, work, facts, progress), made, folder, stopwatch, force)
 
 
+@shown_by_default
 def resume(folder: str | Path, progress: Progress | None = None) -> run.Run:
     """Resumes a killed or interrupted training, with bit-identical results.
 
@@ -318,6 +321,7 @@ def _generations(
     return Generations(tuple(map(tuple, asked)), tuple(before.get("texts", ())), said)
 
 
+@shown_by_default
 def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[str, Any]]:
     """Scores a run's model again on its validation and test splits, and updates the run.
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kerastune import run
 from kerastune.data import ragged
 from kerastune.errors import KerastuneError, VerificationError, shortened
 from kerastune.files import absolute, clear, is_hidden
@@ -82,6 +83,12 @@ class Artifact:
             VerificationError: it is damaged.
         """
         return manifests.read(self.folder / MANIFEST)
+
+    @property
+    def run(self) -> Path | None:
+        """The folder of the run that it lies in; None if it was moved."""
+        above = self.folder.parent.parent  # of a folder at the root, the root again
+        return above if run.is_run(above) else None
 
     @property
     def modality(self) -> Modality:

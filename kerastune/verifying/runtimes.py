@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kerastune import assets, child, files
+from kerastune import assets, child, environment, files
 from kerastune.data import ragged
 from kerastune.data.ragged import Array
 from kerastune.errors import ConverterError, DataError, KerastuneError, VerificationError
@@ -105,7 +105,7 @@ class Runtime:
         """The command that installs it."""
         if self.script:
             return f"bash {resources.files('kerastune.targets') / self.script}"
-        return self.commands or f"pip install {self.package}"
+        return self.commands or environment.install(self.package)
 
 
 def _transformers() -> str | None:
@@ -137,7 +137,6 @@ RUNTIMES = {
         kernels_of="litert-reference",
         slow=True,
         threads=False,
-        commands="pip install --pre tflite-micro",  # it has only pre-releases
     ),
     "mediapipe": Runtime(
         "mediapipe",

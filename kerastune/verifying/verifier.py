@@ -18,7 +18,7 @@ from kerastune.data.ragged import Arrays
 from kerastune.errors import ConverterError, KerastuneError, VerificationError
 from kerastune.formats import FORMATS
 from kerastune.modalities import Example
-from kerastune.progress import Progress
+from kerastune.progress import Progress, shown_by_default
 from kerastune.run import Run
 from kerastune.targets import chats
 from kerastune.tasks.learnt import Learnt
@@ -39,6 +39,7 @@ from kerastune.verifying.verification import (
 _SAME_KERNELS = 1e-6  # relative to the scale
 
 
+@shown_by_default
 def verify(
     of: Artifact | str | Path,
     run_folder: str | Path | None = None,
@@ -74,13 +75,10 @@ def verify(
 
 
 def _source_run(of: Artifact, run_folder: str | Path | None) -> Run | None:
-    above = of.folder.parent.parent  # for a folder at the root, the root again
-    if run_folder is not None:
-        source = run.load(run_folder)
-    elif run.is_run(above):
-        source = run.load(above)
-    else:
+    where = of.run if run_folder is None else run_folder
+    if where is None:
         return None
+    source = run.load(where)
     if source.record.recipe_sha256 != of.manifest.recipe_sha256:
         raise KerastuneError(f"{of.folder} was not exported from {source.folder}.", "Name its own run: --run RUN.")
     return source

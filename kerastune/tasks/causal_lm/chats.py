@@ -78,6 +78,11 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
         (probe,) = self.conversations([turns])
         self.stop = [i for i, on in zip(probe.ids, probe.scored, strict=True) if on][-1]
 
+    @property
+    def asks_for_today(self) -> bool:
+        """Returns whether the template writes the date."""
+        return "strftime_now" in self.source
+
     def render(self, messages: Sequence[Message], answering: bool = False) -> str:
         """Renders the conversation as text; `answering` adds the beginning of an assistant turn.
 
@@ -242,7 +247,7 @@ def chat_of(preset: str, preprocessor: Any, data: ChatData) -> Chat:
 def write(chat: Chat, folder: Path) -> None:
     """Writes the template, and its date."""
     (folder / reader.TEMPLATE).write_text(chat.source, "utf-8")
-    if "strftime_now" in chat.source:
+    if chat.asks_for_today:
         (folder / TODAY).write_text(chat.settings["today"] + "\n", "utf-8")
 
 

@@ -13,6 +13,7 @@ from kerastune import assets
 from kerastune.data import Order, Split, Splits
 from kerastune.errors import RecipeError
 from kerastune.files import write_json
+from kerastune.records import Decision
 from kerastune.targets import chats as reader
 from kerastune.tasks import text_models
 from kerastune.tasks.causal_lm import hugging_face
@@ -85,6 +86,15 @@ def _unread(recipe: CausalLM, preset: str) -> dict[str, Any]:
         )
     scaled = {name: rope[key] for name, key in _ROPE.items()} if kind == "llama3" else {}
     return {"layer_norm_epsilon": config["rms_norm_eps"], **scaled} if family == "llama" else {}
+
+
+def _settled(recipe: CausalLM, model: Model) -> tuple[CausalLM, list[Decision]]:
+    """Writes the date that the template asks for into the recipe, so that texts stay the same on another day."""
+    if recipe.data.today or not model.chat.asks_for_today:
+        return recipe, []
+    today = model.chat.settings["today"]
+    decision = Decision("data.today", "auto", today, "the chat template writes the date")
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"today": today})}), [decision]
 
 
 def load(folder: str, recipe: CausalLM, precision: str = "float32") -> Model:
@@ -165,6 +175,7 @@ TASK: Task[CausalLM] = Task(
         write_beside=write_beside,
         vary=lambda model, inputs: None,  # its outputs already differ between texts
         largest_product=text_models.largest_product,
+        settled=_settled,
     ),
     feeding=Feeding(
         order=lambda recipe, *rest: order(*rest),

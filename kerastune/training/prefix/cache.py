@@ -25,7 +25,7 @@ import ml_dtypes  # noqa: F401  teaches NumPy "bfloat16"
 import numpy as np
 import numpy.typing as npt
 
-from kerastune import assets, files
+from kerastune import assets, environment, files
 from kerastune.errors import KerastuneError
 
 Arrays = tuple[npt.NDArray[Any], ...]
@@ -95,7 +95,15 @@ def compute(
         KerastuneError: there is no room on the disk.
     """
     needed = n * sum(spec.nbytes for spec in specs)
-    if key is None or not files.is_writable(_root()):  # a cache that others share, and this user only reads
+    if key is None:
+        return _in_memory(forward, batches, n, specs, each)
+    if not files.is_writable(_root()):  # a cache that others share, and this user only reads
+        if needed > (free := environment.memory_available()):
+            raise KerastuneError(
+                f"Features of {shown_size(needed)} cannot be kept: {_root()} cannot be written, and "
+                f"{shown_size(free)} of memory are free.",
+                'Set KERASTUNE_HOME to a folder of yours, or use train.cache = "off".',
+            )
         return _in_memory(forward, batches, n, specs, each)
     _make_room(needed)
     _root().mkdir(parents=True, exist_ok=True)
