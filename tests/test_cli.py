@@ -71,7 +71,7 @@ def test_the_commands_are_these() -> None:
     groups = "recipes list, recipes show, recipes copy, recipes schema, assets list, assets fetch, targets list"
     groups += ", cache ls, cache clear"
     jobs = "targets show, validate, run, train, resume, lr-find, evaluate, predict, export, verify"
-    jobs += ", search, serve, benchmark, report, doctor, runs list, runs compare, runs remove"
+    jobs += ", search, index, serve, benchmark, report, doctor, runs list, runs compare, runs remove"
     assert set(COMMANDS) == set(f"{groups}, {jobs}".split(", "))
 
 
@@ -234,14 +234,21 @@ def test_an_unknown_target_is_answered_with_what_each_target_is_for(command: str
     assert re.search(r"^  android +Android and iOS:", result.stderr, re.MULTILINE)
 
 
-def test_data_that_are_not_there_are_refused_before_tensorflow_is_imported(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("named", "path", "message"),
+    [("photos", "nowhere", "There is no folder {here}/nowhere"), ("questions", "a.csv", "there is no column 'text'")],
+)
+def test_wrong_data_are_refused_before_tensorflow_is_imported(
+    tmp_path: Path, named: str, path: str, message: str
+) -> None:
+    (tmp_path / "a.csv").write_text("frase;label\na;b\n")
     (tmp_path / "preset").mkdir()
     (tmp_path / "preset" / "config.json").write_text('{"registered_name": "a"}')
     (tmp_path / "preset" / "model.weights.h5").write_text("")
     code = "import sys; from kerastune.cli import cli; cli(standalone_mode=False); print('tensorflow' in sys.modules)"
-    wanted = ["validate", "photos", "-s", "preset=preset", "-s", "data.path=nowhere"]
+    wanted = ["validate", named, "-s", "preset=preset", "-s", f"data.path={path}"]
     done = subprocess.run([sys.executable, "-c", code, *wanted], capture_output=True, text=True)
-    assert f"There is no folder {tmp_path}/nowhere" in done.stderr
+    assert message.format(here=tmp_path) in done.stderr
     assert done.stdout.strip() != "True"
 
 
@@ -375,6 +382,8 @@ def test_a_long_line_breaks_between_words_and_a_command_does_not() -> None:
         "kerastune predict runs/a 'my photos/a b.jpg',",
         "or open runs/a/report.html in a browser",
     ]
+    many = "kerastune run mine.toml -s data.path=a.csv -s 'data.delimiter=\";\"' -s phases.0.epochs=2"
+    assert wrapped(f"Next: {many}", 40) == ["Next:", many]
     assert wrapped("hint: kerastune recipes schema prints every key", 30)[1] == "prints every key"
     assert wrapped("  name     what it is for here", 24) == ["  name     what it is", "           for here"]
 

@@ -7,7 +7,7 @@ import click
 
 from kerastune.cli.options import json_option
 from kerastune.cli.progress import progress
-from kerastune.cli.terminal import emit, put, say, table, typed
+from kerastune.cli.terminal import emit, put, say, shown, table, typed
 
 
 @click.command()
@@ -41,6 +41,7 @@ def predict(
     """
     from kerastune.predicting import inference
     from kerastune.predicting import search as searching
+    from kerastune.run import Run
 
     asked = [*examples, *(line.rstrip("\n") for line in lines or () if line.strip())]
     if not asked:
@@ -61,7 +62,9 @@ def predict(
     if searching.makes_vectors(of):
         say(f"\nNext: {typed('kerastune', 'search', folder)} --index FILE QUERY; --json prints all numbers")
     elif not inference.options_of(of):
-        say("\nNext: its run's report.html shows where this model is wrong")
+        of_run = of.folder if isinstance(of, Run) else of.run
+        where = shown(of_run / "report.html") if of_run else "its run's report.html"
+        say(f"\nNext: {where} shows where this model is wrong")
 
 
 @click.command()

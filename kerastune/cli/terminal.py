@@ -42,7 +42,9 @@ def _lines(text: str, width: int | None) -> str:
 
 
 _ARGUMENT = r"""'[^']*'|"[^"]*"|[A-Z]+\b|[^\s'"]*[-/=.\[][^\s]*"""
-_COMMAND = re.compile(rf"\b(?:kerastune(?: [a-z-]+(?![^\s,;:.)])){{1,2}}|pip install|bash)(?: (?:{_ARGUMENT}))*")
+_COMMAND = re.compile(
+    rf"\b(?:kerastune(?: [a-z-]+(?=[\s,;:)]|\.\s|\.?$)){{1,2}}|pip install|bash)(?: (?:{_ARGUMENT}))*"
+)
 _UNBROKEN = "\0"  # stands for a space in a command
 
 

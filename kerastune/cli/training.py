@@ -220,7 +220,8 @@ def evaluate(run_folder: str, as_json: bool) -> None:
     with progress() as told:
         metrics = train.evaluate(of, told)
     emit(as_json, metrics, lambda: show.metrics(metrics, of))
-    say(f"\nNext: {typed('kerastune', 'report', run_folder)}, or {_exporting(run_folder)}")
+    then = show.predicting(of.folder, of) if of.exports.is_dir() else _exporting(run_folder)
+    say(f"\nNext: {typed('kerastune', 'report', run_folder)}, or {then}")
 
 
 @click.command()

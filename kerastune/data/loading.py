@@ -40,6 +40,7 @@ SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
 """Functions that read a source, by the `reader` of its settings."""
 
 _BLOCK = 512  # examples between two calls of `progress`
+_SMALL = 1_000_000  # bytes of a table that is read twice, so that a wrong column is found at once
 _PART = 16  # examples a thread takes at a time
 
 
@@ -76,9 +77,12 @@ def _whole_labels(source: Source) -> Source:
 
 
 def refuse_missing(settings: Data) -> None:
-    """Raises DataError if the data are not there, with the message of `load`; does not read them otherwise."""
+    """Raises DataError, as `load`, for data that are not there, and for small tables without the columns."""
     path = getattr(settings, "path", None)  # TensorFlow Datasets have none
-    if path is not None and not (assets.is_fetched(path) if path in assets.ASSETS else os.path.exists(path)):
+    if path is None:
+        return
+    is_there = assets.is_fetched(path) if path in assets.ASSETS else os.path.exists(path)
+    if not is_there or (os.path.isfile(path) and os.path.getsize(path) <= _SMALL):
         SOURCES[settings.reader](settings, lambda stage, done, total: None)
 
 

@@ -267,7 +267,8 @@ class Training:
             lora.merge(self.task)
             self._keep(at.best, self._weights())
         proof = (self.ran.frozen_sha256 or "")[:12]
-        self.progress.say(f"{self.title}: {self.ran.frozen_weights} frozen weights did not move (sha256 {proof})")
+        if frozen := self.ran.frozen_weights:
+            self.progress.say(f"{self.title}: {frozen} frozen weights did not move (sha256 {proof})")
         self.happened(best=at.best)
         self.at = dataclasses.replace(
             at, phase=at.phase + 1, epoch=1, step=0, waited=0, phase_best=None, stage=[], frozen={}
