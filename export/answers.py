@@ -26,6 +26,15 @@ def vector(outputs, labels, top):
     return [f"{len(found)} numbers: {' '.join(f'{one:.4f}' for one in found[:6])} …"]
 
 
+def decision(outputs, labels, top):
+    """Returns the decision, the score, and where it is highest."""
+    heat = outputs["heat_map"]
+    row, column = np.unravel_index(heat.argmax(), heat.shape)
+    word = "DEFECTIVE" if outputs["defective"][0] > 0.5 else "good"
+    where = f"{(column + 0.5) / heat.shape[1]:.0%} from the left, {(row + 0.5) / heat.shape[0]:.0%} from the top"
+    return [f"{word}  score {outputs['score'][0]:.3f} (above 1 is defective); highest {where}"]
+
+
 def answer(outputs, labels, top):
     """Returns the text of an answer."""
     return [str(outputs["texts"])]
@@ -62,6 +71,10 @@ def same_label(ours, theirs):
     return ours["scores"].argmax() == theirs["scores"].argmax()
 
 
+def same_decision(ours, theirs):
+    return (ours["defective"] > 0.5) == (theirs["defective"] > 0.5)
+
+
 def same_labels(ours, theirs):
     return ((ours["scores"] > 0.5) == (theirs["scores"] > 0.5)).all()
 
@@ -94,5 +107,6 @@ ANSWERS = {
     "pairs": VECTORS,
     "groups": VECTORS,
     "scores": VECTORS,
+    "defects": Kind(decision, alike=same_decision),
     "text": Kind(answer, nats, " nats per token"),
 }

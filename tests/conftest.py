@@ -103,6 +103,32 @@ def pictures(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pieces(once: Once) -> Path:
+    """Striped pieces: 120 good ones, 12 with a bright spot (and its mask), and 12 with other stripes."""
+
+    def piece(random: np.random.Generator, wave: float) -> Any:
+        rows = np.arange(32)[:, None] + random.uniform(0, 8)
+        return 128 + 50 * np.sin(rows * wave) + random.normal(0, 6, (32, 32))
+
+    def write(folder: Path) -> None:
+        random = np.random.default_rng(0)
+        for kind, count in {"good": 120, "spot": 12, "stripes": 12}.items():
+            (folder / kind).mkdir(parents=True)
+            for i in range(count):
+                grey, mask = piece(random, 1.6 if kind == "stripes" else 0.8), np.zeros((32, 32), np.uint8)
+                if kind == "spot":
+                    y, x = random.integers(2, 25, 2)
+                    mask[y : y + 5, x : x + 5] = 255
+                    grey[mask > 0] = random.uniform(0, 255, 25)
+                    (folder / "ground_truth" / kind).mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(mask).save(folder / "ground_truth" / kind / f"{i:03}_mask.png")
+                pixels = np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+                Image.fromarray(pixels).save(folder / kind / f"{i:03}.png")
+
+    return once("pieces", write)
+
+
+@pytest.fixture(scope="session")
 def preset(once: Once) -> Callable[[str], Path]:
     """A folder with a tiny preset of a family."""
     names = {"efficientnet": "EfficientNet", "mobilenet": "MobileNet", "resnet": "ResNet", "vit": "ViT"}

@@ -12,6 +12,20 @@ function best({ scores }, { labels }, top) {
 
 const number = ({ scores }, { labels }) => [[labels[0], scores.data[0].toPrecision(5), 0]];
 
+/** The decision, with the score's share of twice the threshold; and the cell where it is highest. */
+function decision({ score, defective, heat_map: { shape, data } }) {
+  const [columns] = shape.slice(-1);
+  const highest = ranked(data)[0];
+  const [rows] = shape.slice(-2);
+  const left = percent(((highest % columns) + 0.5) / columns);
+  const top = percent((Math.floor(highest / columns) + 0.5) / rows);
+  const word = defective.data[0] > 0.5 ? "defective" : "good";
+  return [
+    [word, `score ${score.data[0].toPrecision(4)}`, Math.min(Math.max(score.data[0] / 2, 0), 1)],
+    ["highest", `${left} from the left, ${top} from the top`, 0],
+  ];
+}
+
 /** How each output begins. */
 const plain = (outputs) =>
   Object.entries(outputs).map(([name, { shape, data }]) => [
@@ -22,12 +36,14 @@ const plain = (outputs) =>
 
 const counted = ({ labels }) => `${labels.length} labels`;
 const sameLabel = (ours, theirs) => ranked(ours.scores.data)[0] === ranked(theirs.scores.data)[0];
+const sameDecision = (ours, theirs) => ours.defective.data[0] > 0.5 === theirs.defective.data[0] > 0.5;
 const sameLabels = (ours, theirs) => theirs.scores.data.every((p, k) => p > 0.5 === ours.scores.data[k] > 0.5);
 
 // rows(outputs, manifest, top) -> [what, value, share of a bar]; about(manifest); alike(ours, theirs), where there are labels.
 const ANSWERS = {
   label: { rows: best, about: counted, alike: sameLabel },
   labels: { rows: best, about: counted, alike: sameLabels },
+  defects: { rows: decision, about: () => "a score, a decision and a heat map", alike: sameDecision },
   number: { rows: number, about: ({ labels }) => labels[0] },
 };
 const PLAIN = { rows: plain, about: ({ outputs }) => outputs.map(({ name }) => name).join(", ") };

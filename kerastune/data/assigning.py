@@ -31,6 +31,7 @@ class _Unit:
 
     place: float  # from 0 to 1
     members: list[int]
+    trains: bool = True
 
     def __len__(self) -> int:
         return len(self.members)
@@ -42,7 +43,9 @@ def assign(draft: Draft, settings: Data) -> None:
     test = 0.0 if draft.declares("test") else settings.test_fraction
     validation = 0.0 if draft.declares("validation") else settings.validation_fraction
     for units in _strata(draft).values():
-        for split, those in _placed(units, test, validation).items():
+        held = [unit for unit in units if not unit.trains]
+        placed = _placed([unit for unit in units if unit.trains], test, validation)
+        for split, those in (*placed.items(), *_held_out(held, test, validation)):
             for i in chain.from_iterable(unit.members for unit in those):
                 draft.splits[i] = split
     _note_groups(draft)
@@ -61,7 +64,8 @@ def _strata(draft: Draft) -> dict[str, list[_Unit]]:
     strata: dict[str, list[_Unit]] = defaultdict(list)
     for key, those in members.items():
         rarest = min(names[key], key=lambda label: (held[label], label), default="")
-        strata[rarest].append(_Unit(int(key[:16], 16) / 2**64, those))
+        trains = all(draft.source.examples[i].trains for i in those)
+        strata[rarest].append(_Unit(int(key[:16], 16) / 2**64, those, trains))
     for units in strata.values():
         units.sort(key=lambda unit: unit.place)
     return dict(strata)
@@ -97,6 +101,13 @@ def _placed(units: list[_Unit], test: float, validation: float) -> dict[str, deq
         split = max(("test", "validation"), key=lambda split: len(found[split]))
         train.append(found[split].pop())
     return found
+
+
+def _held_out(units: list[_Unit], test: float, validation: float) -> list[tuple[str, list[_Unit]]]:
+    """Returns the test and the validation units of those that never train, by the shares of the two."""
+    share = test / (test + validation) if test + validation else 1.0
+    border = round(len(units) * share)
+    return [("test", units[:border]), ("validation", units[border:])]
 
 
 def _give(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bool) -> None:

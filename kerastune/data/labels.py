@@ -5,12 +5,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from kerastune.data.source import Example, Label, Source, counted, some
+from kerastune.data.source import Example, Label, Outlined, Source, counted, some
 from kerastune.errors import printable, shortened
 
 
 def normal(label: Label) -> Label:
     """Returns names in Unicode's composed form (NFC) without surrounding spaces; any other truth stays unchanged."""
+    if isinstance(label, Outlined):
+        return replace(label, label=str(normal(label.label)))
     if isinstance(label, str):
         return unicodedata.normalize("NFC", label).strip()
     return tuple(sorted({str(normal(name)) for name in names})) if (names := _names(label)) else label
@@ -38,8 +40,8 @@ def _normal(example: Example) -> Example:
 
 
 def _names(label: Label) -> tuple[str, ...]:
-    if isinstance(label, str):
-        return (label,)
+    if isinstance(label, str | Outlined):
+        return (label if isinstance(label, str) else label.label,)
     return label if isinstance(label, tuple) and all(isinstance(name, str) for name in label) else ()
 
 

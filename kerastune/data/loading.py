@@ -25,7 +25,7 @@ from kerastune.data.rules import (
     require_two_labels,
 )
 from kerastune.data.source import SPLITS, Problem, Progress, Source, counted, some
-from kerastune.data.sources import chat, csv, folder, table, tfds
+from kerastune.data.sources import chat, csv, defects, folder, table, tfds
 from kerastune.data.splits import Split, Splits
 from kerastune.modalities import Report
 from kerastune.recipe import Data
@@ -36,6 +36,7 @@ SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
     "table": table.examples,
     "chat": chat.examples,
     "tfds": tfds.examples,
+    "defects": defects.examples,
 }
 """Functions that read a source, by the `reader` of its settings."""
 

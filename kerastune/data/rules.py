@@ -80,7 +80,7 @@ class Draft:
 
 def require_two_labels(draft: Draft, labels: Iterable[str]) -> None:
     present = sorted(set(labels))
-    if len(present) == 1:
+    if len(present) == 1 and not draft.truth.alone:
         others = draft.problems
         beside = f"\nAnd {counted(len(others), 'problem')}:\n{listed(others)}" if others else ""
         raise DataError(
@@ -121,6 +121,8 @@ def refuse_two_labels_for_one_example(draft: Draft) -> None:
 
 
 def refuse_single_examples(draft: Draft) -> None:
+    if draft.truth.alone:
+        return
     singles = {label: members[0] for label, members in draft.by_label().items() if len(members) == 1}
     for label, i in singles.items():
         only = f"has only one usable {draft.unit} ({draft.id(i)}); at least 2 are needed"

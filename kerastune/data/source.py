@@ -8,8 +8,23 @@ from kerastune.errors import printable
 
 SPLITS = ("train", "validation", "test")
 Progress = Callable[[str, int, int], None]  # stage, done, total (0: unknown)
-Label = str | tuple[str, ...] | float
-"""An example's ground truth: one label, several, or a number; () for language models, whose text is the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlined:
+    """A label with the outline of what it names.
+
+    Attributes:
+        outline: a mask in text: base64 of the zlib-compressed bits of a square, row by row.
+    """
+
+    label: str
+    outline: str
+
+
+Label = str | tuple[str, ...] | float | Outlined
+"""An example's ground truth: one label, several, a number, or a label with a mask; () for language models, whose text
+is the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +35,7 @@ class Example:
     label: Label
     split: str | None = None  # "train", "validation", "test", or None if the source does not declare it
     group: str | None = None  # examples of one group stay in one split
+    trains: bool = True  # False: never in train; if undeclared, in validation or test
 
 
 @dataclass(frozen=True, slots=True)

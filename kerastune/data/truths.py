@@ -1,7 +1,9 @@
 """Kinds of ground truth, one row each. `kerastune.tasks.learnt` has the outputs that are learnt from them."""
 
+import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kerastune.data import cells
-from kerastune.data.source import Label, Problem
+from kerastune.data.source import Label, Outlined, Problem
 from kerastune.errors import quoted
 
 Names = tuple[str, ...]
@@ -39,6 +41,7 @@ class Truth:
         unseen: whether labels may occur only outside training.
         least: (ids, truths) -> the number of distinct ones in a split, and their word; None: one example is enough.
         pairless: truths -> why a split cannot be judged although it has enough examples, or None.
+        alone: whether all examples may have one label, and a label one example.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Truth:
     unseen: bool = False
     least: Callable[[Sequence[str], Sequence[Label]], tuple[int, str] | None] = lambda ids, given: None
     pairless: Callable[[Sequence[Label]], str | None] = lambda given: None
+    alone: bool = False
 
 
 def _text(value: Any, separator: str | None) -> Label | Problem:
@@ -129,6 +133,37 @@ def _numbered(given: Sequence[Label], labels: Names, contents: Sequence[Callable
     )
 
 
+OUTLINE = 128
+"""Rows and columns of an outline, whatever the size of its picture."""
+
+KINDS = np.dtype([("kind", np.int64), ("outline", np.uint8, (OUTLINE * OUTLINE // 8,))])
+"""The truth of one picture: the number of its label, 0 for good, and its outline in bits, all 0 if there is none."""
+
+
+def outline(mask: Array) -> str:
+    """Returns a mask, bool [OUTLINE, OUTLINE], as a label holds it."""
+    return base64.b64encode(zlib.compress(np.packbits(mask).tobytes(), 9)).decode()
+
+
+def outlines(truth: Array) -> Array:
+    """Returns the masks of some pictures, bool [n, OUTLINE, OUTLINE]."""
+    return np.unpackbits(truth["outline"], axis=1).astype(bool).reshape(-1, OUTLINE, OUTLINE)
+
+
+def _kind(label: Label) -> Names:
+    return (label.label if isinstance(label, Outlined) else str(label),)
+
+
+def _kinds(given: Sequence[Label], labels: Names, contents: Any) -> Array:
+    number = {label: n for n, label in enumerate(labels)}
+    found = np.zeros(len(given), KINDS)
+    for row, label in zip(found, given, strict=True):
+        row["kind"] = number[_kind(label)[0]]
+        if isinstance(label, Outlined):
+            row["outline"] = np.frombuffer(zlib.decompress(base64.b64decode(label.outline)), np.uint8)
+    return found
+
+
 def _rows(truth: Array) -> Ints:
     """Groups equal rows into one class."""
     return np.unique(truth, axis=0, return_inverse=True)[1].reshape(-1)
@@ -196,4 +231,17 @@ GROUPS = Truth(
     pairless=_no_two,
 )
 
-TRUTHS: dict[str, Truth] = {one.name: one for one in (LABEL, LABELS, NUMBER, SCORES, TEXT, PAIRS, GROUPS)}
+DEFECTS = Truth(
+    "defects",
+    _text,
+    "label",
+    _kind,
+    _present,
+    _kinds,
+    lambda truth: truth["kind"],
+    lambda labels, truth: _by_index(labels, truth["kind"]),
+    unseen=True,
+    alone=True,
+)
+
+TRUTHS: dict[str, Truth] = {one.name: one for one in (LABEL, LABELS, NUMBER, SCORES, TEXT, PAIRS, GROUPS, DEFECTS)}

@@ -102,7 +102,7 @@ def _metadata(about: About) -> bytes:
         return {2: tables([images]), 3: tables([scores])}
 
     # MediaPipe's metadata describes token inputs only for its own models.
-    graph = table(10, ends() if about.unit == "image" else {})
+    graph = table(10, ends() if about.unit == "image" and about.labels else {})
     said = {0: about.name, 1: about.description, 2: about.version, 5: about.licence, 7: _PARSER}
     builder.Finish(table(8, {3: tables([graph]), **{n: text(value) for n, value in said.items()}}), b"M001")
     return bytes(builder.Output())

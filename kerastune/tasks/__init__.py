@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from kerastune.tasks.contract import Device, Task
 
 TASKS = {
+    "anomaly_detection": "kerastune.tasks.anomaly_detection",
     "image_classification": "kerastune.tasks.image_classification",
     "image_embedding": "kerastune.tasks.image_embedding",
     "text_classification": "kerastune.tasks.text_classification",

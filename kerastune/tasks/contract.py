@@ -22,6 +22,7 @@ import numpy.typing as npt
 from kerastune.data import Order, Split, Splits
 from kerastune.formats.graphs import Signature
 from kerastune.modalities import Example, Modality
+from kerastune.progress import Progress
 from kerastune.recipe import Recipe
 from kerastune.records import Decision
 from kerastune.tasks.learnt.contract import Learnt, Predictions
@@ -39,8 +40,8 @@ class Building(Generic[R]):
     """How to build and load the model.
 
     Attributes:
-        build: (recipe, preset, number of outputs, dtype policy) -> the pretrained model with a head for the task.
-            Raises AssetError for unreachable presets, RecipeError for unsuitable ones.
+        build: (recipe, preset, splits, dtype policy) -> the pretrained model with a head for the task.
+            Raises AssetError for unreachable presets, RecipeError for unsuitable ones, DataError for unsuitable data.
         prepare: initialises a new head from the training data, where that helps.
         describe: returns facts about inputs and outputs for run.json: sizes, lengths, how much was truncated.
         load: (run folder, recipe, dtype policy) -> the tuned model.
@@ -52,7 +53,7 @@ class Building(Generic[R]):
             that this took.
     """
 
-    build: Callable[[R, str, int, str], Model]
+    build: Callable[[R, str, Splits, str], Model]
     prepare: Callable[[R, Model, Splits], None]
     describe: Callable[[R, Model, Splits], Record]
     load: Callable[[str, R, str], Model]
@@ -134,6 +135,9 @@ class Learning(Generic[R]):
         starts: whether a pretrained model can do the task before tuning, so that its figures are worth recording.
         sampled: returns the conversations to answer before training and after each epoch; usually none.
         samples: returns the model's answers to them.
+        fit: (recipe, model, splits, progress) computes the head from the data without gradients, and returns its
+            decisions. Such a task has one phase of one pass, and neither epochs nor a learning rate. None where
+            gradients train.
     """
 
     targets: Callable[[R, Model, Splits, str, bool], Targets]
@@ -143,6 +147,7 @@ class Learning(Generic[R]):
     starts: bool
     sampled: Callable[[R, Splits], list[list[dict[str, str]]]]
     samples: Callable[[R, Model, Splits], list[str]]
+    fit: Callable[[R, Model, Splits, Progress], list[Decision]] | None = None
 
 
 class Told(Protocol):

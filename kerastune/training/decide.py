@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerastune import environment, keras_private
+from kerastune import environment, keras_private, tasks
 from kerastune.errors import RecipeError
 from kerastune.records import Decision
 from kerastune.training.batches import Batches
@@ -37,6 +37,8 @@ def cache(batches: Batches, number: int) -> Decision:
     phase, settings = recipe.phases[number - 1], recipe.train
     if not phase.epochs:
         return Decision("train.cache", settings.cache, "off", "the phase has no epochs", number)
+    if tasks.get(recipe.task).learning.fit:
+        return Decision("train.cache", settings.cache, "off", "one pass, so nothing would be used twice", number)
     cut, where = cutting.cut(batches.task, batches.example, batches.bucketed)
     if cut and (fault := cutting.prove(cut, batches.example)):
         cut, where = None, fault

@@ -119,11 +119,20 @@ class Training:
         # Random draws of a phase, such as its adapters, must not depend on how much earlier phases drew.
         keras.utils.set_random_seed(seed_of(self.recipe.seed, at.phase))
         freezing.freeze(self.task, phase)
-        self.optimizer = optimizers.of_phase(phase, self.task, self.steps * phase.epochs, self.steps)
+        if not self.kind.learning.fit:
+            self.optimizer = optimizers.of_phase(phase, self.task, self.steps * phase.epochs, self.steps)
         if len(at.ran) < at.phase:
             at.ran.append(Ran(epochs_run=0, seconds=0.0, precision=self.task.backbone.dtype_policy.name))
         self._put_back()
-        if phase.epochs:
+        if self.kind.learning.fit:
+            before = freezing.frozen_hashes(self.task)
+            decided = self.kind.learning.fit(self.recipe, self.task, self.splits, self.progress)
+            for one in decided:
+                self.progress.say(f"{one.key} = {one.asked}: {one.got} ({one.why})")
+            at.decisions += decided
+            self._prove(before)
+            self.happened(epochs_run=phase.epochs)
+        elif phase.epochs:
             self._epochs()
         else:
             self._prove(freezing.frozen_hashes(self.task))

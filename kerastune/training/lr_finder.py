@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from kerastune import files
+from kerastune import files, tasks
 from kerastune.errors import RecipeError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
@@ -61,6 +61,8 @@ def find(recipe: Recipe, phase: int = 1, steps: int = 100, progress: Progress | 
     if not 1 <= phase <= len(recipe.phases):
         raise RecipeError(f"There is no phase {phase}: the recipe has {len(recipe.phases)}.", "Count from 1.")
     tested = recipe.phases[phase - 1]
+    if tasks.get(recipe.task).learning.fit:
+        raise RecipeError(f"{recipe.task} has no learning rate: it computes statistics in one pass.")
     if not tested.epochs:
         raise RecipeError(f"Phase {phase} (unfreeze = {tested.unfreeze!r}) trains nothing.")
     progress = progress or Progress()

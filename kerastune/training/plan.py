@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -67,13 +67,15 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     def build(policy: str) -> Any:
         keras.utils.set_random_seed(recipe.seed)
         with progress.working(f"loading {recipe.preset}"):
-            return kind.building.build(recipe, preset, len(splits.labels), policy)
+            return kind.building.build(recipe, preset, splits, policy)
 
     decisions = [one for one in decided if one.key == "train.precision"]
     if recipe.train.precision != "auto":
         task = build(recipe.train.precision)
     elif decisions:
         task = build(str(decisions[0].got))
+    elif kind.learning.fit:
+        task = build("float32")  # distances multiply errors of rounding
     else:
         trains_more = any(phase.unfreeze != "head" for phase in recipe.phases)
         task, decision = precision.build_fastest(build, kind.building.largest_product if trains_more else None)
@@ -88,7 +90,8 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     batches = Batches(recipe, task, splits)
     audits, moving = list[Audit](), frozenset[str]()
     for number, phase in enumerate(recipe.phases, start=1):
-        audits.append(batches.counted(freezing.freeze(task, phase)))
+        audit = batches.counted(freezing.freeze(task, phase))
+        audits.append(_of_statistics(audit) if kind.learning.fit else audit)
         moving |= _moving(task, phase)
         known = next((one for one in decided if (one.key, one.phase) == ("train.cache", number)), None)
         decisions.append(known or decide.cache(batches, number))
@@ -96,6 +99,12 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     numbers = range(1, len(recipe.phases) + 1)
     decisions += [one for one in decided if one.key != "train.cache" and one.phase in numbers]
     return Plan(batches, tuple(audits), tuple(decisions), moving, _memory_mb(batches))
+
+
+def _of_statistics(audit: Audit) -> Audit:
+    """Returns the audit of a pass without gradients: nothing has a learning rate."""
+    units = tuple(replace(unit, learning_rate=unit.learning_rate and 0.0) for unit in audit.units)
+    return replace(audit, learning_rate=0.0, optimizer="statistics", schedule="no", units=units)
 
 
 def _moving(task: Any, phase: Phase) -> frozenset[str]:

@@ -49,7 +49,7 @@ def save(task: Any, folder: Path, load: Callable[[Path], Any], example: Any) -> 
         notes = [note for part in _parts(task) for note in _write_in(part, folder)]
     else:
         registered.save(task, folder)
-        notes = []
+        notes = _write_in(task.backbone, folder)
     try:
         loaded = load(folder)
     except ValueError as error:

@@ -81,6 +81,8 @@ def problems(learnt: Learnt, part: Part, found: Arrays, scale: float) -> list[st
     error = float(comparison.distance(found, expected).max(initial=0))
     if part.tolerance is not None and not error <= part.tolerance:
         told.append(f"{what}: largest error {error:.3g}{unit}, but at most {part.tolerance:.3g} is allowed")
+    if comparison.exact and (differ := int((~comparison.agree(found, expected)).sum())):
+        told.append(f"{what}: {differ} of {ragged.count(found)} {comparison.alike} differ from Keras's")
     if part.is_varied and not comparison.spread(found) > LEAST_SPREAD * scale:
         told.append(f"{what}: the artifact gives the same output for all of them")
     return told

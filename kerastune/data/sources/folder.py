@@ -43,15 +43,20 @@ class _Found:
     ungrouped: list[str] = field(default_factory=list)  # images next to the groups' folders
 
 
-def examples(settings: FolderData, progress: Progress) -> Source:
+def examples(settings: FolderData, progress: Progress, apart: str | None = None) -> Source:
     """Lists the images below a folder, by label and by declared split.
+
+    Args:
+        apart: name of a folder beside the labels or splits that holds something else.
 
     Raises:
         DataError: there is no such folder, or its layout is neither of the two.
     """
     found = _Found(settings.path, settings.group_folders)
-    for split, folder in _split_folders(settings.path).items():
+    for split, folder in _split_folders(settings.path, apart).items():
         for entry in _entries(folder, found.clutter):
+            if entry.name == apart and folder == settings.path:
+                continue
             if _is_dir(entry):
                 _label_folder(entry, split, found)
             elif _extension(entry.name) in EXTENSIONS:
@@ -91,9 +96,9 @@ def _entries(folder: str, clutter: list[str] | None = None) -> list[os.DirEntry[
     return [entry for entry in found if entry not in hidden]
 
 
-def _split_folders(root: str) -> dict[str | None, str]:
+def _split_folders(root: str, apart: str | None) -> dict[str | None, str]:
     """Returns the parent of the label folders by split; a single entry None for the layout path/<label>/."""
-    folders = {entry.name: entry.path for entry in _entries(root) if _is_dir(entry)}
+    folders = {entry.name: entry.path for entry in _entries(root) if _is_dir(entry) and entry.name != apart}
     meant = {name: MEANT.get(name.lower(), name.lower()) for name in folders}
     others = [name for name in folders if meant[name] not in SPLITS]
     if not folders or (others and not _holds_folders(folders.get("train"))):

@@ -168,7 +168,7 @@ def _write_folder(recipe: CausalLM, model: Model, work: Path, folder: Path) -> N
 
 TASK: Task[CausalLM] = Task(
     building=Building(
-        build=build,
+        build=lambda recipe, preset, splits, precision: build(recipe, preset, len(splits.labels), precision),
         prepare=lambda recipe, model, splits: None,
         describe=lambda recipe, model, splits: describe(model, splits),
         load=load,

@@ -40,7 +40,10 @@ def build(recipe: ImageClassification, preset: str, num_outputs: int, precision:
     keras.config.set_dtype_policy(precision)  # the head follows the global policy, the backbone its own
     try:
         with assets.reaching(preset):
-            backbone = _at_size(keras_hub.models.Backbone.from_preset(preset, dtype=precision), image_size)
+            backbone = at_size(
+                keras_hub.models.Backbone.from_preset(preset, dtype=precision),
+                (image_size, image_size) if image_size else None,
+            )
             model = keras_hub.models.ImageClassifier.from_preset(
                 preset, backbone=backbone, num_classes=num_outputs, activation="linear"
             )
@@ -53,7 +56,7 @@ def build(recipe: ImageClassification, preset: str, num_outputs: int, precision:
             "data.image_size for backbones with position embeddings.",
         ) from error
     if model.preprocessor is not None and model.preprocessor.image_converter is None:
-        model.preprocessor.image_converter = _hugging_face_converter(preset, model.preprocessor)
+        model.preprocessor.image_converter = hugging_face_converter(preset, model.preprocessor)
     if model.preprocessor is None or model.preprocessor.image_converter is None:
         raise RecipeError(
             f"preset = {preset!r} has no image converter, so nothing defines how pixels become model inputs.",
@@ -68,7 +71,7 @@ def build(recipe: ImageClassification, preset: str, num_outputs: int, precision:
     return model
 
 
-def _hugging_face_converter(preset: str, preprocessor: Any) -> Any:
+def hugging_face_converter(preset: str, preprocessor: Any) -> Any:
     """Returns the image converter that a Hugging Face checkpoint describes, which KerasHub 0.32 does not read.
 
     Returns None if the checkpoint has no preprocessor_config.json.
@@ -92,13 +95,13 @@ def _hugging_face_converter(preset: str, preprocessor: Any) -> Any:
     )
 
 
-def _at_size(backbone: Any, image_size: int | None) -> Any:
-    """Returns the backbone for another image size. Families name the setting differently and ignore other names."""
-    if image_size is None or backbone.input_shape[1:3] in [(None, None), (image_size, image_size)]:
+def at_size(backbone: Any, size: tuple[int, int] | None) -> Any:
+    """Returns the backbone for another height and width. Families name the setting differently and ignore others."""
+    if size is None or backbone.input_shape[1:3] in [(None, None), size]:
         return backbone
     config = backbone.get_config()
     key = "image_shape" if "image_shape" in config else "input_shape"
-    resized = type(backbone).from_config({**config, key: (image_size, image_size, 3)})
+    resized = type(backbone).from_config({**config, key: (*size, 3)})
     resized.set_weights(backbone.get_weights())
     return resized
 
@@ -163,7 +166,7 @@ def _target(recipe: ImageClassification) -> str:
 
 TASK: Task[ImageClassification] = Task(
     building=Building(
-        build=build,
+        build=lambda recipe, preset, splits, precision: build(recipe, preset, len(splits.labels), precision),
         prepare=losses.start_at_the_mean,
         describe=lambda recipe, model, splits: describe(model),
         load=lambda folder, recipe, precision: load(folder, precision),

@@ -20,22 +20,25 @@ from kerastune.tasks.losses import activated
 Scores = npt.NDArray[np.float32]
 
 
-def device_function(target: str, model: Model, resize: bool = True) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Returns the function from raw pixels to scores: uint8 [B, H, W, 3] of any size -> {"scores": float32 [B, K]}.
+Answer = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+"""From a model's inputs, float32 [B, h, w, 3], to named outputs."""
+
+
+def device_function(answer: Answer, model: Model, resize: bool = True) -> Answer:
+    """Returns the function from raw pixels, uint8 [B, H, W, 3] of any size, to named outputs.
 
     Without `resize`, images must have the model's size; the operators would only cost memory.
     """
     converter = model.preprocessor.image_converter if resize else normaliser(model)
 
     def device(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = converter(tf.cast(images, tf.float32))  # -> [B, h, w, 3], the size the model was trained at
-        return {"scores": tf.identity(activated(target, model(x, training=False)), name="scores")}
+        return answer(converter(tf.cast(images, tf.float32)))  # [B, h, w, 3], the size the model was trained at
 
     return device
 
 
-def bytes_function(target: str, model: Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-    """Returns the function from encoded JPEG or PNG files to scores: string [B] -> {"scores": float32 [B, K]}."""
+def bytes_function(answer: Answer, model: Model) -> Answer:
+    """Returns the function from encoded JPEG or PNG files, string [B], to named outputs."""
     converter = model.preprocessor.image_converter
     height, width = converter.image_size
 
@@ -44,22 +47,29 @@ def bytes_function(target: str, model: Model) -> Callable[[tf.Tensor], dict[str,
 
     def device(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         x = tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([height, width, 3], tf.float32))
-        return {"scores": tf.identity(activated(target, model(x, training=False)), name="scores")}
+        return answer(x)
 
     return device
 
 
 def signatures(target: str, model: Model) -> dict[str, Signature]:
+    """Returns the signatures of an exported model of labels or numbers, whose output is "scores", float32 [B, K]."""
+    return signatures_of(
+        lambda x: {"scores": tf.identity(activated(target, model(x, training=False)), name="scores")}, model
+    )
+
+
+def signatures_of(answer: Answer, model: Model) -> dict[str, Signature]:
     """Returns the signatures of an exported model: name -> (function, its inputs).
 
     "any_size" is `serving_default` for one image; the "fixed" ones take an image of the model's size.
     """
-    images, sized = device_function(target, model), device_function(target, model, resize=False)
+    images, sized = device_function(answer, model), device_function(answer, model, resize=False)
     height, width = model.preprocessor.image_converter.image_size
     sizes, fixed = [None, None, 3], [1, height, width, 3]
     return {
         "serving_default": (images, [tf.TensorSpec([None, *sizes], tf.uint8, name="images")]),
-        "serve_bytes": (bytes_function(target, model), [tf.TensorSpec([None], tf.string, name="image_bytes")]),
+        "serve_bytes": (bytes_function(answer, model), [tf.TensorSpec([None], tf.string, name="image_bytes")]),
         "any_size": (images, [tf.TensorSpec([1, *sizes], tf.uint8, name="images")]),
         "fixed_uint8": (sized, [tf.TensorSpec(fixed, tf.uint8, name="images")]),
         "fixed_float32": (sized, [tf.TensorSpec(fixed, tf.float32, name="images")]),

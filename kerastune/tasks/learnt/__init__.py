@@ -8,9 +8,10 @@ so the functions that compute with them do it.
 from kerastune.tasks.learnt.answers import ANSWERS
 from kerastune.tasks.learnt.classes import LABEL, LABELS
 from kerastune.tasks.learnt.contract import Learnt, Metric, Predictions
+from kerastune.tasks.learnt.defects import DEFECTS
 from kerastune.tasks.learnt.numbers import NUMBER
 from kerastune.tasks.learnt.vectors import GROUPS, PAIRS, SCORES
 
 __all__ = ["LEARNT", "Learnt", "Metric", "Predictions"]
 
-LEARNT: dict[str, Learnt] = {one.name: one for one in (LABEL, LABELS, NUMBER, PAIRS, GROUPS, SCORES, ANSWERS)}
+LEARNT: dict[str, Learnt] = {one.name: one for one in (LABEL, LABELS, NUMBER, PAIRS, GROUPS, SCORES, ANSWERS, DEFECTS)}

@@ -95,6 +95,7 @@ class Comparison:
         scale: predictions -> the reference for relative tolerances, in the unit of `distance`.
         alike: the word for equal answers: "labels".
         unit: the unit of `distance` in messages, or "".
+        exact: whether a file must give every answer of Keras's, however it is quantised.
     """
 
     distance: Callable[[Predictions, Predictions], Doubles]
@@ -104,6 +105,7 @@ class Comparison:
     scale: Callable[[Predictions], float]
     alike: str
     unit: str = ""
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Shown:
         beside: additional figures in reports and verifications, by their key in `metrics`.
         said: (labels, run record) -> outputs and labels among the model's facts: "10 labels".
         note: a remark on the learning curves.
+        validation: what the validation split was used for.
     """
 
     fragment: str
@@ -129,6 +132,7 @@ class Shown:
     said: Callable[[Labels, Mapping[str, Any]], str]
     beside: tuple[str, ...] = ()
     note: str = ""
+    validation: str = "used to select the epoch"
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def _target(recipe: TextClassification) -> str:
 
 TASK: Task[TextClassification] = Task(
     building=Building(
-        build=build,
+        build=lambda recipe, preset, splits, precision: build(recipe, preset, len(splits.labels), precision),
         prepare=losses.start_at_the_mean,
         describe=lambda recipe, model, splits: describe(model, splits),
         load=lambda folder, recipe, precision: load(folder, precision),

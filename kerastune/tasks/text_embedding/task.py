@@ -258,7 +258,7 @@ def _batches(
 
 TASK: Task[TextEmbedding] = Task(
     building=Building(
-        build=build,
+        build=lambda recipe, preset, splits, precision: build(recipe, preset, len(splits.labels), precision),
         prepare=lambda recipe, model, splits: None,
         describe=lambda recipe, model, splits: describe(model, splits),
         load=lambda folder, recipe, precision: load(folder, precision),

@@ -1,0 +1,1 @@
+"""Anomaly detection: which pictures are unlike the good ones, and where."""

@@ -1,0 +1,249 @@
+"""The model: a frozen backbone, three scores of a picture, their calibration and the threshold, in one Keras model."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from kerastune.tasks.anomaly_detection.settings import SCORES
+
+Tensor = Any
+_LAPLACIAN = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)
+
+
+class Whitening(keras.layers.Layer):  # type: ignore[misc]
+    """A shift and a matrix: float32 [..., D] -> [..., D]."""
+
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mean = self.add_weight(name="mean", shape=(width,), initializer="zeros")
+        self.matrix = self.add_weight(name="matrix", shape=(width, width), initializer="zeros")
+        self.built = True
+
+    def call(self, x: Tensor) -> Tensor:
+        flat = ops.reshape(x - self.mean, (-1, self.mean.shape[0]))
+        return ops.matmul(flat, self.matrix)  # [n, D], n the product of the axes in front
+
+
+class MemoryBank(keras.layers.Layer):  # type: ignore[misc]
+    """Distances to the nearest of M points: float32 [n, D] -> [n]."""
+
+    def __init__(self, points: int, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.points = self.add_weight(name="points", shape=(points, width), initializer="zeros")
+        self.built = True
+
+    @property
+    def is_used(self) -> bool:
+        """Returns whether it holds anything: the weights alone say which distance counts."""
+        with tf.init_scope():  # also while a graph is traced
+            return bool(np.any(self.points.numpy()))
+
+    def call(self, x: Tensor) -> Tensor:
+        squares = ops.sum(ops.square(self.points), axis=-1)  # [M]
+        nearest = ops.min(squares - 2 * ops.matmul(x, ops.transpose(self.points)), axis=-1)
+        return ops.sqrt(ops.relu(ops.sum(ops.square(x), axis=-1) + nearest))
+
+
+class Calibration(keras.layers.Layer):  # type: ignore[misc]
+    """The scale of each score, from held-out good pictures, and the threshold of the largest."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.median = self.add_weight(name="median", shape=(len(SCORES),), initializer="zeros")
+        self.scale = self.add_weight(name="scale", shape=(len(SCORES),), initializer="ones")
+        self.threshold = self.add_weight(name="threshold", shape=(), initializer="ones")
+        self.built = True
+
+    def call(self, raw: Tensor, score: int) -> Tensor:
+        """Returns raw values of one score in shares of the threshold."""
+        return (raw - self.median[score]) / (self.scale[score] * self.threshold)
+
+
+@keras.saving.register_keras_serializable("kerastune")
+class AnomalyDetector(keras.Model):  # type: ignore[misc]
+    """Pixels, float32 0..255 [B, H, W, 3] -> {"score", "defective", "heat_map", "parts"}.
+
+    - score: float32 [B, 1], the largest of parts; above 1 is defective.
+    - defective: float32 [B, 1], 1 or 0: no runtime lacks this type.
+    - heat_map: float32 [B, h, w], 0 or more, for every cell of `cell` pixels; above 1 is defective.
+    - parts: float32 [B, 3], the scores of `SCORES`; 0 where one is not asked for.
+
+    Args:
+        backbone: a KerasHub backbone with `pyramid_outputs`, for pictures of the padded size.
+        image_size: height and width of its pictures.
+        scale, offset: turn pixels into the backbone's inputs, as KerasHub's image converters do.
+        scores: names of the scores that count.
+        bank_size: places in the memory bank.
+
+    Raises:
+        ValueError: the backbone has no feature maps of 4 to 16 pixels a cell.
+    """
+
+    def __init__(
+        self,
+        backbone: Any,
+        image_size: tuple[int, int],
+        scale: Any,
+        offset: Any,
+        scores: tuple[str, ...] = SCORES,
+        bank_size: int = 600,
+    ) -> None:
+        super().__init__(name="anomaly_detector", dtype="float32")
+        self.backbone = backbone
+        self.image_size, self.used, self.bank_size = tuple(image_size), tuple(scores), bank_size
+        self.scale, self.offset = scale, offset
+        self.image_converter = keras_hub.layers.ImageConverter(
+            image_size=self.image_size, crop_to_aspect_ratio=False, antialias=False, dtype="float32"
+        )
+        chosen = levels(backbone)
+        outputs = [backbone.pyramid_outputs[f"P{level}"] for level in chosen]
+        extractor = keras.Model(backbone.input, outputs)
+        self._extract: Callable[[Tensor], list[Tensor]] = lambda x: extractor(
+            x, training=False
+        )  # a function, so that Keras does not store it again
+        self._local, self._whole = chosen[:2], chosen[-2:]
+        self._levels = chosen
+        self.cell = 2 ** chosen[0]
+        widths = {level: output.shape[-1] for level, output in zip(chosen, outputs, strict=True)}
+        local, whole = sum(widths[level] for level in self._local), 2 * sum(widths[level] for level in self._whole)
+        self.local = Whitening(local, name="local")
+        self.bank = MemoryBank(bank_size, local, name="bank")
+        self.whole = Whitening(whole, name="whole")
+        self.calibration = Calibration(name="calibration")
+        self(np.zeros((1, *self.image_size, 3), np.float32))
+
+    @property
+    def preprocessor(self) -> SimpleNamespace:
+        """Returns what holds the image converter, as a KerasHub task's preprocessor does."""
+        return SimpleNamespace(image_converter=self.image_converter)
+
+    @property
+    def takes(self) -> tf.TensorSpec:
+        """Returns the specification of a batch of any size."""
+        return tf.TensorSpec([None, *self.image_size, 3], tf.float32)
+
+    # --- what is measured ------------------------------------------------------------------------------------
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns features of cells [B, h, w, D], energies of cells [B, h, w], and statistics of pictures [B, S]."""
+        x = _padded(x, 2 ** self._levels[-1])
+        given = x * np.asarray(self.scale, np.float32) + np.asarray(
+            0 if self.offset is None else self.offset, np.float32
+        )
+        found = dict(zip(self._levels, self._extract(given), strict=True))
+        maps = [found[self._local[0]]]
+        for level in self._local[1:]:
+            factor = 2 ** (level - self._local[0])
+            maps.append(ops.repeat(ops.repeat(found[level], factor, axis=1), factor, axis=2))
+        statistics = [part for level in self._whole for part in _moments(found[level])]
+        return (
+            self._cropped(ops.concatenate(maps, -1)),
+            self._cropped(self._energies(x)),
+            ops.concatenate(statistics, -1),
+        )
+
+    def raw(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns uncalibrated scores: of patches [B, h, w], of residuals [B, h, w], and of pictures [B]."""
+        cells, energies, statistics = self.features(x)
+        rows, columns = cells.shape[1:3]
+        inner = self.local(cells)  # [B * h * w, D]
+        distances = self.bank(inner) if self.bank.is_used else _length(inner)
+        return ops.reshape(distances, (-1, rows, columns)), energies, _length(self.whole(statistics))
+
+    def call(self, x: Tensor, training: bool = False) -> dict[str, Tensor]:
+        patches, residuals, image = self.raw(x)
+        maps = [self.calibration(raw, score=i) for i, raw in enumerate((patches, residuals)) if SCORES[i] in self.used]
+        zero = ops.zeros_like(image)
+        parts = [
+            ops.max(self.calibration(patches, score=0), axis=(1, 2)) if "patches" in self.used else zero,
+            ops.max(self.calibration(residuals, score=1), axis=(1, 2)) if "residuals" in self.used else zero,
+            self.calibration(image, score=2) if "image" in self.used else zero,
+        ]
+        counted = ops.stack([part for name, part in zip(SCORES, parts, strict=True) if name in self.used], axis=-1)
+        score = ops.max(counted, axis=-1, keepdims=True)
+        heat = maps[0] if len(maps) == 1 else ops.maximum(*maps) if maps else ops.zeros_like(patches)
+        return {
+            "score": score,
+            "defective": ops.cast(score > 1, "float32"),
+            "heat_map": ops.relu(heat),
+            "parts": ops.stack(parts, axis=-1),
+        }
+
+    def _energies(self, x: Tensor) -> Tensor:
+        """Returns the root mean square of a Laplacian around every cell, in windows of two cells: [B, h, w]."""
+        kernel = np.repeat(_LAPLACIAN[:, :, None, None], 3, axis=2)  # [3, 3, 3, 1], a channel at a time
+        detail = ops.depthwise_conv(_bordered(x, 1), kernel, padding="valid")
+        squares = ops.mean(ops.square(detail), axis=-1, keepdims=True)
+        pooled = ops.average_pool(_bordered(squares, self.cell // 2), 2 * self.cell, self.cell, padding="valid")
+        return ops.sqrt(pooled[..., 0])
+
+    def _cropped(self, cells: Tensor) -> Tensor:
+        """Returns the cells that lie on the picture."""
+        rows, columns = (-(-side // self.cell) for side in self.image_size)
+        return cells[:, :rows, :columns]
+
+    # --- as Keras stores it ----------------------------------------------------------------------------------
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "image_size": list(self.image_size),
+            "scale": _listed(self.scale),
+            "offset": _listed(self.offset),
+            "scores": list(self.used),
+            "bank_size": self.bank_size,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "AnomalyDetector":
+        backbone = keras.saving.deserialize_keras_object(config["backbone"])
+        return cls(**{**config, "backbone": backbone})
+
+
+def levels(backbone: Any) -> list[int]:
+    """Returns the feature maps that are used, by the power of 2 of their stride, from the finest.
+
+    Raises:
+        ValueError: there are none.
+    """
+    there = sorted(int(name[1:]) for name in getattr(backbone, "pyramid_outputs", {}))
+    fitting = [level for level in there if 2 <= level <= 4] or [level for level in there if level < 2]
+    if not fitting:
+        raise ValueError("it has no feature maps of 4 to 16 pixels a cell (pyramid_outputs)")
+    return fitting
+
+
+def padded_size(size: tuple[int, int], backbone: Any) -> tuple[int, int]:
+    """Returns the height and width that a picture is padded to for a backbone."""
+    multiple = 2 ** levels(backbone)[-1]
+    height, width = (-(-side // multiple) * multiple for side in size)
+    return height, width
+
+
+def _padded(x: Tensor, multiple: int) -> Tensor:
+    below, right = (-side % multiple for side in x.shape[1:3])
+    return ops.pad(x, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect") if below or right else x
+
+
+def _bordered(x: Tensor, border: int) -> Tensor:
+    return ops.pad(x, ((0, 0), (border, border), (border, border), (0, 0)), mode="reflect")
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean and the standard deviation of each channel over a picture, each [B, C]."""
+    mean = ops.mean(x, axis=(1, 2), keepdims=True)
+    return mean[:, 0, 0], ops.sqrt(ops.mean(ops.square(x - mean), axis=(1, 2)) + 1e-6)
+
+
+def _length(x: Tensor) -> Tensor:
+    return ops.sqrt(ops.sum(ops.square(x), axis=-1))
+
+
+def _listed(values: Any) -> Any:
+    return np.asarray(values, np.float64).tolist() if values is not None else None

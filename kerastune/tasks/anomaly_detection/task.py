@@ -1,0 +1,178 @@
+"""Anomaly detection: a frozen backbone, and statistics of good pictures instead of a trained head."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from kerastune import assets
+from kerastune.data import Order, Split, Splits, ragged
+from kerastune.errors import DataError, RecipeError
+from kerastune.formats.graphs import Signature
+from kerastune.tasks import registered
+from kerastune.tasks.anomaly_detection import fitting
+from kerastune.tasks.anomaly_detection.model import AnomalyDetector, padded_size
+from kerastune.tasks.anomaly_detection.settings import AnomalyDetection
+from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Learning, Model, Targets, Task, Told
+from kerastune.tasks.image_classification import feeding
+from kerastune.tasks.image_classification.task import at_size
+from kerastune.tasks.image_classification.tracing import signatures_of, trace
+from kerastune.tasks.learnt.contract import Predictions
+from kerastune.tasks.losses import no_answers, no_samples
+from kerastune.tasks.pipeline import with_truth
+
+_MOST_PIXELS = 2048 * 2048
+
+
+def build(recipe: AnomalyDetection, preset: str, splits: Splits, precision: str) -> Model:
+    """Builds the detector on the preset's backbone, for pictures of the data's size, without statistics.
+
+    Raises:
+        AssetError: the preset cannot be found or reached.
+        RecipeError: its backbone has no feature maps, or nothing says how pixels become its inputs.
+        DataError: the training pictures have several sizes, and the recipe names none; or there are too few.
+    """
+    fitting.require_enough(recipe, splits)
+    size = _size(recipe, splits.train)
+    keras.config.set_dtype_policy(precision)
+    try:
+        with assets.reaching(preset):
+            backbone = keras_hub.models.Backbone.from_preset(preset, dtype=precision)
+            converter = keras_hub.layers.ImageConverter.from_preset(preset)
+        backbone = at_size(backbone, padded_size(size, backbone))
+        backbone.trainable = False
+        scale = 1.0 if converter.scale is None else converter.scale
+        return AnomalyDetector(
+            backbone, size, scale, converter.offset, recipe.detector.scores, recipe.detector.bank_size
+        )
+    except ValueError as error:
+        raise RecipeError(
+            f"preset = {preset!r} cannot be the backbone for pictures of {size[1]} x {size[0]} pixels: {error}",
+            "Use a preset of a convolutional image backbone (EfficientNet, MobileNet, ResNet, …).",
+        ) from error
+
+
+def _size(recipe: AnomalyDetection, train: Split) -> tuple[int, int]:
+    """Returns the height and width of the training pictures, or the asked ones."""
+    if asked := recipe.data.image_size:
+        return asked, asked
+    sizes = {train.example(i).shape[:2] for i in range(len(train))}
+    if len(sizes) > 1:
+        smallest, largest = min(sizes), max(sizes)
+        raise DataError(
+            f"The training pictures have {len(sizes):,} sizes, from {smallest[1]} x {smallest[0]} to "
+            f"{largest[1]} x {largest[0]} pixels.",
+            "Set data.image_size, the side of the squares to resize them to; or take pictures of one size.",
+        )
+    ((height, width),) = sizes
+    if height * width > _MOST_PIXELS or min(height, width) < 16:
+        raise DataError(
+            f"The training pictures have {width} x {height} pixels, but only 16 x 16 to {_MOST_PIXELS:,} pixels can be "
+            "looked at as they are.",
+            "Set data.image_size, or cut them into parts.",
+        )
+    return int(height), int(width)
+
+
+def load(folder: str, recipe: AnomalyDetection, precision: str) -> Model:
+    """Loads the detector of a run.
+
+    Raises:
+        ValueError: the folder holds another model.
+    """
+    return registered.load(Path(folder), precision)
+
+
+def describe(recipe: AnomalyDetection, model: AnomalyDetector, splits: Splits) -> dict[str, Any]:
+    """Returns the sizes of pictures and cells for run.json."""
+    return {"image_size": list(model.image_size), "cell": model.cell, "scores": list(recipe.detector.scores)}
+
+
+# --- scoring -------------------------------------------------------------------------------------------------
+
+
+def predict(recipe: AnomalyDetection, model: Model, split: Split, batch_size: int, told: Told) -> Predictions:
+    """Returns the outputs for a whole split, in its order."""
+    forward = tf.function(lambda x: model(x, training=False), input_signature=[model.takes])
+    found, done = [], 0
+    for x, _ in feeding.batches(model, split, feeding.order(model, split, batch_size)):
+        found.append({name: output.numpy() for name, output in forward(x).items()})
+        done += len(x)
+        told(done)
+    return ragged.concatenated(found)
+
+
+def reference(model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Predictions:
+    """Returns Keras's own outputs, outside any graph, one picture at a time."""
+    found = []
+    for image in images:
+        x = model.image_converter(np.asarray(image, np.float32)[None])
+        found.append({name: np.asarray(output) for name, output in model(x, training=False).items()})
+    return ragged.concatenated(found)
+
+
+def signatures(model: Model) -> dict[str, Signature]:
+    """Returns the signatures of an image model, with this task's outputs."""
+
+    def answer(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: tf.identity(output, name=name) for name, output in model(x, training=False).items()}
+
+    return signatures_of(answer, model)
+
+
+# --- the row -------------------------------------------------------------------------------------------------
+
+
+def _targets(recipe: AnomalyDetection, model: Model, splits: Splits, name: str, training: bool) -> Targets:
+    kinds = getattr(splits, name).labels["kind"]
+    return Targets(kinds, np.ones(len(kinds), np.float32))
+
+
+def _batches(
+    recipe: AnomalyDetection, model: Model, split: Split, order: Order, targets: Targets, changes: Changes | None
+) -> Dataset:
+    return with_truth(feeding.batches(model, split, order), targets)
+
+
+def _no_loss(truth: Any, outputs: Any, weights: Any) -> Any:
+    raise AssertionError("statistics have no loss")
+
+
+TASK: Task[AnomalyDetection] = Task(
+    building=Building(
+        build=build,
+        prepare=lambda recipe, model, splits: None,
+        describe=describe,
+        load=load,
+        write_beside=lambda model, folder: None,
+        vary=fitting.vary,
+        largest_product=lambda model: None,
+    ),
+    feeding=Feeding(
+        order=lambda recipe, *rest: feeding.order(*rest),
+        batches=_batches,
+        example=lambda recipe, model, split, batch_size: feeding.example(model, split, batch_size),
+        fingerprint=lambda recipe, model, changed: feeding.preprocessing(model),
+        shapes="fixed",
+    ),
+    learning=Learning(
+        targets=_targets,
+        loss=lambda recipe: _no_loss,
+        meter=lambda recipe: keras.metrics.Mean(name="balanced_accuracy"),
+        validated=None,
+        starts=False,
+        sampled=no_samples,
+        samples=no_answers,
+        fit=fitting.fit,
+    ),
+    predict=predict,
+    answer=lambda recipe, model, examples, options: reference(model, examples),
+    signatures=lambda recipe, model: signatures(model),
+    trace=lambda recipe, model, work, wanted: trace(recipe, model, work, wanted),  # type: ignore[arg-type]
+    reference=lambda recipe, model, examples: reference(model, examples),
+)
