@@ -139,7 +139,7 @@ class _Seen:
 def _seen(
     recipe: AnomalyDetection, model: AnomalyDetector, split: Split, learnt: Sequence[int], progress: Progress
 ) -> _Seen:
-    features = tf.function(model.features, input_signature=[model.takes])
+    features = tf.function(model.features, input_signature=[model.takes], autograph=False)
     random, kept = np.random.default_rng(recipe.seed), max(_PLACES // len(learnt), 1)
     total, sums, products, places, statistics = 0, 0.0, 0.0, list[Floats](), list[Floats]()
     for x in _pixels(recipe, model, split, learnt, "learning", progress):
@@ -157,10 +157,16 @@ def _seen(
 
 def _set_gaussian(layer: Any, rows: Floats) -> None:
     """Sets a layer to the Mahalanobis distance from rows, shrunk as Ledoit & Wolf 2004 do: they may be few."""
-    deviation = np.maximum(rows.std(axis=0), 1e-6).astype(np.float64)
+    deviation = _deviation(rows.var(axis=0, dtype=np.float64))
     found = LedoitWolf().fit(rows / deviation)
     layer.mean.assign(found.location_ * deviation)
     layer.matrix.assign(_root(found.covariance_) / deviation[:, None])
+
+
+def _deviation(variance: Doubles) -> Doubles:
+    """Returns standard deviations, none far below the usual: a channel that good pictures hardly use proves nothing."""
+    found = np.sqrt(np.maximum(variance, 0))
+    return np.asarray(np.maximum(found, max(0.01 * float(np.median(found)), 1e-6)))
 
 
 def _root(covariance: Doubles) -> Doubles:
@@ -171,7 +177,7 @@ def _root(covariance: Doubles) -> Doubles:
 
 def _set_places(model: AnomalyDetector, seen: _Seen) -> None:
     """Sets the places' distance to that from one Gaussian."""
-    deviation = np.sqrt(np.maximum(np.diag(seen.covariance), 1e-12))
+    deviation = _deviation(np.diag(seen.covariance))
     scaled = seen.covariance / np.outer(deviation, deviation)
     model.local.mean.assign(seen.mean)
     model.local.matrix.assign(_root(scaled + 1e-3 * np.eye(len(scaled))) / deviation[:, None])
@@ -181,7 +187,7 @@ def _set_places(model: AnomalyDetector, seen: _Seen) -> None:
 def _set_scale(model: AnomalyDetector, places: Floats) -> None:
     """Sets the places' matrix to the scale of each channel."""
     model.local.mean.assign(places.mean(axis=0))
-    model.local.matrix.assign(np.diag(1 / np.maximum(places.std(axis=0), 1e-6)))
+    model.local.matrix.assign(np.diag(1 / _deviation(places.var(axis=0, dtype=np.float64))))
 
 
 def _set_bank(model: AnomalyDetector, seen: _Seen, seed: int) -> None:
@@ -269,7 +275,7 @@ def _alike(before: Doubles, after: Doubles, progress: Progress) -> Decision:
             f"Warning: good validation pictures score unlike good training pictures (p = {p:.2g}): they were taken "
             "otherwise, or are another product. The false-alarm rate holds for pictures like validation's only."
         )
-    return Decision("good pictures", "alike", got, why)
+    return Decision("data.validation", "like train", got, why)
 
 
 def _power(
@@ -289,8 +295,8 @@ def _power(
             several.append(_combined(recipe, model, raw(changed).numpy()))
     shares = {kind: float((np.concatenate(several) > 1).mean()) for kind, several in found.items()}
     figures = ", ".join(f"{kind} {share:.2f}" for kind, share in shares.items())
-    why = f"share found, by kind, on {len(tried)} held-out good pictures: {figures}. Real defects may differ"
-    return Decision("synthetic defects", "measured", f"{np.mean(list(shares.values())):.2f}", why)
+    why = f"by kind, on {len(tried)} held-out good pictures: {figures}. Real defects may differ"
+    return Decision("synthetic defects", "share found", f"{np.mean(list(shares.values())):.2f}", why)
 
 
 def _area(normal: Floats, defective: Floats) -> float:
@@ -308,7 +314,7 @@ def _raw(model: AnomalyDetector) -> Any:
         patches, residuals, image = model.raw(x)
         return tf.stack([tf.reduce_max(patches, (1, 2)), tf.reduce_max(residuals, (1, 2)), image], axis=-1)
 
-    return tf.function(raw, input_signature=[model.takes])
+    return tf.function(raw, input_signature=[model.takes], autograph=False)
 
 
 def _scored(

@@ -61,8 +61,12 @@ class Calibration(keras.layers.Layer):  # type: ignore[misc]
         self.built = True
 
     def call(self, raw: Tensor, score: int) -> Tensor:
-        """Returns raw values of one score in shares of the threshold."""
-        return (raw - self.median[score]) / (self.scale[score] * self.threshold)
+        """Returns raw values of one score in shares of the threshold; above it, 1 + ln of the share.
+
+        So a gross defect does not score thousands, of which a runtime's rounding is more than a good picture's score.
+        """
+        share = (raw - self.median[score]) / (self.scale[score] * self.threshold)
+        return ops.minimum(share, 1) + ops.log(ops.maximum(share, 1))
 
 
 @keras.saving.register_keras_serializable("kerastune")
@@ -132,6 +136,7 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns features of cells [B, h, w, D], energies of cells [B, h, w], and statistics of pictures [B, S]."""
+        energies = self._energies(x)
         x = _padded(x, 2 ** self._levels[-1])
         given = x * np.asarray(self.scale, np.float32) + np.asarray(
             0 if self.offset is None else self.offset, np.float32
@@ -144,7 +149,7 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
         statistics = [part for level in self._whole for part in _moments(found[level])]
         return (
             self._cropped(ops.concatenate(maps, -1)),
-            self._cropped(self._energies(x)),
+            energies,
             ops.concatenate(statistics, -1),
         )
 
@@ -176,12 +181,19 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
         }
 
     def _energies(self, x: Tensor) -> Tensor:
-        """Returns the root mean square of a Laplacian around every cell, in windows of two cells: [B, h, w]."""
+        """Returns the root mean square of a Laplacian around every cell, in windows of two cells: [B, h, w].
+
+        No pixel is made up: beside a mirrored border a Laplacian is larger than inside, and hides what is there.
+        """
         kernel = np.repeat(_LAPLACIAN[:, :, None, None], 3, axis=2)  # [3, 3, 3, 1], a channel at a time
-        detail = ops.depthwise_conv(_bordered(x, 1), kernel, padding="valid")
-        squares = ops.mean(ops.square(detail), axis=-1, keepdims=True)
-        pooled = ops.average_pool(_bordered(squares, self.cell // 2), 2 * self.cell, self.cell, padding="valid")
-        return ops.sqrt(pooled[..., 0])
+        detail = ops.depthwise_conv(x, kernel, padding="valid")
+        squares = _padded(ops.mean(ops.square(detail), axis=-1, keepdims=True), self.cell)  # by at most a cell
+        energies = ops.sqrt(ops.average_pool(squares, 2 * self.cell, self.cell, padding="valid")[..., 0])
+        for axis, side in ((1, self.image_size[0]), (2, self.image_size[1])):  # cells at the border: the next window's
+            first, last = ops.take(energies, [0], axis), ops.take(energies, [-1], axis)
+            missing = -(-side // self.cell) - energies.shape[axis] - 1
+            energies = ops.concatenate([first, energies, *([last] * missing)], axis)
+        return energies
 
     def _cropped(self, cells: Tensor) -> Tensor:
         """Returns the cells that lie on the picture."""
@@ -229,10 +241,6 @@ def padded_size(size: tuple[int, int], backbone: Any) -> tuple[int, int]:
 def _padded(x: Tensor, multiple: int) -> Tensor:
     below, right = (-side % multiple for side in x.shape[1:3])
     return ops.pad(x, ((0, 0), (0, below), (0, right), (0, 0)), mode="reflect") if below or right else x
-
-
-def _bordered(x: Tensor, border: int) -> Tensor:
-    return ops.pad(x, ((0, 0), (border, border), (border, border), (0, 0)), mode="reflect")
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:

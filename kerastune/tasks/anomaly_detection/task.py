@@ -98,7 +98,7 @@ def describe(recipe: AnomalyDetection, model: AnomalyDetector, splits: Splits) -
 
 def predict(recipe: AnomalyDetection, model: Model, split: Split, batch_size: int, told: Told) -> Predictions:
     """Returns the outputs for a whole split, in its order."""
-    forward = tf.function(lambda x: model(x, training=False), input_signature=[model.takes])
+    forward = tf.function(lambda x: model(x, training=False), input_signature=[model.takes], autograph=False)
     found, done = [], 0
     for x, _ in feeding.batches(model, split, feeding.order(model, split, batch_size)):
         found.append({name: output.numpy() for name, output in forward(x).items()})
