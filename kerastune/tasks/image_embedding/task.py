@@ -101,7 +101,7 @@ def reference(model: Model, examples: Sequence[Any]) -> dict[str, Vectors]:
 
 TASK: Task[ImageEmbedding] = Task(
     building=Building(
-        build=build,
+        build=lambda recipe, preset, splits, precision: build(recipe, preset, len(splits.labels), precision),
         prepare=prepare,
         describe=lambda recipe, model, splits: describe(model),
         load=lambda folder, recipe, precision: images.load(folder, precision),

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image
-from scipy.stats import beta
 
 from kerastune.data.truths import OUTLINE, outlines
 from kerastune.errors import printable
@@ -107,6 +106,8 @@ def _rate(called: Bools) -> float:
 
 def _share(called: Bools) -> dict[str, Any]:
     """Returns a count of called pictures with its 95 % interval (Clopper & Pearson 1934)."""
+    from scipy.stats import beta
+
     count, n = int(called.sum()), len(called)
     low = float(beta.ppf(0.025, count, n - count + 1)) if count else 0.0
     high = float(beta.ppf(0.975, count + 1, n - count)) if count < n else 1.0
