@@ -25,7 +25,7 @@ _STEPS = {
 
 def form(recipe: AnomalyDetection, wanted: Wanted) -> Form:
     """Returns the form of an image model whose outputs stay in floating point."""
-    found = form_of_images(recipe, wanted)  # type: ignore[arg-type]  # it looks at no setting
+    found = form_of_images(recipe, wanted)
     return replace(found, int8_io="float32") if wanted.io != "int8" else found
 
 

@@ -173,6 +173,6 @@ TASK: Task[AnomalyDetection] = Task(
     predict=predict,
     answer=lambda recipe, model, examples, options: reference(model, examples),
     signatures=lambda recipe, model: signatures(model),
-    trace=lambda recipe, model, work, wanted: trace(recipe, model, work, wanted),  # type: ignore[arg-type]
+    trace=trace,
     reference=lambda recipe, model, examples: reference(model, examples),
 )
