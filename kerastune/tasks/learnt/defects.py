@@ -170,6 +170,11 @@ def _spread(predictions: Predictions) -> float:
     return float(np.ptp(_scores(predictions)))
 
 
+def _scale(predictions: Predictions) -> float:
+    """Returns how far apart the scores are, or the threshold if that is more."""
+    return max(_spread(predictions), 1.0)
+
+
 # --- people --------------------------------------------------------------------------------------------------
 
 
@@ -243,7 +248,7 @@ DEFECTS = Learnt(
     metrics=metrics,
     per_example=per_example,
     statistic=balanced,
-    comparison=Comparison(_distance, _agree, _lost, _spread, lambda predictions: 1.0, alike="decisions", exact=True),
+    comparison=Comparison(_distance, _agree, _lost, _spread, _scale, alike="decisions", exact=True),
     shown=Shown(
         "defects.html.j2",
         "What it finds",
