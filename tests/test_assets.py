@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dying import every_kill
 from processes import python
 
 from kerastune import assets
@@ -215,14 +216,18 @@ def test_a_failed_fetch_leaves_nothing(empty_home: Path, monkeypatch: pytest.Mon
     assert list((empty_home / "assets").iterdir()) == []
 
 
-def test_a_killed_fetch_leaves_nothing_that_looks_whole(empty_home: Path, tmp_path: Path) -> None:
-    code = f"from kerastune import assets; assets.fetch({LITE0!r}, lambda line: print(line, flush=True))"
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None and "downloading" in child.stdout.readline()
-    child.kill()
-    child.communicate()
-    assert not assets.is_fetched(LITE0)
-    assert [each.suffix for each in (empty_home / "assets").iterdir()] == [".partial"]
+def test_a_fetch_that_is_killed_leaves_nothing_once_it_is_done_again(
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(assets.ASSETS, "fake", _fake(lambda folder, progress: (folder / "data").write_text("data")))
+    kills = 0
+    for _ in every_kill(lambda: assets.fetch("fake")):
+        kills += 1
+        folder = assets.fetch("fake")
+        assert [each.name for each in folder.parent.iterdir()] == ["fake"]
+        assert sorted(each.name for each in folder.iterdir()) == ["asset.json", "data"]
+        shutil.rmtree(folder)
+    assert kills > 5
 
 
 def test_of_two_fetches_at_once_both_end_well(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

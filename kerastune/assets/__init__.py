@@ -81,6 +81,7 @@ def fetch(name: str, progress: Progress = lambda line: None) -> Path:
     asset. If two processes fetch it at once, the slower one discards its copy.
     """
     asset, target = _asset(name), path(name)
+    files.clear(target.parent)  # of what a fetch left that was killed at its very end
     if is_fetched(name):
         return target
     try:
