@@ -25,6 +25,9 @@ EXAMPLES = {"image": "images", "text": "texts", "conversation": "chats"}
 `predicting` if a prediction is more than one call, `replayed` if the proof is more than outputs, and `Refused` for
 examples that the model cannot take."""
 
+FAILED = 3
+"""Exit code for an artifact that has changed, does not compute what was trained, or could do more than compute."""
+
 REFUSED = 5
 """Exit code for an example that the model cannot take, whatever the runtime."""
 
@@ -67,7 +70,7 @@ def run_reader(load, *arguments):
         changed.append("manifest.json")
     if changed:
         print(f"FAILED: changed since the export: {', '.join(changed)}", file=sys.stderr)
-        sys.exit(3)
+        sys.exit(FAILED)
     examples = import_module(EXAMPLES[manifest["modality"]])
     predict = load(folder, manifest, options)
     if hasattr(examples, "predicting"):
@@ -76,7 +79,7 @@ def run_reader(load, *arguments):
     if options.stream:
         stream(predict, take, examples, manifest, options.stream, time.perf_counter() - started)
     if options.check and not check(predict, take, examples, folder, manifest):
-        sys.exit(3)
+        sys.exit(FAILED)
     if options.examples:
         show(predict, take, examples.asked(options.examples, manifest["reading"]), folder, manifest, options.top)
 

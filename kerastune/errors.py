@@ -72,8 +72,8 @@ def quoted(value: object) -> str:
         return "a value that is too large to print"
 
 
-def shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+def shortened(text: str, most: int = _LONGEST) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def listed(problems: Sequence[T], words: Callable[[T], object] = str) -> str:

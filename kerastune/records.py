@@ -1,6 +1,7 @@
 """Records that cross rooms, such as a run's: frozen dataclasses, checked when loaded."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from kerastune.errors import KerastuneError, shortened
 
 R = TypeVar("R")
+
+_LARGEST = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -242,17 +245,36 @@ def read_run(path: Path) -> RunRecord:
     """
     hint = "Train again: kerastune run RECIPE."
     try:
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} bytes")
         document = json.loads(path.read_bytes())
         if isinstance(document, dict) and document.get("schema") != 1:
             found = shortened(repr(document.get("schema")))
             raise KerastuneError(f"{path} has schema {found}, and this version of kerastune reads 1.", hint)
-        return from_json(RunRecord, document)
+        record = from_json(RunRecord, document)
+        if why := _unfit(record):
+            raise ValueError(why)
+        return record
     except ValidationError as error:
         first = error.errors()[0]
         said = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise KerastuneError(f"{path} is damaged: {shortened(said)}.", hint) from error
     except (OSError, ValueError, RecursionError) as error:
         raise KerastuneError(f"{path} is damaged: {error or type(error).__name__}.", hint) from error
+
+
+def _unfit(record: RunRecord) -> str | None:
+    """Returns what does not fit together in a record, or None."""
+    if record.metrics is None and record.status == "complete":
+        return "it is complete, but has no metrics"
+    for split in ("validation", "test"):
+        for found in (record.metrics, record.before):
+            value = found and found.get(split, {}).get(record.metric)
+            if found and (not isinstance(value, float | int) or not math.isfinite(value)):
+                return f"{record.metric} of {split} is {shortened(repr(value))}"
+    if any(set(record.labels) - set(record.data.counts.get(split, ())) for split in ("train", "validation", "test")):
+        return "it does not count the examples of every label"
+    return None
 
 
 # --- as JSON -------------------------------------------------------------------------------------------------

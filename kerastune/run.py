@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from kerastune import data, files, locks
 from kerastune.data import Splits, ragged
-from kerastune.errors import DataError, KerastuneError, command
+from kerastune.errors import DataError, KerastuneError, command, shortened
 from kerastune.files import absolute, refuse_existing, write_json
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe, read
@@ -37,6 +37,8 @@ RECORD = "run.json"
 RECIPE = "recipe.toml"
 CHECKPOINTS = "checkpoints"
 PARTIAL = ".partial"
+
+_LARGEST_FAILURE = 2**24  # bytes
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,15 @@ class Run:
     @property
     def history(self) -> list[dict[str, float]]:
         """One row an epoch: phase, epoch (both from 1), loss, the run's `metric`, both on validation data (val_…), …"""
-        with (self.folder / "history.csv").open(encoding="utf-8", newline="") as file:
-            return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        path, needed = self.folder / "history.csv", {"phase", "epoch", "loss", "val_loss", f"val_{self.metric}"}
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            if missing := needed - set(rows[0] if rows else needed):
+                raise ValueError(f"it has no column {min(missing)}")
+        except (OSError, TypeError, ValueError, csv.Error) as error:  # TypeError: a row of another length
+            raise _damaged(path, error) from error
+        return rows
 
     @property
     def exports(self) -> Path:
@@ -80,7 +89,7 @@ class Run:
     @property
     def failures(self) -> list[dict[str, str]]:
         """The exports that were refused: name, format, quantize, error."""
-        return [json.loads(path.read_text("utf-8")) for path in sorted(self.exports.glob("*.failed.json"))]
+        return [_failure(path) for path in sorted(self.exports.glob("*.failed.json"))]
 
     @property
     def report(self) -> Path:
@@ -115,30 +124,55 @@ class Run:
 
     def predictions(self, split: str) -> tuple[list[str], npt.NDArray[Any], dict[str, ragged.Array]]:
         """Ids, truth and the Keras model's predictions on "validation" or "test"."""
-        with self._stored() as stored:
-            found = ragged.unpacked(stored, f"{split}/predictions/")
-            return [str(i) for i in stored[f"{split}/ids"]], stored[f"{split}/truth"], found
+        with self._stored(split) as stored:
+            return [str(i) for i in stored["ids"]], stored["truth"], ragged.unpacked(stored, "predictions/")
 
     def predicted(self, split: str, digests: Sequence[str]) -> dict[str, ragged.Array]:
         """The Keras model's predictions on these examples, found by their content: files may have changed names."""
-        with self._stored() as stored:
-            place = {str(digest): i for i, digest in enumerate(stored[f"{split}/digests"])}
-            found = ragged.unpacked(stored, f"{split}/predictions/")
-        return ragged.take(found, [place[digest] for digest in digests])
+        with self._stored(split) as stored:
+            place = {str(digest): i for i, digest in enumerate(stored["digests"])}
+            found = ragged.unpacked(stored, "predictions/")
+            return ragged.take(found, [place[digest] for digest in digests])
 
     def digests(self, split: str) -> list[str]:
         """The sha256 of each example, in the order of `predictions`."""
-        with self._stored() as stored:
-            return [str(digest) for digest in stored[f"{split}/digests"]]
+        with self._stored(split) as stored:
+            return [str(digest) for digest in stored["digests"]]
 
-    def _stored(self) -> Any:
+    @contextlib.contextmanager
+    def _stored(self, split: str) -> Iterator[dict[str, npt.NDArray[Any]]]:
+        """Yields the arrays of a split; raises KerastuneError if there are none, or not those that the block needs."""
         path = self.folder / "predictions.npz"
         if not path.is_file():
             raise KerastuneError(
                 f"{self.folder} was interrupted, so there are no scores of its model yet.",
                 f"{command('kerastune', 'evaluate', self.folder)} makes them.",
             )
-        return np.load(path, allow_pickle=False)
+        try:
+            stored = ragged.read(path, f"{split}/")
+            rows = {len(stored[name]) for name in (f"{split}/ids", f"{split}/truth")}
+            if len(rows) > 1 or any(not array.ndim for array in stored.values()):
+                raise ValueError(f"the arrays of {split} do not have one row for each example")
+            for name, array in stored.items():
+                if name.startswith(f"{split}/predictions/") and array.dtype.kind not in "biuf":
+                    raise ValueError(f"{name} is {array.dtype}")
+            yield {name.removeprefix(f"{split}/"): array for name, array in stored.items()}
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> KerastuneError:
+    said = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    return KerastuneError(f"{path} is damaged: {shortened(said)}.", "Train again: kerastune run RECIPE.")
+
+
+def _failure(path: Path) -> dict[str, str]:
+    """Reads why an export was refused."""
+    try:
+        found = json.loads(files.read_bounded(path, _LARGEST_FAILURE, "such a file"))
+        return {key: str(found[key]) for key in ("name", "format", "quantize", "error")}
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise KerastuneError(f"{path} is damaged: {shortened(str(error))}.", "Delete it, and export again.") from error
 
 
 def recipe_of(folder: Path) -> Recipe:

@@ -8,11 +8,13 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from attack import made as tiny_artifacts
 from manifests import a_manifest, tensor
 from PIL import Image
 from test_images import chunk, encoded, png16
@@ -20,8 +22,9 @@ from test_images import chunk, encoded, png16
 from kerastune import verify
 from kerastune.data.ragged import of_rows
 from kerastune.errors import VerificationError
+from kerastune.formats import FORMATS
 from kerastune.modalities.image import decode
-from kerastune.verifying import artifact, manifest
+from kerastune.verifying import artifact, manifest, runtimes
 from kerastune.verifying.artifact import Answers, Artifact, Golden
 
 IMAGES = [np.full((2, 2, 3), value, np.uint8) for value in (0, 100, 200)]
@@ -132,9 +135,7 @@ PROOFS = {
 def test_a_damaged_proof_is_refused_in_words(made: Artifact, kind: str) -> None:
     """Its hash fits: somebody has made it so."""
     (made.folder / artifact.GOLDEN).write_bytes(PROOFS[kind])
-    held = {**made.manifest.files}
-    held[artifact.GOLDEN] = manifest.File(sha256=artifact._sha256(made.folder / artifact.GOLDEN), bytes=1)
-    manifest.write(a_manifest(files=held), made.folder / artifact.MANIFEST)
+    artifact.seal(made.folder, a_manifest())
     with pytest.raises(VerificationError, match=r"golden\.npz is damaged: ") as refused:
         verify(made.folder)
     assert refused.value.exit_code == 3
@@ -154,6 +155,19 @@ def test_a_file_that_was_added_is_named(made: Artifact) -> None:
     (made.folder / "model.tflite.bak").write_text("a second model")
     with pytest.raises(VerificationError, match=r"model\.tflite\.bak was added"):
         made.check_files()
+
+
+@pytest.mark.parametrize("quantize", FORMATS["tflite"].quantizations[:-1])
+def test_outputs_that_are_nan_are_refused_in_every_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantize: str
+) -> None:
+    of = tiny_artifacts.make("tflite", tmp_path / "tiny")
+    of = artifact.write(of.folder, replace(of.manifest, quantize=quantize), of.golden)
+    scores = {"scores": np.full((2, 3), np.nan, np.float32)}
+    monkeypatch.setattr(runtimes, "ask", lambda *_: runtimes.Answer(scores, np.ones(2), 1.0, None))
+    with pytest.raises(VerificationError, match="NaN or infinite outputs for 2 of 2") as refused:
+        verify(of, in_runtimes=["litert"])
+    assert refused.value.exit_code == 3
 
 
 def test_an_artifact_at_the_root_has_no_run_above_it() -> None:

@@ -55,12 +55,12 @@ def test_a_run_is_evaluated_and_reported_from_another_folder(run_folder: Path) -
     assert invoke("report", run_folder).stdout.strip() == f"{run_folder}/report.html"
 
 
-def test_a_run_that_was_killed_while_it_exported_is_resumed_with_the_exports_that_are_missing(
-    run_folder: Path, tmp_path: Path
-) -> None:
+def test_resume_makes_the_exports_that_were_refused_or_killed(run_folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run_folder, tmp_path / "run")
     (copy / "report.html").unlink()
     (copy / "exports" / "onnx").rename(copy / "exports" / ".onnx-0123abcd.partial")
+    refused = {"name": "onnx", "format": "onnx", "quantize": "none", "error": "The machine had no memory left."}
+    (copy / "exports" / "onnx.failed.json").write_text(json.dumps(refused))
     result = invoke("resume", copy)
     assert re.search(r"^onnx +onnx +none", result.stdout, re.MULTILINE)
     assert {path.name for path in (copy / "exports").iterdir()} == {"onnx"}

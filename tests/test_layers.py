@@ -193,7 +193,7 @@ def test_a_reader_needs_numpy_and_its_runtime_only(path: Path) -> None:
     if path.parent.name == "tf-serving":  # a client; saved_model.py beside it runs the model
         packages |= {"grpc", "saved_model", "tensorflow_serving"}
     packages |= {"torch"} if "transformers" in packages else set()
-    allowed = sys.stdlib_module_names | {"numpy", "artifact", "chats"} | packages
+    allowed = sys.stdlib_module_names | {"numpy", "artifact", "chats", "operators"} | packages
     assert tops(imported(path.read_text("utf-8"), lazy=True)) <= allowed
 
 
@@ -205,6 +205,7 @@ def test_a_reader_needs_numpy_and_its_runtime_only(path: Path) -> None:
         ("images", {"PIL"}, set()),
         ("texts", set(), {"tokenizers"}),
         ("chats", {"tokenizers"}, {"jinja2"}),
+        ("operators", set(), {"tensorflow"}),
     ],
 )
 def test_what_readers_share_needs_numpy_and_little_else(name: str, lazily: set[str], always: set[str]) -> None:

@@ -68,6 +68,22 @@ def test_auto_takes_the_smallest_that_keeps_the_limits_and_says_what_it_tried(ma
     assert rung.passed and rung.quantize == made["linux-auto"].manifest.quantize == "int8"
 
 
+def test_auto_goes_on_after_a_file_whose_outputs_are_nan(trained, tmp_path, monkeypatch):
+    real = runtimes.ask
+
+    def ask(of, *arguments):
+        said = real(of, *arguments)
+        bad = np.nan if of.manifest.quantize == "int8" else 1.0
+        return replace(said, outputs={name: rows * np.float32(bad) for name, rows in said.outputs.items()})
+
+    monkeypatch.setattr(runtimes, "ask", ask)
+    wanted = parse_export({"target": "onnxruntime", "quantize": "auto", "max_accuracy_drop": 0.1})
+    (of,) = export(trained("resnet"), wanted, tmp_path / "auto")
+    first, *_, kept = of.report.ladder
+    assert first.quantize == "int8" and not first.passed and "NaN or infinite outputs" in first.problems[0]
+    assert kept.passed and of.manifest.quantize == kept.quantize != "int8"
+
+
 @pytest.mark.slow
 def test_where_no_quantisation_keeps_the_limits_all_are_named(trained, tmp_path):
     wanted = parse_export({"target": "linux", "quantize": "auto", "max_size_mb": 0.001})

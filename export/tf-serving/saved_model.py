@@ -9,10 +9,17 @@ import tensorflow as tf
 
 
 def load(folder, manifest, options):
+    from artifact import FAILED
+    from operators import beyond
+
+    path = folder / (manifest["reading"]["raw"] if options.raw else manifest["model"])
+    if found := beyond(path):
+        print(f"FAILED: {path.relative_to(folder)} could do more than compute: {', '.join(found)}", file=sys.stderr)
+        sys.exit(FAILED)
     if options.raw:
         import tensorflow_text  # noqa: F401  operators that tokenise texts
 
-    model = tf.saved_model.load(str(folder / (manifest["reading"]["raw"] if options.raw else manifest["model"])))
+    model = tf.saved_model.load(str(path))
     signatures = {frozenset(one.structured_input_signature[1]): one for one in model.signatures.values()}
 
     def run(inputs):  # arrays [B, …] by name, those of one signature -> arrays [B, …] by name

@@ -28,7 +28,7 @@ from kerastune.assets import (
     textiles,
 )
 from kerastune.assets.asset import Asset, Progress
-from kerastune.assets.presets import explain_preset_failure, named_folder, preset_folder, reaching
+from kerastune.assets.presets import explain_preset_failure, named_folder, preset_folder, reaching, reading
 from kerastune.errors import AssetError, KerastuneError
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "named_folder",
     "path",
     "reaching",
+    "reading",
     "resolve_preset",
 ]
 

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from kerastune.errors import AssetError
+from kerastune.errors import AssetError, KerastuneError, shortened
+from kerastune.files import read_bounded
 
 _Hub = Literal["Kaggle", "Hugging Face"]
 _HOSTS: dict[_Hub, str] = {"Kaggle": "api.kaggle.com", "Hugging Face": "huggingface.co"}
@@ -30,6 +31,9 @@ _HOSTS: dict[_Hub, str] = {"Kaggle": "api.kaggle.com", "Hugging Face": "huggingf
 _CLIENTS = {"httpcore", "httpcore2", "httpx", "httpx2", "huggingface_hub", "kagglehub", "requests", "urllib3"}
 
 _SECRETS = ("HF_TOKEN", "KAGGLE_KEY", "KAGGLE_API_TOKEN")
+
+_LARGEST_CONFIG = 2**28  # bytes; a tokenizer's may be large
+_LONGEST = 500  # characters of an error of Keras
 
 _WHAT_A_FOLDER_HOLDS = (
     "A preset folder is what save_to_preset writes (config.json with registered_name, model.weights.h5, …) "
@@ -63,6 +67,39 @@ def reaching(preset: str) -> Iterator[None]:
             yield
     except Exception as error:  # explain_preset_failure re-raises what it does not know
         raise explain_preset_failure(preset, error) from error
+
+
+@contextmanager
+def reading(preset: str) -> Iterator[None]:
+    """Turns whatever a damaged or hostile folder makes KerasHub raise into an ``AssetError`` that names the file."""
+    try:
+        yield
+    except KerastuneError:
+        raise
+    except Exception as error:  # Keras, h5py and tokenizers raise whatever they like
+        folder = named_folder(preset)
+        if folder is None:
+            raise
+        said = _damage(folder) or f"{type(error).__name__}: {shortened(' '.join(str(error).split()), _LONGEST)}"
+        raise AssetError(f"{folder} cannot be loaded as a model: {said}.", _WHAT_A_FOLDER_HOLDS) from error
+
+
+def _damage(folder: Path) -> str | None:
+    """Returns what is wrong with the first damaged file in a preset folder, or None."""
+    import h5py
+
+    for path in sorted(folder.glob("*.json")):
+        try:
+            json.loads(read_bounded(path, _LARGEST_CONFIG, "a config"))
+        except (OSError, ValueError, RecursionError) as error:
+            return f"{path.name} is damaged: {shortened(str(error), _LONGEST)}"
+    for path in sorted(folder.glob("*.h5")):
+        try:
+            with h5py.File(path, "r"):
+                pass
+        except OSError as error:
+            return f"{path.name} is damaged: {shortened(str(error), _LONGEST)}"
+    return None
 
 
 def explain_preset_failure(preset: str, error: Exception) -> AssetError:
@@ -119,8 +156,10 @@ def _check_folder(folder: Path) -> None:
 def _weights_of(config: Path) -> str:
     """Returns the weights that the kind of preset needs, as a glob."""
     try:
-        keys = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:  # not UTF-8, or not JSON
+        keys = json.loads(read_bounded(config, _LARGEST_CONFIG, "a config"))
+        if not isinstance(keys, dict):
+            raise ValueError(f"it holds a {type(keys).__name__} in place of an object")
+    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, or not JSON
         raise AssetError(f"{config} cannot be read: {error}.", _WHAT_A_FOLDER_HOLDS) from error
     if "registered_name" in keys:
         return "model*.weights.h5"

@@ -108,17 +108,22 @@ def runs_remove(folders: tuple[str, ...], yes: bool, as_json: bool) -> None:
 def _row(path: Path) -> dict[str, Any]:
     from kerastune import run
 
-    if run.is_unfinished(path):
-        record, task = None, run.unfinished_recipe(path).task
-        status = "training" if run.is_training(path) else "unfinished"
-    else:
-        record = run.load(path).record
-        task, status = record.task, record.status
+    record, task = None, "–"
+    try:
+        if run.is_unfinished(path):
+            task = run.unfinished_recipe(path).task
+            status = "training" if run.is_training(path) else "unfinished"
+        else:
+            record = run.load(path).record
+            task, status = record.task, record.status
+    except KerastuneError:  # the others are listed all the same
+        status = "damaged"
     then = {
         "training": "wait until it ends",
         "unfinished": typed("kerastune", "resume", shown(path)),
         "interrupted": typed("kerastune", "resume", shown(path)),
         "complete": f"open {shown(path / 'report.html')}",
+        "damaged": typed("kerastune", "runs", "remove", shown(path)),
     }
     return {
         "run": str(path),

@@ -243,7 +243,7 @@ def report(run_folder: str, as_json: bool) -> None:
 
 
 def _trained(run_folder: str) -> "Run | None":
-    """A run whose training is complete, and which was killed before its exports or its report."""
+    """A run whose training is complete, but not its exports or its report."""
     from kerastune import run as runs
     from kerastune.exporting import exporter
 

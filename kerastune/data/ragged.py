@@ -1,7 +1,10 @@
 """Arrays whose length varies by example, stored without pickle."""
 
+import math
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -69,6 +72,40 @@ def _joined(parts: Sequence[Array]) -> Array:
     return np.concatenate([np.asarray(part) for part in parts])
 
 
+LARGEST = 2**33
+"""Most bytes of a file of arrays, unpacked."""
+
+
+def read(path: Path, prefix: str = "", most: int = LARGEST) -> dict[str, npt.NDArray[Any]]:
+    """Returns the arrays of an .npz whose names begin with a prefix, by name.
+
+    Raises:
+        ValueError: it is damaged, holds objects, or unpacks to more than `most` bytes.
+    """
+    try:
+        with zipfile.ZipFile(path) as stored:
+            if (size := sum(one.file_size for one in stored.infolist())) > most:
+                raise ValueError(f"it unpacks to {size:,} bytes")
+            named = {one.filename.removesuffix(".npy"): one for one in stored.infolist()}
+            return {name: _array(stored, one) for name, one in named.items() if name.startswith(prefix)}
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever they like
+        raise ValueError(str(error) or type(error).__name__) from error
+
+
+def _array(stored: zipfile.ZipFile, one: zipfile.ZipInfo) -> npt.NDArray[Any]:
+    with stored.open(one) as file:
+        header = np.lib.format.read_array_header_1_0
+        if np.lib.format.read_magic(file) != (1, 0):
+            header = np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        # NumPy reserves memory for what the header says, whatever follows.
+        if dtype.hasobject or math.prod(shape) * dtype.itemsize != one.file_size - file.tell() or not dtype.itemsize:
+            raise ValueError(f"{one.filename} is not an array of {shape} {dtype}")
+    with stored.open(one) as file:
+        array: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+
+
 def packed(arrays: Arrays, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
     """Returns plain arrays to store: NAME, and NAME/offsets for ragged ones."""
     found: dict[str, npt.NDArray[Any]] = {}
@@ -95,9 +132,12 @@ def unpacked(stored: Mapping[str, npt.NDArray[Any]], prefix: str = "") -> dict[s
             found[key.removeprefix(prefix)] = values
             continue
         offsets = stored[key + _OFFSETS]
-        if offsets.ndim != 1 or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(values):
+        if not values.ndim or offsets.ndim != 1 or offsets.dtype.kind not in "iu":
+            raise ValueError(f"{key} has no rows, or its offsets are not whole numbers")
+        offsets = offsets.astype(np.int64)
+        if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(values):
             raise ValueError(f"the offsets of {key} do not fit its {len(values)} rows")
         if (np.diff(offsets) < 0).any():
             raise ValueError(f"the offsets of {key} fall")
-        found[key.removeprefix(prefix)] = Ragged(values, offsets.astype(np.int64))
+        found[key.removeprefix(prefix)] = Ragged(values, offsets)
     return found

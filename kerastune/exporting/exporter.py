@@ -95,9 +95,9 @@ def export(
 
 
 def missing(of: Run) -> list[Export]:
-    """The recipe's exports that were neither made nor refused: those of a run that was killed before their turn."""
+    """The recipe's exports that are not there: those that were refused, and of a run that was killed, the rest."""
     run.clear(of.folder)
-    there = {made.folder.name for made in artifact.inside(of.exports)} | {one["name"] for one in of.failures}
+    there = {made.folder.name for made in artifact.inside(of.exports)}
     return [one for one in of.recipe.exports if export_name(one) not in there]
 
 
@@ -290,7 +290,7 @@ def _attempt(
     with progress.working(f"converting {job.folder.name}"):
         peak_mb = child.run(f"The {job.target.format} converter", ["-m", "kerastune.formats", *options])
     with resources.as_file(resources.files("kerastune.targets")) as targets:
-        for shared in ("artifact.py", "answers.py", *tasks.device(of.recipe.task).modality.readers):
+        for shared in ("artifact.py", "answers.py", *tasks.device(of.recipe.task).modality.readers, *format.readers):
             shutil.copy(targets / shared, folder)
         for source in sorted((targets / job.target.name).iterdir()):
             if source.suffix in (".py", ".html", ".js"):

@@ -23,6 +23,7 @@ class Format:
             "single" (one example at a time) or "folder" (written by the task itself).
         quantizations: the values that `quantize` may have.
         families: the backbones that it can hold; empty for all.
+        readers: files of export/ that ship with an artifact, as those of its modality do.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Format:
     style: Literal["serving", "graph", "single", "folder"]
     quantizations: tuple[str, ...] = ("none",)
     families: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
     @property
     def converter(self) -> "Converter":
@@ -40,7 +42,8 @@ class Format:
 
 
 _ROWS: Sequence[Format] = (
-    Format("saved_model", "model/1", "tf-serving", "serving"),  # TF Serving wants a numbered version folder
+    # TF Serving wants a numbered version folder.
+    Format("saved_model", "model/1", "tf-serving", "serving", readers=("operators.py",)),
     Format(
         "tflite",
         "model.tflite",

@@ -38,6 +38,7 @@ class Modality:
         one: the word with its article: "an image".
         check: (bytes, id) -> a report of whether the example can be read; thread-safe.
         decode: bytes -> the example; raises ValueError for bytes that `check` refuses.
+        is_one: whether an array of unknown origin has the dtype and the shape of an example.
         preview: (example, alternative text) -> HTML for a report; all external text in it is escaped.
         ask: (arguments, texts per example) -> the examples they name; raises DataError with every problem at once.
         asked_as: an argument in usage lines and reports: "photo.jpg".
@@ -53,6 +54,7 @@ class Modality:
     one: str
     check: Callable[[bytes, str], Report]
     decode: Callable[[bytes], Example]
+    is_one: Callable[[npt.NDArray[Any]], bool]
     preview: Callable[[Example, str], Markup]
     ask: Callable[[Sequence[str | Path], int], Asked]
     asked_as: str

@@ -53,6 +53,7 @@ CONVERSATION = Modality(
     one="a conversation",
     check=check,
     decode=decode,
+    is_one=lambda array: array.dtype.kind == "U" and array.ndim == 2 and len(array) > 0 and array.shape[1] == 2,
     preview=preview,
     ask=ask,
     asked_as='"a prompt"',

@@ -201,6 +201,7 @@ IMAGE = Modality(
     one="an image",
     check=check,
     decode=decode,
+    is_one=lambda array: array.dtype == np.uint8 and array.ndim == 3 and array.size > 0 and array.shape[2] == 3,
     preview=preview,
     ask=ask,
     asked_as="photo.jpg",

@@ -50,6 +50,7 @@ TEXT = Modality(
     one="a text",
     check=check,
     decode=decode,
+    is_one=lambda array: array.dtype.kind == "U" and array.shape in ((1,), (2,)),
     preview=preview,
     ask=ask,
     asked_as='"a text"',

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kerastune import files, run, tasks
+from kerastune import assets, files, run, tasks
 from kerastune.data.ragged import Arrays
 from kerastune.errors import KerastuneError
 from kerastune.modalities import Example
@@ -84,7 +84,8 @@ def outputs(of: Run | Artifact, examples: Sequence[Example], options: Mapping[st
         flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
         return runtimes.ask(of, of.manifest.runtime, examples, flags).outputs
     task = tasks.get(of.recipe.task)
-    model = task.building.load(str(of.folder), of.recipe, "float32")
+    with assets.reading(str(of.folder)):
+        model = task.building.load(str(of.folder), of.recipe, "float32")
     return task.answer(of.recipe, model, examples, options)
 
 

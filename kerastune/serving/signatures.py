@@ -11,8 +11,9 @@ import grpc
 import numpy.typing as npt
 import tensorflow as tf
 
-from kerastune.errors import printable
+from kerastune.errors import VerificationError, printable
 from kerastune.modalities import image
+from kerastune.targets import operators
 
 Array: TypeAlias = npt.NDArray[Any]
 Arrays: TypeAlias = Mapping[str, Array]
@@ -54,7 +55,16 @@ class Signature:
 
 
 def load(folder: Path, closed: threading.Event) -> dict[str, Signature]:
-    """Loads the signatures of a SavedModel, by name. Once `closed` is set, they refuse to compute."""
+    """Loads the signatures of a SavedModel, by name. Once `closed` is set, they refuse to compute.
+
+    Raises:
+        VerificationError: the model could do more than compute.
+    """
+    if found := operators.beyond(folder):
+        raise VerificationError(
+            f"{folder} is not run: it could do more than compute: {', '.join(found)}.",
+            "Serve models whose origin you trust.",
+        )
     model = tf.saved_model.load(str(folder))
 
     def signature(name: str) -> Signature:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from kerastune.errors import KerastuneError, command
+from kerastune.errors import KerastuneError, VerificationError, command, shortened
 from kerastune.formats import FORMATS
 from kerastune.verifying import artifact
 from kerastune.verifying.artifact import Artifact
@@ -44,7 +44,7 @@ def serve(
     Raises:
         KerastuneError: a package is missing, the artifact is not a SavedModel, the name is unsuitable for an address,
             or the address is taken.
-        VerificationError: a file of the artifact has changed.
+        VerificationError: a file of the artifact has changed, or its model could do more than compute.
     """
     of = of if isinstance(of, Artifact) else artifact.load(of)
     if FORMATS[of.manifest.format].style != "serving":
@@ -65,12 +65,19 @@ def serve(
     model, closed = of.folder / of.manifest.model, threading.Event()
     with _listening(host, port, server.address) as listening:
         found = signatures.load(model, closed)
-        for request in warmup.requests(model):
-            asked = found[request.model_spec.signature_name]
-            asked.compute(tensors.from_protos(request.inputs, asked.inputs))
         served = server.Served(name, int(model.name), found, closed)
-        if texts := raw_texts.signature(of, found["serving_default"]):
-            served = replace(served, signatures={**found, raw_texts.NAME: texts}, texts=raw_texts.NAME)
+        try:
+            for request in warmup.requests(model):
+                asked = found[request.model_spec.signature_name]
+                asked.compute(tensors.from_protos(request.inputs, asked.inputs))
+            if texts := raw_texts.signature(of, found["serving_default"]):
+                served = replace(served, signatures={**found, raw_texts.NAME: texts}, texts=raw_texts.NAME)
+        except Exception as error:  # TensorFlow, protobuf and tokenizers raise whatever they like
+            said = shortened(str(error), 300) or type(error).__name__
+            raise VerificationError(
+                f"{of.folder} cannot be served, because of its warm-up requests or its tokenizer: {said}.",
+                f"Export it again: kerastune export {of.manifest.run} --target tf-serving",
+            ) from error
         url = f"http://{server.address(host, listening.getsockname()[1])}/v1/models/{quote(name)}"
         where = {
             "name": name,

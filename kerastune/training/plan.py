@@ -66,7 +66,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
 
     def build(policy: str) -> Any:
         keras.utils.set_random_seed(recipe.seed)
-        with progress.working(f"loading {recipe.preset}"):
+        with progress.working(f"loading {recipe.preset}"), assets.reading(preset):
             return kind.building.build(recipe, preset, splits, policy)
 
     decisions = [one for one in decided if one.key == "train.precision"]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from kerastune import environment, files, run, tasks
+from kerastune import assets, environment, files, run, tasks
 from kerastune.data import Split, Splits, ragged
 from kerastune.errors import ConverterError, KerastuneError, VerificationError, shortened
 from kerastune.progress import Progress, shown_by_default
@@ -331,7 +331,8 @@ def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[st
     progress = progress or Progress()
     with run.changing(of.folder, "evaluating"):
         splits = of.splits(progress)
-        task = tasks.get(of.recipe.task).building.load(str(of.folder), of.recipe, "float32")
+        with assets.reading(str(of.folder)):
+            task = tasks.get(of.recipe.task).building.load(str(of.folder), of.recipe, "float32")
         predictions, metrics = score(of.recipe, task, splits, progress)
         run.write_scores(of.folder, dataclasses.replace(of.record, metrics=metrics), predictions)
     return metrics

@@ -8,7 +8,6 @@ ARTIFACT/reader.py, artifact.py, …               runs it without kerastune
 """
 
 import hashlib
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,6 +34,7 @@ REPORT = "report.json"
 
 _MADE_HERE = {"__pycache__", "js"}  # folders that appear when a reader runs or a page's runtime is installed
 _LARGEST_PROOF = 2**31  # bytes, unpacked
+_MOST = 20  # files in a message
 
 Arrays = ragged.Arrays
 
@@ -124,16 +124,9 @@ class Artifact:
             VerificationError: golden.npz is damaged or incomplete.
         """
         try:
-            with zipfile.ZipFile(self.folder / GOLDEN) as packed:
-                size = sum(one.file_size for one in packed.infolist())
-            if size > _LARGEST_PROOF:
-                raise ValueError(f"it unpacks to {size:,} bytes")
-            with np.load(self.folder / GOLDEN, allow_pickle=False) as stored:
-                return _golden({name: stored[name] for name in stored.files})
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-            raise VerificationError(
-                f"{self.folder / GOLDEN} is damaged: {shortened(str(error) or type(error).__name__)}.", _AGAIN
-            ) from error
+            return _golden(ragged.read(self.folder / GOLDEN, most=_LARGEST_PROOF), self.modality)
+        except ValueError as error:
+            raise VerificationError(f"{self.folder / GOLDEN} is damaged: {shortened(str(error))}.", _AGAIN) from error
 
     def check_files(self) -> None:
         """Raises VerificationError with the name of every changed, missing or added file."""
@@ -142,11 +135,14 @@ class Artifact:
             path = self.folder / name
             if not path.is_file():
                 changed.append(f"{name} is missing")
+            elif (size := path.stat().st_size) != expected.bytes:
+                changed.append(f"{name} has changed ({size:,} bytes, was {expected.bytes:,})")
             elif (found := _sha256(path)) != expected.sha256:
                 changed.append(f"{name} has changed (sha256 {found[:12]}, was {expected.sha256[:12]})")
         changed += [f"{name} was added" for name in _files(self.folder) if name not in self.manifest.files]
         if changed:
-            raise VerificationError(f"{self.folder} has changed since its export: {'; '.join(changed)}.", _AGAIN)
+            listed = "; ".join(map(shortened, changed[:_MOST])) + ("; …" if len(changed) > _MOST else "")
+            raise VerificationError(f"{self.folder} has changed since its export: {listed}.", _AGAIN)
 
 
 _AGAIN = "Export it again: kerastune export RUN --target NAME."
@@ -197,28 +193,37 @@ def seal(folder: Path, manifest: Manifest) -> Artifact:
 _EXAMPLE, _EXPECTED, _FOUND, _ANSWERS = "example_", "expected/", "found/", "answers/"
 
 
-def _golden(stored: Mapping[str, npt.NDArray[Any]]) -> Golden:
+def _golden(stored: Mapping[str, npt.NDArray[Any]], modality: Modality) -> Golden:
     """Returns the proof in the arrays of golden.npz; raises ValueError if there is none."""
-    examples = [stored[name] for name in sorted(stored) if name.startswith(_EXAMPLE)]
+    named = {name: stored[name] for name in sorted(stored) if name.startswith(_EXAMPLE)}
+    examples = list(named.values())
     if not examples:
         raise ValueError("it holds no example")
-    if foreign := sorted(name for name, array in stored.items() if array.dtype.kind not in "biufU"):
-        raise ValueError(f"{foreign[0]} is {stored[foreign[0]].dtype}")
+    for name, array in stored.items():
+        fits = modality.is_one(array) if name in named else array.dtype.kind in "biuf"
+        if not fits:
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
     expected, found = (ragged.unpacked(stored, prefix) for prefix in (_EXPECTED, _FOUND))
     if not expected:
         raise ValueError("it holds no outputs of Keras")
     answers = {name.removeprefix(_ANSWERS): array for name, array in stored.items() if name.startswith(_ANSWERS)}
     if answers and {name: array.ndim for name, array in answers.items()} != {"tokens": 2, "margins": 2}:
         raise ValueError("its answers are incomplete")
-    for name, array in [*expected.items(), *found.items(), *answers.items()]:
-        if (not isinstance(array, ragged.Ragged) and not array.ndim) or len(array) != len(examples):
+    for name, rows in [*expected.items(), *found.items(), *answers.items()]:
+        if (not isinstance(rows, ragged.Ragged) and not rows.ndim) or len(rows) != len(examples):
             raise ValueError(f"{name} does not have one row for each of {len(examples)} examples")
+    if not _shapes(found).items() <= _shapes(expected).items():
+        raise ValueError("its outputs at export do not have the shapes of Keras's")
     return Golden(examples, expected, found or None, Answers(**answers) if answers else None)
+
+
+def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    return {name: (one.values if isinstance(one, ragged.Ragged) else one).shape[1:] for name, one in arrays.items()}
 
 
 def _files(folder: Path) -> list[str]:
     """Returns the paths of all files of an artifact, except its manifest and its report."""
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() or path.is_symlink())
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
     inner = (path.relative_to(folder) for path in paths)
     return [
         path.as_posix()

@@ -173,5 +173,6 @@ def _not_finite(found: Arrays) -> int:
 
 def hardly_varies(learnt: Learnt, expected: Arrays, scale: float) -> float | None:
     """Returns how much Keras's outputs differ if that is too little to prove anything (or NaN), else None."""
-    spread = learnt.comparison.spread(expected)
+    with np.errstate(invalid="ignore"):  # NaN is reported
+        spread = learnt.comparison.spread(expected)
     return None if spread > LEAST_SPREAD * scale and math.isfinite(spread) else spread

@@ -149,13 +149,27 @@ class Manifest:
     @classmethod
     def _are_inside(cls, files: dict[str, File]) -> dict[str, File]:
         for name in files:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-                raise ValueError(f"{shortened(repr(name))} is not a path inside the artifact")
+            _inside(name)
         return files
 
+    @field_validator("reading")
+    @classmethod
+    def _reads_inside(cls, reading: dict[str, Any]) -> dict[str, Any]:
+        if "raw" in reading:
+            _inside(str(reading["raw"]))
+        return reading
+
     @model_validator(mode="after")
-    def _has_a_quantisation(self) -> "Manifest":
+    def _names_its_scores(self) -> "Manifest":
+        for one in self.outputs:
+            if one.name == "scores" and one.shape[-1:] != (len(self.labels),):
+                raise ValueError(f"scores has the shape {list(one.shape)}, but there are {len(self.labels)} labels")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_format(self) -> "Manifest":
+        if self.model != (path := FORMATS[self.format].model):
+            raise ValueError(f"model is {shortened(repr(self.model))}, but that of {self.format} is {path}")
         if self.quantize not in (known := set(FORMATS[self.format].quantizations) - {"auto"}):
             found = shortened(repr(self.quantize))
             raise ValueError(f"quantize is {found}, but {self.format} supports {', '.join(sorted(known))}")
@@ -170,6 +184,14 @@ class Manifest:
         """Returns the content of manifest.json."""
         document: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
         return {**document, "sha256": digest(document)}
+
+
+def _inside(name: str) -> str:
+    """Returns a path inside the artifact; raises ValueError for others."""
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise ValueError(f"{shortened(repr(name))} is not a path inside the artifact")
+    return name
 
 
 _ROWS: Mapping[str, Mapping[str, Any]] = {"format": FORMATS, "task": TASKS, "modality": MODALITIES, "learnt": LEARNT}

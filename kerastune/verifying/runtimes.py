@@ -290,6 +290,7 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
 
     Raises:
         DataError: the model cannot take an array.
+        VerificationError: the model could do more than compute, or a file has changed.
         ConverterError: the runtime crashed, rejected the file, is not installed, took more than `SECONDS` for an array,
             or was about to exhaust the memory.
     """
@@ -328,6 +329,9 @@ def ask(of: Artifact, name: str, arrays: Iterable[npt.NDArray[Any]], options: It
         if code == reader.REFUSED:
             words = child.last_lines(said, 1)
             raise DataError(f"{words[:1].upper()}{words[1:]}.")
+        if code == reader.FAILED:
+            words = child.last_lines(said, 1).removeprefix("FAILED: ")
+            raise VerificationError(f"{of.folder} is not run: {words}.", "Use artifacts whose origin you trust.")
         if code or not out.is_file():
             raise ConverterError(
                 f"{name} could not run {of.manifest.name} ({child.exit_reason(code)}): {child.last_lines(said)}",

@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from kerastune.errors import VerificationError
-from kerastune.files import write_json
+from kerastune.files import read_bounded, write_json
 from kerastune.tasks.learnt.statistics import Paired
 
-_CONFIG = ConfigDict(extra="forbid")
+_LARGEST = 2**24  # bytes
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -123,6 +124,12 @@ class VerificationReport:
     converter_peak_mb: float | None = None
     ladder: tuple[Candidate, ...] = ()
 
+    @model_validator(mode="after")
+    def _is_judged(self) -> "VerificationReport":
+        if self.runtime not in self.runtimes:
+            raise ValueError("it has no results of the runtime that judges the artifact")
+        return self
+
     @property
     def own(self) -> RuntimeReport:
         """Results of the runtime that judges the artifact."""
@@ -149,7 +156,7 @@ def read(path: Path) -> VerificationReport:
         VerificationError: it is damaged, or another version of kerastune wrote it.
     """
     try:
-        return _ADAPTER.validate_json(path.read_bytes(), strict=True)
+        return _ADAPTER.validate_json(read_bounded(path, _LARGEST, "a report"), strict=True)
     except (OSError, ValidationError) as error:
         raise VerificationError(
             f"{path} is damaged, or another version of kerastune wrote it.",

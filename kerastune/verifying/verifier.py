@@ -117,7 +117,14 @@ def replay(
     """
     of.check_files()
     manifest, learnt, golden = of.manifest, of.learnt, of.golden
-    by = comparing.hardly_varies(learnt, golden.expected, manifest.tolerance.scale)
+    try:
+        by = comparing.hardly_varies(learnt, golden.expected, manifest.tolerance.scale)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise VerificationError(
+            f"{of.folder / artifact.GOLDEN} is damaged: its outputs {', '.join(golden.expected)} are not those of a "
+            f"model that learnt {learnt.name}.",
+            "Export it again: kerastune export RUN --target NAME.",
+        ) from error
     if by is not None:
         raise VerificationError(
             f"The golden outputs hardly vary (by {by:.2g}), so they would agree with any model.",

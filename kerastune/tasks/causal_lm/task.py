@@ -11,7 +11,7 @@ import numpy as np
 
 from kerastune import assets
 from kerastune.data import Order, Split, Splits
-from kerastune.errors import RecipeError
+from kerastune.errors import RecipeError, shortened
 from kerastune.files import write_json
 from kerastune.records import Decision
 from kerastune.targets import chats as reader
@@ -49,7 +49,7 @@ def build(recipe: CausalLM, preset: str, num_outputs: int, precision: str) -> Mo
             model = keras_hub.models.CausalLM.from_preset(preset, dtype=precision, **parts)
     except ValueError as error:
         raise RecipeError(
-            f"preset = {recipe.preset!r} cannot be built as a language model: {error}",
+            f"preset = {recipe.preset!r} cannot be built as a language model: {shortened(str(error), 500)}",
             "Use a preset of a decoder (GPT-2, Llama, Qwen, Gemma, …).",
         ) from error
     if (names := {one.name for one in model.inputs}) != INPUTS:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from kerastune import assets, keras_private
 from kerastune.data import Order, Split
-from kerastune.errors import RecipeError
+from kerastune.errors import RecipeError, shortened
 from kerastune.tasks import losses
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task
 from kerastune.tasks.image_classification.feeding import batches, example, mixing, order, preprocessing, weighed
@@ -51,7 +51,7 @@ def build(recipe: ImageClassification, preset: str, num_outputs: int, precision:
         raise RecipeError(
             f"preset = {preset!r} cannot be built as an image classifier"
             + (f" at image_size = {image_size}" if image_size else "")
-            + f": {error}",
+            + f": {shortened(str(error), 500)}",
             "Use a preset of an image backbone (EfficientNet, MobileNet, ResNet, ViT, …); leave out "
             "data.image_size for backbones with position embeddings.",
         ) from error

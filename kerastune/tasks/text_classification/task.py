@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from kerastune import assets
 from kerastune.data import Split, Splits
-from kerastune.errors import RecipeError
+from kerastune.errors import RecipeError, shortened
 from kerastune.formats.graphs import Signature
 from kerastune.tasks import losses, text_models
 from kerastune.tasks.contract import Building, Model, Task
@@ -41,7 +41,7 @@ def build(recipe: TextClassification, preset: str, num_outputs: int, precision: 
             model = keras_hub.models.TextClassifier.from_preset(preset, backbone=backbone, num_classes=num_outputs)
     except ValueError as error:
         raise RecipeError(
-            f"preset = {recipe.preset!r} cannot be built as a text classifier: {error}",
+            f"preset = {recipe.preset!r} cannot be built as a text classifier: {shortened(str(error), 500)}",
             "Use a preset of a text encoder (BERT, RoBERTa, DistilBERT, DeBERTa, …).",
         ) from error
     set_length(recipe, model)

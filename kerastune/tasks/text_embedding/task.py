@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from kerastune import assets
 from kerastune.data import Order, Split, Splits
-from kerastune.errors import RecipeError
+from kerastune.errors import RecipeError, shortened
 from kerastune.formats.graphs import Signature
 from kerastune.tasks import losses, text_models
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Learning, Model, Targets, Task
@@ -49,7 +49,7 @@ def build(recipe: TextEmbedding, preset: str, num_outputs: int, precision: str) 
             model = keras_hub.models.TextEmbedder.from_preset(preset, dtype=precision)
     except ValueError as error:
         raise RecipeError(
-            f"preset = {recipe.preset!r} cannot be built as a text embedder: {error}",
+            f"preset = {recipe.preset!r} cannot be built as a text embedder: {shortened(str(error), 500)}",
             "Use a preset that KerasHub has a TextEmbedder for: BERT, XLM-RoBERTa, Gemma 3 or Qwen 3.",
         ) from error
     set_length(recipe, model)
