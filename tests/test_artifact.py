@@ -24,6 +24,7 @@ from kerastune.data.ragged import of_rows
 from kerastune.errors import VerificationError
 from kerastune.formats import FORMATS
 from kerastune.modalities.image import decode
+from kerastune.progress import Progress
 from kerastune.verifying import artifact, manifest, runtimes
 from kerastune.verifying.artifact import Answers, Artifact, Golden
 
@@ -168,6 +169,23 @@ def test_outputs_that_are_nan_are_refused_in_every_mode(
     with pytest.raises(VerificationError, match="NaN or infinite outputs for 2 of 2") as refused:
         verify(of, in_runtimes=["litert"])
     assert refused.value.exit_code == 3
+
+
+class Told(Progress):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.said = list[str]()
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+def test_an_artifact_that_cannot_be_written_is_verified(tmp_path: Path) -> None:
+    of, told = tiny_artifacts.make("onnx", tmp_path / "tiny"), Told()
+    (of.folder / artifact.REPORT).mkdir()
+    assert verify(of, in_runtimes=["onnxruntime"], progress=told).passed
+    assert "report.json is not written into" in told.said[-1]
 
 
 def test_an_artifact_at_the_root_has_no_run_above_it() -> None:

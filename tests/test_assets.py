@@ -321,6 +321,15 @@ def test_a_bare_name_beside_a_folder_without_a_preset_is_still_a_name(
         ({"config.json": "{"}, "config.json cannot be read"),
         ({"config.json": "{}"}, "is not a config that KerasHub reads"),
         ({"config.json": '{"registered_name": "x"}'}, r"no weights \(model\*\.weights\.h5\)"),
+        ({"config.json": "[]"}, "config.json cannot be read: it holds a list"),
+        (
+            {"config.json": '{"registered_name": "x", "config": {"n_layers": [9000]}}', "model.weights.h5": ""},
+            "n_layers is",
+        ),
+        (
+            {"config.json": '{"registered_name": "x", "config": {"dim": 1%s}}' % ("0" * 99), "model.weights.h5": ""},
+            "dim is",
+        ),
         (
             {"config.json": '{"model_type": "x"}', "pytorch_model.bin": ""},
             r"no weights \(model\*\.safetensors\)",

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import onnx
 import pytest
 from manifests import a_manifest, tensor
 from onnx import helper
+from test_artifact import Told
 
-from kerastune import child
+from kerastune import child, verify
 from kerastune.errors import ConverterError
 from kerastune.verifying import artifact, runtimes
 from kerastune.verifying.artifact import Golden
+from kerastune.verifying.benchmark import benchmark
 from kerastune.verifying.manifest import Manifest
 
 IMAGE = np.zeros((2, 2, 3), np.uint8)
@@ -48,7 +51,8 @@ def rounds(count: int, folder: Path) -> artifact.Artifact:
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "model.onnx")
     manifest = a_manifest(name="round", format="onnx", model="model.onnx", runtime="onnxruntime")
-    return artifact.write(folder, manifest, Golden([IMAGE], {"scores": np.zeros((1, 3), np.float32)}))
+    scores = np.array([[0, 0, 0], [-4, -4, -4]], np.float32)
+    return artifact.write(folder, manifest, Golden([IMAGE, IMAGE + 1], {"scores": scores}))
 
 
 def test_a_runtime_that_hangs_is_ended_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +60,25 @@ def test_a_runtime_that_hangs_is_ended_and_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(runtimes, "SECONDS", 5.0)
     with pytest.raises(ConverterError, match=r"onnxruntime, running round, took more than 0\.0833333 minutes"):
         runtimes.ask(rounds(2**62, tmp_path), "onnxruntime", [IMAGE])
+
+
+@pytest.mark.parametrize("use", [verify, lambda of, **more: benchmark([of], **more)])
+def test_what_runs_a_file_that_hangs_ends_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use: Callable[..., object]
+) -> None:
+    monkeypatch.setattr(runtimes, "SECONDS", 5.0)
+    with pytest.raises(ConverterError, match="onnxruntime, running round, took more than"):
+        use(rounds(2**62, tmp_path), in_runtimes=["onnxruntime"])
+
+
+def test_a_runtime_that_fails_is_left_out_of_a_benchmark_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtimes, "SECONDS", 5.0)
+    monkeypatch.setattr(runtimes, "choose", lambda manifest, asked: ["onnxruntime"])
+    told = Told()
+    assert benchmark([rounds(2**62, tmp_path)], progress=told) == []
+    assert "onnxruntime is left out: onnxruntime, running round, took more than" in told.said[-1]
 
 
 def test_a_runtime_that_hangs_takes_no_more_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from kerastune.errors import AssetError, KerastuneError, shortened
+from kerastune.errors import AssetError, KerastuneError, quoted, shortened
 from kerastune.files import read_bounded
 
 _Hub = Literal["Kaggle", "Hugging Face"]
@@ -34,6 +34,9 @@ _SECRETS = ("HF_TOKEN", "KAGGLE_KEY", "KAGGLE_API_TOKEN")
 
 _LARGEST_CONFIG = 2**28  # bytes; a tokenizer's may be large
 _LONGEST = 500  # characters of an error of Keras
+_LARGEST_NUMBER = 2**24  # of a size in a config; larger only where the weights have as many bytes
+_MOST_LAYERS = 4096
+_COUNTS_LAYERS = re.compile(r"layers|blocks|depths?$|repeats")
 
 _WHAT_A_FOLDER_HOLDS = (
     "A preset folder is what save_to_preset writes (config.json with registered_name, model.weights.h5, …) "
@@ -148,19 +151,42 @@ def _check_folder(folder: Path) -> None:
         names = sorted(each.name for each in folder.iterdir())
         found = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
         raise AssetError(f"{folder} holds no preset: no config.json, but {found}.", _WHAT_A_FOLDER_HOLDS)
-    weights = _weights_of(config)
+    keys = _read(config)
+    weights = _weights_of(config, keys)
     if not any(folder.glob(weights)):
         raise AssetError(f"{folder} has a config.json but no weights ({weights}).", _WHAT_A_FOLDER_HOLDS)
+    most = max(_LARGEST_NUMBER, sum(path.stat().st_size for path in folder.glob(weights)))
+    for path, held in ((config, keys), *((task, _read(task)) for task in folder.glob("task.json"))):
+        if too_large := _too_large(held, most):
+            raise AssetError(f"{path} cannot be a model's: {too_large}.", "Get the preset from its source again.")
 
 
-def _weights_of(config: Path) -> str:
-    """Returns the weights that the kind of preset needs, as a glob."""
+def _too_large(config: dict[str, Any], most: int) -> str | None:
+    """Returns a size or a number of layers in a config that would take the machine's memory or time, or None."""
+    left: list[tuple[str, Any]] = list(config.items())
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += value.items()
+        elif isinstance(value, list):
+            left += ((key, each) for each in value)
+        elif isinstance(value, int) and value > (_MOST_LAYERS if _COUNTS_LAYERS.search(key) else most):
+            return f"{key} is {quoted(value)}"
+    return None
+
+
+def _read(config: Path) -> dict[str, Any]:
     try:
         keys = json.loads(read_bounded(config, _LARGEST_CONFIG, "a config"))
         if not isinstance(keys, dict):
             raise ValueError(f"it holds a {type(keys).__name__} in place of an object")
     except (OSError, ValueError, RecursionError) as error:  # not UTF-8, or not JSON
         raise AssetError(f"{config} cannot be read: {error}.", _WHAT_A_FOLDER_HOLDS) from error
+    return keys
+
+
+def _weights_of(config: Path, keys: dict[str, Any]) -> str:
+    """Returns the weights that the kind of preset needs, as a glob."""
     if "registered_name" in keys:
         return "model*.weights.h5"
     if "model_type" in keys or "architecture" in keys:

@@ -57,10 +57,11 @@ def benchmark(
             try:
                 with progress.working(f"timing {manifest.name} in {name}"):
                     said = runtimes.ask(of, name, repeat(example, _WARM_UP + runs), (*options, *length))
-            except ConverterError:
+            except ConverterError as error:
                 if asked:
                     raise
-                continue  # `verify` reports what a runtime cannot run
+                progress.say(f"{name} is left out: {error.message}")
+                continue
             seconds = said.seconds
             if generates:
                 seconds = seconds / np.maximum((np.asarray(said.outputs["tokens"]) >= 0).sum(-1), 1)

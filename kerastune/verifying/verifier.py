@@ -55,7 +55,8 @@ def verify(
         in_runtimes: names in `kerastune.verifying.runtimes.RUNTIMES`. Default: all installed ones that can run it.
 
     Returns:
-        The report, also written to report.json; its `validation` is None if the run is missing.
+        The report, also written to report.json if the folder can be written; its `validation` is None if the run is
+        missing.
 
     Raises:
         VerificationError: a file is damaged or has changed, or the artifact does not compute what was trained.
@@ -69,7 +70,10 @@ def verify(
     report, _ = replay(of, source, progress, runtimes.choose(of.manifest, in_runtimes), asked=bool(in_runtimes))
     if before := _report_before(of):
         report = replace(report, ladder=before.ladder, converter_peak_mb=before.converter_peak_mb)
-    verification.write(report, of.folder / artifact.REPORT)
+    try:
+        verification.write(report, of.folder / artifact.REPORT)
+    except OSError as error:  # a read-only mount
+        progress.say(f"{artifact.REPORT} is not written into {of.folder}: {error.strerror}")
     refuse_failed(of, report)
     return report
 
