@@ -106,6 +106,8 @@ def test_runs_are_listed_with_what_to_do_next(run_folder: Path) -> None:
     half = run_folder.with_name("half.partial")
     half.mkdir(exist_ok=True)
     shutil.copy(run_folder / "recipe.toml", half)
+    run_folder.with_name("cut").mkdir()
+    (run_folder.with_name("cut") / "run.json").write_text("{")
     rows = {
         Path(row["run"]).name: row for row in json.loads(invoke("runs", "list", run_folder.parent, "--json").stdout)
     }
@@ -115,6 +117,7 @@ def test_runs_are_listed_with_what_to_do_next(run_folder: Path) -> None:
         "unfinished",
         f"kerastune resume {run_folder.parent}/half",
     )
+    assert (rows["cut"]["status"], rows["cut"]["next"]) == ("damaged", f"kerastune runs remove {run_folder.parent}/cut")
     assert "my run" in invoke("runs", "list", run_folder.parent).stdout
     assert invoke("runs").stdout == "There are no runs in runs.\n"
 

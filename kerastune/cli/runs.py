@@ -7,6 +7,7 @@ import click
 
 from kerastune.cli.options import json_option
 from kerastune.cli.terminal import emit, put, say, shown, table, typed
+from kerastune.errors import KerastuneError
 
 
 @click.group(invoke_without_command=True)
