@@ -125,7 +125,7 @@ CHATS = replace(TEXTS, modality="conversation", learnt="text", signatures=("pref
         ("onnxruntime", IMAGES, "it runs onnx, but this is tflite"),
         ("tflm", TEXTS, "it takes images, but this takes texts"),
         ("saved-model-text", IMAGES, "it takes texts or conversations, but this takes images"),
-        ("saved-model-text", replace(TEXTS, format="saved_model"), "no model of raw texts"),
+        ("saved-model-text", replace(TEXTS, format="saved_model", model="model/1"), "no model of raw texts"),
         ("litert-reference", CHATS, "seconds per token"),
         (
             "tflm",

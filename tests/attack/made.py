@@ -1,6 +1,7 @@
 """Artifacts of tiny models, one of each format, made without a run: two images of 2 x 2 pixels in, three scores out."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from kerastune.verifying import artifact
 from kerastune.verifying.artifact import Artifact, Golden
 
 IMAGES = [np.full((2, 2, 3), value, np.uint8) for value in (10, 200)]
-SCORES = np.array([[0.1] * 3, [0.8] * 3], np.float32)
+SCORES = np.array([image.mean((0, 1)) / 255 for image in IMAGES], np.float32)
 GOLDEN = Golden(IMAGES, {"scores": SCORES})
 CHATS = [np.array([["user", said], ["assistant", "a"]]) for said in ("a", "b")]
 
@@ -35,7 +36,7 @@ def onnx(folder: Path) -> Artifact:
         "tiny",
         [value("images", TensorProto.UINT8, [1, 2, 2, 3])],
         [value("scores", TensorProto.FLOAT, [1, 3])],
-        [helper.make_tensor("weights", TensorProto.FLOAT, [3, 3], np.eye(3).ravel())],
+        [helper.make_tensor("weights", TensorProto.FLOAT, [3, 3], np.eye(3).ravel() / 255)],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), folder / "model.onnx")
     return sealed(folder, "onnx", "model.onnx", "onnxruntime")
@@ -68,7 +69,9 @@ def tflite(folder: Path) -> Artifact:
     import tensorflow as tf
 
     module, score = _module()
-    content = tf.lite.TFLiteConverter.from_concrete_functions([score], module).convert()
+    with tempfile.TemporaryDirectory() as saved:
+        tf.saved_model.save(module, saved, {"serving_default": score})
+        content = tf.lite.TFLiteConverter.from_saved_model(saved, ["serving_default"]).convert()
     (folder / "model.tflite").write_bytes(content)
     return sealed(folder, "tflite", "model.tflite", "litert")
 
