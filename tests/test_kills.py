@@ -36,15 +36,16 @@ def make_run(folder: Path, value: float, status: Any = "complete") -> Path:
 def record(value: float, status: Any = "complete") -> RunRecord:
     return RunRecord(
         status=status,
-        **dict.fromkeys(("name", "task", "preset", "preset_sha256", "recipe_sha256", "target", "metric"), "x"),
+        **dict.fromkeys(("name", "task", "preset", "preset_sha256", "recipe_sha256", "target"), "x"),
         **dict.fromkeys(("backbone", "started"), "x"),
         **dict.fromkeys(("seed", "parameters"), 0),
         **{name: {} for name in ("model", "versions", "seconds")},
         **dict.fromkeys(("phases", "decisions", "saving", "resumed"), ()),
         job="run",
         labels=("a",),
-        metrics={"test": {"accuracy": value}},
-        data=DataRecord("x", {}, (), ()),
+        metric="accuracy",
+        metrics={split: {"accuracy": value} for split in ("validation", "test")},
+        data=DataRecord("x", {split: {"a": 1} for split in ("train", "validation", "test")}, (), ()),
         machine=Machine("x", "x", 1, 1.0, ()),
     )
 
