@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -331,7 +332,7 @@ def a_preset(folder: Path) -> tuple[Path, Callable[[Path], None]]:
         wanted = recipe.parse({**values, "preset": str(at), "data": data}, "any.toml")
         preset = assets.resolve_preset(wanted.preset)
         with assets.reading(preset):
-            tasks.get(wanted.task).building.build(wanted, preset, 3, "float32")
+            tasks.get(wanted.task).building.build(wanted, preset, SimpleNamespace(labels="abc"), "float32")
 
     return folder / "preset", loaded
 
