@@ -118,8 +118,8 @@ class Run:
         if not hasattr(self.recipe.data, "path") or not (self.folder / "predictions.npz").is_file():
             return None
         path = Path(self.recipe.data.path)
-        with self._stored() as stored:
-            found = [(path if path.is_dir() else path.parent) / str(name) for name in stored["test/ids"][:1]]
+        with self._stored("test") as stored:
+            found = [(path if path.is_dir() else path.parent) / str(name) for name in stored["ids"][:1]]
         return next((one for one in found if one.is_file()), None)
 
     def predictions(self, split: str) -> tuple[list[str], npt.NDArray[Any], dict[str, ragged.Array]]:
