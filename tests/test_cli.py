@@ -384,6 +384,10 @@ def test_a_long_line_breaks_between_words_and_a_command_does_not() -> None:
     ]
     many = "kerastune run mine.toml -s data.path=a.csv -s 'data.delimiter=\";\"' -s phases.0.epochs=2"
     assert wrapped(f"Next: {many}", 40) == ["Next:", many]
+    steps = "kerastune lr-find mine.toml --phase 1 --steps 80"
+    assert wrapped(f"Next: {steps} for a smoother curve", 40) == ["Next:", steps, "for a smoother curve"]
+    piped = """echo '{"instances": ["a text"]}' | curl -d @- http://127.0.0.1:8501/v1/models/a:predict"""
+    assert wrapped(f"Next: {piped}", 40) == ["Next:", piped]
     assert wrapped("hint: kerastune recipes schema prints every key", 30)[1] == "prints every key"
     assert wrapped("  name     what it is for here", 24) == ["  name     what it is", "           for here"]
 
@@ -396,7 +400,8 @@ def test_a_bar_names_the_epoch_on_a_narrow_terminal() -> None:
     terminal.advance("phase 2/2 (top:3), epoch 1/2", 3, 7, "loss 0.4321  accuracy 0.8752  119 examples/s")
     console.print(terminal.bar.get_renderable())
     shown = console.file.getvalue()
-    assert re.match(r"phase 2/2 \(top:3\), epoch 1/2 .* 3/7 .* loss 0.4321  accuracy 0", shown)
+    assert re.match(r"phase 2/2 \(top:3\), epoch 1/2 .* 3/7 .* loss 0.4321  acc", shown)
+    assert max(map(len, shown.splitlines())) <= 77  # ^C is echoed behind it
 
 
 def test_a_bar_keeps_its_figures_on_a_narrow_terminal_and_goes_when_its_stage_is_done() -> None:

@@ -1,5 +1,6 @@
 """kerastune export, verify, benchmark and serve: exported files, and the proof that they compute what was trained."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +171,11 @@ def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_por
     """
     from kerastune.serving import stand_in
 
+    loading = contextlib.ExitStack()
+
     def ready(where: dict[str, Any]) -> None:
+        loading.close()
+
         def listening() -> None:
             put(f"REST: {where['rest']}\ngRPC: {where['grpc']}, model {where['name']}, version {where['version']}")
             put(f"Requests are limited to {where['max_request_bytes'] >> 20} MiB. There is no authentication.")
@@ -179,7 +184,9 @@ def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_por
         emit(as_json, where, listening)
         say(f"\nNext: {where['example']}")
 
-    stand_in.serve(artifact_folder, name, host, port, grpc_port, ready)
+    with loading:
+        loading.enter_context(loading.enter_context(progress()).working("loading the model"))
+        stand_in.serve(artifact_folder, name, host, port, grpc_port, ready)
     say("Stopped.")
 
 

@@ -24,6 +24,7 @@ class Terminal(Progress):
 
     def __init__(self, console: "Console | None" = None) -> None:
         from rich.console import Console
+        from rich.constrain import Constrain
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -52,8 +53,15 @@ class Terminal(Progress):
                 column = self.unknown if task.total is None else self.known
                 return column(task) if column else Text("")
 
-        self.console = console or Console(file=sys.stderr)
-        self.bar = Bar(
+        self.console = screen = console or Console(file=sys.stderr)
+
+        class Narrow(Bar):
+            """Ends before the last columns: the ^C that a terminal echoes would break a full line in two."""
+
+            def get_renderable(self) -> "RenderableType":
+                return Constrain(super().get_renderable(), max(screen.width - 3, 10))
+
+        self.bar = Narrow(
             text("{task.description}", None),
             Either(BarColumn(10 if self.console.width >= 100 else 5), SpinnerColumn()),
             Either(MofNCompleteColumn(), None),
@@ -101,7 +109,7 @@ class Terminal(Progress):
 
     def _fit(self, stage: str) -> str:
         """Returns a stage's name, cut where it would leave no room for a bar, figures and a time."""
-        room = max(self.console.width - 38, 10)
+        room = max(self.console.width - 41, 10)
         return shown if len(shown := printable(stage)) <= room else f"{shown[: room - 1]}…"
 
     def _end(self) -> None:

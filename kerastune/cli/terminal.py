@@ -41,9 +41,10 @@ def _lines(text: str, width: int | None) -> str:
     return "\n".join(lines if width is None else [part for line in lines for part in wrapped(line, width)])
 
 
-_ARGUMENT = r"""'[^']*'|"[^"]*"|[A-Z]+\b|[^\s'"]*[-/=.\[][^\s]*"""
+_ARGUMENT = r"""'[^']*'|"[^"]*"|--?[a-z-]+(?: [\w.]+(?=[\s,;)]|$))?|[A-Z]+\b|[^\s'"]*[-/=.\[][^\s]*"""
 _COMMAND = re.compile(
     rf"\b(?:kerastune(?: [a-z-]+(?=[\s,;:)]|\.\s|\.?$)){{1,2}}|pip install|bash)(?: (?:{_ARGUMENT}))*"
+    r"|\b(?:echo|curl) .*"
 )
 _UNBROKEN = "\0"  # stands for a space in a command
 
