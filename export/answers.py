@@ -72,7 +72,7 @@ def same_label(ours, theirs):
 
 
 def same_decision(ours, theirs):
-    return (ours["defective"] > 0.5) == (theirs["defective"] > 0.5)
+    return ((ours["defective"] > 0.5) == (theirs["defective"] > 0.5)).all()
 
 
 def same_labels(ours, theirs):
