@@ -19,6 +19,8 @@ SOURCE = 200_000  # characters of a template
 SECONDS = 10  # maximum per conversation
 SIZE = 10_000_000  # maximum characters of a text that it makes, or entries of a list
 NUMBER = 100_000  # maximum argument of a function, such as the width of a column
+FORBIDDEN = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")  # filters that long texts keep busy for hours
+FORBIDDEN_METHODS = ("expandtabs", "translate")  # of texts; they multiply the length
 
 
 class Template:
@@ -62,8 +64,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.ends = float("inf")
         self.concat = self._joined
         self.filters |= {"tojson": _tojson, "join": _join}
-        self.filters = {name: self._limited(one) for name, one in self.filters.items()}
-        self.filters |= {_LOOP: _in_time, _TEXT: _limited_text}
+        self.filters = {name: self._limited(name, one) for name, one in self.filters.items() if name not in FORBIDDEN}
+        self.filters |= {_LOOP: _in_time, _VALUE: _limited_value}
         del self.globals["lipsum"]
         self.globals |= {"raise_exception": _refuse, "strftime_now": today.strftime}
 
@@ -77,6 +79,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _parse(self, source, name, filename):
         return _Limits().visit(super()._parse(source, name, filename))
+
+    def is_safe_attribute(self, obj, attr, value):
+        return attr not in FORBIDDEN_METHODS and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context, operator, left, right):
         self.in_time()
@@ -98,7 +103,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if name != "raise_exception":
             _check_numbers((*arguments, *named.values()))
         if name in ("format", "format_map", "strftime"):
-            _check_format(text if isinstance(text, str) else str(arguments[0]), ())
+            _check_format(text if isinstance(text, str) else str(arguments[0]), (*arguments, *named.values()))
         elif name == "replace" and isinstance(text, str):
             _check_replaced(text, *arguments)
         elif name == "join" and isinstance(text, str):
@@ -112,23 +117,29 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         @wraps(formats)
         def limited(*arguments, **named):
-            _check_format(value.__self__, ())
+            _check_format(value.__self__, (*arguments, *named.values()))
             return formats(*arguments, **named)
 
         return limited
 
-    def _limited(self, function):
+    def _limited(self, name, function):
+        first = 2 if hasattr(function, "jinja_pass_arg") else 1  # Jinja's own argument comes before the value
+
         @wraps(function)
         def limited(*arguments, **named):
             self.in_time()
-            _check_numbers((*arguments[1:], *named.values()))
+            _check_numbers((*arguments[first:], *named.values()))
             for one in arguments:
                 _sized(one)
-            if function.__name__ == "do_format":
-                _check_format(str(arguments[0]), arguments[1:])
-            elif function.__name__ == "do_replace":
+            if name == "format":
+                _check_format(str(arguments[0]), (*arguments[1:], *named.values()))
+            elif name == "replace":
                 _check_replaced(*map(str, arguments[1:4]))
-            return _sized(function(*arguments, **named))
+            elif name == "indent":
+                width = next(iter((*arguments[1:2], *named.values())), 4)
+                _check_size((str(arguments[0]).count("\n") + 1) * (len(width) if isinstance(width, str) else width))
+            found = function(*arguments, **named)
+            return self._counted(found) if name == "map" else _sized(found)
 
         return limited
 
@@ -142,17 +153,29 @@ class Sandbox(ImmutableSandboxedEnvironment):
             _check_size(size)
         return found
 
+    def _counted(self, values):
+        """Yields values; raises SecurityError if they are too large together."""
+        size = 0
+        for value in values:
+            self.in_time()
+            size += 1 + _weight(value)
+            _check_size(size)
+            yield value
+
     def _joined(self, parts):
         return "".join(self._listed(parts, 0))
 
 
 # --- what has no hook in Jinja's sandbox --------------------------------------------------------------------
 
-_LOOP, _TEXT = "limited loop", "limited text"  # filters with names that no template can write
+_LOOP, _VALUE = "limited loop", "limited value"  # filters with names that no template can write
 
 
 class _Limits(NodeTransformer):
-    """Adds a filter around the iterable of every loop, and around texts concatenated with ~."""
+    """Adds a filter around the iterable of every loop, around texts concatenated with ~, and around new collections.
+
+    A list in a list in a list … doubles without any function. Comparing or printing it would never end.
+    """
 
     def visit_For(self, node):
         self.generic_visit(node)
@@ -161,8 +184,17 @@ class _Limits(NodeTransformer):
 
     def visit_Concat(self, node):
         self.generic_visit(node)
-        node.nodes = [self._filtered(one, _TEXT, node) for one in node.nodes]
-        return self._filtered(node, _TEXT, node)
+        node.nodes = [self._filtered(one, _VALUE, node) for one in node.nodes]
+        return self._filtered(node, _VALUE, node)
+
+    def visit_List(self, node):
+        self.generic_visit(node)
+        return self._filtered(node, _VALUE, node) if getattr(node, "ctx", "load") == "load" else node
+
+    visit_Tuple = visit_Dict = visit_List
+
+    def visit_Name(self, node):
+        return self._filtered(node, _VALUE, node) if node.name in ("varargs", "kwargs") and node.ctx == "load" else node
 
     def _filtered(self, node, name, at):
         made = nodes.Filter(node, name, [], [], None, None, lineno=at.lineno)
@@ -178,7 +210,7 @@ def _in_time(context, values):
 
 
 @pass_context
-def _limited_text(context, value):
+def _limited_value(context, value):
     context.environment.in_time()
     return _sized(value)
 
@@ -200,9 +232,13 @@ class _Generation(Extension):
 # --- functions ---------------------------------------------------------------------------------------------
 
 
-def _tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+@pass_eval_context
+def _tojson(context, value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
     """Returns JSON without the HTML escapes of Jinja's own filter."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if any(len(one) > 10 for one in separators or ()):
+        raise SecurityError("it separates JSON by more than 10 characters")
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return "".join(context.environment._listed(encoder.iterencode(value), 0))
 
 
 @pass_eval_context
@@ -222,6 +258,12 @@ def _refuse(message):
 
 def _sized(value):
     """Returns the value; raises SecurityError if it is too large, whatever its type."""
+    _weight(value)
+    return value
+
+
+def _weight(value):
+    """Returns the number of characters and entries in a value; raises SecurityError if there are too many."""
     left, stack = SIZE, [value]
     while stack:
         one = stack.pop()
@@ -235,7 +277,7 @@ def _sized(value):
             stack += one if left >= 0 else []
         if left < 0:
             _check_size(SIZE + 1)
-    return value
+    return SIZE - left
 
 
 def _check_size(size):
@@ -253,8 +295,10 @@ def _check_replaced(text, old, new="", *more):
 
 
 def _check_format(text, values):
-    """Raises SecurityError for widths that would turn a short text into a long one."""
+    """Raises SecurityError for widths, and values that are repeated, that would make a long text."""
     if re.search(r"\d{6}", text):
         raise SecurityError(f"it formats with a width above {NUMBER:,}")
     if "*" in text:
         _check_numbers(values)
+    if (places := text.count("%") + text.count("{")) > 1:
+        _check_size(places * _weight(values))

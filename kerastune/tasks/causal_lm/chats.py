@@ -28,6 +28,9 @@ PLAIN = """\
 """Template for presets without one: "User: …", and "Assistant: …" up to the end-of-text token."""
 
 
+_LONGEST_REASON = 500  # characters of a template's own message
+
+
 @dataclass(frozen=True)
 class Spoken:
     """A conversation as tokens.
@@ -73,7 +76,8 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
         try:
             super().__init__(source, self.settings, self._tokens, self._words)
         except TemplateError as error:
-            raise RecipeError(f"The chat template ({origin}) is not usable Jinja: {error}.") from error
+            why = shortened(printable(str(error)), _LONGEST_REASON)
+            raise RecipeError(f"The chat template ({origin}) is not usable Jinja: {why}.") from error
         turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         (probe,) = self.conversations([turns])
         self.stop = [i for i, on in zip(probe.ids, probe.scored, strict=True) if on][-1]
@@ -93,7 +97,7 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
             return str(super().render(messages, answering))
         except Exception as error:  # a template can raise anything
             raise RecipeError(
-                f"The chat template ({self.origin}) fails: {printable(str(error))}.",
+                f"The chat template ({self.origin}) fails: {shortened(printable(str(error)), _LONGEST_REASON)}.",
                 f"Mend the preset's {reader.TEMPLATE}, or use another preset.",
             ) from error
 
