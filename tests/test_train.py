@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from processes import read_until
 
-from kerastune import evaluate, fine_tune, run
+from kerastune import environment, evaluate, fine_tune, run
 from kerastune.cli import show
 from kerastune.data import Order
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
@@ -575,6 +575,12 @@ def test_ctrl_c_keeps_what_is_done(recipe, tmp_path):
 def test_memory_is_estimated_from_the_graph(recipe):
     small, large = (plan(recipe("resnet", train={"batch_size": b})).memory_mb for b in (8, 64))
     assert 0 < small < large
+
+
+def test_a_batch_that_the_machine_cannot_hold_is_refused_before_it_is_computed(recipe, monkeypatch):
+    monkeypatch.setattr(environment, "memory_total", lambda: 10**6)
+    with pytest.raises(RecipeError, match=r"A batch of 81 images needs at least .* GB, and this machine has 0.0 GB"):
+        plan(recipe("resnet", train={"batch_size": 10**6}))
 
 
 def test_a_killed_run_leaves_no_run_folder_but_what_it_can_be_resumed_from(recipe, tmp_path):

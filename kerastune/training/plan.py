@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kerastune import assets, data, keras_private, tasks, weights
+from kerastune import assets, data, environment, keras_private, tasks, weights
 from kerastune.data import Splits
+from kerastune.data.source import counted
 from kerastune.errors import RecipeError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
@@ -88,6 +89,8 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     if refused := refusals(recipe, recipe.exports, type(task.backbone).__name__):
         raise RecipeError("\n".join(refused) + ".", "Choose another quantize or target in [[exports]].")
     batches = Batches(recipe, task, splits)
+    memory = _memory(batches)
+    _refuse_too_large(batches, memory.least)
     audits, moving = list[Audit](), frozenset[str]()
     for number, phase in enumerate(recipe.phases, start=1):
         audit = batches.counted(freezing.freeze(task, phase))
@@ -98,7 +101,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         lora.merge(task)
     numbers = range(1, len(recipe.phases) + 1)
     decisions += [one for one in decided if one.key != "train.cache" and one.phase in numbers]
-    return Plan(batches, tuple(audits), tuple(decisions), moving, _memory_mb(batches))
+    return Plan(batches, tuple(audits), tuple(decisions), moving, round(memory.most / 1e6))
 
 
 def _of_statistics(audit: Audit) -> Audit:
@@ -119,22 +122,56 @@ def _moving(task: Any, phase: Phase) -> frozenset[str]:
     return frozenset(numbers[id(weight)] for layer, own in owned if moves(layer, own) for weight in own)
 
 
-def _memory_mb(batches: Batches) -> int:
-    """Estimates an upper bound of the model's memory in the largest phase, in MB.
+@dataclass(frozen=True)
+class _Memory:
+    """Bounds of the memory that a training needs besides the libraries' 1 GB, in bytes.
 
-    Counts weights, gradients, two optimizer slots, and every tensor of a forward pass. The libraries add about 1 GB.
+    Attributes:
+        most: for weights, gradients, two optimizer slots, and every tensor of a forward pass.
+        least: for weights, a batch, and the inputs and outputs of the largest operation.
     """
+
+    most: int
+    least: int
+
+
+def _memory(batches: Batches) -> _Memory:
     task, example = batches.task, batches.one
-    # One example has several rows where it has sides.
-    rows = batches.recipe.train.batch_size * len(keras.tree.flatten(example)[0])
+    rows = _rows(batches) * len(keras.tree.flatten(example)[0])  # an example with sides has several rows
     specs = keras.tree.map_structure(lambda x: tf.TensorSpec([rows, *x.shape[1:]], x.dtype), example)
     graph = tf.function(lambda x: task(x, training=False)).get_concrete_function(specs).graph
-    activations: int = sum(
-        out.dtype.size * (out.shape.num_elements() or 0)
-        for op in graph.get_operations()
-        if op.type not in ("Const", "ReadVariableOp", "Placeholder", "Identity")
-        for out in op.outputs
-        if out.dtype.is_floating and out.shape.is_fully_defined()
-    )
+    operations = [op for op in graph.get_operations() if op.type not in ("Const", "ReadVariableOp", "Identity")]
+    inputs = sum(_bytes(op.outputs) for op in operations if op.type == "Placeholder")
+    computed = [op for op in operations if op.type != "Placeholder"]
     parameters: int = sum(math.prod(weight.shape) for weight in task.weights)
-    return round((activations + 4 * 4 * parameters) / 1e6)
+    largest = max((_bytes([*op.inputs, *op.outputs]) for op in computed), default=0)
+    return _Memory(
+        most=sum(_bytes(op.outputs) for op in computed) + 4 * 4 * parameters,
+        least=max(inputs, largest) + 4 * parameters,
+    )
+
+
+def _rows(batches: Batches) -> int:
+    """Returns the number of examples in the largest batch."""
+    splits = batches.splits
+    return min(batches.recipe.train.batch_size, max(len(splits.train), len(splits.validation), len(splits.test)))
+
+
+def _bytes(tensors: Sequence[Any]) -> int:
+    return sum(
+        one.dtype.size * (one.shape.num_elements() or 0)
+        for one in tensors
+        if one.dtype.is_floating and one.shape.is_fully_defined()
+    )
+
+
+def _refuse_too_large(batches: Batches, least: int) -> None:
+    """Raises RecipeError for a training that this machine's memory cannot hold, before it computes a batch."""
+    total = environment.memory_total()
+    if least > total and not tf.config.list_physical_devices("GPU"):  # with a memory of its own
+        unit = batches.splits.train.modality
+        count = counted(_rows(batches), unit.name, unit.plural)
+        raise RecipeError(
+            f"A batch of {count} needs at least {least / 1e9:,.1f} GB, and this machine has {total / 1e9:,.1f} GB.",
+            f"Lower train.batch_size = {batches.recipe.train.batch_size}, or use smaller examples or a smaller preset.",
+        )
