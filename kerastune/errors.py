@@ -62,6 +62,7 @@ class ConverterError(KerastuneError):
 
 _LONGEST = 100  # characters of a value in a message
 _MOST = 50  # entries of a list in a message
+_LONGEST_LINE, _LONGEST_LIST = 1000, 3000  # characters of one of its lines, and of all
 
 
 def quoted(value: object) -> str:
@@ -78,8 +79,14 @@ def shortened(text: str, most: int = _LONGEST) -> str:
 
 def listed(problems: Sequence[T], words: Callable[[T], object] = str) -> str:
     """Returns the first problems, one per line, and the number of others."""
-    lines = [f"  {words(problem)}" for problem in problems[:_MOST]]
-    more = len(problems) - _MOST
+    lines, size = list[str](), 0
+    for problem in problems[:_MOST]:
+        line = f"  {shortened(str(words(problem)), _LONGEST_LINE)}"
+        size += len(line)
+        if lines and size > _LONGEST_LIST:
+            break
+        lines.append(line)
+    more = len(problems) - len(lines)
     return "\n".join([*lines, f"  and {more:,} more"] if more > 0 else lines)
 
 

@@ -134,7 +134,7 @@ def test_the_result_is_on_stdout_and_the_next_step_on_stderr(command: str) -> No
 
 def test_the_lists_hold_what_there_is() -> None:
     assert [row["name"] for row in json.loads(invoke("recipes", "list", "--json").stdout)] == recipe.shipped()
-    assert [row["name"] for row in json.loads(invoke("targets", "list", "--json").stdout)] == target.names()
+    assert [row["name"] for row in json.loads(invoke("targets", "list", "--json").stdout)] == list(target.names())
     assets = json.loads(invoke("assets", "list", "--json").stdout)
     assert {"efficientnet-lite0-imagenet", "fashion-mnist"} <= {row["name"] for row in assets}
     assert all(row["path"] is None and row["licence"] for row in assets)

@@ -51,7 +51,7 @@ def write(path: Path, text: str | bytes) -> str:
     return str(path)
 
 
-def refused(reference: str, *overrides: str) -> str:
+def refused(reference: str | dict[str, Any], *overrides: str) -> str:
     """What a user reads who gives this recipe."""
     with pytest.raises(RecipeError) as caught:
         read(reference, overrides)
@@ -566,6 +566,12 @@ def test_a_long_value_is_cut(pets: str, mistake: str) -> None:
     assert len(refused(pets, mistake.replace("X", "x" * 1_000_000))) < 1500
 
 
+def test_a_mapping_without_end_is_refused() -> None:
+    itself: dict[str, Any] = tomllib.loads(PETS)
+    itself["data"] = itself
+    assert "it nests too deeply" in refused(itself)
+
+
 def test_of_many_problems_fifty_are_listed(pets: str) -> None:
     many = tomllib.loads(PETS) | {f"key{number}": 1 for number in range(20_000)}
     with pytest.raises(RecipeError) as caught:
@@ -574,6 +580,28 @@ def test_of_many_problems_fifty_are_listed(pets: str) -> None:
     assert "has 20,000 problems" in message
     assert message.count("unknown key") == 50
     assert "and 19,950 more" in message
+
+
+def test_a_list_of_long_problems_is_cut_as_well(pets: str) -> None:
+    assert len(refused(tomllib.loads(PETS) | {f"{number}{'k' * 10_000}": 1 for number in range(60)})) < 4000
+
+
+@pytest.mark.parametrize("table", ["phases", "exports"])
+def test_a_recipe_has_a_hundred_phases_and_exports_at_most(pets: str, table: str) -> None:
+    values = tomllib.loads(PETS)
+    values[table] *= 5000
+    assert f"{table}: has {len(values[table]):,} entries, but 100 are allowed" in refused(values)
+
+
+@pytest.mark.parametrize(
+    "text", ["a." * 400_000 + "a = 1", f"[{'a.' * 400_000}a]", "x = {" + '"b c" . ' * 300 + "a = 1}"]
+)
+def test_a_key_of_many_parts_is_refused_before_python_reads_it_for_hours(tmp_path: Path, text: str) -> None:
+    assert "a key of more than 200 parts" in refused(write(tmp_path / "pets.toml", PETS + text))
+
+
+def test_no_control_character_of_a_path_reaches_the_terminal(tmp_path: Path) -> None:
+    assert "\x1b" not in refused("\x1b[31mred.toml") + refused(write(tmp_path / "\x1b[31m.toml", "task = 1"))
 
 
 def test_a_file_with_a_long_name_trains_under_a_shorter_one(tmp_path: Path) -> None:

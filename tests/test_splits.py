@@ -261,6 +261,15 @@ def test_a_pipe_named_by_a_csv_is_not_waited_for(tmp_path: Path) -> None:
     assert "line 42: pipe.png is not" in refused(lambda: load(CsvData(source="csv", path=str(root / "a.csv"))))
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_that_is_no_file_is_refused_and_not_passed_over(tmp_path: Path, split: str) -> None:
+    for name in {"train", "test"} - {split}:
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(40)))
+    os.mkfifo(tmp_path / f"{split}.csv")
+    with pytest.raises(DataError, match=rf"{split}.csv cannot be read: it is not a regular file"):
+        load(TableData.model_validate({"source": "csv", "path": str(tmp_path)}))
+
+
 def test_files_beside_those_of_the_splits_are_named(tmp_path: Path) -> None:
     for name, part in (("train", rows(40)), ("extra", rows(3))):
         jsonl(tmp_path / f"{name}.jsonl", part)

@@ -98,6 +98,13 @@ def test_a_file_that_cannot_be_used_says_why(tmp_path: Path, content: str | byte
     assert message in refused(lambda: table(tmp_path / "a.csv", content))
 
 
+def test_a_header_without_end_is_cut(tmp_path: Path) -> None:
+    (tmp_path / "long.csv").write_text(f"{'c' * 1_000_000},{','.join(map(str, range(20_000)))}\n1,2\n")
+    with pytest.raises(DataError) as caught:
+        load(TableData(source="csv", path=str(tmp_path / "long.csv")))
+    assert len(str(caught.value)) < 1000
+
+
 def test_lines_that_are_no_json_objects_are_problems(tmp_path: Path) -> None:
     lines = [json.dumps({"text": text, "label": label}) for text, label in PAIRS]
     message = refused(lambda: table(tmp_path / "a.jsonl", "\n".join([*lines, "{", "[1]", '{"text": "x y"}'])))

@@ -19,7 +19,7 @@ from itertools import chain
 
 from kerastune.data.rules import Draft
 from kerastune.data.source import SPLITS, Problem, counted
-from kerastune.errors import printable
+from kerastune.errors import quoted
 from kerastune.recipe import Data
 
 _MOVABLE = (None, "train")
@@ -157,7 +157,7 @@ def _refuse_torn_groups(draft: Draft) -> None:
         words = " and ".join(f"{there[split]} in {split}" for split in SPLITS if split in there)
         kind, way = ("label", "set data.known_labels = true") if whole else ("group", "the others are left out")
         problem = f"is torn by the declared splits: {words}; {way}"
-        draft.problems.append(Problem(f"{kind} {printable(group)!r}", problem))
+        draft.problems.append(Problem(f"{kind} {quoted(group)}", problem))
         gone |= {i for i in members if draft.source.examples[i].split != last}
     draft.drop(gone)
 

@@ -96,7 +96,7 @@ def number(cell: Any, what: str) -> float | Problem:
     if isinstance(given, Problem):
         return given
     if isinstance(plain(cell), bool):
-        return Problem("", f"the {what} is {given!r}, which is no number")
+        return Problem("", f"the {what} is {quoted(given)}, which is no number")
     try:
         found = float(given.replace("_", "?"))  # Python would accept 1_000
     except ValueError:

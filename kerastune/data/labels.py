@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from kerastune.data.source import Example, Label, Outlined, Source, counted, some
-from kerastune.errors import printable, shortened
+from kerastune.errors import printable, quoted, shortened
 
 
 def normal(label: Label) -> Label:
@@ -22,7 +22,9 @@ def normalised(source: Source) -> Source:
     """Returns the source with normalised labels and groups, and notes on those that changed or look alike."""
     found = [_normal(example) for example in source.examples]
     notes = []
-    changed = {repr(_printed(b.label)) for a, b in zip(source.examples, found, strict=True) if a.label != b.label}
+    changed = {
+        quoted(", ".join(_names(b.label))) for a, b in zip(source.examples, found, strict=True) if a.label != b.label
+    }
     if changed:
         count = counted(sum(a.label != b.label for a, b in zip(source.examples, found, strict=True)), "example")
         notes.append(f"{count}: label without outer spaces and in Unicode's composed form ({some(sorted(changed))})")
@@ -43,10 +45,6 @@ def _names(label: Label) -> tuple[str, ...]:
     if isinstance(label, str | Outlined):
         return (label if isinstance(label, str) else label.label,)
     return label if isinstance(label, tuple) and all(isinstance(name, str) for name in label) else ()
-
-
-def _printed(label: Label) -> str:
-    return shortened(printable(", ".join(_names(label))))
 
 
 def _alike(what: str, names: Iterable[str]) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from kerastune.data.source import SPLITS, Label, Problem, Source, counted, some
 from kerastune.data.truths import TRUTHS, Truth
-from kerastune.errors import DataError, listed, printable
+from kerastune.errors import DataError, listed, quoted
 from kerastune.modalities import MODALITIES, Modality
 from kerastune.recipe import Data
 
@@ -84,7 +84,7 @@ def require_two_labels(draft: Draft, labels: Iterable[str]) -> None:
         others = draft.problems
         beside = f"\nAnd {counted(len(others), 'problem')}:\n{listed(others)}" if others else ""
         raise DataError(
-            f"Only one label in {draft.source.where}: {printable(present[0])!r}.{beside}",
+            f"Only one label in {draft.source.where}: {quoted(present[0])}.{beside}",
             f"A classifier needs at least two labels with at least two {draft.unit}s each.",
         )
 
@@ -126,7 +126,7 @@ def refuse_single_examples(draft: Draft) -> None:
     singles = {label: members[0] for label, members in draft.by_label().items() if len(members) == 1}
     for label, i in singles.items():
         only = f"has only one usable {draft.unit} ({draft.id(i)}); at least 2 are needed"
-        draft.problems.append(Problem(f"label {printable(label)!r}", only))
+        draft.problems.append(Problem(f"label {quoted(label)}", only))
     draft.drop(set(singles.values()))
 
 
@@ -161,7 +161,7 @@ def refuse_untrained(draft: Draft) -> None:
         where = " and ".join(sorted({draft.splits[i] for i in members}))
         ids = f"{counted(len(members), draft.unit)} ({some([draft.id(i) for i in members])})"
         why = f"has no training {draft.unit}{_copies(draft, 'train', label)}; in {where}: {ids}"
-        draft.problems.append(Problem(f"label {printable(label)!r}", why))
+        draft.problems.append(Problem(f"label {quoted(label)}", why))
     draft.drop({i for members in untrained.values() for i in members})
 
 
@@ -201,7 +201,7 @@ def require_enough(draft: Draft, settings: Data) -> None:
         if why := draft.truth.pairless(given):
             raise DataError(f"The {split} split of {draft.source.where} holds {why}.", _cure(draft, settings, split))
         present = draft.labels_in(split)
-        missing = [repr(printable(label)) for label in sorted(labels) if label not in present]
+        missing = [quoted(label) for label in sorted(labels) if label not in present]
         if missing:
             draft.notes.append(f"{counted(len(missing), 'label')} without {draft.one} in {split}: {some(missing)}")
 

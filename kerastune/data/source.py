@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kerastune.errors import printable
+from kerastune.errors import printable, shortened
 
 SPLITS = ("train", "validation", "test")
 Progress = Callable[[str, int, int], None]  # stage, done, total (0: unknown)
@@ -67,6 +67,14 @@ def inside(path: str, folder: str) -> bool:
     return path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
+_LONGEST_PATH = 300  # characters in a message; systems take 4096
+
+
+def named(path: str) -> str:
+    """Returns a path or name for messages: printable, and cut."""
+    return shortened(printable(path), _LONGEST_PATH)
+
+
 def relative(path: str, folder: str) -> str:
     """Returns an example's id: its path inside the data folder, with slashes, printable."""
     return printable(path[len(folder) :].lstrip(os.sep).replace(os.sep, "/"))
@@ -76,6 +84,6 @@ def counted(count: int, singular: str, plural: str | None = None) -> str:
     return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
 
 
-def some(ids: Sequence[str], total: int | None = None) -> str:
-    """Returns the first three of many, for a one-line note."""
-    return ", ".join(ids[:3]) + (", …" if (total or len(ids)) > 3 else "")
+def some(ids: Sequence[str], most: int = 3) -> str:
+    """Returns the first of many, for a one-line note."""
+    return ", ".join(ids[:most]) + (", …" if len(ids) > most else "")

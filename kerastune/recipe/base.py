@@ -26,6 +26,7 @@ def regular_expression(value: str) -> str:
 
 
 MAX_NAME = 200  # file systems take 255 bytes; unfinished folders have longer names
+MAX_TABLES = 100  # [[phases]] or [[exports]] of a recipe
 
 Text = Annotated[str, StringConstraints(min_length=1)]
 Regex = Annotated[Text, AfterValidator(regular_expression)]

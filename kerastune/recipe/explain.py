@@ -10,10 +10,14 @@ from pydantic_core import ErrorDetails
 
 from kerastune.errors import printable, quoted, shortened
 
+_LONGEST_WORD = 200  # characters of a name; comparing longer ones takes long
+
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Returns a suggestion in brackets, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5) if isinstance(word, str) else []
+    if not isinstance(word, str) or len(word) > _LONGEST_WORD:
+        return ""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Union
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from kerastune.errors import RecipeError, listed, quoted, shortened
+from kerastune.errors import RecipeError, listed, printable, quoted, shortened
 from kerastune.recipe.base import MAX_NAME
 from kerastune.recipe.explain import did_you_mean, explain
 from kerastune.recipe.exports import Export
@@ -21,6 +21,8 @@ from kerastune.recipe.override import override, unreadable
 from kerastune.recipe.settings import Recipe
 
 _LARGEST = 1_000_000  # bytes of a recipe
+# A key of many parts, which takes Python's reader a time that grows with their square.
+_DEEP = re.compile(r"""(?<![\w"'-])(?:(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[\w-]+)[ \t]*\.[ \t]*){200}""")
 
 
 def recipes() -> dict[str, type[Recipe]]:
@@ -58,19 +60,26 @@ def find(reference: str | os.PathLike[str]) -> tuple[str, str]:
 
 
 def _text(path: Path) -> str:
-    full = shortened(str(path.absolute()))
+    full = shortened(printable(str(path.absolute())))
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):  # a pipe would block
             raise RecipeError(f"{full} cannot be read as text: it is not a file.")
         if found.st_size > _LARGEST:
             raise RecipeError(f"{full} has {found.st_size:,} bytes, but a recipe can have at most {_LARGEST:,}.")
-        return path.read_text("utf-8-sig")
+        text = path.read_text("utf-8-sig")
+        if "\0" in text:
+            raise RecipeError(f"{full} holds NUL characters; it may be UTF-16.", "Save the file as UTF-8.")
+        return text
     except FileNotFoundError:
         raise RecipeError(
             f"There is no file {full}.", "kerastune recipes copy NAME DEST copies a recipe to start from."
         ) from None
-    except (OSError, ValueError) as error:  # not UTF-8; a NUL in the path
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            f"{full} cannot be read as text: {shortened(str(error))}.", "Save the file as UTF-8."
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise RecipeError(f"{full} cannot be read as text: {shortened(str(error))}.") from error
 
 
@@ -85,9 +94,13 @@ def read(reference: str | os.PathLike[str] | Mapping[str, Any], overrides: Itera
         RecipeError: with every problem in one message.
     """
     if isinstance(reference, Mapping):
-        name, origin, values = "recipe", "The recipe", _copied(reference)
+        name, origin = "recipe", "The recipe"
+        try:
+            values = _copied(reference)
+        except RecursionError as error:
+            raise RecipeError(f"The recipe cannot be read: {unreadable(error)}.") from error
     else:
-        (name, text), origin = find(reference), shortened(os.fspath(reference))
+        (name, text), origin = find(reference), shortened(printable(os.fspath(reference)))
         values = _loaded(text, origin)
     for assignment in [overrides] if isinstance(overrides, str) else overrides:
         override(values, assignment)
@@ -96,6 +109,8 @@ def read(reference: str | os.PathLike[str] | Mapping[str, Any], overrides: Itera
 
 
 def _loaded(text: str, origin: str) -> dict[str, Any]:
+    if _DEEP.search(text):
+        raise RecipeError(f"{origin} cannot be read: it has a key of more than 200 parts.")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

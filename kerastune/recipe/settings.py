@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from kerastune.errors import quoted
 from kerastune.recipe import target
-from kerastune.recipe.base import Count, Fraction, Name, Rate, Regex, Settings, Text, regular_expression
+from kerastune.recipe.base import MAX_TABLES, Count, Fraction, Name, Rate, Regex, Settings, Text, regular_expression
 from kerastune.recipe.exports import Export, export_name
 from kerastune.recipe.paths import Preset
 from kerastune.recipe.sources import Data
@@ -147,6 +147,13 @@ class Recipe(Settings):
     train: Train = Train()
     phases: Annotated[tuple[Phase, ...], Field(strict=False)]
     exports: Annotated[tuple[Export, ...], Field(strict=False)] = ()
+
+    @field_validator("phases", "exports", mode="before")
+    @classmethod
+    def _are_few(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) > MAX_TABLES:  # before each of them is validated
+            raise ValueError(f"has {len(value):,} entries, but {MAX_TABLES} are allowed")
+        return value
 
     @field_validator("phases")
     @classmethod

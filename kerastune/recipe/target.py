@@ -1,6 +1,7 @@
 """Deployment targets: the folders in export/, and the settings in each."""
 
 import difflib
+import functools
 import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -43,8 +44,9 @@ def refusal(name: str, modality: str) -> str | None:
     return None if modality in taken else f"target {name} is for {' and '.join(one + 's' for one in taken)}"
 
 
-def names() -> list[str]:
-    return sorted(d.name for d in files("kerastune.targets").iterdir() if d.joinpath("target.toml").is_file())
+@functools.cache
+def names() -> tuple[str, ...]:
+    return tuple(sorted(d.name for d in files("kerastune.targets").iterdir() if d.joinpath("target.toml").is_file()))
 
 
 def summaries() -> str:
@@ -53,6 +55,7 @@ def summaries() -> str:
     return "\n".join(f"  {name:{width}}  {load(name).summary}" for name in names())
 
 
+@functools.cache
 def load(name: str) -> Target:
     """Reads a target.
 

@@ -5,10 +5,10 @@ from collections import Counter
 from typing import Any
 
 from kerastune.data import cells
-from kerastune.data.source import Example, Problem, Progress, Source, counted
+from kerastune.data.source import Example, Problem, Progress, Source, counted, named
 from kerastune.data.sources.messages import turns_of
 from kerastune.data.sources.table import all_rows, cleaned, in_column, placed
-from kerastune.errors import DataError, printable
+from kerastune.errors import DataError, quoted
 from kerastune.modalities.conversation import Message
 from kerastune.recipe.sources import ChatData
 
@@ -39,9 +39,9 @@ def examples(settings: ChatData, progress: Progress) -> Source:
         if n % 10_000 == 0:
             progress("reading texts", len(found), 0)
     if not found and not problems:
-        raise DataError(f"{printable(settings.path)} holds no rows.", _EXAMPLE)
+        raise DataError(f"{named(settings.path)} holds no rows.", _EXAMPLE)
     return Source(
-        where=printable(settings.path),
+        where=named(settings.path),
         examples=found,
         read=contents.__getitem__,
         labels=(settings.messages_column or settings.response_column,),
@@ -54,13 +54,13 @@ def _conversation(settings: ChatData, row: dict[str, Any], notes: Counter[str]) 
     """Returns a row's turns, or what is wrong with them."""
     if settings.messages_column:
         found = turns_of(row[settings.messages_column], notes)
-        return f"{found} (column {settings.messages_column!r})" if isinstance(found, str) else found
+        return f"{found} (column {quoted(settings.messages_column)})" if isinstance(found, str) else found
     turns = []
     for role, column in (("user", settings.prompt_column), ("assistant", settings.response_column)):
         given = in_column(column, cells.text(row[column], "text"))
         if isinstance(given, Problem):
             return given.text
         if not (content := cleaned(notes, given)):
-            return f"has no text in column {column!r}"
+            return f"has no text in column {quoted(column)}"
         turns.append({"role": role, "content": content})
     return turns

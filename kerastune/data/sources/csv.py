@@ -15,12 +15,13 @@ from kerastune.data.source import (
     Source,
     counted,
     inside,
+    named,
     relative,
 )
 from kerastune.data.sources.rows import rows
 from kerastune.data.sources.table import in_column, placed
 from kerastune.data.truths import TRUTHS
-from kerastune.errors import DataError, printable
+from kerastune.errors import DataError, quoted
 from kerastune.modalities.image import LARGEST
 from kerastune.recipe.sources import CsvImages
 
@@ -50,7 +51,7 @@ def examples(settings: CsvImages, progress: Progress) -> Source:
     """
     root = settings.images or os.path.dirname(settings.path)
     if not os.path.isdir(root):
-        raise DataError(f"There is no folder {printable(root)}.", "data.images is the folder of image paths.")
+        raise DataError(f"There is no folder {named(root)}.", "data.images is the folder of image paths.")
     keys = ("image_column", "label_column", "split_column", "group_column")
     columns = {key: getattr(settings, key) for key in keys if getattr(settings, key)}
     table = _Table(settings, root, os.path.realpath(root), columns)
@@ -58,7 +59,7 @@ def examples(settings: CsvImages, progress: Progress) -> Source:
         _add(table, line, row)
     progress("listing images", len(table.examples), 0)
     if not table.examples and not table.problems:
-        raise DataError(f"{printable(settings.path)} has a header but no rows.", _EXAMPLE)
+        raise DataError(f"{named(settings.path)} has a header but no rows.", _EXAMPLE)
     return _source(table)
 
 
@@ -66,7 +67,7 @@ def _source(table: _Table) -> Source:
     kept = [i for i in range(len(table.examples)) if i not in table.contradicted]
     paths = [table.paths[i] for i in kept]
     return Source(
-        where=printable(table.settings.path),
+        where=named(table.settings.path),
         examples=[table.examples[i] for i in kept],
         read=lambda i: files.read_bounded(paths[i], LARGEST, "an image"),
         labels=(numeric,) if (numeric := table.settings.numeric) else None,
@@ -109,18 +110,18 @@ def _problem(table: _Table, line: int, text: str) -> None:
 
 
 def _unreachable(path: str, full: str, table: _Table) -> str | None:
-    root = printable(table.root)
+    root = named(table.root)
     if not path:
         return "has no image path"
     if "\0" in path:
-        return f"{printable(path)} holds a NUL character, which paths cannot contain"
+        return f"{named(path)} holds a NUL character, which paths cannot contain"
     if not inside(full, table.root):
-        return f"{printable(path)} leads outside {root}; paths in data stay inside their folder"
+        return f"{named(path)} leads outside {root}; paths in data stay inside their folder"
     if not os.path.isfile(full):
         backslashes = "; folders are separated by /" if "\\" in path else ""
-        return f"{printable(path)} is not there{backslashes}"
+        return f"{named(path)} is not there{backslashes}"
     if not inside(os.path.realpath(full), table.real_root):
-        return f"{printable(path)} is a link that leads outside {root}"
+        return f"{named(path)} is a link that leads outside {root}"
     return None
 
 
@@ -133,4 +134,4 @@ def _repeat(table: _Table, line: int, row: Example, first: int) -> None:
     table.contradicted.add(first)
     differ = next(key for key in ("label", "split", "group") if getattr(row, key) != getattr(before, key))
     mine, theirs = getattr(row, differ), getattr(before, differ)
-    _problem(table, line, f"{row.id} is {mine!r} here and {theirs!r} on line {table.lines[first]}")
+    _problem(table, line, f"{row.id} is {quoted(mine)} here and {quoted(theirs)} on line {table.lines[first]}")

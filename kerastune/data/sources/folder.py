@@ -14,6 +14,7 @@ from kerastune.data.source import (
     Source,
     counted,
     inside,
+    named,
     relative,
     some,
 )
@@ -66,9 +67,9 @@ def examples(settings: FolderData, progress: Progress, apart: str | None = None)
             progress("listing images", len(found.paths), 0)
     if not found.examples and not any(p.text != "is in no label folder" for p in found.problems):
         what = counted(len(found.problems), "image") + " but no label folder" if found.problems else "no image"
-        raise DataError(f"The folder {printable(settings.path)} holds {what}{_foreign(found)}.", _LAYOUT)
+        raise DataError(f"The folder {named(settings.path)} holds {what}{_foreign(found)}.", _LAYOUT)
     return Source(
-        where=f"the folder {printable(settings.path)}",
+        where=f"the folder {named(settings.path)}",
         examples=found.examples,
         read=lambda i: files.read_bounded(found.paths[i], LARGEST, "an image"),
         problems=tuple(found.problems),
@@ -83,13 +84,13 @@ def _entries(folder: str, clutter: list[str] | None = None) -> list[os.DirEntry[
             found = sorted(entries, key=lambda entry: entry.name)
     except FileNotFoundError:
         where = "data.path is relative to the working directory."
-        raise DataError(f"There is no folder {printable(folder)}.", f"{where} {_LAYOUT}") from None
+        raise DataError(f"There is no folder {named(folder)}.", f"{where} {_LAYOUT}") from None
     except NotADirectoryError:
-        raise DataError(f"{printable(folder)} is a file, not a folder.", _LAYOUT) from None
+        raise DataError(f"{named(folder)} is a file, not a folder.", _LAYOUT) from None
     except OSError as error:
-        raise DataError(f"The folder {printable(folder)} cannot be read: {error.strerror}.") from error
+        raise DataError(f"The folder {named(folder)} cannot be read: {error.strerror}.") from error
     except ValueError as error:  # a NUL in the path
-        raise DataError(f"There is no folder {printable(folder)}: {error}.") from error
+        raise DataError(f"There is no folder {named(folder)}: {error}.") from error
     hidden = [e for e in found if e.name.startswith(".") or e.name.lower() in _CLUTTER]
     if clutter is not None:
         clutter += [e.path for e in hidden]
@@ -106,20 +107,20 @@ def _split_folders(root: str, apart: str | None) -> dict[str | None, str]:
     for name, split in meant.items():
         if split in SPLITS and name != split:
             raise DataError(
-                f"The folder {printable(root)} holds {printable(name)}/, which looks like a split.",
-                f"Rename {printable(name)} to {split}. {_LAYOUT}",
+                f"The folder {named(root)} holds {named(name)}/, which looks like a split.",
+                f"Rename {named(name)} to {split}. {_LAYOUT}",
             )
     if others:
         raise DataError(
-            f"The folder {printable(root)} holds train/ with label folders, and next to it "
-            f"{some([printable(name) for name in others])}.",
+            f"The folder {named(root)} holds train/ with label folders, and next to it "
+            f"{some([named(name) for name in others])}.",
             f"Move everything but splits elsewhere. {_LAYOUT}",
         )
     if "train" not in folders:
-        raise DataError(f"The folder {printable(root)} holds {' and '.join(folders)} but no train folder.", _LAYOUT)
+        raise DataError(f"The folder {named(root)} holds {' and '.join(folders)} but no train folder.", _LAYOUT)
     for path in folders.values():
         if not inside(os.path.realpath(path), os.path.realpath(root)):
-            raise DataError(f"{printable(path)} is a link that leads outside {printable(root)}.", _LAYOUT)
+            raise DataError(f"{named(path)} is a link that leads outside {named(root)}.", _LAYOUT)
     return {split: folders[split] for split in SPLITS if split in folders}
 
 
@@ -190,7 +191,7 @@ def _unusable(entry: os.DirEntry[str], root: str) -> str | None:
     if entry.is_symlink():
         target, real_root = os.path.realpath(entry.path), os.path.realpath(root)
         if target != real_root and not inside(target, real_root):
-            return f"is a link to {printable(target)}; paths in data stay inside their folder"
+            return f"is a link to {named(target)}; paths in data stay inside their folder"
         if _is_dir(entry):
             return "is a link to a folder, which could be circular; put the files there"
     try:
@@ -206,7 +207,7 @@ def _extension(name: str) -> str:
 def _foreign(found: _Found) -> str:
     if not found.foreign:
         return ""
-    kinds = [f"{n:,} {'.' + printable(e) if e else 'without extension'}" for e, n in found.foreign.most_common(5)]
+    kinds = [f"{n:,} {'.' + named(e) if e else 'without extension'}" for e, n in found.foreign.most_common(5)]
     return f" (files left out: {', '.join(kinds)})"
 
 

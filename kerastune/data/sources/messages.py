@@ -57,7 +57,7 @@ def _turn(turn: dict[Any, Any], notes: Counter[str]) -> Message | str:
     if role not in ROLES:
         return f"is from {quoted(said)}, not one of {', '.join(ROLES)}"
     if role != said:
-        notes[f"role {said!r} read as {role!r}"] += 1
+        notes[f"role {quoted(said)} read as {role!r}"] += 1
     if any(turn.get(key) for key in _CALLS):
         return f"calls a tool ({next(key for key in _CALLS if turn.get(key))}), which is not learnt"
     text = _content(content)

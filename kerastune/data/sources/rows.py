@@ -15,8 +15,8 @@ from typing import Any
 
 from kerastune import assets
 from kerastune.data import cells, limits
-from kerastune.data.source import SPLITS, counted, some
-from kerastune.errors import DataError, printable, quoted
+from kerastune.data.source import SPLITS, counted, named, some
+from kerastune.errors import DataError, printable, quoted, shortened
 from kerastune.files import read_bounded
 
 Row = tuple[int, dict[str, Any] | str]
@@ -43,29 +43,29 @@ def files(path: str, source: str, notes: list[str]) -> dict[str, str | None]:
     """
     if path in assets.ASSETS:
         if not assets.is_fetched(path):
-            raise DataError(f"The asset {path!r} is not on this machine yet.", f"kerastune assets fetch {path}")
+            raise DataError(f"The asset {quoted(path)} is not on this machine yet.", f"kerastune assets fetch {path}")
         path = str(assets.path(path))
     if not os.path.isdir(path):
         return {path: None}
     found: dict[str, str | None] = {
         os.path.join(path, f"{split}.{source}"): split
         for split in SPLITS
-        if os.path.isfile(os.path.join(path, f"{split}.{source}"))
+        if os.path.lexists(os.path.join(path, f"{split}.{source}"))  # what is no file is refused when it is read
     }
     if "train" not in found.values():
         raise DataError(
-            f"The folder {printable(path)} holds no train.{source}.",
+            f"The folder {named(path)} holds no train.{source}.",
             f"Name a file, or a folder with train.{source} and, optionally, validation.{source} and test.{source}.",
         )
     others = sorted(p.name for p in Path(path).glob(f"*.{source}") if str(p) not in found)
     for name in others:
         if (split := MEANT.get(name.lower().removesuffix(f".{source}"))) and split not in found.values():
             raise DataError(
-                f"The folder {printable(path)} holds {printable(name)}, which looks like a split.",
+                f"The folder {named(path)} holds {named(name)}, which looks like a split.",
                 f"Rename it to {split}.{source}, or move it elsewhere.",
             )
     if others:
-        notes.append(f"{counted(len(others), 'file')} left out, not of a split: {some(list(map(printable, others)))}")
+        notes.append(f"{counted(len(others), 'file')} left out, not of a split: {some(list(map(named, others)))}")
     return found
 
 
@@ -127,7 +127,7 @@ def _csv(path: str, wanted: dict[str, str], notes: Counter[str], delimiter: str,
                 yield reader.line_num, dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise DataError(
-            f"{printable(path)}, line {reader.line_num}: not valid CSV ({error}).",
+            f"{named(path)}, line {reader.line_num}: not valid CSV ({error}).",
             'A cell with a comma or a quote needs quotes, and quotes in it are doubled: "a, ""b"". '
             f"If quotes are plain characters: {_letters(wanted)}.",
         ) from error
@@ -135,7 +135,7 @@ def _csv(path: str, wanted: dict[str, str], notes: Counter[str], delimiter: str,
         what = f"spans several lines (lines {some(long)}); if quotes are plain characters, {_letters(wanted)}"
         notes[what] += len(long)
     if header is None:
-        raise DataError(f"{printable(path)} is empty.", EXAMPLES["csv"])
+        raise DataError(f"{named(path)} is empty.", EXAMPLES["csv"])
 
 
 def _letters(wanted: dict[str, str]) -> str:
@@ -192,7 +192,7 @@ def _refuse_whole_json(path: str, text: str, lines: list[str]) -> None:
         return
     what = "a JSON array" if isinstance(whole, list) else "one JSON object over several lines"
     raise DataError(
-        f"{printable(path)} is {what}, but JSON Lines is required: one object per line.",
+        f"{named(path)} is {what}, but JSON Lines is required: one object per line.",
         f"To convert it: jq -c '{'.[]' if isinstance(whole, list) else '.'}' FILE.json > FILE.jsonl",
     )
 
@@ -212,9 +212,9 @@ def _parquet(path: str, wanted: dict[str, str]) -> Iterator[Row]:
                     number += 1
                     yield number, {name: cells[i] for name, cells in columns.items()}
     except OSError as error:
-        raise DataError(f"{printable(path)} cannot be read: {error.strerror or error}.") from error
+        raise DataError(f"{named(path)} cannot be read: {error.strerror or error}.") from error
     except pyarrow.ArrowException as error:
-        raise DataError(f"{printable(path)} cannot be read as Parquet: {error}.") from error
+        raise DataError(f"{named(path)} cannot be read as Parquet: {named(str(error))}.") from error
 
 
 def _cells(column: Any) -> list[Any]:
@@ -260,9 +260,9 @@ def _text(path: str) -> str:
     try:
         data = read_bounded(path, limits.TABLE, "a table")
     except OSError as error:
-        raise DataError(f"The file {printable(path)} cannot be read: {error.strerror}.") from error
+        raise DataError(f"The file {named(path)} cannot be read: {error.strerror}.") from error
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _is_wide(data[:1000]):
-        raise DataError(f"{printable(path)} is UTF-16, not UTF-8.", _UTF8)
+        raise DataError(f"{named(path)} is UTF-16, not UTF-8.", _UTF8)
     return data.decode("utf-8-sig", "surrogateescape")
 
 
@@ -280,14 +280,14 @@ def _odd(text: str) -> str | None:
 def _require(path: str, names: Iterable[str], wanted: dict[str, str], delimiter: str | None = None) -> None:
     """Raises DataError for a file that lacks a column, or has it twice."""
     there = list(names)
-    hint = f"Its columns are: {printable(', '.join(there))}"
+    hint = f"Its columns are: {some([shortened(printable(name)) for name in there], most=30)}"
     for key, column in wanted.items():
         if there.count(column) > 1:
-            raise DataError(f"{printable(path)}: there are {there.count(column)} columns {column!r}.", hint)
+            raise DataError(f"{named(path)}: there are {there.count(column)} columns {quoted(column)}.", hint)
         if column not in there:
             near = difflib.get_close_matches(column, there, n=1, cutoff=0.5)
-            guess = f" (did you mean {near[0]!r}?)" if near else ""
+            guess = f" (did you mean {quoted(near[0])}?)" if near else ""
             odd = next((d for d in ",;\t|" if delimiter and len(there) == 1 and d in there[0]), None)
             set_it = f"; give {key}" if key.startswith("--") else f"; set data.{key}"
             cure = f"; data.delimiter = {json.dumps(odd)} separates them" if odd else set_it
-            raise DataError(f"{printable(path)}: there is no column {column!r}{guess}.", hint + cure)
+            raise DataError(f"{named(path)}: there is no column {quoted(column)}{guess}.", hint + cure)

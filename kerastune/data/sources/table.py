@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kerastune.data import cells
-from kerastune.data.source import SPLITS, Example, Label, Problem, Progress, Source, counted
+from kerastune.data.source import SPLITS, Example, Label, Problem, Progress, Source, counted, named
 from kerastune.data.sources.rows import EXAMPLES, files, rows
 from kerastune.data.truths import TRUTHS
-from kerastune.errors import DataError, printable, quoted
+from kerastune.errors import DataError, quoted
 from kerastune.recipe.sources import CsvImages, Table
 
 T = TypeVar("T")
@@ -40,9 +40,9 @@ def examples(settings: Table, progress: Progress) -> Source:
         if n % 10_000 == 0:
             progress("reading texts", len(table.examples), 0)
     if not table.examples and not table.problems:
-        raise DataError(f"{printable(settings.path)} holds no rows.", EXAMPLES[settings.source])
+        raise DataError(f"{named(settings.path)} holds no rows.", EXAMPLES[settings.source])
     return Source(
-        where=printable(settings.path),
+        where=named(settings.path),
         examples=table.examples,
         read=table.contents.__getitem__,
         labels=_name(settings),
@@ -104,7 +104,7 @@ def _add(table: _Table, where: str, row: dict[str, Any] | str, split: str | None
     if problem is None and settings.target == "pairs" and read[1:2] == read[2:]:
         problem = Problem("", "its positive is also its negative")
     if problem is None and not all(read):
-        problem = Problem("", f"has no text in column {wanted[read.index('')]!r}")
+        problem = Problem("", f"has no text in column {quoted(wanted[read.index('')])}")
     if problem or isinstance(label, Problem) or isinstance(place, Problem):
         table.problems.append(Problem(where, problem.text if problem else ""))
         return
@@ -113,7 +113,7 @@ def _add(table: _Table, where: str, row: dict[str, Any] | str, split: str | None
 
 
 def in_column(column: str, found: T | Problem) -> T | Problem:
-    return Problem("", f"{found.text} in column {column!r}") if isinstance(found, Problem) else found
+    return Problem("", f"{found.text} in column {quoted(column)}") if isinstance(found, Problem) else found
 
 
 def placed(

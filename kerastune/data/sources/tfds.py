@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kerastune.data import cells
-from kerastune.data.source import Example, Label, Problem, Progress, Source, counted, some
+from kerastune.data.source import Example, Label, Problem, Progress, Source, counted, named, some
 from kerastune.data.sources.table import in_column
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
@@ -122,7 +122,7 @@ def _builder(tfds: Any, settings: TfdsImages | TfdsTextData, progress: Progress)
         return builder
     if folder is not None:
         raise DataError(
-            f"{settings.name} is not prepared in data_dir {printable(folder)}; it holds {_content(folder)}.",
+            f"{settings.name} is not prepared in data_dir {named(folder)}; it holds {_content(folder)}.",
             "kerastune downloads nothing into a data_dir. Without data_dir, TFDS downloads the data set "
             f'to its own folder, or run tfds.builder("{settings.name}", data_dir=…).download_and_prepare().',
         )
@@ -153,7 +153,7 @@ def _unknown(tfds: Any, settings: TfdsImages | TfdsTextData, folder: str | None)
     name = settings.name.partition(":")[0].partition("/")[0]
     known = tfds.list_builders(with_community_datasets=False)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    where = f", and {printable(folder)} holds {_content(folder)}" if folder else ""
+    where = f", and {named(folder)} holds {_content(folder)}" if folder else ""
     return DataError(
         f"TFDS knows no data set {settings.name!r}{where}.",
         f"Near: {', '.join(near)}." if near else "https://www.tensorflow.org/datasets/catalog lists them.",
