@@ -134,16 +134,9 @@ def preset(once: Once) -> Callable[[str], Path]:
     names = {"efficientnet": "EfficientNet", "mobilenet": "MobileNet", "resnet": "ResNet", "vit": "ViT"}
 
     def write(family: str, folder: Path) -> None:
-        import keras
-        from keras_hub import models
-        from tiny import BACKBONES
+        import tiny
 
-        keras.utils.set_random_seed(1)
-        kind = getattr(models, f"{names[family]}ImageClassifier")
-        converter = kind.preprocessor_cls.image_converter_cls(image_size=(32, 32), scale=1 / 64, offset=-2.0)
-        backbone = BACKBONES[names[family]]()
-        task = kind(backbone=backbone, num_classes=3, preprocessor=kind.preprocessor_cls(converter))
-        task.save_to_preset(str(folder))
+        tiny.image_preset(names[family], folder)
 
     return lambda family: once(f"presets/{family}", partial(write, family))
 

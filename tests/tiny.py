@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -111,6 +112,15 @@ def classifier(family: str, seed: int = 0) -> Any:
     keras.utils.set_random_seed(seed)
     kind = getattr(hub, f"{family}ImageClassifier")
     return kind(backbone=BACKBONES[family](), num_classes=2, activation="linear", preprocessor=None)
+
+
+def image_preset(family: str, folder: Path, seed: int = 1) -> None:
+    """Writes a preset of an image classifier for three labels, which takes 32 pixels."""
+    keras.utils.set_random_seed(seed)
+    kind = getattr(hub, f"{family}ImageClassifier")
+    converter = kind.preprocessor_cls.image_converter_cls(image_size=(32, 32), scale=1 / 64, offset=-2.0)
+    task = kind(backbone=BACKBONES[family](), num_classes=3, preprocessor=kind.preprocessor_cls(converter))
+    task.save_to_preset(str(folder))
 
 
 def examples() -> tf.data.Dataset:
