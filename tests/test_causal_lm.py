@@ -217,9 +217,9 @@ def test_a_model_learns_its_pairs_by_heart_and_says_them(
 
 @pytest.mark.slow
 def test_a_run_knows_its_pairs_by_heart(pairs: Path, chat_recipe: Callable[..., Any], tmp_path: Path) -> None:
-    """16 pairs, 300 times each in one epoch: of several, that which knows the held-out pairs best would be kept."""
+    """16 pairs, 1,500 times each in one epoch: of several, that which knows the held-out pairs best would be kept."""
     lines = pairs.read_text("utf-8").splitlines()
-    (tmp_path / "many.jsonl").write_text("\n".join([*lines[:16] * 300, *lines[16:]]), "utf-8")
+    (tmp_path / "many.jsonl").write_text("\n".join([*lines[:16] * 1500, *lines[16:]]), "utf-8")
     recipe = chat_recipe(
         data={"path": str(tmp_path / "many.jsonl")},
         phases=[{"epochs": 1, "learning_rate": 1e-2, "lora": False, "schedule": "cosine"}],
