@@ -301,7 +301,7 @@ def test_the_audit_is_told_before_each_phase_and_the_proof_after(recipe, tmp_pat
 
     fine_tune(recipe("resnet"), tmp_path / "run", progress=Listens())
     title, header, rows = next(line for line in told if isinstance(line, tuple))
-    assert title.startswith("phase 1/2 (head), from epoch 1: 3 epochs; 195 of")
+    assert title.startswith("phase 1/2 (head), from epoch 1: 3 epochs; 33 optimizer steps; 195 of")
     assert header == ["units", "parameters", "trainable", "learning rate"]
     assert rows[-1] == ["head", "195", "195", "0.03"]
     assert rows[0][2:] == ["0", "frozen"]
