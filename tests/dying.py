@@ -1,5 +1,6 @@
 """Processes that die at one change to the file system, whichever it is."""
 
+import atexit
 import os
 import signal
 import sys
@@ -7,6 +8,23 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate", "shutil.rmtree"}
+
+
+def die_at(change: int) -> None:
+    """Has this process killed at this change to files, counted from 1; at 0, prints their number when it ends."""
+    seen = 0
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if event in _CHANGES or writes:
+            seen += 1
+            if seen == change:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    if not change:
+        atexit.register(lambda: print(f"\n{seen} changes"))
 
 
 def every_kill(work: Callable[[], Any]) -> Iterator[int]:
@@ -23,18 +41,9 @@ def every_kill(work: Callable[[], Any]) -> Iterator[int]:
 
 def _killed(work: Callable[[], Any], at: int) -> bool:
     if (child := os.fork()) == 0:
-        code, left = 1, at
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal left
-            writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-            if event in _CHANGES or writes:
-                left -= 1
-                if left == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
+        code = 1
         try:
-            sys.addaudithook(hook)
+            die_at(at)
             work()
             code = 0
         finally:

@@ -1,13 +1,11 @@
 """A child process that trains, or goes on training, and may be killed: python killed.py RECIPE OUT [WHEN]
 
-WHEN is a number of seconds after there is something to go on from, or a stage of the work.
+WHEN is a stage of the work.
 """
 
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 from kerastune import fine_tune, read_recipe, resume
@@ -16,13 +14,6 @@ from kerastune.progress import Progress
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_after(seconds: float, checkpoints: Path) -> None:
-    while not any(checkpoints.glob("[0-9]*.npz")):
-        time.sleep(0.001)
-    time.sleep(seconds)
-    die()
 
 
 class DiesIn(Progress):
@@ -36,9 +27,7 @@ class DiesIn(Progress):
 
 recipe, out, when = [*sys.argv[1:], "never"][:3]
 work, progress = Path(f"{out}.partial"), Progress()
-if when.replace(".", "").isdigit():
-    threading.Thread(target=die_after, args=(float(when), work / "checkpoints"), daemon=True).start()
-elif when != "never":
+if when != "never":
     progress = DiesIn(when)
 if work.exists():
     resume(out, progress)

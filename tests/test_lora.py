@@ -168,6 +168,13 @@ def test_convolutions_can_be_adapted() -> None:
     assert all(kind[:2] in ("a ", "b ") or "predictions" in kind for kind in kinds(moved(task, before)))
 
 
+def test_a_convolution_that_is_never_built_has_no_adapter() -> None:
+    """EfficientNet's first block does not expand, and holds the convolution that would."""
+    task = classifier("EfficientNet")
+    audit = train(task, images(), lora_phase("all", targets=("conv",)))
+    assert len(audit.lora.layers) > 2
+
+
 def test_adapters_are_drawn_from_the_seed_and_stay_through_later_epochs() -> None:
     def drawn(seed: int) -> dict[str, Any]:
         task = text_classifier()

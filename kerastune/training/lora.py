@@ -14,7 +14,8 @@ from kerastune.weights import adapted, parts
 
 
 def _adaptable(layers: Iterable[keras.layers.Layer]) -> list[keras.layers.Layer]:
-    return [layer for layer in layers if hasattr(layer, "lora_enabled")]  # backbones also have an `enable_lora`
+    # Backbones also have an `enable_lora`. EfficientNet's blocks may hold convolutions that are never built: no kernel.
+    return [layer for layer in layers if hasattr(layer, "lora_enabled") and layer.built]
 
 
 def adapt(task: keras.Model, layers: Sequence[keras.layers.Layer], lora: Lora) -> Adapters:

@@ -1,6 +1,8 @@
 """Campaigns against kerastune: many seeded inputs of a kind, each of which must work or be refused in words."""
 
-from attack import bits, data, hostile, recipes, requests
+from attack import bits, data, hostile, kills, recipes, requests, runs
 from attack.campaign import Campaign
 
-CAMPAIGNS: dict[str, Campaign] = {one.CAMPAIGN.name: one.CAMPAIGN for one in (recipes, data, requests, bits, hostile)}
+CAMPAIGNS: dict[str, Campaign] = {
+    one.CAMPAIGN.name: one.CAMPAIGN for one in (recipes, data, requests, bits, hostile, kills, runs)
+}

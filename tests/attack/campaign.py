@@ -1,5 +1,6 @@
 """What an attack is made of: trials that must either work, with the right values, or be refused in words."""
 
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,7 +71,8 @@ def _wrong(trial: Trial, outcome: Outcome) -> str | None:
             return f"a refusal of {len(said)} characters: {said[:300]!r}"
         outcome.refused += 1
     except Exception as error:  # whatever else is raised is the fault that is looked for
-        return f"{type(error).__name__}: {str(error)[:300]}"
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__} at {Path(at.filename).name}:{at.lineno}: {str(error)[:300]}"
     else:
         if trial.must == "refuse":
             return "not refused"

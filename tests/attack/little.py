@@ -29,7 +29,9 @@ def images(folder: Path, family: str = "efficientnet", **changes: Any) -> Any:
     keras.utils.set_random_seed(1)
     kind = getattr(models, f"{FAMILIES[family]}ImageClassifier")
     converter = kind.preprocessor_cls.image_converter_cls(image_size=(32, 32), scale=1 / 64, offset=-2.0)
-    task = kind(backbone=tiny.BACKBONES["EfficientNet"](), num_classes=3, preprocessor=kind.preprocessor_cls(converter))
+    task = kind(
+        backbone=tiny.BACKBONES[FAMILIES[family]](), num_classes=3, preprocessor=kind.preprocessor_cls(converter)
+    )
     task.save_to_preset(str(folder / "preset"))
     return _recipe(folder, "image_classification", {"source": "folder", "path": str(folder / "data")}, changes)
 
