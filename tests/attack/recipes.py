@@ -191,7 +191,9 @@ def swap(random: Random, values: dict[str, Any]) -> object:
 
 def multiply(random: Random, values: dict[str, Any]) -> object:
     key, times = random.choice(["phases", "exports"]), int(random.choice([2, 50, 1000]))
-    values[key] = ([dict(one) for one in values.get(key, [{}])] * times)[:2000]
+    there = values.get(key)  # an earlier change may have put anything there
+    tables = [dict(one) for one in there if isinstance(one, dict)] if isinstance(there, list) else [{}]
+    values[key] = (tables * times)[:2000]
     return key, times
 
 
