@@ -13,8 +13,6 @@ RUN.partial/                                  a training that has not ended: its
 import contextlib
 import csv
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,7 +26,7 @@ import numpy.typing as npt
 from kerastune import data, files, locks
 from kerastune.data import Splits, ragged
 from kerastune.errors import DataError, KerastuneError, command, shortened
-from kerastune.files import absolute, refuse_existing, write_json
+from kerastune.files import absolute, write_json
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe, read
 from kerastune.records import RunRecord, read_run, to_json
@@ -180,6 +178,11 @@ def recipe_of(folder: Path) -> Recipe:
     return read(str(folder / RECIPE))
 
 
+def work_of(folder: Path) -> Path:
+    """Returns where a training that will end in a folder keeps what is done."""
+    return folder.with_name(folder.name + PARTIAL)
+
+
 def is_unfinished(folder: Path) -> bool:
     """Whether a training of that folder was killed, or is still running."""
     return not is_run(folder) and has_work(folder)
@@ -187,11 +190,16 @@ def is_unfinished(folder: Path) -> bool:
 
 def has_work(folder: Path) -> bool:
     """Whether an unfinished training lies beside a run, finished or not."""
-    return _work(folder).is_dir()
+    return work_of(folder).is_dir()
 
 
 def is_run(folder: Path) -> bool:
     return (folder / RECORD).is_file()
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """Returns the folder of a run that was given none."""
+    return absolute(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def load(folder: str | Path) -> Run:
@@ -208,7 +216,7 @@ def load(folder: str | Path) -> Run:
         if is_unfinished(path):
             goes_on = f"{command('kerastune', 'resume', path)} goes on with it."
             raise KerastuneError(
-                f"The training of {path} has not ended: what is done is in {_work(path)}.",
+                f"The training of {path} has not ended: what is done is in {work_of(path)}.",
                 "A process is training there now: wait until it ends." if is_training(path) else goes_on,
             )
         what = "has no run.json, so it is no run" if path.is_dir() else "is not a folder"
@@ -276,171 +284,6 @@ def write_failure(of: Run, name: str, format: str, quantize: str, error: str) ->
     write_json(of.failure(name), {"name": name, "format": format, "quantize": quantize, "error": error})
 
 
-# --- a training that has not ended ---------------------------------------------------------------------------
-
-
-def default_folder(recipe: Recipe) -> Path:
-    """Returns the folder of a run that was given none."""
-    return absolute(Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}")
-
-
-def refuse_out(folder: Path, force: bool) -> None:
-    """Refuses a folder before any work is done for it.
-
-    Raises:
-        KerastuneError: as `refuse_existing`; or a training of that folder has not ended, and without `force` or
-            while it runs that is kept.
-    """
-    refuse_existing(folder, force)
-    if os.path.lexists(_work(folder)):
-        with _claimed(folder) as work:
-            _refuse_unfinished(work, folder, force)
-
-
-def _refuse_unfinished(work: Path, folder: Path, force: bool) -> None:
-    if (_has_checkpoint(work) or is_run(work)) and not force:
-        raise KerastuneError(
-            f"{work} holds a training of {folder.name} that has not ended.",
-            f"{command('kerastune', 'resume', folder)} goes on with it; --force discards it and starts again.",
-        )
-
-
-@contextlib.contextmanager
-def work_folder(folder: Path, force: bool) -> Iterator[Path]:
-    """Claims the work folder beside the future run folder for this process.
-
-    An unfinished training in it stays until `begin`. If the block fails, what can be gone on with is kept.
-
-    Raises:
-        KerastuneError: as `refuse_out`.
-    """
-    refuse_existing(folder, force)
-    with _claimed(folder) as work:
-        _refuse_unfinished(work, folder, force)
-        yield work
-
-
-def begin(work: Path, recipe: Recipe) -> None:
-    """Empties a work folder and writes the recipe into it."""
-    (work / RECORD).unlink(missing_ok=True)  # first: with it, the folder is a run
-    for path in work.iterdir():
-        if path.name not in (locks.NAME, RECIPE):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with files.whole_file(work / RECIPE) as file:
-        file.write(recipe.to_toml().encode())
-
-
-def concluded(folder: Path) -> Run | None:
-    """Completes a training that was killed just before its last rename; returns the run, or None."""
-    if not is_run(_work(folder)):
-        return None
-    with _claimed(folder) as work:
-        finish(work, folder, force=True)
-    return None if _is_interrupted(folder) else Run(folder)
-
-
-@contextlib.contextmanager
-def unfinished(folder: Path) -> Iterator[Path]:
-    """The work folder of a training that was killed, or interrupted by Ctrl-C.
-
-    Raises:
-        KerastuneError: there is none, or a process is still at it.
-    """
-    refuse_existing(folder, force=True)  # the training will end there
-    work = _work(folder)
-    if not work.is_dir() and not _is_interrupted(folder):
-        what = "is complete" if is_run(folder) else "is not there"
-        raise KerastuneError(
-            f"There is nothing to resume: {folder} {what}, and there is no {work.name} beside it.",
-            "kerastune run RECIPE -o DIR starts a training.",
-        )
-    with _claimed(folder) as work:
-        if not _has_checkpoint(work) and _is_interrupted(folder):
-            _take_up(folder, work)
-        yield work
-
-
-def _is_interrupted(folder: Path) -> bool:
-    """Whether Ctrl-C ended this run and its checkpoints are there."""
-    return _has_checkpoint(folder) and is_run(folder) and Run(folder).record.status == "interrupted"
-
-
-def _take_up(folder: Path, work: Path) -> None:
-    """Makes an interrupted run an unfinished training again; the run stays unchanged until that ends."""
-    begin(work, recipe_of(folder))
-    (work / CHECKPOINTS).mkdir()
-    numbered = _checkpoints(folder)
-    others = {path.name for path in (folder / CHECKPOINTS).iterdir()} - numbered
-    for name in (*sorted(others), *sorted(numbered, reverse=True)):  # a kill leaves nothing, or the newest
-        of, to = folder / CHECKPOINTS / name, work / CHECKPOINTS / name
-        try:
-            os.link(of, to)
-        except OSError:  # a file system without links
-            with files.whole_file(to) as file, of.open("rb") as source:
-                shutil.copyfileobj(source, file)
-
-
-@contextlib.contextmanager
-def _claimed(folder: Path) -> Iterator[Path]:
-    """Creates and locks the work folder; removes it after a failure that leaves nothing to resume."""
-    work = _work(folder)
-    with contextlib.ExitStack() as held:
-        try:
-            while True:
-                work.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileNotFoundError):  # another process has just ended, and taken it away
-                    lock = held.enter_context(locks.hold(work / locks.NAME, f"training in {work}"))
-                    break
-        except FileExistsError as error:
-            raise KerastuneError(f"{work} is in the way, and is no folder.", "Give another folder with -o.") from error
-        except OSError as error:
-            raise KerastuneError(f"Nothing can be written into {work}: {error.strerror}.") from error
-        files.clear(work)
-        files.clear(work / CHECKPOINTS)
-        names = {path.name for path in work.iterdir()} - {locks.NAME}
-        if names and RECIPE not in names:
-            raise KerastuneError(
-                f"{work} is in the way, and is no unfinished training.", "Give another folder with -o."
-            )
-        try:
-            yield work
-        finally:
-            is_mine = locks.is_at(work / locks.NAME, lock)  # and not renamed, and another's now
-            if is_mine and _checkpoints(work) <= _checkpoints(folder) and not is_run(work):
-                shutil.rmtree(work, ignore_errors=True)  # nothing to go on with
-
-
-def finish(work: Path, folder: Path, force: bool) -> None:
-    """Turns a complete work folder into the run folder.
-
-    Raises:
-        KerastuneError: as `refuse_existing`.
-    """
-    refuse_existing(folder, force)
-    with contextlib.ExitStack() as held:
-        outer = held.enter_context(files.beside(folder))
-        if is_run(folder):  # and another process may be evaluating or exporting it
-            held.enter_context(changing(folder, "replacing"))
-            files.refuse_written(folder / "exports")
-        if not _is_interrupted(work):
-            shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
-        files.put_in_place(work, folder, outer, force)
-        (folder / locks.NAME).unlink(missing_ok=True)
-
-
-def _work(folder: Path) -> Path:
-    return folder.with_name(folder.name + PARTIAL)
-
-
-def _has_checkpoint(folder: Path) -> bool:
-    return bool(_checkpoints(folder))
-
-
-def _checkpoints(folder: Path) -> set[str]:
-    """Returns the names of a folder's checkpoints."""
-    return {path.name for path in (folder / CHECKPOINTS).glob("[0-9]*.npz")}
-
-
 # --- several runs --------------------------------------------------------------------------------------------
 
 
@@ -450,17 +293,17 @@ def inside(folder: Path) -> list[Path]:
     finished = {path for path in there if is_run(path) and not path.name.endswith(PARTIAL)}
     begun = {path.with_name(path.name.removesuffix(PARTIAL)) for path in there if path.name.endswith(PARTIAL)}
     found = finished | {path for path in begun if is_unfinished(path)}
-    return sorted(found, key=lambda path: (path if is_run(path) else _work(path)).stat().st_mtime, reverse=True)
+    return sorted(found, key=lambda path: (path if is_run(path) else work_of(path)).stat().st_mtime, reverse=True)
 
 
 def unfinished_recipe(folder: Path) -> Recipe:
     """The recipe of a training that has not ended."""
-    return recipe_of(_work(folder))
+    return recipe_of(work_of(folder))
 
 
 def is_training(folder: Path) -> bool:
     """Whether a process trains there right now."""
-    lock = _work(folder) / locks.NAME
+    lock = work_of(folder) / locks.NAME
     try:
         with locks.hold(lock, f"looking at {folder}"):
             return False
@@ -470,7 +313,7 @@ def is_training(folder: Path) -> bool:
 
 def size(folder: Path) -> int:
     """Bytes of a run, finished or not."""
-    paths = (path for part in (folder, _work(folder)) for path in part.rglob("*"))
+    paths = (path for part in (folder, work_of(folder)) for path in part.rglob("*"))
     return sum(path.lstat().st_size for path in paths if not path.is_dir())
 
 
@@ -490,7 +333,7 @@ def removable(folder: str | Path) -> Path:
 
 def remove(folder: Path) -> None:
     """Deletes a run, finished or not. After a kill it is whole or hidden."""
-    for part in (folder, _work(folder)):
+    for part in (folder, work_of(folder)):
         if part.is_dir():
             with changing(part, "removing"), files.beside(part) as outer:
                 part.rename(outer / part.name)

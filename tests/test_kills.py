@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from dying import every_kill
 
-from kerastune import files, locks, recipe, run
+from kerastune import files, locks, recipe, run, unfinished
 from kerastune.errors import ConverterError, KerastuneError
 from kerastune.records import DataRecord, Machine, RunRecord
 
@@ -99,7 +99,7 @@ def test_a_folder_that_is_replaced_is_the_old_or_the_new_one_whenever_that_is_ki
 
 def test_an_interrupted_run_that_is_resumed_keeps_its_newest_checkpoint_whenever_that_is_killed(tmp_path: Path) -> None:
     def resume() -> None:
-        with run.unfinished(tmp_path / "run"):
+        with unfinished.resumed(tmp_path / "run"):
             os._exit(0)
 
     def afresh() -> None:
@@ -109,7 +109,7 @@ def test_an_interrupted_run_that_is_resumed_keeps_its_newest_checkpoint_whenever
 
     afresh()
     for _ in every_kill(resume):
-        with run.unfinished(tmp_path / "run") as work:
+        with unfinished.resumed(tmp_path / "run") as work:
             assert (work / "checkpoints" / "000002.npz").read_text() == "checkpoint 2"
             assert (work / "checkpoints" / "best-1-1.npz").read_text() == "best"
             assert (work / "recipe.toml").is_file()
@@ -119,17 +119,17 @@ def test_an_interrupted_run_that_is_resumed_keeps_its_newest_checkpoint_whenever
 
 def test_a_training_that_is_killed_at_its_end_is_gone_on_with_or_done(tmp_path: Path) -> None:
     def train() -> None:
-        with run.work_folder(tmp_path / "run", force=True) as work:
-            run.begin(work, RECIPE)
+        with unfinished.work_folder(tmp_path / "run", force=True) as work:
+            unfinished.begin(work, RECIPE)
             make_checkpoints(work)
             run.write(work, RECIPE, record(2.0), [], scores(2.0))
-            run.finish(work, tmp_path / "run", force=True)
+            unfinished.finish(work, tmp_path / "run", force=True)
 
     make_run(tmp_path / "run", 1.0)
     ends = []
     for _ in every_kill(train):
         before = accuracy(run.load(tmp_path / "run"))  # whole at any moment
-        made = run.concluded(tmp_path / "run")
+        made = unfinished.concluded(tmp_path / "run")
         ends.append(made is not None)
         assert accuracy(run.load(tmp_path / "run")) == (2.0 if made else before)
         assert names(tmp_path) - {"run"} <= {"run.partial"}
@@ -183,7 +183,7 @@ def test_a_folder_of_somebody_else_is_not_a_work_folder(tmp_path: Path) -> None:
     (tmp_path / "run.partial").mkdir()
     (tmp_path / "run.partial" / "mine.txt").write_text("")
     with pytest.raises(KerastuneError, match="in the way, and is no unfinished training"):
-        run.refuse_out(tmp_path / "run", force=True)
+        unfinished.refuse_out(tmp_path / "run", force=True)
     assert names(tmp_path / "run.partial") == {"mine.txt"}
 
 
@@ -277,30 +277,30 @@ def test_a_run_is_changed_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 def test_a_run_is_not_replaced_while_another_process_exports_it(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", 1.0)
-    with run.work_folder(folder, force=True) as work:
-        run.begin(work, RECIPE)
+    with unfinished.work_folder(folder, force=True) as work:
+        unfinished.begin(work, RECIPE)
         run.write(work, RECIPE, record(2.0), [], scores(2.0))
         (folder / "exports").mkdir()
         with (
             files.beside(folder / "exports" / "linux"),
             pytest.raises(KerastuneError, match=r"is writing .*linux right now"),
         ):
-            run.finish(work, folder, force=True)
+            unfinished.finish(work, folder, force=True)
     assert accuracy(run.load(folder)) == 1.0
-    made = run.concluded(folder)
+    made = unfinished.concluded(folder)
     assert made is not None and accuracy(made) == 2.0
 
 
 def start_in(folder: Path, barrier: Any, told: Any) -> None:
     barrier.wait()
     try:
-        with run.work_folder(folder, force=False) as work:
-            run.begin(work, RECIPE)
+        with unfinished.work_folder(folder, force=False) as work:
+            unfinished.begin(work, RECIPE)
             make_checkpoints(work)
             told.put("trained")
             barrier.wait()
             run.write(work, RECIPE, record(1.0), [], scores(1.0))
-            run.finish(work, folder, force=False)
+            unfinished.finish(work, folder, force=False)
     except KerastuneError as error:
         told.put(error.message)
         barrier.wait()

@@ -26,7 +26,7 @@ ROOMS = [
     *("targets", "errors", "records", "progress"),
     *("locks", "files", "environment", "forkserver", "child", "keras_private", "weights", "formats"),
     *("assets", "recipe"),
-    *("modalities", "data", "run"),
+    *("modalities", "data", "run", "unfinished"),
     *("tasks", "training"),
     *("verifying", "serving", "exporting"),
     *("predicting", "reporting"),

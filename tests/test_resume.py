@@ -9,7 +9,7 @@ import pytest
 from bits import assert_same_bits
 from processes import python
 
-from kerastune import environment, fine_tune, resume, run
+from kerastune import environment, fine_tune, resume, run, unfinished
 from kerastune.errors import ConverterError, KerastuneError
 from kerastune.progress import Progress
 from kerastune.records import to_json
@@ -165,7 +165,7 @@ def test_an_unfinished_training_is_not_overwritten_unless_forced(recipe: Any, tm
 
 def test_a_training_that_runs_is_not_joined_by_another_process(recipe: Any, tmp_path: Path) -> None:
     wanted = recipe("resnet", phases=[HEAD])
-    with run.work_folder(tmp_path / "run", wanted):
+    with unfinished.work_folder(tmp_path / "run", wanted):
         for start in (lambda: fine_tune(wanted, tmp_path / "run", force=True), lambda: resume(tmp_path / "run")):
             with pytest.raises(KerastuneError, match=r"Process \d+ is training in"):
                 start()

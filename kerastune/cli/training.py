@@ -258,9 +258,10 @@ def _trained(run_folder: str) -> "Run | None":
 def _refused_out(wanted: "Recipe", out: Path | None, force: bool) -> Path:
     """Returns the run's folder; refuses one that cannot be made before importing TensorFlow, which takes seconds."""
     from kerastune import run as runs
+    from kerastune import unfinished
 
     folder = files.absolute(out) if out else runs.default_folder(wanted)
-    runs.refuse_out(folder, force)
+    unfinished.refuse_out(folder, force)
     return folder
 
 

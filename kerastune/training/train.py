@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from kerastune import assets, environment, files, run, tasks
+from kerastune import assets, environment, files, run, tasks, unfinished
 from kerastune.data import Split, Splits, ragged
 from kerastune.errors import ConverterError, KerastuneError, VerificationError, shortened
 from kerastune.progress import Progress, shown_by_default
@@ -74,7 +74,7 @@ def fine_tune(
     progress = progress or Progress()
     started = datetime.datetime.now().astimezone()
     folder = files.absolute(out or run.default_folder(recipe))
-    with run.work_folder(folder, force) as work, _memory_told():  # before an hour of work
+    with unfinished.work_folder(folder, force) as work, _memory_told():  # before an hour of work
         stopwatch = _Stopwatch()
         made = plan(recipe, progress, _decided(like))
         recipe = made.recipe
@@ -84,7 +84,7 @@ def fine_tune(
             _tell_differences(like, recipe, facts, progress)
         facts["before"] = _before(recipe, made, progress)
         stopwatch.lap("prepare")
-        run.begin(work, recipe)
+        unfinished.begin(work, recipe)
         return _train(Training(made, work, facts, progress), made, folder, stopwatch, force)
 
 
@@ -98,9 +98,9 @@ def resume(folder: str | Path, progress: Progress | None = None) -> run.Run:
     """
     progress = progress or Progress()
     folder = files.absolute(str(folder).removesuffix(run.PARTIAL))
-    if made_before := run.concluded(folder):
+    if made_before := unfinished.concluded(folder):
         return made_before
-    with run.unfinished(folder) as work, _memory_told():
+    with unfinished.resumed(folder) as work, _memory_told():
         then, arrays = checkpoint.read(work / run.CHECKPOINTS)
         recipe = run.recipe_of(work)
         _refuse_changes(then, {"recipe": recipe.model_dump(mode="json"), "versions": environment.versions()}, folder)
@@ -217,7 +217,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         seconds=stopwatch.laps,
     )
     run.write(work, recipe, record, training.at.history, predictions)
-    run.finish(work, folder, force)
+    unfinished.finish(work, folder, force)
     return run.Run(folder, [made.splits])
 
 
