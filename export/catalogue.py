@@ -18,10 +18,9 @@ def opened(folder):
         return names, stored["products"], unit(stored["vectors"] * stored["scales"][:, None])
 
 
-def looking(folder, manifest):
+def looking(folder, threshold):
     """Returns a function of (outputs, number of products) that looks a vector up: -> known, names with cosines."""
     names, products, vectors = opened(folder)
-    threshold = manifest["extras"]["catalogue"]["threshold"]
 
     def look(outputs, top):
         near = vectors @ unit(outputs["embeddings"][None].astype(np.float32))[0]
@@ -35,7 +34,8 @@ def looking(folder, manifest):
 
 def answering(folder, manifest):
     """Returns a function of (outputs, number of products) that says in lines which product it is."""
-    look, threshold = looking(folder, manifest), manifest["extras"]["catalogue"]["threshold"]
+    threshold = manifest["extras"]["catalogue"]["threshold"]
+    look = looking(folder, threshold)
     return lambda outputs, top: lines(look(outputs, top), threshold)
 
 

@@ -3,7 +3,19 @@
 from kerastune.data.loading import SOURCES, load, refuse_missing
 from kerastune.data.order import Order
 from kerastune.data.source import Progress
-from kerastune.data.splits import Split, Splits, few, spread
+from kerastune.data.splits import Split, Splits, few, picked, spread
 from kerastune.data.truths import TRUTHS
 
-__all__ = ["SOURCES", "TRUTHS", "Order", "Progress", "Split", "Splits", "few", "load", "refuse_missing", "spread"]
+__all__ = [
+    "SOURCES",
+    "TRUTHS",
+    "Order",
+    "Progress",
+    "Split",
+    "Splits",
+    "few",
+    "load",
+    "picked",
+    "refuse_missing",
+    "spread",
+]

@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kerastune.errors import printable, shortened
+from kerastune import assets
+from kerastune.errors import DataError, printable, shortened
 
 SPLITS = ("train", "validation", "test")
 Progress = Callable[[str, int, int], None]  # stage, done, total (0: unknown)
@@ -78,6 +79,17 @@ def named(path: str) -> str:
 def relative(path: str, folder: str) -> str:
     """Returns an example's id: its path inside the data folder, with slashes, printable."""
     return printable(path[len(folder) :].lstrip(os.sep).replace(os.sep, "/"))
+
+
+def asset_folder(name: str) -> str:
+    """Returns the folder of a data set among the assets.
+
+    Raises:
+        DataError: it is not fetched.
+    """
+    if not assets.is_fetched(name):
+        raise DataError(f"The asset {name!r} is not on this machine yet.", f"kerastune assets fetch {name}")
+    return str(assets.path(name))
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:

@@ -1,6 +1,6 @@
 """Splits: examples for training, validation and testing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,11 +59,15 @@ def spread(split: Split, count: int) -> list[int]:
 
 def few(split: Split, count: int) -> Split:
     """Returns up to `count` examples of a split, spread over the classes by `spread`."""
-    chosen = spread(split, count)
+    return picked(split, spread(split, count))
+
+
+def picked(split: Split, chosen: Sequence[int]) -> Split:
+    """Returns some examples of a split, in the order of their indices in `chosen`."""
     return replace(
         split,
         ids=tuple(split.ids[i] for i in chosen),
         digests=tuple(split.digests[i] for i in chosen),
-        labels=split.labels[chosen],
+        labels=split.labels[list(chosen)],
         read=lambda i: split.read(chosen[i]),
     )

@@ -104,13 +104,13 @@ def _answering(of: Run | Artifact, top: int) -> Callable[[Predictions, int], Ans
     if not (isinstance(of, Artifact) and (of.folder / catalogue.FILE).is_file()):
         labels, answer = _labels(of), learnt_by(of).shown.answer
         return lambda found, i: answer(labels, found, i, top)
-    extras = of.manifest.extras
-    look = catalogue.looking(of.folder, {"extras": extras})
+    threshold = of.manifest.extras["catalogue"]["threshold"]
+    look = catalogue.looking(of.folder, threshold)
 
     def named(found: Predictions, i: int) -> Answer:
         known, nearest = look({"embeddings": found["embeddings"][i]}, top)
         products = [{"product": name, "cosine": cosine} for name, cosine in nearest]
-        lines = catalogue.lines((known, nearest), extras["catalogue"]["threshold"])
+        lines = catalogue.lines((known, nearest), threshold)
         return Answer(tuple(lines), {"known": known, "products": products})
 
     return named

@@ -8,6 +8,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -278,12 +279,16 @@ def opened(folder: Path) -> None:
         of.predictions("validation")
 
 
-def on_run(whole: run.Run, folders: Iterator[Path], name: str, content: bytes) -> Callable[[], None]:
+def on_copy(
+    whole: Path, folders: Iterator[Path], use: Callable[[Path], object], name: str, content: bytes
+) -> Callable[[], None]:
+    """Returns a try to use a copy of a folder in which one file has another content."""
+
     def tried() -> None:
-        folder = shutil.copytree(whole.folder, next(folders))
+        folder = shutil.copytree(whole, next(folders))
         try:
             (folder / name).write_bytes(content)
-            opened(folder)
+            use(folder)
         finally:
             shutil.rmtree(folder)
 
@@ -359,18 +364,7 @@ OBJECTS: dict[str, Any] = {
 
 def presets(folder: Path, folders: Iterator[Path], random: Random) -> Iterator[Any]:
     whole, loaded = a_preset(folder)
-
-    def on_preset(name: str, content: bytes) -> Callable[[], None]:
-        def tried() -> None:
-            at = shutil.copytree(whole, next(folders))
-            try:
-                (at / name).write_bytes(content)
-                loaded(at)
-            finally:
-                shutil.rmtree(at)
-
-        return tried
-
+    on_preset = partial(on_copy, whole, folders, loaded)
     yield "a preset, whole", lambda: loaded(whole), "work"
     config, task = (json.loads((whole / name).read_text()) for name in ("config.json", "task.json"))
     for what, given in OBJECTS.items():
@@ -438,7 +432,7 @@ def _runs(folder: Path, folders: Iterator[Path], random: Random) -> Iterator[Any
     an_artifact(of)
     yield "a run, whole", lambda: opened(of.folder), "work"
     for what, name, content in run_files(of, random):
-        yield what, on_run(of, folders, name, content), None
+        yield what, on_copy(of.folder, folders, opened, name, content), None
 
 
 CAMPAIGN = Campaign("hostile", "cut, retyped and hostile artifacts, runs and presets", 150, trials)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from growing import GROWING
 
 from attack.campaign import Trial
 from attack.expected import Expected, content_of, examples, loaded, settings, shuffled
@@ -150,29 +151,8 @@ WORKING = [
     "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = 1 %}{{ m.content }}<|im_end|>{% endfor %}",
     "{% macro say(m) %}{{ m.content }}<|im_end|>{% endmacro %}{% for m in messages %}{{ say(m) }}{% endfor %}",
 ]
-_DOUBLED = (
-    "{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}"
-    "{% set ns.y = [ns.y, ns.y] %}{% endfor %}"
-)
 HOSTILE = [
-    "{{ range(99999)|list|tojson(indent=99999) }}",
-    "{{ range(99999)|list|tojson(separators=('a' * 99999, 'b')) }}",
-    "{{ ('\\t' * 99999).expandtabs(99999) }}",
-    "{{ ('a' * 99999).translate({97: 'b' * 99999}) }}",
-    "{{ ('\\n' * 99999)|indent(99999) }}",
-    "{{ ('%(a)s' * 99999) % {'a': 'b' * 99999} }}",
-    "{{ ('%(a)s' * 99999)|format(a='b' * 99999) }}",
-    "{{ ('{0}' * 99999).format('b' * 99999) }}",
-    "{{ (['a' * 10] * 99999)|map('replace', 'a', 'b' * 99999)|list }}",
-    "{{ ('a' * 9999999)|wordwrap(1) }}",
-    "{{ (range(99999)|list * 99)|pprint }}",
-    _DOUBLED + "{% if ns.x == ns.y %}{% endif %}",
-    _DOUBLED + "{{ '%s' % (ns.x,) }}",
-    _DOUBLED + "{{ '{}'.format(ns.x) }}",
-    _DOUBLED + "{{ raise_exception(ns.x) }}",
-    _DOUBLED + "{{ {(ns.x, ns.y): 1} }}",
-    "{% set ns = namespace(x=1) %}{% macro m() %}{% set ns.x = varargs %}{% endmacro %}"
-    "{% for i in range(60) %}{{ m(ns.x, ns.x) }}{% endfor %}{{ ns.x == ns.x }}",
+    *GROWING,
     "{% for i in range(10000000000) %}{% endfor %}",
     _LONG * 2 + "{% endfor %}" * 2,
     _LONG * 3 + "x" + "{% endfor %}" * 3,

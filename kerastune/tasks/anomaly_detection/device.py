@@ -1,6 +1,5 @@
 """Pictures in; a score, a decision and a heat map out. Without TensorFlow."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from kerastune.data import Split, Splits, spread
 from kerastune.modalities import Example
 from kerastune.modalities.image import IMAGE
 from kerastune.tasks.anomaly_detection.settings import AnomalyDetection
-from kerastune.tasks.contract import Device, Form, Questions, Record, Wanted
-from kerastune.tasks.image_classification.device import form as form_of_images
+from kerastune.tasks.contract import Device, Form, Record, Wanted
+from kerastune.tasks.image_classification import device as images
 from kerastune.tasks.learnt import LEARNT
 
 GOLDEN = 12
@@ -25,7 +24,7 @@ _STEPS = {
 
 def form(recipe: AnomalyDetection, wanted: Wanted) -> Form:
     """Returns the form of an image model whose outputs stay in floating point."""
-    found = form_of_images(recipe, wanted)
+    found = images.form(recipe, wanted)
     return replace(found, int8_io="float32") if wanted.io != "int8" else found
 
 
@@ -51,42 +50,25 @@ def calibration(recipe: AnomalyDetection, split: Split, i: int) -> Example:
 
 def manifest(recipe: AnomalyDetection, wanted: Wanted, form: Form, work: Path) -> Record:
     """Describes pixels in, and a score, a decision and a heat map out."""
-    settings = json.loads((work / "image.json").read_text("utf-8"))
-    batch = None if form.signature in ("serving", "serving_default") else 1
-    height, width = settings["height"], settings["width"]
+    batch = images.batch_of(form)
     with np.load(work / "golden_expected.npz", allow_pickle=False) as stored:
         rows, columns = stored["heat_map"].shape[1:]
-    is_fixed = not form.exact
-    resizing = f"resize to {height}x{width}, {settings['interpolation']}, as in training"
-    outside = ["decode the file to RGB", "apply its EXIF orientation", "put transparency on white"]
     outputs = (
-        ("score", [batch, 1], "float32", "the largest of parts; above 1 is defective"),
-        ("defective", [batch, 1], "float32", "1 if the score is above 1, else 0"),
-        ("heat_map", [batch, rows, columns], "float32", "cells of the picture, row by row; above 1 is defective"),
-        ("parts", [batch, 3], "float32", "scores of patches, residuals and the whole image; 0 if not used"),
+        ("score", [batch, 1], "the largest of parts; above 1 is defective"),
+        ("defective", [batch, 1], "1 if the score is above 1, else 0"),
+        ("heat_map", [batch, rows, columns], "cells of the picture, row by row; above 1 is defective"),
+        ("parts", [batch, 3], "scores of patches, residuals and the whole image; 0 if not used"),
     )
-    inside = [*([] if is_fixed else [resizing]), "scale and offset", *(_STEPS[name] for name in recipe.detector.scores)]
-    return {
-        "signatures": list(DEVICE.serving) if form.signature == "serving" else [form.signature],
-        "reading": {**settings, "resize": "outside" if is_fixed else "inside"},
-        "inputs": [
-            {
-                "name": "images",
-                "shape": [batch, height, width, 3] if is_fixed else [batch, None, None, 3],
-                "dtype": form.io,
-                "range": [0, 255],
-                "meaning": f"RGB pixels of an upright image{'' if is_fixed else ', of any height and width'}",
-            }
+    inside = [*(_STEPS[name] for name in recipe.detector.scores), "scale by held-out good pictures, and threshold"]
+    return images.described(
+        form,
+        work,
+        inside,
+        [
+            {"name": name, "shape": shape, "dtype": "float32", "range": None, "meaning": meaning}
+            for name, shape, meaning in outputs
         ],
-        "outputs": [
-            {"name": name, "shape": shape, "dtype": dtype, "range": None, "meaning": meaning}
-            for name, shape, dtype, meaning in outputs
-        ],
-        "preprocessing": {
-            "inside": [*inside, "scale by held-out good pictures, and threshold"],
-            "outside": [*outside, *([resizing] if is_fixed else [])],
-        },
-    }
+    )
 
 
 DEVICE: Device[AnomalyDetection] = Device(
@@ -99,9 +81,9 @@ DEVICE: Device[AnomalyDetection] = Device(
     calibration=calibration,
     audited=lambda recipe, splits: [],
     manifest=manifest,
-    questions=lambda recipe, split, chosen: Questions((split.example(i) for i in chosen), np.arange(len(chosen))),
+    questions=images.questions,
     sides=lambda recipe: 1,
-    serving=("serving_default", "serve_bytes"),
+    serving=images.SERVING,
     pipeline_tag="image-classification",
     unit="an image",
 )

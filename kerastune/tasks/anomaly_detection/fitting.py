@@ -6,7 +6,7 @@ Memory is bounded: of the places in all pictures a sample of fixed size is kept.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,8 @@ import numpy.typing as npt
 import tensorflow as tf
 from scipy.stats import ks_2samp
 from sklearn.covariance import LedoitWolf
-from sklearn.metrics import roc_auc_score
 
-from kerastune.data import Split, Splits
+from kerastune.data import Split, Splits, picked
 from kerastune.errors import DataError
 from kerastune.progress import Progress
 from kerastune.records import Decision
@@ -25,6 +24,7 @@ from kerastune.tasks.anomaly_detection.conformal import Conformal, conformal, fe
 from kerastune.tasks.anomaly_detection.model import AnomalyDetector
 from kerastune.tasks.anomaly_detection.settings import SCORES, AnomalyDetection
 from kerastune.tasks.image_classification import feeding
+from kerastune.tasks.learnt.defects import auroc
 
 Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
@@ -236,8 +236,8 @@ def _choose(
             normal.append(raw(x).numpy())
             for kind, several in defective.items():
                 several.append(raw(tf.constant(synthetic.defects(x.numpy(), kind, n))).numpy())
-        right = np.concatenate(normal)[:, 0]
-        areas = [_area(right, np.concatenate(several)[:, 0]) for several in defective.values()]
+        right = np.concatenate(normal)[:, 0].astype(np.float64)
+        areas = [auroc(right, np.concatenate(several)[:, 0].astype(np.float64)) for several in defective.values()]
         found[name] = float(np.mean(areas))
     got = "memory_bank" if found["memory_bank"] > found["gaussian"] + _BETTER else "gaussian"
     setters[got]()
@@ -299,11 +299,6 @@ def _power(
     return Decision("synthetic defects", "share found", f"{np.mean(list(shares.values())):.2f}", why)
 
 
-def _area(normal: Floats, defective: Floats) -> float:
-    truth = np.r_[np.zeros(len(normal)), np.ones(len(defective))]
-    return float(roc_auc_score(truth, np.r_[normal, defective]))
-
-
 # --- pictures ------------------------------------------------------------------------------------------------
 
 
@@ -347,13 +342,7 @@ def _pixels(
     progress: Progress,
 ) -> Iterator[Any]:
     """Yields batches of pictures as the model takes them, float32 [B, H, W, 3]."""
-    some = replace(
-        split,
-        ids=tuple(split.ids[i] for i in chosen),
-        digests=tuple(split.digests[i] for i in chosen),
-        labels=split.labels[list(chosen)],
-        read=lambda i: split.read(chosen[i]),
-    )
+    some = picked(split, chosen)
     done = 0
     for x, _ in feeding.batches(model, some, feeding.order(model, some, recipe.train.batch_size)):
         yield x

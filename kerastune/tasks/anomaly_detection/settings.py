@@ -10,7 +10,7 @@ from kerastune.recipe.sources import DefectData
 
 Score = Literal["patches", "residuals", "image"]
 SCORES: tuple[Score, ...] = ("patches", "residuals", "image")
-"""The scores, in the order of the output "scores"."""
+"""The scores, in the order of the output "parts"."""
 
 PASS = Phase(unfreeze="head", epochs=1, learning_rates={})
 """The only phase: one pass of the frozen backbone over the pictures."""

@@ -64,7 +64,7 @@ def manifest(recipe: ImageClassification, wanted: Wanted, form: Form, work: Path
     """Describes pixels in and scores out."""
     dtype = form.int8_io if wanted.quantize == "int8" else "float32"
     output = scores_of(recipe.data.target, batch_of(form), work, dtype)
-    return described(wanted, form, work, activation(recipe.data.target), output)
+    return described(form, work, activation(recipe.data.target), [output])
 
 
 def batch_of(form: Form) -> int | None:
@@ -72,8 +72,8 @@ def batch_of(form: Form) -> int | None:
     return None if form.signature in ("serving", "serving_default") else 1
 
 
-def described(wanted: Wanted, form: Form, work: Path, inside: list[str], output: Record) -> Record:
-    """Returns the manifest's entries for an image model with one output; `inside` is its last steps in words."""
+def described(form: Form, work: Path, inside: list[str], outputs: list[Record]) -> Record:
+    """Returns the manifest's entries for an image model; `inside` is its last steps in words."""
     settings = json.loads((work / "image.json").read_text("utf-8"))
     batch, height, width = batch_of(form), settings["height"], settings["width"]
     resizing = f"resize to {height}x{width}, {settings['interpolation']}, as in training"
@@ -93,7 +93,7 @@ def described(wanted: Wanted, form: Form, work: Path, inside: list[str], output:
                 + ("" if is_fixed else ", of any height and width"),
             }
         ],
-        "outputs": [output],
+        "outputs": outputs,
         "preprocessing": {
             "inside": [*([] if is_fixed else [resizing]), "scale and offset", *inside],
             "outside": [*outside, *([resizing] if is_fixed else [])],

@@ -30,7 +30,7 @@ def manifest(recipe: ImageEmbedding, wanted: Wanted, form: Form, work: Path) -> 
         "range": None,
         "meaning": f"the image's vector; compare vectors by cosine{cut}",
     }
-    return images.described(wanted, form, work, ["projection"], output)
+    return images.described(form, work, ["projection"], [output])
 
 
 def questions(recipe: ImageEmbedding, split: Split, chosen: Sequence[int]) -> Questions:

@@ -88,10 +88,10 @@ def signatures(recipe: ImageEmbedding, model: Model) -> dict[str, Signature]:
     It is not scaled to length 1: LiteRT's and TensorFlow Lite Micro's integer kernels do so differently.
     """
 
-    def renamed(function: Callable[..., dict[str, tf.Tensor]]) -> Callable[..., dict[str, tf.Tensor]]:
-        return lambda x: {"embeddings": tf.identity(function(x)["scores"], name="embeddings")}
+    def answer(x: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"embeddings": tf.identity(tf.cast(model(x, training=False), tf.float32), name="embeddings")}
 
-    return {name: (renamed(made), specs) for name, (made, specs) in tracing.signatures("number", model).items()}
+    return tracing.signatures_of(answer, model)
 
 
 def reference(model: Model, examples: Sequence[Any]) -> dict[str, Vectors]:
