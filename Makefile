@@ -42,6 +42,8 @@ bench: $(VENV)/installed
 	$(BIN)/python bench/bench.py
 
 tokenizers: $(VENV)/installed-dev
+	$(BIN)/kerastune assets fetch all-minilm-l6-v2-en smollm2-135m-instruct trec-questions sms-spam \
+	  vader-movie-reviews chatterbot-qa
 	$(BIN)/python tests/tokenizers_table.py > docs/tokenizers.md
 
 # RUN is a run folder, as in: make faults RUN=runs/quickstart-20261124-133253
