@@ -119,7 +119,7 @@ def reference(model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Predicti
 def signatures(model: Model) -> dict[str, Signature]:
     """Returns the signatures of an image model, with this task's outputs."""
 
-    def answer(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    def answer(x: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
         return {name: tf.identity(output, name=name) for name, output in model(x, training=False).items()}
 
     return signatures_of(answer, model)

@@ -20,11 +20,12 @@ from kerastune.tasks.losses import activated
 Scores = npt.NDArray[np.float32]
 
 
-Answer = Callable[[tf.Tensor], dict[str, tf.Tensor]]
-"""From a model's inputs, float32 [B, h, w, 3], to named outputs."""
+Answer = Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]
+"""From a model's inputs, float32 [B, h, w, 3], and the pictures' own heights and widths, int32 [B or 1, 2], to named
+outputs."""
 
 
-def device_function(answer: Answer, model: Model, resize: bool = True) -> Answer:
+def device_function(answer: Answer, model: Model, resize: bool = True) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """Returns the function from raw pixels, uint8 [B, H, W, 3] of any size, to named outputs.
 
     Without `resize`, images must have the model's size; the operators would only cost memory.
@@ -32,22 +33,24 @@ def device_function(answer: Answer, model: Model, resize: bool = True) -> Answer
     converter = model.preprocessor.image_converter if resize else normaliser(model)
 
     def device(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return answer(converter(tf.cast(images, tf.float32)))  # [B, h, w, 3], the size the model was trained at
+        x = converter(tf.cast(images, tf.float32))  # [B, h, w, 3], the size the model was trained at
+        return answer(x, tf.shape(images)[None, 1:3])
 
     return device
 
 
-def bytes_function(answer: Answer, model: Model) -> Answer:
+def bytes_function(answer: Answer, model: Model) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
     """Returns the function from encoded JPEG or PNG files, string [B], to named outputs."""
     converter = model.preprocessor.image_converter
     height, width = converter.image_size
 
-    def decode(encoded: tf.Tensor) -> tf.Tensor:  # string [] -> float32 [h, w, 3]
-        return tf.ensure_shape(converter(decoding.decode(encoded)), [height, width, 3])
+    def decode(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:  # string [] -> float32 [h, w, 3], int32 [2]
+        image = decoding.decode(encoded)
+        return tf.ensure_shape(converter(image), [height, width, 3]), tf.shape(image)[:2]
 
     def device(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        x = tf.map_fn(decode, image_bytes, fn_output_signature=tf.TensorSpec([height, width, 3], tf.float32))
-        return answer(x)
+        specs = (tf.TensorSpec([height, width, 3], tf.float32), tf.TensorSpec([2], tf.int32))
+        return answer(*tf.map_fn(decode, image_bytes, fn_output_signature=specs))
 
     return device
 
@@ -55,7 +58,7 @@ def bytes_function(answer: Answer, model: Model) -> Answer:
 def signatures(target: str, model: Model) -> dict[str, Signature]:
     """Returns the signatures of an exported model of labels or numbers, whose output is "scores", float32 [B, K]."""
     return signatures_of(
-        lambda x: {"scores": tf.identity(activated(target, model(x, training=False)), name="scores")}, model
+        lambda x, size: {"scores": tf.identity(activated(target, model(x, training=False)), name="scores")}, model
     )
 
 

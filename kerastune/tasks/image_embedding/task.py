@@ -88,7 +88,7 @@ def signatures(recipe: ImageEmbedding, model: Model) -> dict[str, Signature]:
     It is not scaled to length 1: LiteRT's and TensorFlow Lite Micro's integer kernels do so differently.
     """
 
-    def answer(x: tf.Tensor) -> dict[str, tf.Tensor]:
+    def answer(x: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"embeddings": tf.identity(tf.cast(model(x, training=False), tf.float32), name="embeddings")}
 
     return tracing.signatures_of(answer, model)
