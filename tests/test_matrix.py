@@ -92,6 +92,18 @@ def test_the_debugger_gives_each_input_its_own_values(tmp_path):
     assert len(tflite.layer_errors(tmp_path, Conversion("one", "int8"))) >= len(layers)
 
 
+def test_the_debugger_takes_images_of_any_size(tmp_path):
+    pooled = keras.Sequential([keras.layers.Conv2D(2, 3), keras.layers.GlobalAveragePooling2D()])
+    spec = tf.TensorSpec([1, None, None, 3], tf.float32, name="images")
+    signature = (lambda images: {"scores": pooled(images)}, [spec])
+    graphs.saved_model({"one": signature}, tmp_path / "one")
+    graphs.frozen("one", signature, tmp_path)
+    random = np.random.default_rng(0)
+    examples = {f"{n:03}/images": random.normal(size=[4 + n, 9 - n, 3]) for n in range(5)}
+    np.savez(tmp_path / "calibration.npz", **examples)
+    assert tflite.layer_errors(tmp_path, Conversion("one", "int8"))
+
+
 def test_onnx_wants_other_names_for_outputs_than_for_inputs(tmp_path):
     spec = tf.TensorSpec([1], tf.float32, name="masks")
     with pytest.raises(ValueError, match="another name for the output masks"):

@@ -125,11 +125,15 @@ def _debugger(converter: Any, work: Path, conversion: Conversion, options: Any) 
     import tensorflow as tf
 
     def examples() -> Iterator[list[Any]]:
-        # The debugger takes lists, in the model's own order of inputs.
-        order = [one["name"] for one in debugger._quant_interpreter.get_input_details()]
+        # The debugger takes lists, in the model's own order of inputs, and makes room only for the first one's shapes.
+        interpreter = debugger._quant_interpreter
         for inputs in calibration(work, conversion):
             named = {f"{conversion.signature}_{name}:0": value for name, value in inputs.items()}
-            yield [named[name] for name in order]
+            takes = interpreter.get_input_details()
+            for one in takes:
+                interpreter.resize_tensor_input(one["index"], named[one["name"]].shape)
+            interpreter.allocate_tensors()
+            yield [named[one["name"]] for one in takes]
 
     debugger = tf.lite.experimental.QuantizationDebugger(
         converter=converter, debug_dataset=examples, debug_options=options
