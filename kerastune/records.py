@@ -299,7 +299,12 @@ def from_json(kind: type[R], value: Any) -> R:
 
 
 def differences(then: Any, now: Any, where: str = "", words: tuple[str, str] = ("then", "now")) -> list[str]:
-    """Returns the differences of two JSON documents, one per line: "train.batch_size: 8 then, 16 now"."""
+    """Returns the differences of two JSON documents, one per line: "train.batch_size: 8 then, 16 now".
+
+    Args:
+        where: the key of both in a larger document.
+        words: what the two are called.
+    """
 
     def each(key: Any, a: Any, b: Any) -> list[str]:
         return differences(a, b, f"{where}.{key}".lstrip("."), words)
@@ -309,4 +314,16 @@ def differences(then: Any, now: Any, where: str = "", words: tuple[str, str] = (
         return [line for key in keys for line in each(key, then.get(key), now.get(key))]
     if isinstance(then, list) and isinstance(now, list) and len(then) == len(now):
         return [line for i, (a, b) in enumerate(zip(then, now, strict=True)) for line in each(i, a, b)]
-    return [] if then == now else [f"{where}: {then!r} {words[0]}, {now!r} {words[1]}"]
+    return [] if then == now else [f"{where}: {_worded(then)} {words[0]}, {_worded(now)} {words[1]}"]
+
+
+def _worded(value: Any) -> str:
+    """Returns a value of a JSON document for people; of an object, what is set in it."""
+    if value is None:
+        return "not set"
+    if isinstance(value, Mapping):
+        is_set = {key: one for key, one in value.items() if one not in (None, [], {})}
+        return ", ".join(f"{key} = {_worded(one)}" for key, one in is_set.items()) or "empty"
+    if isinstance(value, list):
+        return f"[{'; '.join(map(_worded, value))}]" if any(isinstance(x, Mapping) for x in value) else repr(value)
+    return repr(value)

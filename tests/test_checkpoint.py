@@ -61,7 +61,8 @@ def test_an_unfinished_write_is_no_checkpoint(tmp_path: Path) -> None:
         ({"a": {"b": 8}}, {"a": {"b": 16}}, ["a.b: 8 then, 16 now"]),
         ({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}]}, ["a.1.b: 2 then, 3 now"]),
         ({"a": [1]}, {"a": [1, 2]}, ["a: [1] then, [1, 2] now"]),
-        ({"a": 1}, {"b": 1}, ["a: 1 then, None now", "b: None then, 1 now"]),
+        ({"a": 1}, {"b": 1}, ["a: 1 then, not set now", "b: not set then, 1 now"]),
+        ({"a": {"b": 1, "c": None}}, {"a": None}, ["a: b = 1 then, not set now"]),
         ({"a": 1}, {"a": 1}, []),
     ],
 )

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from kerastune import run
 from kerastune.cli import cli
+from kerastune.recipe import Export
+from kerastune.reporting import comparing
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -144,6 +147,17 @@ def test_two_runs_stand_side_by_side_with_paired_intervals(run_folder: Path, tmp
         invoke("runs", "compare", run_folder, other).stdout,
         re.MULTILINE,
     )
+
+
+def test_an_export_that_only_one_run_has_is_named_in_words(run_folder: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run_folder, tmp_path / "other")
+    recipe = run.recipe_of(other)
+    more = (*recipe.exports, Export(target="android", quantize="int8"))
+    longer = (*recipe.phases, recipe.phases[0].model_copy(update={"epochs": 9}))
+    (other / "recipe.toml").write_text(recipe.model_copy(update={"exports": more, "phases": longer}).to_toml())
+    phase, export = comparing.compare(run.load(run_folder), run.load(other)).recipe
+    assert phase.startswith("phases.1: not set in A, unfreeze = 'head', epochs = 9, learning_rate = ")
+    assert export.startswith("exports.android-int8: not set in A, target = 'android', quantize = 'int8', max_acc")
 
 
 def test_runs_are_removed_when_the_user_says_so_and_nothing_else_is(run_folder: Path, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 import pytest
 from fitting import phase
-from tiny import BACKBONES, backbone
+from tiny import BACKBONES, backbone, classifier
 
 from kerastune.errors import RecipeError
+from kerastune.training.expressions import refuse_endless
 from kerastune.training.units import BLOCK, select, units
 
 
@@ -99,3 +100,21 @@ def test_units_that_are_not_there_are_an_error_that_lists_those_that_are(unfreez
     assert f"unfreeze = {unfreeze!r}" in caught.value.message
     assert problem in caught.value.message
     assert all(unit.name in caught.value.message for unit in units(backbone("EfficientNet")) if unit.is_block)
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("phases.1.unfreeze", {"unfreeze": "match:(.*)*_$"}),
+        ("phases.1.learning_rates", {"unfreeze": "all", "learning_rates": {"stem": 1e-4, "(.*)*_$": 1e-5}}),
+        ("phases.1.lora.targets", {"unfreeze": "all", "lora": {"rank": 2, "targets": ["query", "(.*)*_$"]}}),
+    ],
+)
+def test_an_expression_that_backtracks_without_end_is_refused(key: str, settings: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=rf"{key}: '\(\.\*\)\*_\$' takes more than 2 s") as caught:
+        refuse_endless([phase("match:block1a$"), phase(**settings)], classifier("EfficientNet"))
+    assert "(a+)+" in str(caught.value.hint)
+
+
+def test_expressions_that_end_are_taken() -> None:
+    refuse_endless([phase("head"), phase("match:^(?!block1a).*_(expand|project)+$")], classifier("EfficientNet"))

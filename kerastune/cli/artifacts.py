@@ -161,8 +161,23 @@ def benchmark(
 @click.option(
     "--grpc-port", default=8500, show_default=True, type=click.IntRange(0, 65535), help="gRPC port; 0: any free."
 )
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A host name in REST requests, besides localhost, this machine's name and IP addresses.",
+)
 @json_option
-def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_port: int, as_json: bool) -> None:
+def serve(
+    artifact_folder: str,
+    name: str | None,
+    host: str,
+    port: int,
+    grpc_port: int,
+    allow_hosts: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Serve a SavedModel artifact as TF Serving does.
 
     A stand-in for development. Stop it with Ctrl-C.
@@ -186,7 +201,7 @@ def serve(artifact_folder: str, name: str | None, host: str, port: int, grpc_por
 
     with loading:
         loading.enter_context(loading.enter_context(progress()).working("loading the model"))
-        stand_in.serve(artifact_folder, name, host, port, grpc_port, ready)
+        stand_in.serve(artifact_folder, name, host, port, grpc_port, allow_hosts, ready)
     say("Stopped.")
 
 

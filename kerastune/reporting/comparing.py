@@ -1,9 +1,11 @@
 """Compares two runs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from kerastune import tasks
 from kerastune.data import ragged
+from kerastune.recipe import Recipe, export_name
 from kerastune.records import differences
 from kerastune.run import Run
 from kerastune.tasks.learnt import Learnt, Predictions, statistics
@@ -66,7 +68,7 @@ def compare(a: Run, b: Run) -> Compared:
     Raises:
         KerastuneError: one is no run, or was interrupted and has no metrics.
     """
-    then, now = (run.recipe.model_dump(mode="json") for run in (a, b))
+    then, now = (_by_name(run.recipe) for run in (a, b))
     made = [{one.folder.name: one for one in artifact.inside(run.exports)} for run in (a, b)]
     names = sorted({name for found in made for name in found})
     return Compared(
@@ -75,6 +77,17 @@ def compare(a: Run, b: Run) -> Compared:
         tuple(_figures(a, b, split) for split in ("validation", "test")),
         tuple(Files(name, *(_side(found.get(name)) for found in made)) for name in names),
     )
+
+
+def _by_name(recipe: Recipe) -> dict[str, Any]:
+    """Returns a recipe with its phases by number, as in `-s phases.0…`, and its exports by name.
+
+    Two recipes may have different ones.
+    """
+    document = recipe.model_dump(mode="json")
+    phases, exports = document["phases"], document["exports"]
+    names = map(export_name, recipe.exports)
+    return document | {"phases": dict(enumerate(phases)), "exports": dict(zip(names, exports, strict=True))}
 
 
 def _figures(a: Run, b: Run, split: str) -> Figures:

@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,6 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,6 +24,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from kerastune.errors import KerastuneError, shortened
 from kerastune.serving import tensors
+from kerastune.serving.hosts import KnownHosts
 from kerastune.serving.signatures import Refused, Signature, large
 from kerastune.serving.tensors import MAX_BYTES
 
@@ -92,15 +92,26 @@ class Served:
             self.held -= own
 
 
-def run(served: Served, listening: socket.socket, host: str, grpc_port: int, ready: Callable[[str], None]) -> None:
-    """Serves until SIGINT or SIGTERM, REST on a listening socket; `ready` gets gRPC's address.
+def run(
+    served: Served,
+    listening: socket.socket,
+    host: str,
+    grpc_port: int,
+    ready: Callable[[str], None],
+    names: Sequence[str] = (),
+) -> None:
+    """Serves until SIGINT or SIGTERM, REST on a listening socket.
+
+    Args:
+        ready: gets gRPC's address.
+        names: further host names that REST requests may be addressed to, as in `hosts.KnownHosts`.
 
     Raises:
         KerastuneError: gRPC's port is taken.
     """
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn re-raises it when it ends
     try:
-        asyncio.run(_run(served, listening, host, grpc_port, ready))
+        asyncio.run(_run(served, listening, host, grpc_port, ready, [host, *names]))
     except KeyboardInterrupt:
         pass
     finally:
@@ -108,7 +119,12 @@ def run(served: Served, listening: socket.socket, host: str, grpc_port: int, rea
 
 
 async def _run(
-    served: Served, listening: socket.socket, host: str, grpc_port: int, ready: Callable[[str], None]
+    served: Served,
+    listening: socket.socket,
+    host: str,
+    grpc_port: int,
+    ready: Callable[[str], None],
+    names: Sequence[str],
 ) -> None:
     anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
     rpc, port = _rpc(served, address(host, grpc_port))
@@ -120,8 +136,7 @@ async def _run(
         await rpc.stop(GRACE_SECONDS)
         served.closed.set()
 
-    hosts = ["*"] if host in ("0.0.0.0", "::", "") else ["localhost", "127.0.0.1", "[::1]", address(host)]
-    app = _rest(served, hosts, until_stopped)
+    app = _rest(served, names, until_stopped)
     config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=GRACE_SECONDS)
     ready(address(host, port))
     await uvicorn.Server(config).serve(sockets=[listening])
@@ -158,7 +173,7 @@ _STATUSES = {
 }
 
 
-def _rest(served: Served, hosts: list[str], lifespan: Any) -> Starlette:
+def _rest(served: Served, names: Sequence[str], lifespan: Any) -> Starlette:
     async def predict(request: Request) -> Response:
         served.check(**request.path_params)
         with served.holding() as add:
@@ -196,8 +211,8 @@ def _rest(served: Served, hosts: list[str], lifespan: Any) -> Starlette:
         for end, answer, method in ((":predict", predict, "POST"), ("", status, "GET"))
     ]
     handlers: Any = {Refused: refused, HTTPException: elsewhere, ClientDisconnect: gone}
-    trusted = Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    app = Starlette(routes=routes, middleware=[trusted], exception_handlers=handlers, lifespan=lifespan)
+    known = Middleware(KnownHosts, names=names)
+    app = Starlette(routes=routes, middleware=[known], exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False
     return app
 

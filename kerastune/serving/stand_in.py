@@ -8,7 +8,7 @@ more than 64 MiB, 512 examples or 134 megapixels. It also answers raw texts: see
 import json
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8501,
     grpc_port: int = 8500,
+    allow_hosts: Sequence[str] = (),
     ready: Callable[[dict[str, Any]], None] = lambda where: None,
 ) -> None:
     """Answers TF Serving's REST and gRPC requests until SIGINT or SIGTERM, finishes accepted ones, and returns.
@@ -37,6 +38,8 @@ def serve(
     Args:
         name: the model's name in addresses; default: the artifact's.
         port, grpc_port: 0 takes a free port.
+        allow_hosts: host names that REST requests may be addressed to, besides IP addresses, localhost, `host` and this
+            machine's name.
         ready: called once the server is ready, with `name`, `version`, the addresses `rest` and `grpc`,
             `max_request_bytes`, `signatures` (names of the inputs by signature) and `example`, a command with a
             request.
@@ -87,7 +90,7 @@ def serve(
             "signatures": {key: list(one.inputs) for key, one in sorted(served.signatures.items())},
             "example": _example(url, served.signatures),
         }
-        server.run(served, listening, host, grpc_port, lambda rpc: ready({**where, "grpc": rpc}))
+        server.run(served, listening, host, grpc_port, lambda rpc: ready({**where, "grpc": rpc}), allow_hosts)
 
 
 def _listening(host: str, port: int, address: Callable[[str, int], str]) -> socket.socket:

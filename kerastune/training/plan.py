@@ -16,7 +16,7 @@ from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
 from kerastune.records import Audit, Decision
 from kerastune.tasks.wanted import refusals
-from kerastune.training import decide, freezing, lora, precision
+from kerastune.training import decide, expressions, freezing, lora, precision
 from kerastune.training.batches import Batches
 from kerastune.training.steps import without_xla
 
@@ -88,6 +88,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         raise RecipeError(f"train.xla = true, but these layers have no XLA: {', '.join(bad)}.", 'Use xla = "auto".')
     if refused := refusals(recipe, recipe.exports, type(task.backbone).__name__):
         raise RecipeError("\n".join(refused) + ".", "Choose another quantize or target in [[exports]].")
+    expressions.refuse_endless(recipe.phases, task)
     batches = Batches(recipe, task, splits)
     memory = _memory(batches)
     _refuse_too_large(batches, memory.least)
