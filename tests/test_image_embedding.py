@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,9 @@ def test_only_vectors_of_images_take_a_catalogue(
 ) -> None:
     with pytest.raises(KerastuneError, match="does not make vectors of images"):
         catalogue.index(exported("efficientnet")["onnx"], products, tmp_path / "shop")
+
+
+@pytest.mark.skipif(not find_spec("mediapipe"), reason="pip install mediapipe")
+def test_mediapipe_gives_the_vectors_of_the_file(tuned: Any, tmp_path: Path) -> None:
+    made = export(tuned, Export(target="android", quantize="none"), tmp_path / "phone")[0]
+    assert verify(made, in_runtimes=["mediapipe"]).own.golden.max_error < 1e-4

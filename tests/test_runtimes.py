@@ -138,7 +138,7 @@ CHATS = replace(TEXTS, modality="conversation", learnt="text", signatures=("pref
             replace(IMAGES, inputs=(tensor("images", (1, 2, 2, 3), "int8"),)),
             "it takes float32 or uint8 images, not int8",
         ),
-        ("mediapipe", replace(IMAGES, learnt="number"), "it gives labels, but this was trained on number"),
+        ("mediapipe", replace(IMAGES, learnt="number"), "it has no task for what this was trained on: number"),
         ("openvino", CHATS, "it reads one signature of a file, but this has prefill and decode"),
         (
             "browser",

@@ -174,7 +174,7 @@ def _about(of: Run) -> About:
         of.folder.name,
         _licence(of),
         list(_learnt(of).labels(of.labels)),
-        tasks.device(of.recipe.task).modality.name,
+        dict(tasks.device(of.recipe.task).mediapipe(of.recipe)),
     )
 
 

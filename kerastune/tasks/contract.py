@@ -262,6 +262,8 @@ class Device(Generic[R]):
         unit: what a latency measures: "an image", "a token".
         options: options of `kerastune predict` and their defaults; `Task.answer` gets them, and an artifact's reader
             gets them as --max-tokens and so on.
+        mediapipe: recipe -> the outputs that a task of MediaPipe reads, as rows of `kerastune.formats.metadata.KINDS`,
+            by name; a file with exactly these outputs gets their metadata.
     """
 
     modality: Modality
@@ -279,3 +281,4 @@ class Device(Generic[R]):
     pipeline_tag: str
     unit: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    mediapipe: Callable[[R], Mapping[str, str]] = lambda recipe: {}

@@ -143,7 +143,7 @@ RUNTIMES = {
         "android/reader.py",
         ("tflite",),
         modalities=("image",),
-        learnt=("label", "labels"),
+        learnt=("label", "labels", "groups"),
         fixed_size=True,
         inputs=("float32", "uint8"),
         threads=False,
@@ -205,7 +205,7 @@ def refusal(name: str, manifest: Manifest) -> str | None:
     if modality.name in row.too_slow:
         return row.too_slow[modality.name]
     if row.learnt and manifest.learnt not in row.learnt:
-        return f"it gives labels, but this was trained on {manifest.learnt}"
+        return f"it has no task for what this was trained on: {manifest.learnt}"
     if format not in row.formats:
         return f"it runs {' and '.join(row.formats)}, but this is {format}"
     if row.raw and "raw" not in manifest.reading:

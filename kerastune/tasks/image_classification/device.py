@@ -121,4 +121,5 @@ DEVICE: Device[ImageClassification] = Device(
     serving=SERVING,
     pipeline_tag="image-classification",
     unit="an image",
+    mediapipe=lambda recipe: {"scores": "labels"} if recipe.data.target != "number" else {},
 )

@@ -54,4 +54,5 @@ DEVICE: Device[ImageEmbedding] = Device(
     serving=images.SERVING,
     pipeline_tag="image-feature-extraction",
     unit="an image",
+    mediapipe=lambda recipe: {"embeddings": "vector"},
 )
