@@ -36,6 +36,9 @@ RECIPE = "recipe.toml"
 CHECKPOINTS = "checkpoints"
 PARTIAL = ".partial"
 
+_PREDICTIONS = "predictions.npz"
+_SCORED = ".scored"  # the predictions and the record that replace the run's
+
 _LARGEST_FAILURE = 2**24  # bytes
 
 
@@ -113,7 +116,7 @@ class Run:
     @property
     def example_file(self) -> Path | None:
         """A file of the test split, or None: texts have none, and files can be gone."""
-        if not hasattr(self.recipe.data, "path") or not (self.folder / "predictions.npz").is_file():
+        if not hasattr(self.recipe.data, "path") or not (self.folder / _PREDICTIONS).is_file():
             return None
         path = Path(self.recipe.data.path)
         with self._stored("test") as stored:
@@ -140,7 +143,7 @@ class Run:
     @contextlib.contextmanager
     def _stored(self, split: str) -> Iterator[dict[str, npt.NDArray[Any]]]:
         """Yields the arrays of a split; raises KerastuneError if there are none, or not those that the block needs."""
-        path = self.folder / "predictions.npz"
+        path = self.folder / _PREDICTIONS
         if not path.is_file():
             raise KerastuneError(
                 f"{self.folder} was interrupted, so there are no scores of its model yet.",
@@ -229,9 +232,9 @@ def clear(folder: Path) -> None:
     for each in (folder.parent, folder, folder / "exports"):
         files.clear(each)
     files.clear_scratch()
-    if (folder / locks.NAME).exists():
+    if (folder / locks.NAME).exists() or (folder / _SCORED).exists():
         with contextlib.suppress(OSError, locks.HeldError), locks.hold(folder / locks.NAME, f"clearing {folder}"):
-            pass  # which deletes a dead process's
+            _put_scores(folder)  # and the end of the block deletes a dead process's lock
 
 
 def write(
@@ -245,15 +248,34 @@ def write(
     (folder / RECIPE).write_text(recipe.to_toml(), "utf-8")
     write_history(folder, history)
     files.sync_all(folder)  # the record says that the rest is there
-    write_scores(folder, record, predictions)
+    _write_scores(folder, record, predictions)
 
 
-def write_scores(folder: Path, record: RunRecord, predictions: dict[str, npt.NDArray[Any]]) -> None:
+def _write_scores(folder: Path, record: RunRecord, predictions: dict[str, npt.NDArray[Any]]) -> None:
     """Writes the predictions, if any, then run.json with their metrics; each file atomically."""
     if predictions:
-        with files.whole_file(folder / "predictions.npz") as file:
+        with files.whole_file(folder / _PREDICTIONS) as file:
             np.savez_compressed(file, allow_pickle=False, **predictions)
     write_json(folder / RECORD, to_json(record))
+
+
+def replace_scores(folder: Path, record: RunRecord, predictions: dict[str, npt.NDArray[Any]]) -> None:
+    """Replaces a run's predictions and its record with their metrics; the caller is `changing` it.
+
+    After a kill, the next command finds both old or both new.
+    """
+    with files.whole_folder(folder / _SCORED) as both:
+        _write_scores(both, record, predictions)
+    _put_scores(folder)
+
+
+def _put_scores(folder: Path) -> None:
+    """Moves new scores that are complete to their place in the run."""
+    for name in (_PREDICTIONS, RECORD):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / _SCORED / name).replace(folder / name)
+    with contextlib.suppress(FileNotFoundError):
+        (folder / _SCORED).rmdir()
 
 
 @contextlib.contextmanager
@@ -266,6 +288,7 @@ def changing(folder: Path, doing: str) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(locks.hold(folder / locks.NAME, f"{doing} {folder}"))
+            _put_scores(folder)
         except OSError as error:
             raise KerastuneError(f"Nothing can be written into {folder}: {error.strerror}.") from error
         yield

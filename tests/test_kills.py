@@ -72,11 +72,16 @@ def make_checkpoints(folder: Path, count: int = 2) -> None:
 def test_a_run_that_is_scored_again_is_whole_whenever_that_is_killed(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", 1.0)
     kills = 0
-    for _ in every_kill(lambda: run.write_scores(folder, record(2.0), scores(2.0))):
+
+    def evaluate() -> None:
+        with run.changing(folder, "evaluating"):
+            run.replace_scores(folder, record(2.0), scores(2.0))
+
+    for _ in every_kill(evaluate):
         kills += 1
         found = run.load(folder)
         assert accuracy(found) in (1.0, 2.0)
-        assert found.predictions("test")[1][0] in (1.0, 2.0)
+        assert found.predictions("test")[1][0] == accuracy(found)
         assert names(folder) == {"run.json", "recipe.toml", "history.csv", "predictions.npz"}
     assert kills >= 4
     assert accuracy(run.load(folder)) == 2.0

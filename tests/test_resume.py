@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from bits import assert_same_bits
 from processes import python
@@ -13,6 +14,7 @@ from kerastune import environment, fine_tune, resume, run, unfinished
 from kerastune.errors import ConverterError, KerastuneError
 from kerastune.progress import Progress
 from kerastune.records import to_json
+from kerastune.training.loop import Training
 
 HEAD = {"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}
 GRADUAL = {"unfreeze": "gradual", "epochs": 3, "learning_rate": 1e-3, "ema": 0.9, "layer_decay": 0.5}
@@ -69,6 +71,33 @@ def test_a_run_that_is_killed_where_no_step_runs_goes_on_to_the_same_bits(
     assert killed(recipe_file, tmp_path / "run", stage) == -9
     assert killed(recipe_file, tmp_path / "run") == 0
     assert_same_bits(tmp_path / "run", reference)
+
+
+class Killed(BaseException):
+    """Ends a training as a kill does: it writes nothing more."""
+
+
+def test_a_phase_that_begins_after_a_kill_averages_from_the_weights_of_the_phase_before(
+    recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, save, is_killed = list[Any](), Training.save, True
+
+    def saved(self: Training) -> None:
+        save(self)
+        if is_killed and self.at.phase == 2:
+            raise Killed
+        if (self.at.phase, self.at.epoch, self.at.step) == (2, 1, 0) and self.at.stage:
+            began.append(self._arrays())
+
+    monkeypatch.setattr(Training, "save", saved)
+    wanted = recipe("resnet", phases=[HEAD, {**HEAD, "ema": 0.9}], train={**STEPS, "cache": "off"})
+    with pytest.raises(Killed):
+        fine_tune(wanted, tmp_path / "killed")
+    is_killed = False
+    resume(tmp_path / "killed")
+    fine_tune(wanted, tmp_path / "whole")
+    one, other = began
+    assert [name for name in other if not np.array_equal(one[name], other[name])] == []
 
 
 class Interrupts(Progress):

@@ -119,6 +119,7 @@ class Training:
         # Random draws of a phase, such as its adapters, must not depend on how much earlier phases drew.
         keras.utils.set_random_seed(seed_of(self.recipe.seed, at.phase))
         freezing.freeze(self.task, phase)
+        self._put_back_weights(self._left)  # an optimizer's averages begin from them
         if not self.kind.learning.fit:
             self.optimizer = optimizers.of_phase(phase, self.task, self.steps * phase.epochs, self.steps)
         if len(at.ran) < at.phase:
@@ -428,11 +429,15 @@ class Training:
         arrays, self._left = (self._left, {}) if arrays is None else (arrays, self._left)
         if not arrays:
             return
-        stored = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
-        weights.restore(self.task, stored)
+        self._put_back_weights(arrays)
         for group, variables in self._groups().items():
             if f"{group}/0" in arrays:  # between two phases there is no optimizer
                 _assign(variables, [arrays[f"{group}/{i}"] for i in range(len(variables))])
+
+    def _put_back_weights(self, arrays: checkpoint.Arrays) -> None:
+        stored = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+        if stored:
+            weights.restore(self.task, stored)
 
 
 # --- helpers -----------------------------------------------------------------------------------------------

@@ -334,7 +334,7 @@ def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[st
         with assets.reading(str(of.folder)):
             task = tasks.get(of.recipe.task).building.load(str(of.folder), of.recipe, "float32")
         predictions, metrics = score(of.recipe, task, splits, progress)
-        run.write_scores(of.folder, dataclasses.replace(of.record, metrics=metrics), predictions)
+        run.replace_scores(of.folder, dataclasses.replace(of.record, metrics=metrics), predictions)
     return metrics
 
 
