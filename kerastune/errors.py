@@ -16,6 +16,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as in shells."""
+
 
 class KerastuneError(Exception):
     """An error that a user can understand and fix.

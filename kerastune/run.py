@@ -223,7 +223,7 @@ def load(folder: str | Path) -> Run:
                 "A process is training there now: wait until it ends." if is_training(path) else goes_on,
             )
         what = "has no run.json, so it is no run" if path.is_dir() else "is not a folder"
-        raise KerastuneError(f"{path} {what}.", "kerastune run RECIPE makes one (in runs/).")
+        raise KerastuneError(f"{path} {what}.", "kerastune runs lists those in runs/; kerastune run RECIPE makes one.")
     return Run(path)
 
 

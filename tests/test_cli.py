@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import kerastune.__main__
 from kerastune import recipe
 from kerastune.cli import cli
 from kerastune.cli.progress import Terminal
@@ -127,9 +128,10 @@ def test_the_result_is_on_stdout_and_the_next_step_on_stderr(command: str) -> No
     result = invoke(*command.split())
     assert result.stdout.strip()
     assert "Next:" not in result.stdout
-    (step,) = re.findall(r"Next: (.*)", result.stderr)
-    assert re.findall(r"kerastune ([\w-]+(?: (?:list|show|copy|schema|fetch|ls|clear))?)", step)
-    assert set(re.findall(r"kerastune ([\w-]+(?: (?:list|show|copy|schema|fetch|ls|clear))?)", step)) <= set(COMMANDS)
+    first, *others = result.stderr.removeprefix("\n").splitlines()
+    assert first.startswith("Next") and all(line.startswith("  or") for line in others)
+    for line in (first, *others):
+        assert re.sub(r"^.*?: kerastune ([\w-]+( (list|show|copy|schema|fetch|ls|clear))?).*$", r"\1", line) in COMMANDS
 
 
 def test_the_lists_hold_what_there_is() -> None:
@@ -164,7 +166,7 @@ def test_copy_makes_a_file_that_is_the_recipe(tmp_path: Path) -> None:
 
 
 def test_the_next_step_can_be_pasted_into_a_shell() -> None:
-    step = invoke("recipes", "copy", "quickstart", "it's mine.toml").stderr.rpartition("then ")[2]
+    step = invoke("recipes", "copy", "quickstart", "it's mine.toml").stderr.rpartition(" is edited: ")[2]
     assert shlex.split(step) == ["kerastune", "validate", "it's mine.toml"]
 
 
@@ -376,9 +378,9 @@ def test_a_long_line_breaks_between_words_and_a_command_does_not() -> None:
         "  and /a/very/long/path/that/is/one/word",
         "  too",
     ]
-    line = "Next: kerastune predict runs/a 'my photos/a b.jpg', or open runs/a/report.html in a browser"
+    line = "hint: kerastune predict runs/a 'my photos/a b.jpg', or open runs/a/report.html in a browser"
     assert wrapped(line, 40) == [
-        "Next:",
+        "hint:",
         "kerastune predict runs/a 'my photos/a b.jpg',",
         "or open runs/a/report.html in a browser",
     ]
@@ -519,3 +521,19 @@ def test_kept_features_are_listed_and_deleted_by_key() -> None:
     assert "No features are kept under the key 'cccc'" in refused.stderr
     assert "0.0 MB deleted" in invoke("cache", "clear").stdout
     assert "The cache is empty" in invoke("cache", "ls").stdout
+
+
+class Interrupted:
+    """A module during whose import Ctrl-C is pressed."""
+
+    def __getattr__(self, name: str) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_before_all_is_imported_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "kerastune.cli", Interrupted())
+    with pytest.raises(SystemExit) as ended:
+        kerastune.__main__.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "Interrupted.\n")

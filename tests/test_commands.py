@@ -39,7 +39,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, recipe: Callable[..., A
     assert re.search(
         r"^phase 1/1 \(head\), from epoch 1: 1 epoch; \d+ optimizer steps?; 195 of", result.stderr, re.MULTILINE
     )
-    (line,) = re.findall(r"^Next: (kerastune predict .*), or open .*", result.stderr, re.MULTILINE)
+    (line,) = re.findall(r"^Next: (kerastune predict .*)\n  or: open .* in a browser$", result.stderr, re.MULTILINE)
     of, example = shlex.split(line)[2:]
     assert of == f"{folder.name}/my run/exports/onnx" and (folder.parent / example).is_relative_to(pictures)
     return folder / "my run"
@@ -167,5 +167,6 @@ def test_runs_are_removed_when_the_user_says_so_and_nothing_else_is(run_folder: 
     (tmp_path / "photos").mkdir()
     refused = CliRunner().invoke(cli, ["runs", "remove", str(copy), str(tmp_path / "photos"), "--yes"])
     assert "is no run" in refused.output and copy.is_dir()
-    assert "MB deleted" in invoke("runs", "remove", copy, "--yes").stdout
+    removed = invoke("runs", "remove", copy, f"{copy}/", copy, "--yes", "--json")
+    assert json.loads(removed.stdout)["removed"] == [str(copy)]
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from manifests import a_manifest
 
 from kerastune import export, verify
 from kerastune.errors import KerastuneError, RecipeError, VerificationError
@@ -17,6 +19,7 @@ from kerastune.targets import images as reader
 from kerastune.training.plan import plan
 from kerastune.verifying import artifact, runtimes
 from kerastune.verifying.comparing import LEAST_AGREEMENT
+from kerastune.verifying.verifier import refuse_failed
 
 SMALLER = {"float16": 0.55, "dynamic": 0.28, "int8": 0.28, "int16x8": 0.3, "int4": 0.2}
 ELSEWHERE = ["android", "microcontroller", "onnxruntime-int8", "onnxruntime-dynamic", "linux-auto"]
@@ -87,7 +90,9 @@ def test_auto_goes_on_after_a_file_whose_outputs_are_nan(trained, tmp_path, monk
 @pytest.mark.slow
 def test_where_no_quantisation_keeps_the_limits_all_are_named(trained, tmp_path):
     wanted = parse_export({"target": "linux", "quantize": "auto", "max_size_mb": 0.001})
-    with pytest.raises(VerificationError, match=r"(?s)int8: .*max_size_mb.*int8: .*int8: .*float16: .*none: "):
+    with pytest.raises(
+        VerificationError, match=r"(?s)int8: .*max_size_mb.*int8: .*int8: .*float16: .*none: .*Raise --max-size-mb\."
+    ):
         export(trained("resnet"), wanted, tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -205,3 +210,24 @@ def test_devices_resize_as_keras_does(shape, interpolation, fitting):
 def test_the_report_of_an_artifact_is_json(made):
     document = made["android"].report.document()
     assert json.loads(json.dumps(document, allow_nan=False)) == document and document["schema"] == 1
+
+
+LOSS, SIZE = "it loses 0.1 of validation accuracy, but max_accuracy_drop is 0.02", "it has 2 MB, but max_size_mb is 1"
+OTHER = "litert: validation pictures: 3 of 20 decisions differ from Keras's"
+
+
+@pytest.mark.parametrize(
+    ("quantize", "problems", "hint"),
+    [
+        ("int8", (LOSS,), "Raise --max-accuracy-drop, or find the smallest file within the limits: --quantize auto."),
+        ("none", (SIZE,), "Raise --max-size-mb, or find the smallest file within the limits: --quantize auto."),
+        ("int8", (SIZE, LOSS), "Raise --max-accuracy-drop and --max-size-mb, or find"),
+        ("int8", (OTHER, LOSS), "No limit allows other answers than Keras's. --quantize auto finds"),
+        ("none", (OTHER,), "Please report this with the recipe"),
+    ],
+)
+def test_a_hint_names_only_what_helps(quantize, problems, hint):
+    of = SimpleNamespace(manifest=a_manifest(quantize=quantize))
+    with pytest.raises(VerificationError) as caught:
+        refuse_failed(of, SimpleNamespace(passed=False, problems=problems))
+    assert caught.value.hint.startswith(hint)

@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from processes import read_until
 
 from kerastune import environment, evaluate, fine_tune, run
-from kerastune.cli import show
+from kerastune.cli import cli, show
 from kerastune.data import Order
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.progress import Progress
+from kerastune.recipe import Export
 from kerastune.records import Decision
 from kerastune.tasks import losses, text_models
 from kerastune.tasks.image_classification import feeding
@@ -570,6 +573,33 @@ def test_ctrl_c_keeps_what_is_done(recipe, tmp_path):
     assert record["status"] == "interrupted"
     assert (tmp_path / "run" / "report.html").exists()
     assert evaluate(run.load(tmp_path / "run"))["test"]["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (
+            "kerastune.training.train.score",
+            "What is done is in run.partial.\n\nNext, to go on with it: kerastune resume run\n",
+        ),
+        (
+            "kerastune.exporting.exporter.export",
+            "is in run.\n\nNext, to make what is missing: kerastune resume run\n",
+        ),
+        ("kerastune.training.train.plan", "Interrupted.\n"),
+    ],
+)
+def test_ctrl_c_between_steps_says_what_is_there_and_how_to_go_on(recipe, tmp_path, monkeypatch, where, said):
+    def interrupt(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    wanted = recipe("resnet", phases=[{"unfreeze": "head"}], exports=(Export(format="onnx"),))
+    Path("my.toml").write_text(wanted.to_toml())
+    monkeypatch.setattr(where, interrupt)
+    result = CliRunner().invoke(cli, ["run", "my.toml", "-o", "run"])
+    assert (result.exit_code, said in result.stderr) == (130, True), result.stderr
+    assert ("Next" in result.stderr) == ("Next" in said)
 
 
 def test_memory_is_estimated_from_the_graph(recipe):

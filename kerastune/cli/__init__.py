@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from kerastune.cli import artifacts, asking, doctor, recipes, runs, stock, training
-from kerastune.cli.terminal import INTERRUPTED, say
-from kerastune.errors import KerastuneError
+from kerastune.cli.terminal import say
+from kerastune.errors import INTERRUPTED, KerastuneError
 
 
 class _Group(click.Group):

@@ -10,7 +10,7 @@ from kerastune import files
 from kerastune.cli import show
 from kerastune.cli.options import force_option, json_option, out_option
 from kerastune.cli.progress import progress
-from kerastune.cli.terminal import emit, put, say, shown, typed
+from kerastune.cli.terminal import emit, put, say, say_next, shown, typed
 from kerastune.errors import ConverterError, VerificationError
 from kerastune.formats import FORMATS, QUANTIZATIONS
 
@@ -86,7 +86,7 @@ def export(
         report.write(of, progress=told)
     if made.report:
         _show(made, made.report, as_json)
-    say(f"\nNext: {show.predicting(made.folder, made)}")
+    say_next(show.predicting(made.folder, made))
     say(f"How to deploy it: kerastune targets show {made.manifest.target}")
 
 
@@ -117,7 +117,7 @@ def verify(artifact_folder: str, run_folder: str | None, names: tuple[str, ...],
     with progress() as told:
         report = verifier.verify(of, run_folder, in_runtimes=names, progress=told)
     _show(of, report, as_json)
-    say(f"\nNext: {show.predicting(of.folder, of)}")
+    say_next(show.predicting(of.folder, of))
 
 
 @click.command()
@@ -150,7 +150,7 @@ def benchmark(
         timing.plot(rows, image)
     emit(as_json, rows, lambda: show.benchmark(rows))
     drawing = typed("kerastune", "benchmark", *artifact_folders, "--plot", "latency.png")
-    say(f"\nNext: open {shown(image)}" if image else f"\nNext: {drawing} draws it")
+    say_next(f"open {shown(image)}" if image else ("to draw it", drawing))
 
 
 @click.command()
@@ -197,7 +197,7 @@ def serve(
             put("This is a stand-in for TF Serving. For production: kerastune targets show tf-serving")
 
         emit(as_json, where, listening)
-        say(f"\nNext: {where['example']}")
+        say_next(where["example"])
 
     with loading:
         loading.enter_context(loading.enter_context(progress()).working("loading the model"))

@@ -7,7 +7,7 @@ import click
 
 from kerastune.cli.options import json_option
 from kerastune.cli.progress import progress
-from kerastune.cli.terminal import emit, put, say, shown, table, typed
+from kerastune.cli.terminal import emit, put, say, say_next, shown, table, typed
 
 
 @click.command()
@@ -60,11 +60,11 @@ def predict(
 
     emit(as_json, [{"input": each.input, **each.document} for each in found], answers)
     if searching.makes_vectors(of):
-        say(f"\nNext: {typed('kerastune', 'search', folder)} --index FILE QUERY; --json prints all numbers")
+        say_next(f"{typed('kerastune', 'search', folder)} --index FILE QUERY", "--json, which prints all numbers")
     elif not inference.options_of(of):
         of_run = of.folder if isinstance(of, Run) else of.run
         where = shown(of_run / "report.html") if of_run else "its run's report.html"
-        say(f"\nNext: {where} shows where this model is wrong")
+        say_next(f"open {where} in a browser, which shows where this model is wrong")
 
 
 @click.command()
@@ -97,11 +97,11 @@ def search(folder: str, query: str, index: Path, column: str, top: int, save: Pa
     document = [{"text": hit.text, "similarity": hit.similarity} for hit in found]
     emit(as_json, document, lambda: table(["cosine", "text"], rows))
     if save:
-        say(f"\nNext: {typed('kerastune', 'search', folder, '--index', save, query)} is faster")
+        say_next(("to search faster", typed("kerastune", "search", folder, "--index", save, query)))
     elif index.suffix != ".npz":
         named = [] if column == "text" else ["--column", column]
         keeping = typed("kerastune", "search", folder, "--index", index, *named, "--save", f"{index.stem}.npz", query)
-        say(f"\nNext: {keeping} keeps the vectors")
+        say_next(("to keep the vectors", keeping))
 
 
 @click.command()
@@ -143,4 +143,4 @@ def index(folder: str, photos: Path, out: Path, false_accepts: float, as_json: b
             say(f"Warning: {facts.photos} photos are too few to promise {share}; add photos or allow more.")
 
     emit(as_json, asdict(facts), said)
-    say(f"\nNext: {typed('kerastune', 'predict', out)} photo.jpg")
+    say_next(f"{typed('kerastune', 'predict', out)} photo.jpg")

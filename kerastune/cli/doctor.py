@@ -9,7 +9,7 @@ import click
 from kerastune.cli import show
 from kerastune.cli.options import json_option
 from kerastune.cli.progress import progress
-from kerastune.cli.terminal import emit, say
+from kerastune.cli.terminal import emit, say_next
 
 _HUBS = {
     "Kaggle (KerasHub presets)": "https://www.kaggle.com",
@@ -27,7 +27,7 @@ def doctor(as_json: bool) -> None:
     with progress() as told, told.working("looking at this machine"):
         found = examine()
     emit(as_json, found, lambda: show.machine(found))
-    say("\nNext: kerastune recipes list")
+    say_next("kerastune recipes list")
 
 
 def examine() -> dict[str, Any]:

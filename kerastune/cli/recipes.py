@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from kerastune.cli.options import json_option
-from kerastune.cli.terminal import emit, put, say, table, typed
+from kerastune.cli.terminal import emit, put, say_next, table, typed
 from kerastune.errors import KerastuneError
 
 
@@ -31,7 +31,7 @@ def recipes_list(as_json: bool) -> None:
         [{"name": n, "summary": s} for n, s in rows],
         lambda: table(["recipe", "summary"], rows),
     )
-    say("\nNext: kerastune recipes show NAME, or kerastune validate NAME")
+    say_next("kerastune recipes show NAME", "kerastune validate NAME")
 
 
 @recipes.command("show")
@@ -49,7 +49,7 @@ def recipes_show(name: str, as_json: bool) -> None:
         as_json, recipe.read(name).model_dump(mode="json") if as_json else None, lambda: put(text.rstrip(), as_is=True)
     )
     validate, copy = typed("kerastune", "validate", name), typed("kerastune", "recipes", "copy", name)
-    say(f"\nNext: {validate}, or {copy} to make it yours")
+    say_next(validate, ("to make it yours", copy))
 
 
 @recipes.command("copy")
@@ -77,7 +77,7 @@ def recipes_copy(name: str, destination: Path | None, as_json: bool) -> None:
     except OSError as error:
         raise KerastuneError(f"{path} cannot be written: {error.strerror}.") from error
     emit(as_json, {"path": str(path)}, lambda: put(str(path)))
-    say(f"\nNext: edit {path}, then {typed('kerastune', 'validate', str(path))}")
+    say_next((f"when {path} is edited", typed("kerastune", "validate", str(path))))
 
 
 @recipes.command("schema")

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from kerastune.cli.options import json_option
-from kerastune.cli.terminal import emit, put, say, shown, table, typed
+from kerastune.cli.terminal import emit, put, say, say_next, shown, table, typed
 from kerastune.errors import KerastuneError
 
 
@@ -42,7 +42,7 @@ def runs_list(folder: Path, as_json: bool) -> None:
         table(["run", "status", "task", "test", "MB", "next"], cells)
 
     emit(as_json, found, show)
-    say("\nNext: kerastune runs compare A B, or kerastune runs remove RUN" if found else "\nNext: kerastune run RECIPE")
+    say_next(*(["kerastune runs compare A B", "kerastune runs remove RUN"] if found else ["kerastune run RECIPE"]))
 
 
 @runs.command("compare")
@@ -79,7 +79,7 @@ def runs_compare(first: str, second: str, as_json: bool) -> None:
             table(["artifact", "A MB", "B MB", "A metric", "B metric"], [_artifact(one) for one in found.artifacts])
 
     emit(as_json, asdict(found), show)
-    say(f"\nNext: {typed('kerastune', 'report', second)}")
+    say_next(typed("kerastune", "report", second))
 
 
 @runs.command("remove")
@@ -93,7 +93,8 @@ def runs_remove(folders: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """
     from kerastune import run
 
-    found = [run.removable(folder) for folder in folders]  # all are checked before one is deleted
+    # All are checked before one is deleted; one that is named twice, as RUN and RUN.partial, is one.
+    found = list(dict.fromkeys(run.removable(folder) for folder in folders))
     sizes = [run.size(path) for path in found]
     for path, size in zip(found, sizes, strict=True):
         say(f"{shown(path)}: {size / 1e6:.1f} MB")
@@ -103,7 +104,7 @@ def runs_remove(folders: tuple[str, ...], yes: bool, as_json: bool) -> None:
         run.remove(path)
     document = {"removed": [str(path) for path in found], "bytes": sum(sizes)}
     emit(as_json, document, lambda: put(f"{sum(sizes) / 1e6:.1f} MB deleted"))
-    say("\nNext: kerastune runs")
+    say_next("kerastune runs")
 
 
 def _row(path: Path) -> dict[str, Any]:

@@ -109,11 +109,14 @@ def _rehearsal(exports: list[dict[str, Any]], seconds: float) -> None:
                 figure(row, "converter_peak_mb", ",.0f"),
                 figure(row, "latency_ms", ".1f"),
                 figure(row, "max_error", ".1e"),
-                "ok" if row["passed"] else "; ".join(row["problems"]),
+                "ok" if row["passed"] else "refused",
             ]
             for row in exports
         ],
     )
+    for row in exports:
+        if not row["passed"]:
+            put(f"{row['name']}: {'; '.join(row['problems'])}")
     put(
         f"(tried in {seconds:.0f} s with an untrained head: max_accuracy_drop is not judged, and auto stops at the "
         "first candidate within the other limits; converter MB is its peak memory; latency is the median for one "
@@ -273,7 +276,7 @@ def _runtimes(found: "Mapping[str, RuntimeReport]", metric: str, compared: str) 
     rows = []
     for name, runtime in found.items():
         if runtime.passed is None:
-            rows.append([name, *["–"] * 5, "; ".join(runtime.problems)])
+            rows.append([name, *["–"] * 5, "not judged"])
             continue
         judged = runtime.validation.metric if runtime.validation else None
         rows.append(
@@ -289,6 +292,9 @@ def _runtimes(found: "Mapping[str, RuntimeReport]", metric: str, compared: str) 
         )
     header = ["runtime", "max error", f"{compared} as in Keras", f"{metric} drop", "95 % interval", "latency ms"]
     table([*header, f"{metric} is"], rows)
+    for name, runtime in found.items():
+        if runtime.passed is None:
+            put(f"{name}: {'; '.join(runtime.problems)}")
 
 
 def _compared(runtime: "RuntimeReport") -> "Agreement | None":

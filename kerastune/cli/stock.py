@@ -4,7 +4,7 @@ import click
 
 from kerastune.cli.options import json_option
 from kerastune.cli.progress import progress
-from kerastune.cli.terminal import emit, put, say, table, typed
+from kerastune.cli.terminal import emit, put, say_next, table, typed
 
 
 @click.group()
@@ -41,7 +41,7 @@ def assets_list(as_json: bool) -> None:
         put(f"(here: in {store.home() / 'assets'})")
 
     emit(as_json, rows, show)
-    say("\nNext: kerastune assets fetch NAME")
+    say_next("kerastune assets fetch NAME")
 
 
 @assets.command("fetch")
@@ -57,7 +57,7 @@ def assets_fetch(names: tuple[str, ...], as_json: bool) -> None:
     with progress() as told:
         paths = {name: str(store.fetch(name, told.say)) for name in names}
     emit(as_json, paths, lambda: table(["asset", "here"], [list(row) for row in paths.items()]))
-    say("\nNext: kerastune recipes list")
+    say_next("kerastune recipes list")
 
 
 @click.group()
@@ -79,7 +79,7 @@ def targets_list(as_json: bool) -> None:
     found = [asdict(target.load(name)) for name in target.names()]
     rows = [[t["name"], t["format"], t["quantize"], t["images"], t["io"], t["summary"]] for t in found]
     emit(as_json, found, lambda: table(["target", "format", "quantize", "images", "io", "where"], rows))
-    say("\nNext: kerastune targets show NAME, or kerastune export RUN --target NAME")
+    say_next("kerastune targets show NAME", "kerastune export RUN --target NAME")
 
 
 @targets.command("show")
@@ -96,7 +96,7 @@ def targets_show(name: str, as_json: bool) -> None:
 
     readme = target.readme(name)
     emit(as_json, {**asdict(target.load(name)), "readme": readme}, lambda: put(readme.rstrip(), as_is=True))
-    say(f"\nNext: kerastune export RUN --target {typed(name)}")
+    say_next(f"kerastune export RUN --target {typed(name)}")
 
 
 @click.group()
@@ -123,7 +123,7 @@ def cache_ls(as_json: bool) -> None:
             put("The cache is empty.")
 
     emit(as_json, found, show)
-    say("\nNext: kerastune cache clear [KEY...]")
+    say_next("kerastune cache clear [KEY...]")
 
 
 @cache.command("clear")
@@ -140,4 +140,4 @@ def cache_clear(keys: tuple[str, ...], as_json: bool) -> None:
 
     freed = kept.clear(keys or None)
     emit(as_json, {"bytes": freed}, lambda: put(f"{freed / 1e6:.1f} MB deleted"))
-    say("\nNext: kerastune cache ls")
+    say_next("kerastune cache ls")

@@ -18,8 +18,6 @@ import click
 
 from kerastune.errors import printable
 
-INTERRUPTED = 130  # what shells use for Ctrl-C
-
 
 def put(text: str = "", as_is: bool = False) -> None:
     """Prints part of the result; `as_is`, a document whose lines are kept."""
@@ -29,6 +27,18 @@ def put(text: str = "", as_is: bool = False) -> None:
 def say(text: str) -> None:
     """Prints anything but the result: progress, errors, the next step."""
     click.echo(_lines(text, _width(sys.stderr)), err=True)
+
+
+def say_next(*steps: str | tuple[str, str]) -> None:
+    """Says what to do next. Each step has a line of its own, so that its command can be pasted.
+
+    Args:
+        steps: alternatives: a command, or what for ("to draw it") and the command.
+    """
+    say("")
+    for number, step in enumerate(steps):
+        purpose, command = step if isinstance(step, tuple) else ("", step)
+        say(f"{'  or' if number else 'Next'}{purpose and f', {purpose}'}: {command}")
 
 
 def _width(stream: IO[str]) -> int | None:

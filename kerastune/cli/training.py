@@ -19,8 +19,8 @@ from kerastune.cli.options import (
     running,
 )
 from kerastune.cli.progress import progress, starting
-from kerastune.cli.terminal import INTERRUPTED, emit, put, say, shown, typed
-from kerastune.errors import KerastuneError
+from kerastune.cli.terminal import emit, put, say, say_next, shown, typed
+from kerastune.errors import INTERRUPTED, KerastuneError
 
 if TYPE_CHECKING:
     from kerastune.progress import Progress
@@ -73,7 +73,7 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
     emit(as_json, document, lambda: show.plan(document, plan.audits))
     if failure:
         raise failure
-    say(f"\nNext: {running(recipe, overrides)}")
+    say_next(running(recipe, overrides))
 
 
 @click.command()
@@ -129,10 +129,15 @@ def _fine_tune(
     with starting():
         from kerastune.training import train as trainer
 
-    with progress() as told:
-        made = trainer.fine_tune(wanted, out, force=force, job=job, like=earlier, progress=told)
-        failure = _finish(made, told)
-    _conclude(made, failure, as_json)
+    made = None
+    try:
+        with progress() as told:
+            made = trainer.fine_tune(wanted, out, force=force, job=job, like=earlier, progress=told)
+            failure = _finish(made, told)
+    except KeyboardInterrupt:
+        _interrupted(out, made)
+    else:
+        _conclude(made, failure, as_json)
 
 
 @click.command()
@@ -147,13 +152,17 @@ def resume(run_folder: str, as_json: bool) -> None:
     Example: kerastune resume runs/first
     """
     with starting():
-        trained = _trained(run_folder)
+        made = _trained(run_folder)
         from kerastune.training import train as trainer
 
-    with progress() as told:
-        made = trained or trainer.resume(run_folder, told)
-        failure = _finish(made, told)
-    _conclude(made, failure, as_json)
+    try:
+        with progress() as told:
+            made = made or trainer.resume(run_folder, told)
+            failure = _finish(made, told)
+    except KeyboardInterrupt:
+        _interrupted(files.absolute(run_folder), made)
+    else:
+        _conclude(made, failure, as_json)
 
 
 @click.command("lr-find")
@@ -197,10 +206,10 @@ def lr_find(recipe: str, overrides: tuple[str, ...], phase: int, steps: int, out
     suggestion = f"{found.suggestion:.1e}" if found.suggestion else f"none: {found.why_none}"
     emit(as_json, document, lambda: put(f"suggested learning rate: {suggestion}\nplot: {shown(out)}"))
     if found.suggestion:
-        say(f"\nNext: {running(recipe, (*overrides, f'phases.{phase - 1}.learning_rate={suggestion}'))}")
+        say_next(running(recipe, (*overrides, f"phases.{phase - 1}.learning_rate={suggestion}")))
     else:
         more = running(recipe, overrides, "lr-find", "--phase", str(phase), "--steps", str(4 * steps))
-        say(f"\nNext: {more} for a smoother curve, or look at {shown(out)}")
+        say_next(("for a smoother curve", more), f"look at {shown(out)}")
 
 
 @click.command()
@@ -221,7 +230,7 @@ def evaluate(run_folder: str, as_json: bool) -> None:
         metrics = train.evaluate(of, told)
     emit(as_json, metrics, lambda: show.metrics(metrics, of))
     then = show.predicting(of.folder, of) if of.exports.is_dir() else _exporting(run_folder)
-    say(f"\nNext: {typed('kerastune', 'report', run_folder)}, or {then}")
+    say_next(typed("kerastune", "report", run_folder), then)
 
 
 @click.command()
@@ -239,7 +248,7 @@ def report(run_folder: str, as_json: bool) -> None:
     with progress() as told:
         path = reporter.write(of, progress=told)
     emit(as_json, {"report": str(path)}, lambda: put(shown(path)))
-    say("\nNext: open it in a browser; it is one file and needs no network")
+    say_next("open it in a browser; it is one file and needs no network")
 
 
 def _trained(run_folder: str) -> "Run | None":
@@ -274,20 +283,30 @@ def _finish(made: "Run", told: "Progress") -> KerastuneError | None:
     if made.record.status == "interrupted":
         reporter.write(made, progress=told)
         say(f"Interrupted. The partly trained model is in {shown(made.folder)}; it has no scores yet.")
-        resume, evaluate = (typed("kerastune", command, made.folder) for command in ("resume", "evaluate"))
-        say(f"\nNext: {resume}, or {evaluate}")
+        say_next(*(typed("kerastune", command, made.folder) for command in ("resume", "evaluate")))
         click.get_current_context().exit(INTERRUPTED)
     if made.record.job == "run" and (wanted := exporter.missing(made)):
         try:
             exporter.export(made, wanted, progress=told)
         except KerastuneError as error:
             failure = error
-        except KeyboardInterrupt:
-            say(f"Interrupted while exporting. The trained model is in {shown(made.folder)}.")
-            say(f"\nNext: {typed('kerastune', 'resume', made.folder)} makes the exports that are missing")
-            click.get_current_context().exit(INTERRUPTED)
     reporter.write(made, progress=told)
     return failure
+
+
+def _interrupted(folder: Path, made: "Run | None") -> None:
+    """Says what Ctrl-C left, and ends the command. `made` is the run if its training was complete."""
+    from kerastune import run as runs
+
+    if made:
+        say(f"Interrupted. The trained model is in {shown(made.folder)}.")
+        say_next(("to make what is missing", typed("kerastune", "resume", made.folder)))
+    elif runs.has_work(folder):
+        say(f"Interrupted. What is done is in {shown(runs.work_of(folder))}.")
+        say_next(("to go on with it", typed("kerastune", "resume", folder)))
+    else:
+        say("Interrupted.")
+    click.get_current_context().exit(INTERRUPTED)
 
 
 def _conclude(made: "Run", failure: KerastuneError | None, as_json: bool) -> None:
@@ -298,7 +317,7 @@ def _conclude(made: "Run", failure: KerastuneError | None, as_json: bool) -> Non
         raise failure
     folder = next((Path(each["folder"]) for each in document["artifacts"]), made.folder)
     then = _exporting(made.folder) if made.record.job == "train" else f"open {shown(made.report)} in a browser"
-    say(f"\nNext: {show.predicting(folder, made)}, or {then}")
+    say_next(show.predicting(folder, made), then)
 
 
 def _exporting(run_folder: str | Path) -> str:

@@ -35,7 +35,7 @@ from kerastune.verifying.artifact import Answers, Artifact, Golden
 from kerastune.verifying.comparing import OTHER_KERNELS
 from kerastune.verifying.manifest import Manifest
 from kerastune.verifying.verification import Candidate, VerificationReport
-from kerastune.verifying.verifier import refuse_failed, replay
+from kerastune.verifying.verifier import limits_to_raise, refuse_failed, replay
 
 CALIBRATION_EXAMPLES = 128
 
@@ -216,8 +216,12 @@ def _make(of: Run, job: _Job, work: Path, force: bool, progress: Progress) -> Ar
         else:
             if unsure is None:
                 tried = "; ".join(f"{one.quantize}: {', '.join(one.problems)}" for one in climbed)
+                would_pass = list(filter(None, (limits_to_raise(one.problems) for one in climbed)))
                 raise VerificationError(
-                    f"No quantisation is within the limits of {job.folder.name}: {tried}.", "Raise a limit."
+                    f"No quantisation is within the limits of {job.folder.name}: {tried}.",
+                    f"Raise {' or '.join(dict.fromkeys(would_pass))}."
+                    if would_pass
+                    else "No limit would allow this; choose another target or format.",
                 )
             made, report = _attempt(of, job, unsure, partial, work, progress)
         refuse_failed(made, report)

@@ -37,6 +37,7 @@ from kerastune.verifying.verification import (
 )
 
 _SAME_KERNELS = 1e-6  # relative to the scale
+_LIMITS = ("max_accuracy_drop", "max_size_mb", "max_latency_ms")
 
 
 @shown_by_default
@@ -99,14 +100,23 @@ def refuse_failed(of: Artifact, report: VerificationReport) -> None:
     """Raises VerificationError with the report's problems, if there are any."""
     if report.passed:
         return
-    may_lose = of.manifest.quantize != "none" or any("max_" in problem for problem in report.problems)
+    if raised := limits_to_raise(report.problems):
+        hint = f"Raise {raised}, or find the smallest file within the limits: --quantize auto."
+    elif of.manifest.quantize != "none":
+        hint = "No limit allows other answers than Keras's. --quantize auto finds the smallest file that has none."
+    else:
+        hint = "Please report this with the recipe: a float32 artifact must agree with Keras."
     raise VerificationError(
-        f"{of.manifest.name} does not compute what was trained: {'; '.join(report.problems)}.",
-        "A quantised artifact can lose more than you allow: raise --max-accuracy-drop, or find the smallest within the "
-        "limit: --quantize auto."
-        if may_lose
-        else "Please report this with the recipe: a float32 artifact must agree with Keras.",
+        f"{of.manifest.name} does not compute what was trained: {'; '.join(report.problems)}.", hint
     )
+
+
+def limits_to_raise(problems: Sequence[str]) -> str:
+    """Returns the options that would allow all these problems; empty if a limit does not help with one of them."""
+    limits = [name for name in _LIMITS if any(name in problem for problem in problems)]
+    if not all(any(name in problem for name in limits) for problem in problems):
+        return ""
+    return " and ".join(f"--{name.replace('_', '-')}" for name in limits)
 
 
 def replay(
