@@ -13,7 +13,7 @@ from keras import ops
 from kerastune.tasks.anomaly_detection.settings import SCORES
 
 Tensor = Any
-_LAPLACIAN = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32)
+_LAPLACIAN = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32) / 255  # float16 holds its squares
 
 
 class Whitening(keras.layers.Layer):  # type: ignore[misc]
