@@ -357,3 +357,23 @@ def test_a_split_without_defects_says_that_power_is_unknown(wanted, pieces, tmp_
     run = fine_tune(wanted(tmp_path / "only"), tmp_path / "run")
     assert "auroc" not in run.record.metrics["test"]
     assert "nobody knows how many real defects are found" in report.write(run).read_text("utf-8")
+
+
+def test_squares_of_the_sharpest_detail_fit_into_float16(made):
+    from kerastune import tasks
+
+    model = tasks.get("anomaly_detection").building.load(str(made.folder), made.recipe, "float32")
+    height, width = model.image_size
+    board = np.indices((height, width)).sum(0) % 2 * 255.0
+    _, energies, _ = model.features(np.repeat(board[None, ..., None], 3, axis=-1).astype(np.float32))
+    assert 1 < float(np.max(energies)) ** 2 < np.finfo(np.float16).max
+
+
+def test_a_file_in_float16_gives_all_of_keras_decisions(made, tmp_path):
+    from kerastune.recipe.reading import parse_export
+
+    (folder,) = export(
+        made, parse_export({"target": "linux", "quantize": "float16", "name": "half"}), tmp_path / "half"
+    )
+    found = verify(folder)
+    assert found.passed and found.own.validation.outputs.agreement == 1.0
