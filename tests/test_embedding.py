@@ -328,7 +328,7 @@ def index(folder: Path) -> Path:
 @pytest.mark.parametrize("name", ["texts.csv", "texts.txt", "texts.jsonl"])
 def test_search_finds_the_planted_text(name: str, tuned: Any, tmp_path: Path) -> None:
     found = searching.search(tuned, index(tmp_path) / name, "the YAK is fast", top=4)
-    assert found[0].text == "the yak is fast" and found[0].similarity == pytest.approx(1, abs=1e-5)
+    assert found[0].found == "the yak is fast" and found[0].similarity == pytest.approx(1, abs=1e-5)
     assert len(found) == 4 and sorted((hit.similarity for hit in found), reverse=True) == [h.similarity for h in found]
     assert found[1].similarity < 0.999
 
@@ -337,7 +337,7 @@ def test_an_index_is_kept_and_refused_with_another_model(tuned: Any, recipe: Any
     folder, saved = index(tmp_path), tmp_path / "texts.npz"
     fresh = searching.search(tuned, folder / "texts.csv", "a red bus", save=saved)
     again = searching.search(tuned, saved, "a red bus")
-    assert [hit.text for hit in again] == [hit.text for hit in fresh]
+    assert [hit.found for hit in again] == [hit.found for hit in fresh]
     np.testing.assert_allclose([hit.similarity for hit in again], [hit.similarity for hit in fresh], atol=1e-6)
     assert "already exists" in refused(lambda: searching.search(tuned, folder / "texts.csv", "a", save=saved))
     phases = [{"unfreeze": "all", "epochs": 1, "learning_rate": 1e-2}]
@@ -351,7 +351,7 @@ def test_an_index_is_kept_and_refused_with_another_model(tuned: Any, recipe: Any
 def test_what_a_search_leaves_out_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('n,text\n1, a cat\n2,a cat\n,\n3,"a\ndog"\n')
     told = Told()
-    assert searching._read(tmp_path / "a.csv", "text", told) == ["a cat", "a\ndog"]
+    assert searching._texts(tmp_path / "a.csv", told, "text")[0] == ["a cat", "a\ndog"]
     said = " ".join(told.lines)
     for what in ("1 row: no cell is filled, left out", "spaces around a text removed", "the same text as an earlier"):
         assert what in said
@@ -362,7 +362,7 @@ def test_texts_that_cannot_be_searched_say_why(tuned: Any, tmp_path: Path) -> No
     message = refused(lambda: searching.search(tuned, bad, "a cat"), DataError)
     assert "line 3: has no text in column 'text'" in message and "line 4: has 3 cells" in message
     assert "give --column" in refused(lambda: searching.search(tuned, bad, "a cat", column="texts"), DataError)
-    assert "Text 1 of" in refused(lambda: searching.search(tuned, index(tmp_path) / "texts.txt", " "))
+    assert "Text 1 is empty" in refused(lambda: searching.search(tuned, index(tmp_path) / "texts.txt", " "))
     assert "is not a .csv" in refused(lambda: searching.search(tuned, tuned.report.with_name("run.json"), "a"))
 
 
@@ -371,7 +371,7 @@ def test_the_command_line_searches_and_prints_vectors(tuned: Any, tmp_path: Path
     said = CliRunner().invoke(cli, [*arguments, "--top", "2", "--json"])
     assert said.exit_code == 0, said.output
     hits = json.loads(said.stdout)
-    assert len(hits) == 2 and hits[0]["text"] == "the yak is fast"
+    assert len(hits) == 2 and hits[0]["found"] == "the yak is fast"
     said = CliRunner().invoke(cli, ["predict", str(tuned.folder), "the yak is fast", "a bike", "--json"])
     vectors = np.array([row["embedding"] for row in json.loads(said.stdout)])
     assert vectors.shape == (2, 8)
@@ -432,7 +432,7 @@ def test_the_manifest_and_the_reader_know_vectors(made: dict[str, Any]) -> None:
 def test_search_finds_in_a_file_what_it_finds_in_keras(made: dict[str, Any], tuned: Any, tmp_path: Path, name: str):
     texts = index(tmp_path) / "texts.csv"
     theirs, ours = (searching.search(of, texts, "a red bus") for of in (tuned, made[name]))
-    assert [hit.text for hit in ours] == [hit.text for hit in theirs]
+    assert [hit.found for hit in ours] == [hit.found for hit in theirs]
     np.testing.assert_allclose([h.similarity for h in ours], [h.similarity for h in theirs], atol=TOLERANCE)
 
 

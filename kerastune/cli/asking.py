@@ -31,7 +31,7 @@ def predict(
 ) -> None:
     """Label image files or texts, or ask a language model.
 
-    A run answers in Keras, an artifact in its own runtime. A model for pairs takes two texts per answer. Text embedders
+    A run answers in Keras, an artifact in its own runtime. A model for pairs takes two texts per answer. Embedders
     print vectors. --max-tokens, --temperature and --seed are for language models.
 
     \b
@@ -74,28 +74,29 @@ def predict(
     "--index",
     required=True,
     type=click.Path(path_type=Path),
-    help="Texts to search: .csv, .jsonl, .parquet or .txt, or an .npz written by --save.",
+    help="Texts to search: .csv, .jsonl, .parquet or .txt; a folder of photos; or an .npz written by --save.",
 )
 @click.option("--column", default="text", show_default=True, help="Column of texts in --index.")
-@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Number of texts to print.")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Number of hits to print.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save the vectors of --index to this new .npz file.")
 @json_option
 def search(folder: str, query: str, index: Path, column: str, top: int, save: Path | None, as_json: bool) -> None:
-    """Find the texts in a file that are most similar to a query.
+    """Find the texts in a file, or the photos in a folder, that are most similar to a query.
 
-    Ranks them by cosine similarity.
+    QUERY is a text, or an image file for a model of images. Ranks by cosine similarity.
 
     \b
     Example: kerastune search runs/questions --index faq.csv --column question "Who wrote Emma?"
              kerastune search runs/questions --index faq.txt --save faq.npz "Who wrote Emma?"
+             kerastune search runs/products --index photos new.jpg
     """
     from kerastune.predicting import search as searching
 
     with progress() as told:
         found = searching.search(folder, index, query, top=top, column=column, save=save, progress=told)
-    rows = [[f"{hit.similarity:.4f}", hit.text] for hit in found]
-    document = [{"text": hit.text, "similarity": hit.similarity} for hit in found]
-    emit(as_json, document, lambda: table(["cosine", "text"], rows))
+    rows = [[f"{hit.similarity:.4f}", hit.found] for hit in found]
+    document = [{"found": hit.found, "similarity": hit.similarity} for hit in found]
+    emit(as_json, document, lambda: table(["cosine", "found"], rows))
     if save:
         say_next(("to search faster", typed("kerastune", "search", folder, "--index", save, query)))
     elif index.suffix != ".npz":

@@ -5,6 +5,7 @@ Nothing is trained: the artifact's own runtime makes the vectors.
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -88,7 +89,8 @@ def index(
     files.refuse_existing(folder, False, "artifact")
     if not 0 < false_accepts < 1:
         raise KerastuneError(f"false_accepts = {false_accepts} is not between 0 and 1.")
-    paths, named = _photos(files.absolute(photos))
+    paths = photos_in(files.absolute(photos))
+    named = _products(files.absolute(photos), paths)
     asked = IMAGE.ask(paths, 1)
     with progress.working(f"embedding {len(paths):,} photos"):
         vectors = np.asarray(outputs(source, asked.examples, {})["embeddings"], np.float32)
@@ -139,16 +141,25 @@ def _artifact(of: Run | Artifact) -> Artifact:
     return of
 
 
-def _photos(folder: Path) -> tuple[list[Path], list[str]]:
-    """Returns the photos in a folder and the product of each: the name of its folder, or its own."""
+def photos_in(folder: Path) -> list[Path]:
+    """Returns the photos in a folder and those below it, sorted, without hidden ones.
+
+    Raises:
+        DataError: there is no such folder, or no photo in it.
+    """
     if not folder.is_dir():
-        raise DataError(f"There is no folder {folder}.", "Put the photos of each product into a folder with its name.")
+        raise DataError(f"There is no folder {folder} of photos.")
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower().lstrip(".") in EXTENSIONS]
     seen = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not seen:
         raise DataError(f"{folder} holds no photo.", f"Photos end with {', '.join(EXTENSIONS)}.")
-    below = [path.relative_to(folder).parts for path in seen]
-    return seen, [parts[0] if len(parts) > 1 else Path(parts[0]).stem for parts in below]
+    return seen
+
+
+def _products(folder: Path, photos: Sequence[Path]) -> list[str]:
+    """Returns the product of each photo: the name of its folder, or its own."""
+    below = [path.relative_to(folder).parts for path in photos]
+    return [parts[0] if len(parts) > 1 else Path(parts[0]).stem for parts in below]
 
 
 def _quantised(vectors: Vectors) -> tuple[npt.NDArray[Any], Vectors, float]:

@@ -1,4 +1,4 @@
-"""Searches texts by meaning, with vectors from a run or an artifact."""
+"""Searches texts by meaning, or photos by what they show, with vectors from a run or an artifact."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from kerastune.data.source import Problem, counted
 from kerastune.data.sources.rows import rows
 from kerastune.data.sources.table import cleaned, in_column
 from kerastune.errors import DataError, KerastuneError, listed, printable
-from kerastune.modalities.text import TEXT
+from kerastune.predicting.catalogue import photos_in
 from kerastune.predicting.inference import device_of, learnt_by, opened, outputs
 from kerastune.progress import Progress
 from kerastune.run import Run
@@ -30,49 +31,50 @@ Model = Run | Artifact | str | Path
 
 @dataclass(frozen=True)
 class Hit:
-    """A found text, and the cosine of its vector and the query's."""
+    """A found text, or the path of a photo in its folder, and the cosine of its vector and the query's."""
 
-    text: str
+    found: str
     similarity: float
 
 
-def embed(of: Model, texts: str | Sequence[str]) -> Vectors:
-    """Returns the vectors of texts, float32 [n, D]; of length 1 if the preset normalises them.
+def embed(of: Model, asked: str | Path | Sequence[str | Path]) -> Vectors:
+    """Returns the vectors of texts, or of image files, float32 [n, D]; of length 1 if a text preset normalises them.
 
     Raises:
-        DataError: a text is empty.
+        DataError: a text is empty, or files cannot be read (names them all).
         KerastuneError: `of` makes no vectors.
     """
-    return _embedded(opened(of), [texts] if isinstance(texts, str) else texts)[0]
+    return _embedded(opened(of), [asked] if isinstance(asked, str | Path) else asked)[0]
 
 
 def search(
     of: Model,
     index: str | Path,
-    query: str,
+    query: str | Path,
     *,
     top: int = 5,
     column: str = "text",
     save: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[Hit]:
-    """Returns the `top` texts of a file that are most similar to a query, by cosine; each text once.
+    """Returns the `top` texts of a file, or photos of a folder, that are most similar to a query, by cosine.
 
     Args:
-        index: a .csv, .jsonl or .parquet file with a column of texts, a .txt file with one text per line, or an .npz
-            file written by `save`.
+        index: a .csv, .jsonl or .parquet file with a column of texts, a .txt file with one text per line (each text is
+            found once), a folder of photos, or an .npz file written by `save`.
+        query: a text, or an image file.
         save: a new .npz file for the vectors of `index`.
 
     Raises:
-        DataError: the texts cannot be read (names every bad row), or the query is empty.
+        DataError: the texts or photos cannot be read (names every bad one), or the query is empty.
         KerastuneError: `of` makes no vectors; the index was made with another model; `save` exists.
     """
-    progress, path = progress or Progress(), files.absolute(index)
+    progress, path, of = progress or Progress(), files.absolute(index), opened(of)
     if save is not None:
         _refuse_save(files.absolute(save), path)
     if path.suffix == ".npz":
-        texts, vectors, model = _read_index(path)
-        asked, now = _embedded(opened(of), [query])
+        names, vectors, model = _read_index(path)
+        asked, now = _embedded(of, [query])
         if model != now:
             raise KerastuneError(
                 f"{path} was made with another model ({model[:12]}, this one is {now[:12]}), so its vectors cannot be "
@@ -80,31 +82,36 @@ def search(
                 "Build it again with this model: --index FILE --save INDEX.npz",
             )
     else:
-        texts = _read(path, column, progress)
-        progress.say(f"Embedding {len(texts):,} texts")
-        found, now = _embedded(opened(of), [query, *texts])
+        _require_vectors(of)
+        modality = device_of(of).modality
+        read = _photos if modality.is_picture else partial(_texts, column=column)
+        names, examples = read(path, progress)
+        progress.say(f"Embedding {len(names):,} {modality.plural}")
+        found, now = _embedded(of, [query, *examples])
         asked, vectors = found[:1], found[1:]
     if save is not None:
-        _write_index(files.absolute(save), texts, vectors, now)
+        _write_index(files.absolute(save), names, vectors, now)
     near = unit(vectors) @ unit(asked)[0]
-    return [Hit(texts[i], float(near[i])) for i in np.argsort(-near, kind="stable")[:top]]
+    return [Hit(names[i], float(near[i])) for i in np.argsort(-near, kind="stable")[:top]]
 
 
 def makes_vectors(of: Run | Artifact) -> bool:
-    """Returns whether a run or an artifact embeds texts."""
-    return learnt_by(of) in VECTORS and device_of(of).modality is TEXT
+    """Returns whether a run or an artifact makes vectors."""
+    return learnt_by(of) in VECTORS
 
 
-def _embedded(of: Run | Artifact, texts: Sequence[str]) -> tuple[Vectors, str]:
-    """Returns vectors, and a hash of the model that made them."""
+def _require_vectors(of: Run | Artifact) -> None:
     if not makes_vectors(of):
         raise KerastuneError(
-            f"{of.folder} does not make vectors of texts.",
-            'A recipe with task = "text_embedding" trains a model that does.',
+            f"{of.folder} does not make vectors.",
+            'A recipe with task = "text_embedding" or "image_embedding" trains a model that does.',
         )
-    if empty := [i for i, text in enumerate(texts) if not text.strip()]:
-        raise DataError(f"Text {empty[0] + 1} of {len(texts)} is empty.", "Leave it out.")
-    found = outputs(of, [np.array([text]) for text in texts], {})
+
+
+def _embedded(of: Run | Artifact, asked: Sequence[str | Path]) -> tuple[Vectors, str]:
+    """Returns the vectors of texts or image files, and a hash of the model that made them."""
+    _require_vectors(of)
+    found = outputs(of, device_of(of).modality.ask(asked, 1).examples, {})
     return np.asarray(found["embeddings"]), _fingerprint(of)
 
 
@@ -122,8 +129,15 @@ def _fingerprint(of: Run | Artifact) -> str:
 _MODEL = ("*.weights.h5", "task.json", "config.json", "preprocessor.json", "tokenizer.json", "assets/**/*")
 
 
-def _read(path: Path, column: str, progress: Progress) -> list[str]:
-    """Returns the distinct texts of a file, in its order; says what is left out."""
+def _photos(folder: Path, progress: Progress) -> tuple[list[str], list[str | Path]]:
+    """Returns the paths of the photos in a folder, as they are found and as they are opened."""
+    paths = photos_in(folder)
+    return [path.relative_to(folder).as_posix() for path in paths], [*paths]
+
+
+def _texts(path: Path, progress: Progress, column: str) -> tuple[list[str], list[str | Path]]:
+    """Returns the distinct texts of a file, in its order, as they are found and as they are asked; says what is left
+    out."""
     notes = Counter[str]()
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
@@ -149,7 +163,7 @@ def _read(path: Path, column: str, progress: Progress) -> list[str]:
         notes["the same text as an earlier one, left out"] += repeated
     for what, count in notes.items():
         progress.say(f"note: {counted(count, 'line' if kind == 'txt' else 'row')}: {what}")
-    return distinct
+    return distinct, [*distinct]
 
 
 def _column(path: Path, kind: str, column: str, notes: Counter[str]) -> tuple[list[str], list[Problem]]:
@@ -169,7 +183,9 @@ def _column(path: Path, kind: str, column: str, notes: Counter[str]) -> tuple[li
 
 def _refuse_save(save: Path, index: Path) -> None:
     if save.suffix != ".npz" or index.suffix == ".npz":
-        raise KerastuneError("An index is saved from a file of texts into a new .npz file.", "--save INDEX.npz")
+        raise KerastuneError(
+            "An index is saved of a file of texts or a folder of photos, in a new .npz file.", "--save INDEX.npz"
+        )
     if save.exists():
         raise KerastuneError(f"{save} already exists.", "Give another name to --save, or use it: --index.")
     if not save.parent.is_dir():
