@@ -273,7 +273,7 @@ def _unfit(record: RunRecord) -> str | None:
             if found and (not isinstance(value, float | int) or not math.isfinite(value)):
                 return f"{record.metric} of {split} is {shortened(repr(value))}"
     labels = set(record.labels)
-    for split in ("train", "validation", "test"):
+    for split in ("train", "validation", "test", *record.data.counts):
         counted = set(record.data.counts.get(split, ()))
         if not counted or (labels & counted and labels - counted):  # some kinds of truth count under another name
             return "it does not count the examples of every label"

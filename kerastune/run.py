@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kerastune import data, files, locks
+from kerastune import assets, data, files, locks
 from kerastune.data import Splits, ragged
 from kerastune.errors import DataError, KerastuneError, command, shortened
 from kerastune.files import absolute, write_json
@@ -119,6 +119,8 @@ class Run:
         if not hasattr(self.recipe.data, "path") or not (self.folder / _PREDICTIONS).is_file():
             return None
         path = Path(self.recipe.data.path)
+        if str(path) in assets.ASSETS and assets.is_fetched(str(path)):
+            path = assets.path(str(path))
         with self._stored("test") as stored:
             found = [(path if path.is_dir() else path.parent) / str(name) for name in stored["ids"][:1]]
         return next((one for one in found if one.is_file()), None)

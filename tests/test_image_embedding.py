@@ -19,7 +19,9 @@ from kerastune.data import Order, load
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
 from kerastune.predicting import catalogue
 from kerastune.predicting.inference import predict
+from kerastune.predicting.search import search
 from kerastune.recipe import Export, parse
+from kerastune.reporting.report import write
 from kerastune.tasks.image_embedding import learning
 from kerastune.tasks.learnt import LEARNT
 from kerastune.tasks.learnt.vectors import precisions, unit
@@ -73,7 +75,23 @@ def test_no_label_lies_in_two_splits_unless_that_is_asked_for(wanted: Callable[.
     for splits, shared in ((apart, False), (mixed, True)):
         train, test = ({splits.labels[i] for i in part.labels} for part in (splits.train, splits.test))
         assert bool(train & test) == shared
-    assert len(apart.train) + len(apart.validation) + len(apart.test) == 8 * LABELS
+    assert len(mixed.train) + len(mixed.validation) + len(mixed.test) == 8 * LABELS
+
+
+def test_photos_of_training_labels_are_kept_out_beside_the_unseen_ones(wanted: Callable[..., Any]) -> None:
+    splits = load(wanted().data)
+    assert splits.known and set(splits.known.labels) == set(splits.train.labels)
+    assert set(np.bincount(splits.known.labels)) == {0, 2} and set(np.bincount(splits.train.labels)) == {0, 6}
+    assert not set(splits.known.digests) & set(splits.train.digests)
+    parts = (splits.train, splits.known, splits.validation, splits.test)
+    assert sum(map(len, parts)) == 8 * LABELS
+    assert load(wanted({"known_labels": True}).data).known is None
+    assert load(wanted({"known_fraction": 0.7}).data).known is None  # two would be left to train on
+
+
+def test_known_images_are_asked_for_once(wanted: Callable[..., Any]) -> None:
+    with pytest.raises(RecipeError, match="known_fraction needs known_labels = false"):
+        wanted({"known_labels": True, "known_fraction": 0.2})
 
 
 def test_labels_torn_by_declared_splits_are_refused(wanted: Callable[..., Any], products: Path, tmp_path: Path) -> None:
@@ -141,6 +159,14 @@ def test_labels_that_training_never_saw_are_found_better_than_before(tuned: Any)
     before, after = tuned.record.before["test"], tuned.record.metrics["test"]
     assert after["recall_at_1"] > before["recall_at_1"] + 0.1 and after["map"] > before["map"] + 0.05
     assert tuned.record.model["dimensions"] == 16
+
+
+def test_known_labels_are_reported_beside_the_unseen_ones(tuned: Any) -> None:
+    known, counts = tuned.record.metrics["known"], tuned.record.data.counts["known"]
+    assert known["queries"] == sum(counts.values()) == 2 * sum(count > 0 for count in counts.values())
+    assert known["texts"] == sum(tuned.record.data.counts["train"].values())
+    assert known["recall_at_1"] > tuned.record.before["known"]["recall_at_1"]
+    assert f"Known: {known['queries']} images" in write(tuned).read_text("utf-8")
 
 
 def test_a_head_learns_on_kept_features_as_it_does_on_images(wanted: Callable[..., Any], tmp_path: Path) -> None:
@@ -258,3 +284,14 @@ def test_only_vectors_of_images_take_a_catalogue(
 def test_mediapipe_gives_the_vectors_of_the_file(tuned: Any, tmp_path: Path) -> None:
     made = export(tuned, Export(target="android", quantize="none"), tmp_path / "phone")[0]
     assert verify(made, in_runtimes=["mediapipe"]).own.golden.max_error < 1e-4
+
+
+def test_photos_are_searched_and_the_index_is_kept(tuned: Any, shop: tuple[Path, Path], tmp_path: Path) -> None:
+    photo, saved = shop[1] / "p03" / "1.png", tmp_path / "photos.npz"
+    fresh = search(tuned, shop[1], photo, save=saved)
+    assert (fresh[0].found, len(fresh)) == ("p03/1.png", 5) and fresh[0].similarity == pytest.approx(1, abs=1e-5)
+    assert [hit.found for hit in search(tuned, saved, photo)] == [hit.found for hit in fresh]
+    with pytest.raises(DataError, match="holds no photo"):
+        search(tuned, tmp_path, photo)
+    with pytest.raises(DataError, match="cannot be read"):
+        search(tuned, shop[1], tmp_path / "none.png")

@@ -144,6 +144,7 @@ def run_document(made: "Run") -> dict[str, Any]:
         "metric": metric,
         f"test_{metric}": after["test"][metric],
         f"validation_{metric}": after["validation"][metric],
+        **({f"known_{metric}": after["known"][metric]} if "known" in after else {}),
         **({f"untuned_test_{metric}": before["test"][metric]} if before else {}),
         **perplexities,
         "baseline": after["test"].get("baseline"),
@@ -159,6 +160,8 @@ def run(document: dict[str, Any]) -> None:
     put(f"report: {shown(Path(document['report']))}")
     metric = document["metric"]
     put(", ".join(f"{split} {metric} {document[f'{split}_{metric}']:.4f}" for split in ("test", "validation")))
+    if f"known_{metric}" in document:
+        put(f"({metric} of labels that training saw: {document[f'known_{metric}']:.4f})")
     if f"untuned_test_{metric}" in document:
         put(f"(test {metric} before training: {document[f'untuned_test_{metric}']:.4f})")
     if baseline := document["baseline"]:

@@ -2,11 +2,12 @@
 
 from kerastune.data.loading import SOURCES, load, refuse_missing
 from kerastune.data.order import Order
-from kerastune.data.source import Progress
+from kerastune.data.source import KNOWN, Progress
 from kerastune.data.splits import Split, Splits, few, picked, spread
 from kerastune.data.truths import TRUTHS
 
 __all__ = [
+    "KNOWN",
     "SOURCES",
     "TRUTHS",
     "Order",

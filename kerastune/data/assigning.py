@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from itertools import chain
 
 from kerastune.data.rules import Draft
-from kerastune.data.source import SPLITS, Problem, counted
+from kerastune.data.source import KNOWN, SPLITS, Problem, counted
 from kerastune.errors import quoted
 from kerastune.recipe import Data
 
 _MOVABLE = (None, "train")
+_KEPT = 4  # examples of a label that train needs at the least
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def assign(draft: Draft, settings: Data) -> None:
             for i in chain.from_iterable(unit.members for unit in those):
                 draft.splits[i] = split
     _note_groups(draft)
+    _hold_known(draft, settings.known_share)
 
 
 def _strata(draft: Draft) -> dict[str, list[_Unit]]:
@@ -140,6 +142,30 @@ def _take(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bool)
 
 def _slack(share: float) -> float:
     return max(1.0, share / 2)
+
+
+def _hold_known(draft: Draft, share: float) -> None:
+    """Takes a share of each training label's examples, at least two, out of train, by content; copies stay together.
+
+    A label that would keep fewer than `_KEPT` gives none.
+    """
+    if not share:
+        return
+    held = [0, 0]
+    for members in draft.by_label().values():
+        movable = [i for i in members if draft.splits[i] == "train" and draft.source.examples[i].split in _MOVABLE]
+        digests = sorted({draft.digests[i] for i in movable})
+        count = max(round(share * len(digests)), 2)
+        if len(digests) - count >= _KEPT:
+            chosen = set(digests[:count])
+            held[0] += 1
+            for i in movable:
+                if draft.digests[i] in chosen:
+                    draft.splits[i] = KNOWN
+                    held[1] += 1
+    if held[0]:
+        examples, labels = counted(held[1], draft.unit), counted(held[0], "training label")
+        draft.notes.append(f"{examples} of {labels} kept out of train, to tell how well known labels are found")
 
 
 # --- groups ------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from kerastune.data.rules import (
     require_splits,
     require_two_labels,
 )
-from kerastune.data.source import SPLITS, Problem, Progress, Source, counted, some
+from kerastune.data.source import KNOWN, SPLITS, Problem, Progress, Source, counted, some
 from kerastune.data.sources import chat, csv, defects, folder, table, tfds
 from kerastune.data.splits import Split, Splits
 from kerastune.modalities import Report
@@ -130,6 +130,7 @@ def _build(draft: Draft) -> Splits:
     if order and (unused := len(order) - len(labels)):
         draft.notes.append(f"{counted(unused, 'label')} without {draft.one} left out")
     train, validation, test = (_split(draft, split, labels) for split in SPLITS)
+    known = _split(draft, KNOWN, labels)
     facts = sorted(f"{draft.splits[i]} {draft.digests[i]} {draft.label(i)!r}" for i in draft.alive)
     return Splits(
         labels=labels,
@@ -139,6 +140,7 @@ def _build(draft: Draft) -> Splits:
         fingerprint=hashlib.sha256("\n".join(facts).encode()).hexdigest(),
         notes=tuple(draft.notes),
         skipped=tuple({"id": problem.id, "problem": problem.text} for problem in draft.problems),
+        known=known if len(known) else None,
     )
 
 

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from kerastune.data.source import SPLITS, Label, Problem, Source, counted, some
+from kerastune.data.source import KNOWN, SPLITS, Label, Problem, Source, counted, some
 from kerastune.data.truths import TRUTHS, Truth
 from kerastune.errors import DataError, listed, quoted
 from kerastune.modalities import MODALITIES, Modality
@@ -133,7 +133,7 @@ def refuse_single_examples(draft: Draft) -> None:
 def part_copies(draft: Draft) -> None:
     """Removes copies of test examples from validation and train, and copies of validation examples from train."""
     held: dict[str, str] = {}  # digest → the split that keeps it
-    for wanted in reversed(SPLITS):
+    for wanted in ("test", "validation", KNOWN, "train"):
         held |= {
             draft.digests[i]: wanted for i in draft.alive if draft.splits[i] == wanted and draft.digests[i] not in held
         }

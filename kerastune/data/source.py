@@ -8,6 +8,9 @@ from kerastune import assets
 from kerastune.errors import DataError, printable, shortened
 
 SPLITS = ("train", "validation", "test")
+KNOWN = "known"
+"""The split of examples that training never saw, of labels that it did; test then has labels that it never saw."""
+
 Progress = Callable[[str, int, int], None]  # stage, done, total (0: unknown)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kerastune.data.source import KNOWN
 from kerastune.data.truths import Truth
 from kerastune.modalities import Example, Modality
 
@@ -41,6 +42,13 @@ class Splits:
     fingerprint: str  # of (split, digest, label) in any order: equal for equal data
     notes: tuple[str, ...]  # counts of what was corrected or left out
     skipped: tuple[dict[str, str], ...]  # {"id", "problem"} of what skip_bad left out
+    known: Split | None = None  # examples that training never saw, of labels that it did; None: test has those
+
+    @property
+    def parts(self) -> dict[str, Split]:
+        """Returns the splits that there are, by name."""
+        known = {KNOWN: self.known} if self.known else {}
+        return {"train": self.train, "validation": self.validation, "test": self.test, **known}
 
 
 def spread(split: Split, count: int) -> list[int]:

@@ -58,6 +58,11 @@ class Data(Settings):
         """Returns whether all examples of a label stay in one split."""
         return False
 
+    @property
+    def known_share(self) -> float:
+        """Returns the share of each training label's examples that is scored beside the labels of test."""
+        return 0.0
+
     @model_validator(mode="after")
     def _leave_something_to_train_on(self) -> "Data":
         if self.validation_fraction + self.test_fraction >= 1:
@@ -104,8 +109,8 @@ class FolderData(Images):
     reader: ClassVar[Reader] = "folder"
 
     source: Literal["folder"]
-    path: FilePath
-    """Folder that holds the label folders."""
+    path: AssetOrPath
+    """Folder that holds the label folders; or a fetched asset."""
     group_folders: bool = False
     """Whether a folder inside a label folder is a group, such as a speaker, a product or a patient:
     path/<label>/<group>/*.jpg. A group stays in one split, whatever its labels are."""
@@ -117,8 +122,6 @@ class DefectData(FolderData):
 
     reader = "defects"
 
-    path: AssetOrPath
-    """Folder that holds the folder of good pictures; or a fetched asset."""
     good: Text = "good"
     """Name of the folder of good pictures. Every other one is a kind of defect."""
     masks: FilePath | None = None

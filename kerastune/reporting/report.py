@@ -37,6 +37,7 @@ SHOWN_MISTAKES = 12
 LARGEST_MATRIX = 30
 """With more labels than this, the report shows pairs and extremes instead of whole tables."""
 
+_JUDGED = ("validation", "test")
 _EXCERPT = 300  # characters
 _TRAIN, _VALIDATION = "#c9641a", "#3577c4"  # both readable on white and on black
 _INK = "#010203"  # placeholder for the text colour, which follows the reader's colour scheme
@@ -67,8 +68,9 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         sides=device.sides(of.recipe),
         outputs=learnt.shown.said(of.labels, record.model),
         ids=ids,
-        worth={split: _worth(of, learnt, split, found[of.metric]) for split, found in (metrics or {}).items()},
-        counts=_counts(record),
+        worth={split: _worth(of, learnt, split, metrics[split][of.metric]) for split in _JUDGED} if metrics else {},
+        counts=(counts := _counts(record)),
+        totals=[sum(column) for column in zip(*(one["row"] for one in counts), strict=True)],
         is_large=len(of.labels) > LARGEST_MATRIX,
         history=history,
         kept=_kept(history, of),
@@ -107,11 +109,10 @@ def _worth(of: Run, learnt: Learnt, split: str, value: float) -> dict[str, Any]:
     return found
 
 
-def _counts(record: RunRecord) -> list[tuple[str, list[int]]]:
-    """Returns the number of examples of each label in train, validation and test, and their sum."""
-    splits = record.data.counts
-    rows = [(label, [splits[s][label] for s in ("train", "validation", "test")]) for label in record.labels]
-    return [(label, [*row, sum(row)]) for label, row in rows]
+def _counts(record: RunRecord) -> list[dict[str, Any]]:
+    """Returns the number of examples of each label in each split, and their sum."""
+    rows = [(label, [split[label] for split in record.data.counts.values()]) for label in record.labels]
+    return [{"label": label, "row": [*row, sum(row)]} for label, row in rows]
 
 
 def _kept(history: list[dict[str, float]], of: Run) -> int:

@@ -46,8 +46,7 @@ class Plan:
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """Examples by label in each split."""
-        parts = {name: getattr(self.splits, name) for name in ("train", "validation", "test")}
-        return {name: part.truth.counts(self.splits.labels, part.labels) for name, part in parts.items()}
+        return {name: part.truth.counts(self.splits.labels, part.labels) for name, part in self.splits.parts.items()}
 
 
 def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Decision] = ()) -> Plan:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import shutil
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from kerastune import assets, environment, files, run, tasks, unfinished
-from kerastune.data import Split, Splits, ragged
+from kerastune.data import KNOWN, Splits, ragged
 from kerastune.errors import ConverterError, KerastuneError, VerificationError, shortened
 from kerastune.progress import Progress, shown_by_default
 from kerastune.recipe import Recipe
@@ -278,20 +279,21 @@ def score(
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Returns the saved model's predictions and metrics on the validation and test splits.
 
+    Known labels have metrics alone: their examples are searched for among those of training, as in a catalogue.
+
     A metric's "baseline" is what the best guess without a model would reach.
     """
     kind, learnt = tasks.get(recipe.task), tasks.device(recipe.task).learnt(recipe)
     predictions: dict[str, Any] = {}
     metrics: dict[str, dict[str, Any]] = {}
+
+    def predicted(name: str) -> Any:
+        split = splits.parts[name]
+        told = functools.partial(progress.advance, f"scoring {name}", total=len(split))
+        return kind.predict(recipe, task, split, recipe.train.batch_size, told)
+
     for name in ("validation", "test"):
-        split: Split = getattr(splits, name)
-        found = kind.predict(
-            recipe,
-            task,
-            split,
-            recipe.train.batch_size,
-            lambda done, s=split, t=name: progress.advance(f"scoring {t}", done, len(s)),
-        )
+        split, found = splits.parts[name], predicted(name)
         stored = {"ids": np.array(split.ids), "digests": np.array(split.digests), "truth": split.labels}
         predictions |= {f"{name}/{key}": value for key, value in stored.items()}
         predictions |= ragged.packed(found, f"{name}/predictions/")
@@ -299,6 +301,9 @@ def score(
         guess = statistics.beside_guess(learnt, splits.labels, splits.train.labels, split.labels, found)
         if guess:
             metrics[name]["baseline"] = guess
+    if splits.known and learnt.among:
+        found, seen = predicted(KNOWN), predicted("train")
+        metrics[KNOWN] = learnt.among(splits.known.labels, found, splits.train.labels, seen)
     return predictions, metrics
 
 

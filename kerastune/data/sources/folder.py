@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from kerastune import files
+from kerastune import assets, files
 from kerastune.data import limits
 from kerastune.data.source import (
     SPLITS,
@@ -12,6 +12,7 @@ from kerastune.data.source import (
     Problem,
     Progress,
     Source,
+    asset_folder,
     counted,
     inside,
     named,
@@ -51,8 +52,10 @@ def examples(settings: FolderData, progress: Progress, apart: str | None = None)
         apart: name of a folder beside the labels or splits that holds something else.
 
     Raises:
-        DataError: there is no such folder, or its layout is neither of the two.
+        DataError: there is no such folder or fetched asset, or its layout is neither of the two.
     """
+    if settings.path in assets.ASSETS:
+        settings = settings.model_copy(update={"path": asset_folder(settings.path)})
     found = _Found(settings.path, settings.group_folders)
     for split, folder in _split_folders(settings.path, apart).items():
         for entry in _entries(folder, found.clutter):

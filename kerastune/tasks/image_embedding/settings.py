@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from kerastune.recipe.base import Fraction
 from kerastune.recipe.settings import Recipe
 from kerastune.recipe.sources import CsvImages, Data, FolderData, Target, TfdsImages
 from kerastune.tasks.image_classification.settings import Augment
@@ -18,6 +19,10 @@ class Grouped(Data):
     """Whether the images of a label may lie in several splits. Default: validation and test hold labels that training
     never saw, so the figures say how well new ones are told apart."""
 
+    known_fraction: Fraction = 0.15
+    """Fraction of the images of each training label, at least two, kept out of training to report how well known labels
+    are found. A label that would keep fewer than four gives none."""
+
     @property
     def target(self) -> Target:
         return "groups"
@@ -25,6 +30,16 @@ class Grouped(Data):
     @property
     def whole_labels(self) -> bool:
         return not self.known_labels
+
+    @property
+    def known_share(self) -> float:
+        return 0.0 if self.known_labels else self.known_fraction
+
+    @model_validator(mode="after")
+    def _known_images_are_asked_for_once(self) -> "Grouped":
+        if self.known_labels and "known_fraction" in self.model_fields_set:
+            raise ValueError("known_fraction needs known_labels = false: otherwise test holds known labels already")
+        return self
 
     @model_validator(mode="after")
     def _groups_split_known_labels(self) -> "Grouped":

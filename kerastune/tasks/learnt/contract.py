@@ -148,6 +148,8 @@ class Learnt:
         labels: the data's names -> the names in a manifest, in the order of the outputs.
         guess: (labels, truth of the training split, n) -> the best guess about n unseen examples: the baseline. None
             where there is none; the figures before training then take its place.
+        among: (truth, predictions, truth and predictions of others) -> the figures of examples that are searched for
+            among others; None if nothing is searched for.
     """
 
     name: str
@@ -159,6 +161,7 @@ class Learnt:
     shown: Shown
     labels: Callable[[Labels], Labels] = field(default=lambda labels: labels)
     guess: Callable[[Labels, Truth, int], Guess] | None = None
+    among: Callable[[Truth, Predictions, Truth, Predictions], dict[str, Any]] | None = None
 
 
 def by_rows(

@@ -49,11 +49,34 @@ def similarity(target: str, truth: npt.NDArray[Any], vectors: Floats) -> dict[st
             "spearman": rank_correlation(near, truth[:, 0]),
             "pearson": float(np.corrcoef(near, truth[:, 0])[0, 1]) if vary else 0.0,
         }
-    found = ranks(target, truth, vectors)
+    return _figures(_search(target, truth, vectors), target == "groups")
+
+
+def similarity_among(
+    truth: npt.NDArray[Any], vectors: Floats, others: npt.NDArray[Any], their_vectors: Floats
+) -> dict[str, Any]:
+    """Computes the metrics of groups, as `similarity`, of examples that are searched for among others.
+
+    Examples whose label no other one has are left out.
+    """
+    n = len(truth)
+    places = np.stack([np.arange(n + len(others)), np.zeros(n + len(others), np.int64)], 1)
+    search = _Search(
+        np.concatenate([vectors, their_vectors]),
+        places[:n][np.isin(truth, others)],
+        places[n:],
+        lambda some: np.equal.outer(truth[some], others),
+        lambda some: np.zeros((len(some), len(others)), np.bool_),
+    )
+    return _figures(search, True)
+
+
+def _figures(search: "_Search", every_match: bool) -> dict[str, Any]:
+    found = _ranks(search)
     shares = {f"recall_at_{k}": float((found <= k).mean()) for k in (1, 5, 10)}
-    texts = len(_search(target, truth, vectors).candidates)
-    every = {"map": float(precisions(truth, vectors).mean())} if target == "groups" else {}
-    return {**shares, "mrr": float((1 / found).mean()), **every, "queries": len(found), "texts": texts}
+    every = {"map": float(_precisions(search).mean())} if every_match else {}
+    counts = {"queries": len(found), "texts": len(search.candidates)}
+    return {**shares, "mrr": float((1 / found).mean()), **every, **counts}
 
 
 def rank_correlation(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
@@ -156,8 +179,12 @@ class Neighbours:
 
 def ranks(target: str, truth: npt.NDArray[Any], vectors: Floats) -> npt.NDArray[np.int64]:
     """Returns the rank, from 1, of each query's nearest match, int64 [q]; ties count as the last."""
+    return _ranks(_search(target, truth, vectors))
+
+
+def _ranks(search: _Search) -> npt.NDArray[np.int64]:
     found = [np.zeros(0, np.int64)]
-    for _, near, belongs in _search(target, truth, vectors).blocks():
+    for _, near, belongs in search.blocks():
         best = np.where(belongs, near, -np.inf).max(-1, keepdims=True)
         found.append(1 + ((near >= best) & ~belongs).sum(-1))
     return np.concatenate(found)
@@ -166,8 +193,12 @@ def ranks(target: str, truth: npt.NDArray[Any], vectors: Floats) -> npt.NDArray[
 def precisions(truth: npt.NDArray[Any], vectors: Floats) -> npt.NDArray[np.float64]:
     """Returns the average precision of each query of groups, float64 [q]: the mean, over its matches, of the share of
     matches among the examples up to each."""
+    return _precisions(_search("groups", truth, vectors))
+
+
+def _precisions(search: _Search) -> npt.NDArray[np.float64]:
     found = [np.zeros(0)]
-    for _, near, belongs in _search("groups", truth, vectors).blocks():
+    for _, near, belongs in search.blocks():
         order = np.argsort(-near, axis=-1, kind="stable")
         hit = np.take_along_axis(belongs, order, axis=-1)
         shares = np.cumsum(hit, axis=-1) / np.arange(1, hit.shape[-1] + 1)
@@ -220,6 +251,10 @@ def _largest(expected: npt.NDArray[Any]) -> float:
 
 def _metrics(target: str, labels: Labels, truth: Truth, predictions: Predictions) -> dict[str, Any]:
     return similarity(target, truth, vectors_of(predictions))
+
+
+def _among(truth: Truth, predictions: Predictions, others: Truth, theirs: Predictions) -> dict[str, Any]:
+    return similarity_among(truth, vectors_of(predictions), others, vectors_of(theirs))
 
 
 def _found_first(target: str, truth: Truth, predictions: Predictions) -> Doubles:
@@ -338,6 +373,7 @@ def _retrieving(target: str) -> Learnt:
             _NOTE,
         ),
         labels=lambda labels: (),
+        among=_among if target == "groups" else None,
     )
 
 
