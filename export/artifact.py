@@ -5,6 +5,7 @@ input name to arrays by output name, one row per example. This file is the code 
 every artifact, so that the folder runs anywhere.
 
     python reader.py ARTIFACT photo.jpg …       predicts images
+    python reader.py ARTIFACT clip.wav …        predicts sounds
     python reader.py ARTIFACT "a text" …        predicts texts; for pairs, two texts each
     python reader.py ARTIFACT --check           replays golden.npz: does this device compute what was trained?
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-EXAMPLES = {"image": "images", "text": "texts", "conversation": "chats"}
+EXAMPLES = {"image": "images", "text": "texts", "conversation": "chats", "sound": "audio"}
 """The module for each kind of example. `asked` finds the named examples, and `taking` turns them into inputs. Optional:
 `predicting` if a prediction is more than one call, `replayed` if the proof is more than outputs, and `Refused` for
 examples that the model cannot take."""
@@ -50,9 +51,7 @@ def run_reader(load, *arguments):
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description="Runs an exported model.")
     parser.add_argument("artifact", type=Path, help="the artifact's folder (it holds manifest.json)")
-    parser.add_argument(
-        "examples", nargs="*", help="image files (needs Pillow), or .npy files of uint8 [H, W, 3]; or texts"
-    )
+    parser.add_argument("examples", nargs="*", help="image or sound files, .npy files of their values, or texts")
     parser.add_argument("--top", type=int, default=3, metavar="K", help="labels to print for each example")
     parser.add_argument("--check", action="store_true", help="replay golden.npz; exit code 3 if it differs")
     parser.add_argument("--stream", type=Path, metavar="OUT.npz", help="answer arrays from stdin, for kerastune verify")
@@ -63,7 +62,7 @@ def run_reader(load, *arguments):
     if not (folder / "manifest.json").is_file():
         parser.error(f"{folder} is not an artifact: it has no manifest.json")
     if not (options.examples or options.check or options.stream):
-        parser.error("give image files, texts or --check")
+        parser.error("give examples or --check")
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     changed = [name for name, file in manifest["files"].items() if not same(folder / name, file)]
     if manifest["sha256"] != digest(manifest):
@@ -147,8 +146,8 @@ def stream(predict, take, examples, manifest, out, load_seconds):
     """Writes outputs and seconds for each array on stdin, which is 8 bytes with the length of an .npy, then the .npy.
 
     An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], texts str [1 or 2] or [B, 1 or 2],
-    or a conversation, turns of role and content, str [T, 2]. Writes "outputs/NAME", one row per example, and
-    "outputs/NAME/offsets" for outputs whose number of rows varies by example.
+    a conversation, turns of role and content, str [T, 2], or a sound, float32 [n]. Writes "outputs/NAME", one row per
+    example, and "outputs/NAME/offsets" for outputs whose number of rows varies by example.
     """
     found, seconds, refused = {}, [], getattr(examples, "Refused", ())
     while size := sys.stdin.buffer.read(8):

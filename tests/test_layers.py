@@ -203,6 +203,7 @@ def test_a_reader_needs_numpy_and_its_runtime_only(path: Path) -> None:
         ("artifact", {"answers"}, set()),
         ("answers", set(), set()),
         ("images", {"PIL"}, set()),
+        ("audio", {"soundfile", "soxr"}, set()),
         ("texts", set(), {"tokenizers"}),
         ("chats", {"tokenizers"}, {"jinja2"}),
         ("operators", set(), {"tensorflow"}),

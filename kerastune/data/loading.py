@@ -27,7 +27,8 @@ from kerastune.data.rules import (
 from kerastune.data.source import KNOWN, SPLITS, Problem, Progress, Source, counted, some
 from kerastune.data.sources import chat, csv, defects, folder, table, tfds
 from kerastune.data.splits import Split, Splits
-from kerastune.modalities import Report
+from kerastune.errors import DataError
+from kerastune.modalities import MODALITIES, Report
 from kerastune.recipe import Data
 
 SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
@@ -56,6 +57,8 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
         DataError: lists every problem in one message, unless `skip_bad` leaves them out.
     """
     progress = progress or (lambda stage, done, total: None)
+    if why := MODALITIES[settings.modality].missing():
+        raise DataError(f"{why[0].upper()}{why[1:]}")
     source = normalised(SOURCES[settings.reader](settings, progress))
     draft = Draft(settings, _whole_labels(source) if settings.whole_labels else source)
     require_two_labels(draft, chain.from_iterable(map(draft.labels, draft.alive)))
@@ -118,6 +121,8 @@ def _check(draft: Draft, i: int) -> tuple[str, Report]:
         data = draft.source.read(i)
     except OSError as error:
         return "", Report(problem=f"cannot be read: {error.strerror or error}")
+    except ValueError as error:  # a part of a file that cannot be cut out of it
+        return "", Report(problem=str(error))
     return hashlib.sha256(data).hexdigest(), draft.modality.check(data, draft.id(i))
 
 
@@ -156,4 +161,5 @@ def _split(draft: Draft, split: str, labels: tuple[str, ...]) -> Split:
         read=lambda i: read(members[i]),
         modality=draft.modality,
         truth=draft.truth,
+        groups=tuple(draft.source.examples[i].group for i in members),
     )

@@ -22,6 +22,7 @@ class Split:
     read: Callable[[int], bytes]  # the encoded example, as its modality decodes it; thread-safe
     modality: Modality
     truth: Truth
+    groups: tuple[str | None, ...] = ()  # what each example belongs to; empty: not known
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,4 +79,5 @@ def picked(split: Split, chosen: Sequence[int]) -> Split:
         digests=tuple(split.digests[i] for i in chosen),
         labels=split.labels[list(chosen)],
         read=lambda i: split.read(chosen[i]),
+        groups=tuple(split.groups[i] for i in chosen) if split.groups else (),
     )

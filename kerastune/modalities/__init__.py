@@ -3,6 +3,7 @@
 Each modality is one module and one row in `MODALITIES`. Nothing here imports TensorFlow.
 """
 
+from kerastune.modalities.audio import AUDIO
 from kerastune.modalities.contract import Example, Modality, Report
 from kerastune.modalities.conversation import CONVERSATION
 from kerastune.modalities.image import IMAGE
@@ -10,4 +11,4 @@ from kerastune.modalities.text import TEXT
 
 __all__ = ["MODALITIES", "Example", "Modality", "Report"]
 
-MODALITIES: dict[str, Modality] = {one.name: one for one in (IMAGE, TEXT, CONVERSATION)}
+MODALITIES: dict[str, Modality] = {one.name: one for one in (IMAGE, TEXT, CONVERSATION, AUDIO)}

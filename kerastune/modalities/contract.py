@@ -9,7 +9,8 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 Example: TypeAlias = npt.NDArray[Any]
-"""A decoded example: an image, uint8 [H, W, 3]; one text or a pair, str [1 or 2]; a conversation, str [T, 2]."""
+"""A decoded example: an image, uint8 [H, W, 3]; one text or a pair, str [1 or 2]; a conversation, str [T, 2]; a sound,
+float32 [n]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,26 @@ class Asked:
 
     names: list[str]
     examples: Sequence[Example]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How examples of a kind are stored, one in each file.
+
+    Attributes:
+        extensions: of files that can be read, in lower case without the dot.
+        foreign: extensions of files that hold such examples and cannot be read.
+        convert: what to convert them to: "jpg or png".
+        largest: bytes of the largest file that is read.
+        cut: (bytes of a file, start, end or None) -> the part between these seconds as a file; raises ValueError for
+            bytes that `check` refuses, and for parts that are not there. None if an example has no length in time.
+    """
+
+    extensions: tuple[str, ...]
+    foreign: tuple[str, ...]
+    convert: str
+    largest: int
+    cut: Callable[[bytes, float, float | None], bytes] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +68,10 @@ class Modality:
         packages: pip packages that these readers need, besides numpy.
         encode: example -> a file, which some devices take; None if there are no such files.
         question: example -> the example without its answer.
+        stored: how its examples are stored in files; None if they are texts in a table.
+        parts: (asked examples, size) -> the same, each that is longer than this size as several, with their places in
+            their names; None if examples have no length.
+        missing: returns why this installation cannot read such examples, with the command that helps; None if it can.
     """
 
     name: str
@@ -63,3 +88,6 @@ class Modality:
     packages: tuple[str, ...]
     encode: Callable[[Example], bytes] | None = None
     question: Callable[[Example], Example] = lambda example: example
+    stored: Stored | None = None
+    parts: Callable[[Asked, int], Asked] | None = None
+    missing: Callable[[], str | None] = lambda: None

@@ -23,10 +23,11 @@ from PIL import Image, ImageOps
 
 from kerastune import files
 from kerastune.errors import DataError, listed, printable, shortened
-from kerastune.modalities.contract import Asked, Example, Modality, Report
+from kerastune.modalities.contract import Asked, Example, Modality, Report, Stored
 from kerastune.targets import images as reader
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif")
+FOREIGN_EXTENSIONS = (*("heic", "heif", "avif", "jxl", "jp2", "tif", "tiff", "dng", "cr2", "cr3", "nef", "arw", "raw"),)
 LARGEST = 2**28  # bytes of a file: a bitmap of 89 megapixels fits
 _LARGE = 2**25  # pixels; of larger images one is decoded at a time, since each may take a gigabyte
 _one_large = threading.Lock()
@@ -209,4 +210,5 @@ IMAGE = Modality(
     readers=("images.py",),
     packages=("pillow",),
     encode=png,
+    stored=Stored(EXTENSIONS, FOREIGN_EXTENSIONS, "jpg or png", LARGEST),
 )

@@ -139,26 +139,40 @@ class DefectData(FolderData):
         return "defects"
 
 
-class CsvImages(Images):
-    """A CSV file with a column of image paths and a column of labels."""
+class Listed(Data):
+    """Settings for tables with the path of one example's file in each row."""
 
     reader = "csv"
+    folder: ClassVar[str]
+    """Key of the folder that paths are relative to."""
+    file: ClassVar[str]
+    """Key that names the column of paths."""
+    part: ClassVar[tuple[str, ...]] = ()
+    """Keys that name the columns with the start and the end of an example, in seconds; none if files are examples."""
 
-    source: Literal["csv"]
     path: FilePath
-    """The CSV file (UTF-8, with a header line)."""
+    """The table (UTF-8; CSV with a header line)."""
     delimiter: Delimiter = ","
-    """Separates the cells."""
+    """Separates the cells of a CSV file."""
     quoting: bool = True
     """Whether cells can be quoted, as in spreadsheets. false: quotes are ordinary characters."""
-    images: FilePath | None = None
-    """Folder that image paths are relative to and must stay inside. Default: the CSV file's folder."""
-    image_column: Text = "image"
     label_column: Text = "label"
     split_column: Text | None = None
     """A column that says train, validation or test. Default: split by content hash."""
     group_column: Text | None = None
     """A column that names groups, such as a speaker, a product or a patient. A group stays in one split."""
+
+
+class CsvImages(Images, Listed):
+    """A CSV file with a column of image paths and a column of labels."""
+
+    folder = "images"
+    file = "image_column"
+
+    source: Literal["csv"]
+    images: FilePath | None = None
+    """Folder that image paths are relative to and must stay inside. Default: the CSV file's folder."""
+    image_column: Text = "image"
 
 
 class CsvData(CsvImages, Labelled):
@@ -198,6 +212,54 @@ class TfdsImages(Tfds, Images):
 
 class TfdsData(TfdsImages, Labelled):
     """A TensorFlow Datasets data set with an image and a label, or a number."""
+
+
+class Sounds(Data):
+    """Settings of every source of sounds."""
+
+    modality = "sound"
+
+    window: Annotated[float, Field(ge=0.1, le=30)] = 5.0
+    """Seconds that the model hears at a time, as short as the task allows: cost grows with it. Shorter sounds are
+    padded with silence, and of longer ones the first seconds are used."""
+
+
+class FolderSounds(Sounds):
+    """Sounds in one folder per label: path/<label>/*.wav, or path/{train,validation,test}/<label>/*.wav."""
+
+    reader: ClassVar[Reader] = "folder"
+
+    source: Literal["folder"]
+    path: AssetOrPath
+    """Folder that holds the label folders; or a fetched asset."""
+    group_folders: bool = False
+    """Whether a folder inside a label folder is a group, such as a speaker, an instrument or a recording:
+    path/<label>/<group>/*.wav. A group stays in one split, whatever its labels are."""
+
+
+class ListedSounds(Sounds, Listed, Labelled):
+    """A CSV, JSON Lines or Parquet file with a column of paths of sounds and a column of labels."""
+
+    folder = "sounds"
+    file = "audio_column"
+    part = ("start_column", "end_column")
+
+    source: Literal["csv", "jsonl", "parquet"]
+    sounds: FilePath | None = None
+    """Folder that paths are relative to and must stay inside. Default: the table's folder."""
+    audio_column: Text = "audio"
+    start_column: Text | None = None
+    """A column with the second at which an example starts, for several examples in one recording."""
+    end_column: Text | None = None
+    """A column with the second at which it ends. Empty: at the end of the recording."""
+
+
+class TfdsSounds(Tfds, Sounds, Labelled):
+    """A TensorFlow Datasets data set with a sound and a label."""
+
+    audio_key: Text = "audio"
+    sample_rate: Annotated[int, Field(ge=1000, le=768_000)] | None = None
+    """Samples per second, if the data set does not say."""
 
 
 class Texts(Data):

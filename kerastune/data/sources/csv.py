@@ -1,4 +1,4 @@
-"""Reads a CSV file with columns of image paths, labels and, optionally, splits."""
+"""Reads a table with columns of paths of images or sounds, labels and, optionally, splits, groups and parts in time."""
 
 import os
 from collections import Counter
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kerastune import files
+from kerastune.data import cells
 from kerastune.data.labels import normal
 from kerastune.data.source import (
     Example,
@@ -22,54 +23,71 @@ from kerastune.data.sources.rows import rows
 from kerastune.data.sources.table import in_column, placed
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, quoted
-from kerastune.modalities.image import LARGEST
-from kerastune.recipe.sources import CsvImages
+from kerastune.modalities import MODALITIES, Modality
+from kerastune.modalities.contract import Stored
+from kerastune.recipe.sources import Listed
 
-_EXAMPLE = "A minimal file:  image,label  /  photos/1.jpg,daisy  /  photos/2.jpg,tulip  (one row per line)."
+Part = tuple[float, float | None]
+"""Start and end in seconds; None: the end of the file."""
+_WHOLE: Part = (0.0, None)
 
 
 @dataclass
 class _Table:
-    settings: CsvImages
-    root: str  # image paths are relative to it and stay inside it
+    settings: Listed
+    modality: Modality
+    stored: Stored
+    root: str  # paths are relative to it and stay inside it
     real_root: str  # the same, links resolved
     columns: dict[str, str]  # by the key that names them
-    paths: list[str] = field(default_factory=list)
+    paths: list[tuple[str, Part]] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    seen: dict[str, int] = field(default_factory=dict)  # file → its place in examples
+    seen: dict[tuple[str, Part], int] = field(default_factory=dict)  # file and part → its place in examples
     lines: list[int] = field(default_factory=list)
     contradicted: set[int] = field(default_factory=set)
     notes: Counter[str] = field(default_factory=Counter)
 
 
-def examples(settings: CsvImages, progress: Progress) -> Source:
-    """Lists the rows of a CSV file.
+def examples(settings: Listed, progress: Progress) -> Source:
+    """Lists the rows of a CSV, JSON Lines or Parquet file.
 
     Raises:
-        DataError: the file cannot be read as CSV, or lacks a column.
+        DataError: the file cannot be read in its format, or lacks a column.
     """
-    root = settings.images or os.path.dirname(settings.path)
+    modality = MODALITIES[settings.modality]
+    assert modality.stored
+    root = getattr(settings, settings.folder) or os.path.dirname(settings.path)
     if not os.path.isdir(root):
-        raise DataError(f"There is no folder {named(root)}.", "data.images is the folder of image paths.")
-    keys = ("image_column", "label_column", "split_column", "group_column")
+        hint = f"data.{settings.folder} is the folder of {modality.name} paths."
+        raise DataError(f"There is no folder {named(root)}.", hint)
+    keys = (settings.file, "label_column", "split_column", "group_column", *settings.part)
     columns = {key: getattr(settings, key) for key in keys if getattr(settings, key)}
-    table = _Table(settings, root, os.path.realpath(root), columns)
-    for line, row in rows(settings.path, "csv", columns, table.notes, settings.delimiter, settings.quoting):
+    table = _Table(settings, modality, modality.stored, root, os.path.realpath(root), columns)
+    source = str(getattr(settings, "source", "csv"))
+    for line, row in rows(settings.path, source, columns, table.notes, settings.delimiter, settings.quoting):
         _add(table, line, row)
-    progress("listing images", len(table.examples), 0)
+    progress(f"listing {modality.plural}", len(table.examples), 0)
     if not table.examples and not table.problems:
-        raise DataError(f"{named(settings.path)} has a header but no rows.", _EXAMPLE)
+        name, file = columns[settings.file], modality.asked_as
+        example = f"A minimal file:  {name},label  /  one/{file},daisy  /  two/{file},tulip  (one row per line)."
+        raise DataError(f"{named(settings.path)} holds no rows.", example)
     return _source(table)
 
 
 def _source(table: _Table) -> Source:
     kept = [i for i in range(len(table.examples)) if i not in table.contradicted]
-    paths = [table.paths[i] for i in kept]
+    paths, stored = [table.paths[i] for i in kept], table.stored
+
+    def read(i: int) -> bytes:
+        path, part = paths[i]
+        data = files.read_bounded(path, stored.largest, table.modality.one)
+        return stored.cut(data, *part) if stored.cut and part != _WHOLE else data
+
     return Source(
         where=named(table.settings.path),
         examples=[table.examples[i] for i in kept],
-        read=lambda i: files.read_bounded(paths[i], LARGEST, "an image"),
+        read=read,
         labels=(numeric,) if (numeric := table.settings.numeric) else None,
         problems=tuple(table.problems),
         notes=tuple(f"{counted(count, 'row')}: {what}" for what, count in table.notes.items()),
@@ -80,29 +98,53 @@ def _add(table: _Table, line: int, row: dict[str, Any] | str) -> None:
     if isinstance(row, str):
         _problem(table, line, row)
         return
-    values = {key: row[column].strip() for key, column in table.columns.items()}
-    if any(values[key] != row[column] for key, column in table.columns.items()):
+    values = {key: _stripped(row[column]) for key, column in table.columns.items()}
+    if any(isinstance(row[column], str) and values[key] != row[column] for key, column in table.columns.items()):
         table.notes["spaces around a cell removed"] += 1
     settings = table.settings
-    full = os.path.normpath(os.path.join(table.root, values["image_column"]))
+    path = cells.text(values[settings.file] or None, f"{table.modality.name} path")
+    full = os.path.normpath(os.path.join(table.root, path)) if isinstance(path, str) else ""
     parsed = TRUTHS[settings.target].parse(values["label_column"], settings.separator)
     found: Label | Problem = parsed if isinstance(parsed, Problem) else normal(parsed)
     label: Label | Problem = in_column(settings.label_column, found)
-    place = placed(settings, row, None)
-    problem = _unreachable(values["image_column"], full, table)
-    for one in (label, place):
+    place, part = placed(settings, row, None), _part(settings, values)
+    problem = _unreachable(path, full, table) if isinstance(path, str) else path.text
+    for one in (label, place, part):
         problem = problem or (one.text if isinstance(one, Problem) else None)
-    if problem or isinstance(label, Problem) or isinstance(place, Problem):
+    if problem or isinstance(label, Problem) or isinstance(place, Problem) or isinstance(part, Problem):
         _problem(table, line, problem or "")
         return
-    example = Example(relative(full, table.root), label, *place)
-    if full in table.seen:
-        _repeat(table, line, example, table.seen[full])
+    start, end = part
+    span = "" if part == _WHOLE else f" from {start:g} s" + ("" if end is None else f" to {end:g} s")
+    example = Example(f"{relative(full, table.root)}{span}", label, *place)
+    if (full, part) in table.seen:
+        _repeat(table, line, example, table.seen[full, part])
     else:
-        table.seen[full] = len(table.examples)
+        table.seen[full, part] = len(table.examples)
         table.lines.append(line)
-        table.paths.append(full)
+        table.paths.append((full, part))
         table.examples.append(example)
+
+
+def _stripped(cell: Any) -> Any:
+    return cell.strip() if isinstance(cell, str) else cell
+
+
+def _part(settings: Listed, values: dict[str, Any]) -> Part | Problem:
+    """Returns the part in time that a row names; the whole file if it names none."""
+    found = []
+    for key in settings.part:
+        cell, column = cells.plain(values.get(key)), getattr(settings, key)
+        second = None if cell is None else in_column(column, cells.number(cell, "time"))
+        if isinstance(second, Problem):
+            return second
+        if second is not None and second < 0:
+            return Problem("", f"the time is {second:g} s, before the beginning, in column {quoted(column)}")
+        found.append(second)
+    start, end = (found[0] or 0.0, found[1]) if found else _WHOLE
+    if end is not None and end <= start:
+        return Problem("", f"the part ends at {end:g} s, not after its start, {start:g} s")
+    return start, end
 
 
 def _problem(table: _Table, line: int, text: str) -> None:
@@ -111,8 +153,6 @@ def _problem(table: _Table, line: int, text: str) -> None:
 
 def _unreachable(path: str, full: str, table: _Table) -> str | None:
     root = named(table.root)
-    if not path:
-        return "has no image path"
     if "\0" in path:
         return f"{named(path)} holds a NUL character, which paths cannot contain"
     if not inside(full, table.root):
@@ -129,7 +169,7 @@ def _repeat(table: _Table, line: int, row: Example, first: int) -> None:
     """Handles a file that an earlier row named: an equal row is harmless, a different one is a contradiction."""
     before = table.examples[first]
     if row == before:
-        table.notes["the same image and label as an earlier row, counted once"] += 1
+        table.notes[f"the same {table.modality.name} and label as an earlier row, counted once"] += 1
         return
     table.contradicted.add(first)
     differ = next(key for key in ("label", "split", "group") if getattr(row, key) != getattr(before, key))

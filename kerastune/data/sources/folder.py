@@ -1,4 +1,4 @@
-"""Reads images from one folder per label: path/<label>/*, or path/{train,validation,test}/<label>/*."""
+"""Reads images or sounds from one folder per label: path/<label>/*, or path/{train,validation,test}/<label>/*."""
 
 import os
 from collections import Counter
@@ -21,32 +21,39 @@ from kerastune.data.source import (
 )
 from kerastune.data.sources.rows import MEANT
 from kerastune.errors import DataError, printable
-from kerastune.modalities.image import EXTENSIONS, LARGEST
+from kerastune.modalities import MODALITIES, Modality
+from kerastune.modalities.contract import Stored
 from kerastune.recipe.sources import FolderData
 
-_LAYOUT = (
-    "Expected layout: path/<label>/photo.jpg, for instance flowers/daisy/1.jpg, flowers/tulip/2.jpg; or, with\n"
-    "declared splits, path/train/<label>/photo.jpg, path/validation/<label>/…, path/test/<label>/…"
-)
-_OTHER_IMAGES = ("heic", "heif", "avif", "jxl", "jp2", "tif", "tiff", "dng", "cr2", "cr3", "nef", "arw", "raw")
 _CLUTTER = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir")  # and names with a leading dot
 
 
 @dataclass
 class _Found:
     root: str
+    modality: Modality
+    stored: Stored
     grouped: bool  # whether folders inside label folders are groups
     paths: list[str] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     foreign: Counter[str] = field(default_factory=Counter)  # extension → files left out
-    empty: list[str] = field(default_factory=list)  # label folders without an image
+    empty: list[str] = field(default_factory=list)  # label folders without an example
     clutter: list[str] = field(default_factory=list)  # hidden files and folders, and system files
-    ungrouped: list[str] = field(default_factory=list)  # images next to the groups' folders
+    ungrouped: list[str] = field(default_factory=list)  # examples next to the groups' folders
+
+    @property
+    def layout(self) -> str:
+        """Returns the two layouts, for messages."""
+        file = self.modality.asked_as
+        return (
+            f"Expected layout: path/<label>/{file}; or, with declared splits,\n"
+            f"path/train/<label>/{file}, path/validation/<label>/…, path/test/<label>/…"
+        )
 
 
 def examples(settings: FolderData, progress: Progress, apart: str | None = None) -> Source:
-    """Lists the images below a folder, by label and by declared split.
+    """Lists the examples below a folder, by label and by declared split.
 
     Args:
         apart: name of a folder beside the labels or splits that holds something else.
@@ -54,42 +61,44 @@ def examples(settings: FolderData, progress: Progress, apart: str | None = None)
     Raises:
         DataError: there is no such folder or fetched asset, or its layout is neither of the two.
     """
-    if settings.path in assets.ASSETS:
-        settings = settings.model_copy(update={"path": asset_folder(settings.path)})
-    found = _Found(settings.path, settings.group_folders)
-    for split, folder in _split_folders(settings.path, apart).items():
-        for entry in _entries(folder, found.clutter):
-            if entry.name == apart and folder == settings.path:
+    modality = MODALITIES[settings.modality]
+    assert modality.stored
+    unit, stored = modality.name, modality.stored
+    root = asset_folder(settings.path) if settings.path in assets.ASSETS else settings.path
+    found = _Found(root, modality, stored, settings.group_folders)
+    for split, folder in _split_folders(root, apart, found.layout).items():
+        for entry in _entries(folder, found.layout, found.clutter):
+            if entry.name == apart and folder == root:
                 continue
             if _is_dir(entry):
                 _label_folder(entry, split, found)
-            elif _extension(entry.name) in EXTENSIONS:
+            elif _extension(entry.name) in stored.extensions:
                 found.problems.append(Problem(relative(entry.path, found.root), "is in no label folder"))
             else:
                 found.foreign[_extension(entry.name)] += 1
-            progress("listing images", len(found.paths), 0)
+            progress(f"listing {modality.plural}", len(found.paths), 0)
     if not found.examples and not any(p.text != "is in no label folder" for p in found.problems):
-        what = counted(len(found.problems), "image") + " but no label folder" if found.problems else "no image"
-        raise DataError(f"The folder {named(settings.path)} holds {what}{_foreign(found)}.", _LAYOUT)
+        what = counted(len(found.problems), unit) + " but no label folder" if found.problems else f"no {unit}"
+        raise DataError(f"The folder {named(root)} holds {what}{_foreign(found)}.", found.layout)
     return Source(
-        where=f"the folder {named(settings.path)}",
+        where=f"the folder {named(root)}",
         examples=found.examples,
-        read=lambda i: files.read_bounded(found.paths[i], LARGEST, "an image"),
+        read=lambda i: files.read_bounded(found.paths[i], stored.largest, modality.one),
         problems=tuple(found.problems),
         notes=_notes(found),
     )
 
 
-def _entries(folder: str, clutter: list[str] | None = None) -> list[os.DirEntry[str]]:
+def _entries(folder: str, layout: str, clutter: list[str] | None = None) -> list[os.DirEntry[str]]:
     """Returns the content of a folder, sorted by name; hidden and system files go to `clutter`."""
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except FileNotFoundError:
         where = "data.path is relative to the working directory."
-        raise DataError(f"There is no folder {named(folder)}.", f"{where} {_LAYOUT}") from None
+        raise DataError(f"There is no folder {named(folder)}.", f"{where} {layout}") from None
     except NotADirectoryError:
-        raise DataError(f"{named(folder)} is a file, not a folder.", _LAYOUT) from None
+        raise DataError(f"{named(folder)} is a file, not a folder.", layout) from None
     except OSError as error:
         raise DataError(f"The folder {named(folder)} cannot be read: {error.strerror}.") from error
     except ValueError as error:  # a NUL in the path
@@ -100,35 +109,35 @@ def _entries(folder: str, clutter: list[str] | None = None) -> list[os.DirEntry[
     return [entry for entry in found if entry not in hidden]
 
 
-def _split_folders(root: str, apart: str | None) -> dict[str | None, str]:
+def _split_folders(root: str, apart: str | None, layout: str) -> dict[str | None, str]:
     """Returns the parent of the label folders by split; a single entry None for the layout path/<label>/."""
-    folders = {entry.name: entry.path for entry in _entries(root) if _is_dir(entry) and entry.name != apart}
+    folders = {entry.name: entry.path for entry in _entries(root, layout) if _is_dir(entry) and entry.name != apart}
     meant = {name: MEANT.get(name.lower(), name.lower()) for name in folders}
     others = [name for name in folders if meant[name] not in SPLITS]
-    if not folders or (others and not _holds_folders(folders.get("train"))):
+    if not folders or (others and not _holds_folders(folders.get("train"), layout)):
         return {None: root}  # labels, even if one of them is called "train" or "test"
     for name, split in meant.items():
         if split in SPLITS and name != split:
             raise DataError(
                 f"The folder {named(root)} holds {named(name)}/, which looks like a split.",
-                f"Rename {named(name)} to {split}. {_LAYOUT}",
+                f"Rename {named(name)} to {split}. {layout}",
             )
     if others:
         raise DataError(
             f"The folder {named(root)} holds train/ with label folders, and next to it "
             f"{some([named(name) for name in others])}.",
-            f"Move everything but splits elsewhere. {_LAYOUT}",
+            f"Move everything but splits elsewhere. {layout}",
         )
     if "train" not in folders:
-        raise DataError(f"The folder {named(root)} holds {' and '.join(folders)} but no train folder.", _LAYOUT)
+        raise DataError(f"The folder {named(root)} holds {' and '.join(folders)} but no train folder.", layout)
     for path in folders.values():
         if not inside(os.path.realpath(path), os.path.realpath(root)):
-            raise DataError(f"{named(path)} is a link that leads outside {named(root)}.", _LAYOUT)
+            raise DataError(f"{named(path)} is a link that leads outside {named(root)}.", layout)
     return {split: folders[split] for split in SPLITS if split in folders}
 
 
-def _holds_folders(path: str | None) -> bool:
-    return path is not None and any(_is_dir(entry) for entry in _entries(path))
+def _holds_folders(path: str | None, layout: str) -> bool:
+    return path is not None and any(_is_dir(entry) for entry in _entries(path, layout))
 
 
 def _label_folder(entry: os.DirEntry[str], split: str | None, found: _Found) -> None:
@@ -140,7 +149,7 @@ def _label_folder(entry: os.DirEntry[str], split: str | None, found: _Found) -> 
 
 @dataclass(frozen=True)
 class _Where:
-    """Label, split and group of an image from its folders."""
+    """Label, split and group of an example from its folders."""
 
     label: str
     split: str | None
@@ -149,12 +158,13 @@ class _Where:
 
 
 def _collect(entry: os.DirEntry[str], where: _Where, found: _Found) -> None:
-    """Adds one entry of a label folder: an image, or a folder of images."""
+    """Adds one entry of a label folder: an example, or a folder of them."""
     problem = _unusable(entry, found.root)
-    if not _is_dir(entry) and _extension(entry.name) in _OTHER_IMAGES:
-        kind = _extension(entry.name).upper()
-        found.problems.append(Problem(relative(entry.path, found.root), f"is a {kind} image; convert it to jpg or png"))
-    elif not _is_dir(entry) and _extension(entry.name) not in EXTENSIONS:
+    if not _is_dir(entry) and _extension(entry.name) in found.stored.foreign:
+        kind = f"{_extension(entry.name).upper()} {found.modality.name}"
+        cure = f"is a {kind}; convert it to {found.stored.convert}"
+        found.problems.append(Problem(relative(entry.path, found.root), cure))
+    elif not _is_dir(entry) and _extension(entry.name) not in found.stored.extensions:
         found.foreign[_extension(entry.name)] += 1
     elif problem:
         found.problems.append(Problem(relative(entry.path, found.root), problem))
@@ -174,7 +184,7 @@ def _collect_folder(entry: os.DirEntry[str], where: _Where, found: _Found) -> No
         found.problems.append(problem)
         return
     try:
-        entries = _entries(entry.path, found.clutter)
+        entries = _entries(entry.path, found.layout, found.clutter)
     except DataError as error:
         found.problems.append(Problem(relative(entry.path, found.root), error.message))
         return
@@ -218,14 +228,14 @@ def _notes(found: _Found) -> tuple[str, ...]:
     notes = []
     if found.foreign:
         count = counted(sum(found.foreign.values()), "file")
-        notes.append(f"{count} left out, not {', '.join(EXTENSIONS)}{_foreign(found)}")
+        notes.append(f"{count} left out, not {', '.join(found.stored.extensions)}{_foreign(found)}")
     if found.empty:
-        notes.append(f"{counted(len(found.empty), 'label folder')} without an image: {some(found.empty)}")
+        notes.append(f"{counted(len(found.empty), 'label folder')} without {found.modality.one}: {some(found.empty)}")
     if found.clutter:
         names = some([relative(path, found.root) for path in found.clutter])
         count = counted(len(found.clutter), "hidden or system file or folder", "hidden or system files and folders")
         notes.append(f"{count} left out: {names}")
     if found.ungrouped:
-        count = counted(len(found.ungrouped), "image")
+        count = counted(len(found.ungrouped), found.modality.name)
         notes.append(f"{count} in no group folder, each a group of its own: {some(found.ungrouped)}")
     return tuple(notes)

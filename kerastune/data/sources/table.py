@@ -12,7 +12,7 @@ from kerastune.data.source import SPLITS, Example, Label, Problem, Progress, Sou
 from kerastune.data.sources.rows import EXAMPLES, files, rows
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, quoted
-from kerastune.recipe.sources import CsvImages, Table
+from kerastune.recipe.sources import Listed, Table
 
 T = TypeVar("T")
 
@@ -116,9 +116,7 @@ def in_column(column: str, found: T | Problem) -> T | Problem:
     return Problem("", f"{found.text} in column {quoted(column)}") if isinstance(found, Problem) else found
 
 
-def placed(
-    settings: Table | CsvImages, row: dict[str, Any], split: str | None
-) -> tuple[str | None, str | None] | Problem:
+def placed(settings: Table | Listed, row: dict[str, Any], split: str | None) -> tuple[str | None, str | None] | Problem:
     """Returns the split and the group of a row; `split` is its file's."""
     if settings.split_column:
         said = in_column(settings.split_column, cells.text(row[settings.split_column], "split"))

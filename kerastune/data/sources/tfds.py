@@ -1,7 +1,7 @@
 """Reads a TensorFlow Datasets data set. Only this module imports tensorflow_datasets, and only when needed.
 
-Encoded images and texts go straight from TFDS's files to an unlinked temporary file and are read from there by offset,
-so memory stays flat, and every example can be read by its number.
+Encoded images, sounds and texts go straight from TFDS's files to an unlinked temporary file and are read from there by
+offset, so memory stays flat, and every example can be read by its number.
 """
 
 import contextlib
@@ -23,7 +23,9 @@ from kerastune.data.source import Example, Label, Problem, Progress, Source, ass
 from kerastune.data.sources.table import in_column
 from kerastune.data.truths import TRUTHS
 from kerastune.errors import DataError, printable
-from kerastune.recipe.sources import TfdsImages, TfdsTextData
+from kerastune.recipe.sources import TfdsImages, TfdsSounds, TfdsTextData
+
+Settings = TfdsImages | TfdsSounds | TfdsTextData
 
 _OFFLINE = (
     "Without internet, set data.data_dir to a TFDS folder prepared elsewhere, or to a packaged asset "
@@ -57,7 +59,7 @@ class _Spool:
         return os.pread(self._fd, end - start, start)  # no seek: any number of threads may read
 
 
-def examples(settings: TfdsImages | TfdsTextData, progress: Progress) -> Source:
+def examples(settings: Settings, progress: Progress) -> Source:
     """Reads the wanted splits of a TFDS data set.
 
     Raises:
@@ -68,14 +70,14 @@ def examples(settings: TfdsImages | TfdsTextData, progress: Progress) -> Source:
     import tensorflow_datasets as tfds
 
     builder = _builder(tfds, settings, progress)
-    names = _names(tfds, builder, settings)
+    names, rate = _names(tfds, builder, settings), _rate(builder, settings)
     found, problems, spool = [], [], _Spool()
     splits, notes = _splits(builder, settings)
     try:
         with spool.writing() as append:
             for split, spec in splits.items():
                 for id, values in _records(tfds, builder, settings, spec, progress):
-                    label, data, group = _read(values, names, settings)
+                    label, data, group = _read(values, names, rate, settings)
                     bad = next((one for one in (data, label, group) if isinstance(one, Problem)), None)
                     if bad or isinstance(label, Problem) or isinstance(data, Problem) or isinstance(group, Problem):
                         problems.append(Problem(id, bad.text if bad else ""))
@@ -103,7 +105,7 @@ def examples(settings: TfdsImages | TfdsTextData, progress: Progress) -> Source:
     )
 
 
-def _builder(tfds: Any, settings: TfdsImages | TfdsTextData, progress: Progress) -> Any:
+def _builder(tfds: Any, settings: Settings, progress: Progress) -> Any:
     """Returns the prepared data set."""
     folder = _data_dir(settings)
     if settings.name.startswith("huggingface:"):
@@ -130,7 +132,7 @@ def _builder(tfds: Any, settings: TfdsImages | TfdsTextData, progress: Progress)
     return builder
 
 
-def _data_dir(settings: TfdsImages | TfdsTextData) -> str | None:
+def _data_dir(settings: Settings) -> str | None:
     """Returns the folder of data_dir: itself, or a fetched asset."""
     from kerastune import assets
 
@@ -147,7 +149,7 @@ def _data_dir(settings: TfdsImages | TfdsTextData) -> str | None:
     return asset_folder(wanted)
 
 
-def _unknown(tfds: Any, settings: TfdsImages | TfdsTextData, folder: str | None) -> DataError:
+def _unknown(tfds: Any, settings: Settings, folder: str | None) -> DataError:
     name = settings.name.partition(":")[0].partition("/")[0]
     known = tfds.list_builders(with_community_datasets=False)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
@@ -163,7 +165,7 @@ def _content(folder: str) -> str:
     return printable(", ".join(names[:10])) + (", …" if len(names) > 10 else "") if names else "no data set"
 
 
-def _download(tfds: Any, builder: Any, settings: TfdsImages | TfdsTextData, progress: Progress) -> None:
+def _download(tfds: Any, builder: Any, settings: Settings, progress: Progress) -> None:
     """Downloads the recipe's data set with TFDS, and reports it."""
     progress(f"downloading {settings.name} to {builder.data_dir}", 0, 0)
     if not urllib.request.getproxies():
@@ -188,17 +190,20 @@ def _download(tfds: Any, builder: Any, settings: TfdsImages | TfdsTextData, prog
         raise DataError(f"TFDS cannot download {settings.name}: {_one_line(error)}.", _OFFLINE) from error
 
 
-def _content_keys(settings: TfdsImages | TfdsTextData) -> list[str]:
+def _content_keys(settings: Settings) -> list[str]:
     if isinstance(settings, TfdsImages):
         return [settings.image_key]
+    if isinstance(settings, TfdsSounds):
+        return [settings.audio_key]
     return [key for key in (settings.text_key, settings.pair_key) if key]
 
 
-def _names(tfds: Any, builder: Any, settings: TfdsImages | TfdsTextData) -> tuple[str, ...] | None:
+def _names(tfds: Any, builder: Any, settings: Settings) -> tuple[str, ...] | None:
     """Returns the label names in the data set's own order; None if labels are plain numbers or texts."""
     features = dict(builder.info.features.items())
     there = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items()))
-    kind, what = (tfds.features.Image, "image") if isinstance(settings, TfdsImages) else (tfds.features.Text, "text")
+    kinds = {"image": tfds.features.Image, "sound": tfds.features.Audio, "text": tfds.features.Text}
+    what, kind = settings.modality, kinds[settings.modality]
     for key in _content_keys(settings):
         if not isinstance(features.get(key), kind):
             raise DataError(f"{settings.name} has no {what} called {key!r}.", f"Features: {there}.")
@@ -219,19 +224,53 @@ def _names(tfds: Any, builder: Any, settings: TfdsImages | TfdsTextData) -> tupl
     return None
 
 
+def _rate(builder: Any, settings: Settings) -> int:
+    """Returns the samples per second of a data set of sounds; 0 for others."""
+    if not isinstance(settings, TfdsSounds):
+        return 0
+    found = settings.sample_rate or builder.info.features[settings.audio_key].sample_rate
+    if not found:
+        raise DataError(
+            f"{settings.name} does not say how many samples per second its {settings.audio_key!r} has.",
+            "Set data.sample_rate.",
+        )
+    return int(found)
+
+
+def _wave(values: Any, rate: int) -> bytes | Problem:
+    """Returns a sound as an encoded file: as it is, or its samples, whole numbers of 16 bits or floats, as WAV."""
+    import numpy as np
+    import soundfile
+
+    if isinstance(values, bytes):
+        return values
+    if values.dtype.kind in "iu":
+        if np.abs(values).max(initial=0) > 2**15:
+            return Problem("", "has samples of more than 16 bits, whose scale the data set does not say")
+        values, subtype = values.astype(np.int16), "PCM_16"
+    else:
+        values, subtype = values.astype(np.float32), "FLOAT"
+    soundfile.write(file := io.BytesIO(), values, rate, format="WAV", subtype=subtype)
+    return file.getvalue()
+
+
 def _read(
-    values: dict[str, Any], names: tuple[str, ...] | None, settings: TfdsImages | TfdsTextData
+    values: dict[str, Any], names: tuple[str, ...] | None, rate: int, settings: Settings
 ) -> tuple[Label | Problem, bytes | Problem, str | Problem | None]:
     """Returns the label, the contents and the group of a record, or what is wrong with each."""
     contents = [values[key] for key in _content_keys(settings)]
-    data = contents[0] if isinstance(settings, TfdsImages) else _texts(settings, contents)
+    data: bytes | Problem
+    if isinstance(settings, TfdsImages):
+        data = contents[0]
+    else:
+        data = _wave(contents[0], rate) if isinstance(settings, TfdsSounds) else _texts(settings, contents)
     group = None
     if settings.group_key:
         group = in_column(settings.group_key, cells.text(values[settings.group_key], "group"))
     return in_column(settings.label_key, _label(values[settings.label_key], names, settings)), data, group
 
 
-def _label(value: Any, names: tuple[str, ...] | None, settings: TfdsImages | TfdsTextData) -> Label | Problem:
+def _label(value: Any, names: tuple[str, ...] | None, settings: Settings) -> Label | Problem:
     if names is not None:
         if 0 <= int(value) < len(names):
             return names[int(value)]
@@ -239,15 +278,13 @@ def _label(value: Any, names: tuple[str, ...] | None, settings: TfdsImages | Tfd
     return TRUTHS[settings.target].parse(cells.plain(value), settings.separator)
 
 
-def _order(
-    settings: TfdsImages | TfdsTextData, names: tuple[str, ...] | None, found: list[Example]
-) -> tuple[str, ...] | None:
+def _order(settings: Settings, names: tuple[str, ...] | None, found: list[Example]) -> tuple[str, ...] | None:
     if settings.target == "number":
         return (settings.label_key,)
     return names or (_numeric_order({str(e.label) for e in found}) if settings.target == "label" else None)
 
 
-def _texts(settings: TfdsImages | TfdsTextData, contents: list[bytes]) -> bytes | Problem:
+def _texts(settings: Settings, contents: list[bytes]) -> bytes | Problem:
     """Returns texts as an example's bytes, or what is wrong with them."""
     texts = [
         in_column(key, cells.text(content, "text"))
@@ -257,7 +294,7 @@ def _texts(settings: TfdsImages | TfdsTextData, contents: list[bytes]) -> bytes 
     return problem or json.dumps([str(text).strip() for text in texts], ensure_ascii=False).encode()
 
 
-def _splits(builder: Any, settings: TfdsImages | TfdsTextData) -> tuple[dict[str | None, str], tuple[str, ...]]:
+def _splits(builder: Any, settings: Settings) -> tuple[dict[str | None, str], tuple[str, ...]]:
     """Returns what to read for each split, and notes."""
     has_test = "test" in builder.info.splits
     test = settings.test or ("test" if has_test else None)
@@ -285,17 +322,18 @@ def _count(builder: Any, spec: str, key: str) -> int:
 
 
 def _records(
-    tfds: Any, builder: Any, settings: TfdsImages | TfdsTextData, spec: str, progress: Progress
+    tfds: Any, builder: Any, settings: Settings, spec: str, progress: Progress
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    total, number = _count(builder, spec, spec), 0
+    total, number, is_text = _count(builder, spec, spec), 0, isinstance(settings, TfdsTextData)
+    size = 1 if isinstance(settings, TfdsSounds) else _BATCH  # sounds have different lengths
     records = builder.as_dataset(
         split=spec,
         shuffle_files=False,
-        decoders={settings.image_key: tfds.decode.SkipDecoding()} if isinstance(settings, TfdsImages) else None,
+        decoders={} if is_text else dict.fromkeys(_content_keys(settings), tfds.decode.SkipDecoding()),
         read_config=tfds.ReadConfig(try_autocache=False),  # read once: nothing to keep in memory
     )
     keys = list(filter(None, [settings.label_key, settings.group_key, *_content_keys(settings)]))
-    for batch in records.map(lambda record: tuple(record[key] for key in keys)).batch(_BATCH).as_numpy_iterator():
+    for batch in records.map(lambda record: tuple(record[key] for key in keys)).batch(size).as_numpy_iterator():
         progress(f"reading {settings.name} {spec}", number, total)
         for values in zip(*batch, strict=True):
             yield f"{spec}[{number}]", dict(zip(keys, values, strict=True))
