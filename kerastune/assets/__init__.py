@@ -21,6 +21,7 @@ from pathlib import Path
 from kerastune import files
 from kerastune.assets import (
     all_minilm_l6_v2,
+    drumkits,
     efficientnet_lite0,
     fashion_mnist,
     products,
@@ -28,6 +29,7 @@ from kerastune.assets import (
     stamps,
     text_corpora,
     textiles,
+    whisper_base,
 )
 from kerastune.assets.asset import Asset, Progress
 from kerastune.assets.presets import explain_preset_failure, named_folder, preset_folder, reaching, reading
@@ -52,10 +54,12 @@ ASSETS: dict[str, Asset] = {
     "efficientnet-lite0-imagenet": efficientnet_lite0.ASSET,
     "all-minilm-l6-v2-en": all_minilm_l6_v2.ASSET,
     "smollm2-135m-instruct": smollm2_135m_instruct.ASSET,
+    "whisper-base": whisper_base.ASSET,
     "fashion-mnist": fashion_mnist.ASSET,
     "textiles": textiles.ASSET,
     "stamps": stamps.ASSET,
     "products": products.ASSET,
+    "drumkits": drumkits.ASSET,
     "trec-questions": text_corpora.TREC_QUESTIONS,
     "sms-spam": text_corpora.SMS_SPAM,
     "vader-movie-reviews": text_corpora.VADER_MOVIE_REVIEWS,
