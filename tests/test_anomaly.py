@@ -372,8 +372,6 @@ def test_squares_of_the_sharpest_detail_fit_into_float16(made):
 def test_a_file_in_float16_gives_all_of_keras_decisions(made, tmp_path):
     from kerastune.recipe.reading import parse_export
 
-    (folder,) = export(
-        made, parse_export({"target": "linux", "quantize": "float16", "name": "half"}), tmp_path / "half"
-    )
-    found = verify(folder)
+    (half,) = export(made, parse_export({"target": "linux", "quantize": "float16"}), tmp_path / "half")
+    found = verify(half, made.folder)
     assert found.passed and found.own.validation.outputs.agreement == 1.0
