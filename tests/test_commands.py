@@ -136,7 +136,7 @@ def test_two_runs_stand_side_by_side_with_paired_intervals(run_folder: Path, tmp
     found = json.loads(invoke("runs", "compare", run_folder, other, "--json").stdout)
     assert found["recipe"] == ["seed: 0 in A, 7 in B"]
     assert [(one["split"], one["verdict"]) for one in found["metrics"]] == [
-        ("validation", "too few to tell"),
+        ("validation", "the same"),
         ("test", "worse"),
     ]
     difference, (low, high) = found["metrics"][1]["difference"]

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from kerastune import tasks
 from kerastune.data import ragged
 from kerastune.recipe import Recipe, export_name
@@ -22,7 +24,8 @@ class Figures:
 
     Attributes:
         difference: how much better B is, with its 95 % interval; None where the two were judged on different examples.
-        verdict: how B compares: "better", "worse", "the same", "too few to tell" or "judged on other examples".
+        verdict: how B compares: "better", "worse", "the same" (equal outputs for every example), "too few to tell" or
+            "judged on other examples".
     """
 
     split: str
@@ -103,7 +106,8 @@ def _figures(a: Run, b: Run, split: str) -> Figures:
         paired = statistics.paired(learnt, truth, ours, theirs, 0.0)
         if paired and paired.interval:
             low, high = paired.interval
-            difference, verdict = (-paired.drop, (-high, -low)), _verdict(paired.drop, low, high)
+            difference = -paired.drop, (-high, -low)
+            verdict = "the same" if _are_equal(ours, theirs) else _verdict(low, high)
     return Figures(split, learnt.metric.words, *figures, difference, verdict)
 
 
@@ -112,9 +116,12 @@ def _figure(learnt: Learnt, truth: Truth, predictions: Predictions) -> Figure:
     return learnt.statistic(each), statistics.interval(learnt, each)
 
 
-def _verdict(drop: float, low: float, high: float) -> str:
-    if drop == low == high == 0:
-        return "the same"
+def _are_equal(ours: Predictions, theirs: Predictions) -> bool:
+    one, other = ragged.packed(ours), ragged.packed(theirs)
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def _verdict(low: float, high: float) -> str:
     return "better" if high < 0 else "worse" if low > 0 else "too few to tell"
 
 
