@@ -35,6 +35,18 @@ def decision(outputs, labels, top):
     return [f"{word}  score {outputs['score'][0]:.3f} (above 1 is defective); highest {where}"]
 
 
+CONFIDENT = 0.3
+
+
+def boxes(outputs, labels, top):
+    """Returns a line for each confident detection: x1, y1, x2, y2 in pixels of the picture, score and class."""
+    found = [row for row in outputs["detections"] if row[4] >= CONFIDENT]
+    return [
+        f"{row[4]:.4f}  {labels[int(row[5])]}  x {row[0]:.1f} to {row[2]:.1f}, y {row[1]:.1f} to {row[3]:.1f}"
+        for row in found
+    ] or ["nothing"]
+
+
 def answer(outputs, labels, top):
     """Returns the text of an answer."""
     return [str(outputs["texts"])]
@@ -65,6 +77,23 @@ def largest(ours, theirs):
 def nats(ours, theirs):
     """Returns the difference of cross-entropies in nats per token; "sums" are nats, correct and scored tokens."""
     return abs(ours["sums"][0] / ours["sums"][2] - theirs["sums"][0] / theirs["sums"][2])
+
+
+def raw(ours, theirs):
+    """Returns the largest difference of a probability or a delta at any anchor, which decide about all detections; of
+    a score or of a corner in 200 pixels where a file gives detections alone."""
+    if "class_logits" not in theirs:
+        apart = np.abs(ours["detections"].astype(np.float64) - theirs["detections"])
+        return max(apart[:, 4].max(), apart[:, :4].max() / 200)
+    probabilities = [1 / (1 + np.exp(-one["class_logits"].astype(np.float64))) for one in (ours, theirs)]
+    deltas = ours["box_deltas"].astype(np.float64) - theirs["box_deltas"]
+    return max(np.abs(probabilities[0] - probabilities[1]).max(), np.abs(deltas).max())
+
+
+def same_boxes(ours, theirs):
+    """Returns whether both find the same number of things of each class with confidence."""
+    counts = [sorted(row[5] for row in one["detections"] if row[4] >= CONFIDENT) for one in (ours, theirs)]
+    return counts[0] == counts[1]
 
 
 def same_label(ours, theirs):
@@ -108,5 +137,6 @@ ANSWERS = {
     "groups": VECTORS,
     "scores": VECTORS,
     "defects": Kind(decision, alike=same_decision),
+    "boxes": Kind(boxes, raw, alike=same_boxes),
     "text": Kind(answer, nats, " nats per token"),
 }

@@ -23,8 +23,8 @@ import numpy as np
 
 EXAMPLES = {"image": "images", "text": "texts", "conversation": "chats", "sound": "audio"}
 """The module for each kind of example. `asked` finds the named examples, and `taking` turns them into inputs. Optional:
-`predicting` if a prediction is more than one call, `replayed` if the proof is more than outputs, and `Refused` for
-examples that the model cannot take."""
+`predicting` if a prediction is more than one call, `restored` if outputs depend on what `taking` did, `replayed` if the
+proof is more than outputs, and `Refused` for examples that the model cannot take."""
 
 FAILED = 3
 """Exit code for an artifact that has changed, does not compute what was trained, or could do more than compute."""
@@ -55,6 +55,7 @@ def run_reader(load, *arguments):
     parser.add_argument("--top", type=int, default=3, metavar="K", help="labels to print for each example")
     parser.add_argument("--check", action="store_true", help="replay golden.npz; exit code 3 if it differs")
     parser.add_argument("--stream", type=Path, metavar="OUT.npz", help="answer arrays from stdin, for kerastune verify")
+    parser.add_argument("--details", type=int, metavar="N", help="examples to store details of; default: all")
     for add in arguments:
         add(parser)
     options = parser.parse_intermixed_args()  # options may come before the images
@@ -75,12 +76,15 @@ def run_reader(load, *arguments):
     if hasattr(examples, "predicting"):
         predict = examples.predicting(predict, folder, manifest, options)
     take = examples.taking(predict, folder, manifest["reading"])
+    restore = getattr(examples, "restored", lambda outputs, example, manifest: outputs)
     if options.stream:
-        stream(predict, take, examples, manifest, options.stream, time.perf_counter() - started)
-    if options.check and not check(predict, take, examples, folder, manifest):
+        load_seconds = time.perf_counter() - started
+        stream(predict, take, restore, examples, manifest, options.stream, load_seconds, options.details)
+    if options.check and not check(predict, take, restore, examples, folder, manifest):
         sys.exit(FAILED)
     if options.examples:
-        show(predict, take, examples.asked(options.examples, manifest["reading"]), folder, manifest, options.top)
+        asked = examples.asked(options.examples, manifest["reading"])
+        show(predict, take, restore, asked, folder, manifest, options.top)
 
 
 def same(path, file):
@@ -94,7 +98,7 @@ def digest(manifest):
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def show(predict, take, asked, folder, manifest, top):
+def show(predict, take, restore, asked, folder, manifest, top):
     """Prints the model's output for each example, and a comparison of all of them."""
     from answers import ANSWERS, PLAIN
 
@@ -102,7 +106,7 @@ def show(predict, take, asked, folder, manifest, top):
     if "catalogue" in manifest["extras"]:
         words = import_module("catalogue").answering(folder, manifest)
     for name, example in asked:
-        (outputs,) = by_example(predict(take(example)))
+        (outputs,) = by_example(restore(predict(take(example)), example, manifest))
         said.append((name, outputs))
         print(name)
         for line in words(outputs, top) if words else kind.lines(outputs, manifest["labels"], top):
@@ -111,7 +115,7 @@ def show(predict, take, asked, folder, manifest, top):
         print(f"  {line}")
 
 
-def check(predict, take, examples, folder, manifest):
+def check(predict, take, restore, examples, folder, manifest):
     """Replays the golden examples and compares the outputs with Keras's."""
     from answers import ANSWERS, PLAIN
 
@@ -122,7 +126,7 @@ def check(predict, take, examples, folder, manifest):
     expected = rows_of(stored, "expected/")
     found = {}
     for example in inputs:
-        for name, rows in predict(take(example)).items():
+        for name, rows in restore(predict(take(example)), example, manifest).items():
             found.setdefault(name, []).extend(rows)
     if shapes(found) != shapes(expected):
         print(f"FAILED: the outputs {', '.join(found)} do not have Keras's names or shapes, {', '.join(expected)}")
@@ -142,17 +146,20 @@ def check(predict, take, examples, folder, manifest):
     return passed
 
 
-def stream(predict, take, examples, manifest, out, load_seconds):
+def stream(predict, take, restore, examples, manifest, out, load_seconds, details):
     """Writes outputs and seconds for each array on stdin, which is 8 bytes with the length of an .npy, then the .npy.
 
     An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], texts str [1 or 2] or [B, 1 or 2],
     a conversation, turns of role and content, str [T, 2], or a sound, float32 [n]. Writes "outputs/NAME", one row per
-    example, and "outputs/NAME/offsets" for outputs whose number of rows varies by example.
+    example, and "outputs/NAME/offsets" for outputs whose number of rows varies by example. Outputs whose role is
+    "detail" are stored for the first `details` examples; None: for all.
     """
     found, seconds, refused = {}, [], getattr(examples, "Refused", ())
+    minor, done = {one["name"] for one in manifest["outputs"] if one.get("role") == "detail"}, 0
     while size := sys.stdin.buffer.read(8):
         file = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(size, "little")))
-        inputs = take(np.load(file, allow_pickle=False))
+        example = np.load(file, allow_pickle=False)
+        inputs = take(example)
         start = time.perf_counter()
         try:
             outputs = predict(inputs)
@@ -161,8 +168,10 @@ def stream(predict, take, examples, manifest, out, load_seconds):
             sys.exit(REFUSED)
         took = time.perf_counter() - start
         seconds.append(getattr(predict, "seconds", took))  # a page measures this itself, without the round trip
-        for name, rows in outputs.items():
-            found.setdefault(name, []).extend(rows)
+        for name, rows in restore(outputs, example, manifest).items():
+            if name not in minor or details is None or done < details:
+                found.setdefault(name, []).extend(rows)
+        done += len(rows)
         out.touch()  # a sign of life
     np.savez(
         out,

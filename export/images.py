@@ -70,6 +70,28 @@ def taking(predict, folder, settings):
     return take
 
 
+def restored(outputs, example, manifest):
+    """Returns outputs in pixels of the picture itself where the reader has resized it.
+
+    Those that MediaPipe's ObjectDetector reads, boxes in shares of the picture, become rows of detections.
+    """
+    if "box_scores" in outputs:
+        height, width = example.shape[-3:-1]
+        corners = np.asarray(outputs["boxes"]) * np.array([width, height] * 2, np.float32)
+        columns = (np.asarray(outputs[name])[..., None] for name in ("box_scores", "classes"))
+        return {"detections": np.concatenate([corners, *columns], axis=-1)}
+    settings = manifest["reading"]
+    if settings["resize"] == "inside" or example.ndim != 3:
+        return outputs
+    height, width = example.shape[:2]
+    x, y = np.float32(width / settings["width"]), np.float32(height / settings["height"])
+    found = dict(outputs)
+    for name in (one["name"] for one in manifest["outputs"] if one.get("role") == "boxes"):
+        found[name] = np.array(outputs[name])
+        found[name][..., :4] *= np.array([x, y, x, y], np.float32)
+    return found
+
+
 # --- files -------------------------------------------------------------------------------------------------
 
 
@@ -95,7 +117,7 @@ def decode(data):
                 )
             image.load()
             rgb, remarks = _rgb(image)
-            rgb, turned = _upright(rgb, _orientation(image))
+            rgb, turned = _upright(rgb, orientation(image))
             animated = _is_animated(image)
     except TooLarge:
         raise
@@ -167,7 +189,8 @@ def _upright(rgb, orientation):
     return rgb.transpose(Image.Transpose[_UPRIGHT[orientation]]), True
 
 
-def _orientation(image):
+def orientation(image):
+    """Returns the EXIF orientation of an opened image, 1 to 8."""
     try:
         value = image.getexif().get(0x0112)
     except DAMAGE:

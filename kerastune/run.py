@@ -125,10 +125,10 @@ class Run:
             found = [(path if path.is_dir() else path.parent) / str(name) for name in stored["ids"][:1]]
         return next((one for one in found if one.is_file()), None)
 
-    def predictions(self, split: str) -> tuple[list[str], npt.NDArray[Any], dict[str, ragged.Array]]:
+    def predictions(self, split: str) -> tuple[list[str], Any, dict[str, ragged.Array]]:
         """Ids, truth and the Keras model's predictions on "validation" or "test"."""
         with self._stored(split) as stored:
-            return [str(i) for i in stored["ids"]], stored["truth"], ragged.unpacked(stored, "predictions/")
+            return [str(i) for i in stored["ids"]], _truth(stored), ragged.unpacked(stored, "predictions/")
 
     def predicted(self, split: str, digests: Sequence[str]) -> dict[str, ragged.Array]:
         """The Keras model's predictions on these examples, found by their content: files may have changed names."""
@@ -153,7 +153,7 @@ class Run:
             )
         try:
             stored = ragged.read(path, f"{split}/")
-            rows = {len(stored[name]) for name in (f"{split}/ids", f"{split}/truth")}
+            rows = {len(stored[f"{split}/ids"]), len(_truth(stored, f"{split}/"))}
             if len(rows) > 1 or any(not array.ndim for array in stored.values()):
                 raise ValueError(f"the arrays of {split} do not have one row for each example")
             for name, array in stored.items():
@@ -162,6 +162,12 @@ class Run:
             yield {name.removeprefix(f"{split}/"): array for name, array in stored.items()}
         except (IndexError, KeyError, TypeError, ValueError) as error:
             raise _damaged(path, error) from error
+
+
+def _truth(stored: dict[str, npt.NDArray[Any]], prefix: str = "") -> Any:
+    """Returns the truth of a split: one row, or one list of rows, for each example."""
+    named = {name: array for name, array in stored.items() if name.startswith(f"{prefix}truth")}
+    return ragged.unpacked(named, prefix)["truth"]
 
 
 def _damaged(path: Path, error: Exception) -> KerastuneError:

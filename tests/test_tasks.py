@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import drawing
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -74,6 +75,13 @@ CASES = {
         {"dimensions": [8, 4]},
     ),
     "a defect of a piece": Case("anomaly_detection", {"source": "folder", "path": "pieces"}, [], ["piece.png"]),
+    "boxes in an image": Case(
+        "object_detection",
+        {"source": "coco", "path": "shapes", "image_size": 64},
+        [{**ALL[0], "epochs": 3, "learning_rate": 5e-3}],
+        ["shape.png"],
+        {"detector": {"width": 16}, "augment": {"flip": "horizontal"}},
+    ),
     "a label of a text": Case(
         "text_classification",
         {"source": "csv", "path": "texts.csv"},
@@ -112,6 +120,7 @@ def presets(
         "image_classification": preset("resnet"),
         "image_embedding": preset("resnet"),
         "anomaly_detection": preset("resnet"),
+        "object_detection": preset("resnet"),
         "text_classification": text_preset("Bert"),
         "text_embedding": embedder_preset("Bert"),
         "causal_lm": chat_preset("Qwen3"),
@@ -125,6 +134,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, pictures: Path, pieces: Path,
     shutil.copytree(pictures, folder / "photos")
     shutil.copytree(pieces, folder / "pieces")
     shutil.copy(folder / "pieces" / "spot" / "000.png", folder / "piece.png")
+    drawing.coco(folder / "shapes", 64)
+    shutil.copy(folder / "shapes" / "images" / "001.png", folder / "shape.png")
     shutil.copy(texts, folder / "texts.csv")
     shutil.copy(pairs, folder / "pairs.jsonl")
     with (folder / "photos.csv").open("w", newline="") as file:
@@ -182,7 +193,7 @@ def same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list):
         if one and isinstance(one[0], dict) and "label" in one[0]:
-            one, other = ([row for _, row in sorted((row["label"], row) for row in rows)] for rows in (one, other))
+            one, other = (sorted(rows, key=lambda row: row["label"]) for rows in (one, other))
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == pytest.approx(other, rel=1e-3, abs=1e-3)) if isinstance(one, float) else bool(one == other)
 

@@ -3,6 +3,7 @@
 /** Indices of numbers, from the highest to the lowest. */
 const ranked = (numbers) => [...numbers.keys()].sort((a, b) => numbers[b] - numbers[a]);
 
+const CONFIDENT = 0.3;
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 /** The most probable labels, with their shares of a bar. */
@@ -26,6 +27,19 @@ function decision({ score, defective, heat_map: { shape, data } }) {
   ];
 }
 
+/** A line for each confident detection: its class, corners in pixels, and score. */
+function boxes({ detections: { shape, data } }, { labels }) {
+  const width = shape.at(-1);
+  const rows = Array.from({ length: data.length / width }, (_, n) => data.slice(n * width, (n + 1) * width));
+  const found = rows.filter((row) => row[4] >= CONFIDENT);
+  if (!found.length) return [["nothing", "", 0]];
+  return found.map(([x1, y1, x2, y2, score, k]) => [
+    labels[k],
+    `x ${x1.toFixed(0)} to ${x2.toFixed(0)}, y ${y1.toFixed(0)} to ${y2.toFixed(0)}: ${percent(score)}`,
+    score,
+  ]);
+}
+
 /** How each output begins. */
 const plain = (outputs) =>
   Object.entries(outputs).map(([name, { shape, data }]) => [
@@ -43,6 +57,7 @@ const sameLabels = (ours, theirs) => theirs.scores.data.every((p, k) => p > 0.5 
 const ANSWERS = {
   label: { rows: best, about: counted, alike: sameLabel },
   labels: { rows: best, about: counted, alike: sameLabels },
+  boxes: { rows: boxes, about: counted },
   defects: { rows: decision, about: () => "a score, a decision and a heat map", alike: sameDecision },
   number: { rows: number, about: ({ labels }) => labels[0] },
 };

@@ -14,8 +14,23 @@ export async function load() {
   const runtime = await import(RUNTIMES[manifest.format]);
   const run = await runtime.load(manifest);
   const Pixels = DTYPES[manifest.inputs[0].dtype];
-  const predict = async (image) => run(Pixels.from(fit(image, manifest.reading).data));
+  const predict = async (image) => {
+    const found = await run(Pixels.from(fit(image, manifest.reading).data));
+    return restored(found, image, manifest);
+  };
   return { manifest, runtime: runtime.name, predict };
+}
+
+/** Outputs in pixels of the image itself where it was resized for the model, as `restored` in images.py. */
+function restored(outputs, image, { outputs: specs, reading }) {
+  if (reading.resize === "inside") return outputs;
+  const [x, y] = [Math.fround(image.width / reading.width), Math.fround(image.height / reading.height)];
+  for (const { name } of specs.filter(({ role }) => role === "boxes")) {
+    const { shape, data } = outputs[name];
+    const width = shape.at(-1);
+    data.forEach((value, k) => { if (k % width < 4) data[k] = value * (k % 2 ? y : x); });
+  }
+  return outputs;
 }
 
 /** Replays the golden images and compares with what Keras said about them. */

@@ -29,6 +29,7 @@ from kerastune.assets import (
     stamps,
     text_corpora,
     textiles,
+    trees,
     whisper_base,
 )
 from kerastune.assets.asset import Asset, Progress
@@ -60,6 +61,7 @@ ASSETS: dict[str, Asset] = {
     "stamps": stamps.ASSET,
     "products": products.ASSET,
     "drumkits": drumkits.ASSET,
+    "trees": trees.ASSET,
     "trec-questions": text_corpora.TREC_QUESTIONS,
     "sms-spam": text_corpora.SMS_SPAM,
     "vader-movie-reviews": text_corpora.VADER_MOVIE_REVIEWS,

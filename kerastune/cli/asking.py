@@ -18,6 +18,7 @@ from kerastune.cli.terminal import emit, put, say, say_next, shown, table, typed
 @click.option("--max-tokens", type=click.IntRange(1), help="Maximum tokens to generate; default: 64.")
 @click.option("--temperature", type=click.FloatRange(0), help="0 = greedy; above 0 = sample; default: 0.")
 @click.option("--seed", type=click.IntRange(0), help="Sampling seed; default: 0.")
+@click.option("--draw", type=click.Path(path_type=Path), help="Folder for the images with boxes or heat maps drawn.")
 @json_option
 def predict(
     folder: str,
@@ -27,6 +28,7 @@ def predict(
     max_tokens: int | None,
     temperature: float | None,
     seed: int | None,
+    draw: Path | None,
     as_json: bool,
 ) -> None:
     """Label image files or texts, or ask a language model.
@@ -36,6 +38,7 @@ def predict(
 
     \b
     Example: kerastune predict runs/first/exports/onnxruntime photo.jpg --top 1
+             kerastune predict runs/birds/exports/linux photos/*.jpg --draw drawn
              kerastune predict runs/questions "Where is the Louvre?"
              kerastune predict runs/tone "How do I boil an egg?" --temperature 0.7
     """
@@ -52,7 +55,7 @@ def predict(
     if foreign := [name for name in given if name not in inference.options_of(of)]:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} is for language models.")
     with progress() as told, told.working("loading and asking the model"):
-        found = inference.predict(of, asked, top, **given)
+        found = inference.predict(of, asked, top, draw=draw, **given)
 
     def answers() -> None:
         for each in found:

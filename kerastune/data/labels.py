@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
-from kerastune.data.source import Example, Label, Outlined, Source, counted, some
+from kerastune.data.source import Boxed, Example, Label, Outlined, Source, counted, some
 from kerastune.errors import printable, quoted, shortened
 
 
@@ -13,6 +13,8 @@ def normal(label: Label) -> Label:
     """Returns names in Unicode's composed form (NFC) without surrounding spaces; any other truth stays unchanged."""
     if isinstance(label, Outlined):
         return replace(label, label=str(normal(label.label)))
+    if isinstance(label, Boxed):
+        return replace(label, boxes=tuple(replace(box, label=str(normal(box.label))) for box in label.boxes))
     if isinstance(label, str):
         return unicodedata.normalize("NFC", label).strip()
     return tuple(sorted({str(normal(name)) for name in names})) if (names := _names(label)) else label
@@ -44,6 +46,8 @@ def _normal(example: Example) -> Example:
 def _names(label: Label) -> tuple[str, ...]:
     if isinstance(label, str | Outlined):
         return (label if isinstance(label, str) else label.label,)
+    if isinstance(label, Boxed):
+        return tuple(sorted({box.label for box in label.boxes}))
     return label if isinstance(label, tuple) and all(isinstance(name, str) for name in label) else ()
 
 

@@ -25,7 +25,7 @@ from kerastune.data.rules import (
     require_two_labels,
 )
 from kerastune.data.source import KNOWN, SPLITS, Problem, Progress, Source, counted, some
-from kerastune.data.sources import chat, csv, defects, folder, table, tfds
+from kerastune.data.sources import chat, coco, csv, csv_boxes, defects, folder, table, tfds, tfds_boxes, yolo
 from kerastune.data.splits import Split, Splits
 from kerastune.errors import DataError
 from kerastune.modalities import MODALITIES, Report
@@ -38,6 +38,10 @@ SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
     "chat": chat.examples,
     "tfds": tfds.examples,
     "defects": defects.examples,
+    "coco": coco.examples,
+    "yolo": yolo.examples,
+    "csv_boxes": csv_boxes.examples,
+    "tfds_boxes": tfds_boxes.examples,
 }
 """Functions that read a source, by the `reader` of its settings."""
 

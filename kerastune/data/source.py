@@ -26,9 +26,30 @@ class Outlined:
     outline: str
 
 
-Label = str | tuple[str, ...] | float | Outlined
-"""An example's ground truth: one label, several, a number, or a label with a mask; () for language models, whose text
-is the target."""
+@dataclass(frozen=True, slots=True)
+class Box:
+    """What is seen in a rectangle of a picture, in its pixels: x from `left` to `right`, y from `top` to `bottom`."""
+
+    label: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    crowd: bool = False  # a group, which may be found once, often or not at all
+
+
+@dataclass(frozen=True, slots=True)
+class Boxed:
+    """Everything to be found in a picture, and the size of the picture in pixels."""
+
+    boxes: tuple[Box, ...]
+    width: int
+    height: int
+
+
+Label = str | tuple[str, ...] | float | Outlined | Boxed
+"""An example's ground truth: one label, several, a number, a label with a mask, or boxes; () for language models, whose
+text is the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +90,27 @@ class Source:
 def inside(path: str, folder: str) -> bool:
     """Returns whether a normalised path lies below a folder; paths in data must stay inside theirs."""
     return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def unreachable(path: str, full: str, root: str, real_root: str) -> str | None:
+    """Returns why a path in a file of labels names no file inside the folder of examples, or None.
+
+    Args:
+        full: the path, normalised, below `root`.
+        real_root: `root` with links resolved.
+    """
+    if not path:
+        return "has no image path"
+    if "\0" in path:
+        return f"{named(path)} holds a NUL character, which paths cannot contain"
+    if not inside(full, root):
+        return f"{named(path)} leads outside {named(root)}; paths in data stay inside their folder"
+    if not os.path.isfile(full):
+        backslashes = "; folders are separated by /" if "\\" in path else ""
+        return f"{named(path)} is not there{backslashes}"
+    if not inside(os.path.realpath(full), real_root):
+        return f"{named(path)} is a link that leads outside {named(root)}"
+    return None
 
 
 _LONGEST_PATH = 300  # characters in a message; systems take 4096

@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kerastune.data.source import KNOWN
-from kerastune.data.truths import Truth
+from kerastune.data.truths import Array, Truth
 from kerastune.modalities import Example, Modality
 
 
@@ -18,7 +16,7 @@ class Split:
 
     ids: tuple[str, ...]  # for users: a path inside the data folder, a line, or "train[123]"
     digests: tuple[str, ...]  # sha256 of the encoded bytes
-    labels: npt.NDArray[Any]  # the truth, as `Truth.array` makes it: one row an example
+    labels: Array  # the truth, as `Truth.array` makes it: one row an example
     read: Callable[[int], bytes]  # the encoded example, as its modality decodes it; thread-safe
     modality: Modality
     truth: Truth

@@ -6,17 +6,17 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from kerastune.data import cells
-from kerastune.data.source import Label, Outlined, Problem
+from kerastune.data import cells, ragged
+from kerastune.data.source import Boxed, Label, Outlined, Problem
 from kerastune.errors import quoted
 
 Names = tuple[str, ...]
-Array = npt.NDArray[Any]
+Array: TypeAlias = Any  # npt.NDArray or `ragged.Ragged`: one row, or one list of rows, for each example
 Read = Callable[[int], bytes]
 Ints = npt.NDArray[np.int64]
 
@@ -164,6 +164,43 @@ def _kinds(given: Sequence[Label], labels: Names, contents: Any) -> Array:
     return found
 
 
+BOX = np.dtype([("label", np.int64), ("corners", np.float32, (4,)), ("crowd", np.bool_)])
+"""A row of the truth of a picture. `corners` are x1, y1, x2, y2 in its pixels. The first row is the picture itself,
+with the label -1 and the corners 0, 0, width, height; one more follows for each box."""
+
+
+def _boxed(label: Label) -> Names:
+    assert isinstance(label, Boxed)
+    return tuple(sorted({box.label for box in label.boxes}))
+
+
+def _boxes(given: Sequence[Label], labels: Names, contents: Any) -> Array:
+    number, rows = {label: n for n, label in enumerate(labels)}, []
+    for label in given:
+        assert isinstance(label, Boxed)
+        found = [(-1, (0.0, 0.0, float(label.width), float(label.height)), False)]
+        found += [(number[b.label], (b.left, b.top, b.right, b.bottom), b.crowd) for b in label.boxes]
+        rows.append(np.array(found, BOX))
+    return ragged.of_rows(rows, np.zeros(0, BOX))
+
+
+def _first_box(truth: Array) -> Ints:
+    """Groups pictures by the label of their first box; those without boxes are a class of their own, 0."""
+    return np.array([rows["label"][1] + 1 if len(rows) > 1 else 0 for rows in truth], np.int64)
+
+
+def _by_picture(labels: Names, truth: Array) -> dict[str, int]:
+    found = np.zeros(len(labels), np.int64)
+    for rows in truth:
+        found[np.unique(rows["label"][1:])] += 1
+    return dict(zip(labels, found.tolist(), strict=True))
+
+
+def _boxless(given: Sequence[Label]) -> str | None:
+    there = any(isinstance(label, Boxed) and label.boxes for label in given)
+    return None if there else "no picture with a box, so there is nothing to find"
+
+
 def _rows(truth: Array) -> Ints:
     """Groups equal rows into one class."""
     return np.unique(truth, axis=0, return_inverse=True)[1].reshape(-1)
@@ -244,4 +281,19 @@ DEFECTS = Truth(
     alone=True,
 )
 
-TRUTHS: dict[str, Truth] = {one.name: one for one in (LABEL, LABELS, NUMBER, SCORES, TEXT, PAIRS, GROUPS, DEFECTS)}
+BOXES = Truth(
+    "boxes",
+    _unsaid,
+    "set of boxes",
+    _boxed,
+    _present,
+    _boxes,
+    _first_box,
+    _by_picture,
+    pairless=_boxless,
+    alone=True,
+)
+
+TRUTHS: dict[str, Truth] = {
+    one.name: one for one in (LABEL, LABELS, NUMBER, SCORES, TEXT, PAIRS, GROUPS, DEFECTS, BOXES)
+}

@@ -307,6 +307,7 @@ def _attempt(
         examples = [stored[name] for name in stored.files]
     with np.load(work / f"{job.form.golden}_expected.npz", allow_pickle=False) as stored:
         expected = ragged.unpacked(stored)
+    expected = {name: rows for name, rows in expected.items() if name in (job.form.proved or expected)}
     golden = Golden(examples, expected, answers=_answers(work))
     manifest = _manifest(of, job, conversion, work, _learnt(of).comparison.scale(expected))
     made = artifact.write(folder, manifest, golden)

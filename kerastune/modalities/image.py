@@ -80,6 +80,16 @@ def pixels(data: bytes) -> int:
         return 0
 
 
+def upright_size(data: bytes) -> tuple[int, int] | None:
+    """Returns the width and height of what `decode` would give, from the header; None for anything else."""
+    try:
+        with reader.opened(data) as image:
+            sideways = reader.orientation(image) in (5, 6, 7, 8)
+            return (image.height, image.width) if sideways else (image.width, image.height)
+    except (KeyError, *reader.DAMAGE, Image.DecompressionBombError):
+        return None
+
+
 def _read(data: bytes) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Decodes with the device's own reader, so that both see the same pixels."""
     kind = reader.format_of(data)
@@ -131,7 +141,12 @@ def preview(pixels: Example, alternative: str) -> Markup:
     picture = Image.fromarray(pixels)
     small = max(picture.size) <= _THUMBNAIL[0] // 2  # enlarged so that pixels are visible
     picture = ImageOps.contain(picture, _THUMBNAIL, Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
-    picture.save(buffer := io.BytesIO(), "JPEG", quality=80)
+    return embedded(picture, alternative)
+
+
+def embedded(picture: Image.Image, alternative: str) -> Markup:
+    """Returns a picture as an <img> with inline data."""
+    picture.save(buffer := io.BytesIO(), "JPEG", quality=85)
     source = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return Markup('<img src="{}" alt="{}">').format(source, alternative)
 

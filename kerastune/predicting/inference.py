@@ -9,6 +9,7 @@ from kerastune import assets, files, run, tasks
 from kerastune.data.ragged import Arrays
 from kerastune.errors import KerastuneError
 from kerastune.modalities import Example
+from kerastune.modalities.contract import Asked
 from kerastune.run import Run
 from kerastune.targets import catalogue
 from kerastune.tasks.contract import Device
@@ -42,6 +43,7 @@ def predict(
     max_tokens: int | None = None,
     temperature: float | None = None,
     seed: int | None = None,
+    draw: str | Path | None = None,
 ) -> list[Prediction]:
     """Predicts image files, read as in training, or texts, or answers prompts.
 
@@ -52,11 +54,13 @@ def predict(
         temperature: 0, the default, takes the most likely token; above 0, tokens are sampled (1: from the model's
             distribution).
         seed: the sampling seed; default: 0.
+        draw: a folder for PNG files of the images with the output drawn on them: boxes, or a heat map.
 
     Raises:
         DataError: some examples cannot be read (names them all); a text is missing its partner in a pair; a prompt
             holds markers of the chat template, or is too long.
-        KerastuneError: `of` is neither a run nor an artifact, or an option does not apply to its model.
+        KerastuneError: `of` is neither a run nor an artifact, or an option does not apply to its model; or a drawing
+            cannot be written.
         ConverterError: the artifact's runtime failed.
     """
     of = opened(of)
@@ -65,11 +69,32 @@ def predict(
     options = {**options_of(of), **given}
     if foreign := sorted(set(given) - set(options_of(of))):
         raise KerastuneError(f"{' and '.join(foreign)}: only for language models, and {of.folder} is not one.")
+    if draw is not None and learnt_by(of).shown.drawn is None:
+        raise KerastuneError(f"{of.folder} gives nothing to draw.", "Boxes and heat maps of images can be drawn.")
     sides = of.manifest.sides if isinstance(of, Artifact) else device_of(of).sides(of.recipe)
     asked = device_of(of).modality.ask([examples] if isinstance(examples, str | Path) else examples, sides)
     found, answer = outputs(of, asked.examples, options), _answering(of, top)
     answers = [answer(found, i) for i in range(len(asked.names))]
+    if draw is not None:
+        _draw(of, Path(draw), asked, found)
     return [Prediction(name, one.lines, one.document) for name, one in zip(asked.names, answers, strict=True)]
+
+
+def _draw(of: Run | Artifact, folder: Path, asked: Asked, found: Predictions) -> None:
+    """Writes each image with its output drawn on it: NAME.png, or NAME-2.png for another of that name."""
+    drawn, labels, known = learnt_by(of).shown.drawn, _labels(of), set[str]()
+    assert drawn
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, (name, example) in enumerate(zip(asked.names, asked.examples, strict=True)):
+            stem = unique = Path(name).stem
+            number = 1
+            while unique in known:
+                unique = f"{stem}-{(number := number + 1)}"
+            known.add(unique)
+            drawn(labels, found, i, example).save(folder / f"{unique}.png")
+    except OSError as error:
+        raise KerastuneError(f"Nothing can be drawn into {folder}: {error.strerror or error}.") from error
 
 
 def options_of(of: Run | Artifact) -> Mapping[str, Any]:

@@ -9,8 +9,8 @@ from kerastune.errors import quoted
 from kerastune.recipe.base import Fraction, Settings, Text
 from kerastune.recipe.paths import AssetOrPath, FilePath
 
-Target = Literal["label", "labels", "number", "pairs", "groups", "scores", "text", "defects"]
-Reader = Literal["folder", "csv", "table", "chat", "tfds", "defects"]
+Target = Literal["label", "labels", "number", "pairs", "groups", "scores", "text", "defects", "boxes"]
+Reader = Literal["folder", "csv", "table", "chat", "tfds", "defects", "coco", "yolo", "csv_boxes", "tfds_boxes"]
 Delimiter = Literal[",", ";", "\t", "|"]
 
 
@@ -142,7 +142,7 @@ class DefectData(FolderData):
 class Listed(Data):
     """Settings for tables with the path of one example's file in each row."""
 
-    reader = "csv"
+    reader: ClassVar[Reader] = "csv"
     folder: ClassVar[str]
     """Key of the folder that paths are relative to."""
     file: ClassVar[str]
@@ -186,7 +186,7 @@ class CsvData(CsvImages, Labelled):
 class Tfds(Data):
     """Settings of every TensorFlow Datasets data set."""
 
-    reader = "tfds"
+    reader: ClassVar[Reader] = "tfds"
 
     source: Literal["tfds"]
     name: Text

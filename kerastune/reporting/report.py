@@ -181,7 +181,8 @@ def _curve(metric: str, of: Run, history: list[dict[str, float]]) -> str:
         epochs = range(1, len(history) + 1)
         looks = {"training": (metric, _TRAIN, "--"), "validation": (f"val_{metric}", _VALIDATION, "-")}
         for name, (key, color, line) in looks.items():
-            axes.plot(epochs, [r[key] for r in history], line, color=color, label=name, marker="o", ms=4)
+            if key in history[0]:  # training may show another, cheaper figure
+                axes.plot(epochs, [r[key] for r in history], line, color=color, label=name, marker="o", ms=4)
         kept = _kept(history, of)
         axes.plot([kept], [history[kept - 1][f"val_{metric}"]], "o", ms=10, mfc="none", mec=_INK, label="kept")
         _bands(axes, [int(row["phase"]) for row in history], of.record.phases)
@@ -229,6 +230,7 @@ def _template() -> Any:
         "percent": lambda share: f"{100 * share:.2f}\u202f%",
         "points": lambda share: f"{100 * share:.2f}".replace("-0.00", "0.00").replace("-", "−"),
         "count": lambda number: f"{number:,}",
+        "capitalize": lambda text: text.capitalize() if text.islower() else text,  # "mAP" stays
         "duration": _duration,
         "moment": lambda iso: datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M %Z"),
         "setting": lambda value: value if isinstance(value, str) else json.dumps(value),

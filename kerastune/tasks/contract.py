@@ -49,8 +49,8 @@ class Building(Generic[R]):
         vary: (model, a batch of inputs) draws the head of an untrained model at random, so that its outputs vary
             between examples as a trained model's do.
         largest_product: returns the weight whose matrix product predicts the speed in another precision, or None.
-        settled: (recipe, model) -> the recipe with what it leaves to the day of training written out, and the decisions
-            that this took.
+        settled: (recipe, model, splits) -> the recipe with what it leaves to the day of training written out, and the
+            decisions that this took.
     """
 
     build: Callable[[R, str, Splits, str], Model]
@@ -60,7 +60,7 @@ class Building(Generic[R]):
     write_beside: Callable[[Model, Path], None]
     vary: Callable[[Model, Tensors], None]
     largest_product: Callable[[Model], Any]
-    settled: Callable[[R, Model], tuple[R, Sequence[Decision]]] = lambda recipe, model: (recipe, ())
+    settled: Callable[[R, Model, Splits], tuple[R, Sequence[Decision]]] = lambda recipe, model, splits: (recipe, ())
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,11 @@ class Learning(Generic[R]):
         targets: (recipe, model, splits, split name, whether to train on them) -> training targets. Label smoothing and
             class weights apply only to training.
         loss: recipe -> its loss.
-        meter: a Keras metric, named as `Learnt.metric`, updated with (truth, outputs).
+        meter: a Keras metric, updated with (truth, outputs). It is named as `Learnt.metric`, or otherwise if training
+            shows a cheaper figure than validation.
         validated: computes figures that need a whole split, from its batches of truths and outputs; they replace the
             meter's. None if the meter's mean is correct.
+        reduced: (recipe, outputs of a batch) -> what `validated` needs of them, if that is less.
         starts: whether a pretrained model can do the task before tuning, so that its figures are worth recording.
         sampled: returns the conversations to answer before training and after each epoch; usually none.
         samples: returns the model's answers to them.
@@ -148,6 +150,7 @@ class Learning(Generic[R]):
     sampled: Callable[[R, Splits], list[list[dict[str, str]]]]
     samples: Callable[[R, Model, Splits], list[str]]
     fit: Callable[[R, Model, Splits, Progress], list[Decision]] | None = None
+    reduced: Callable[[R, Tensors], Tensors] = lambda recipe, outputs: outputs
 
 
 class Told(Protocol):
@@ -209,6 +212,7 @@ class Form:
         golden: stem of the file of examples that prove it.
         exact: whether the device's preprocessing is exactly that of training.
         note: a remark for users, or "".
+        proved: names of the reference's outputs that the file gives through its reader; empty for all.
     """
 
     signature: str
@@ -218,6 +222,7 @@ class Form:
     golden: str = "golden"
     exact: bool = True
     note: str = ""
+    proved: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

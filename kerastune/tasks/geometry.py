@@ -42,11 +42,11 @@ def windows(seed: int, number: Tensor, count: Tensor, flip: Flip, crop: float, z
 
 
 def pictures(images: Tensor, windows: Tensor, method: Literal["bilinear", "nearest"] = "bilinear") -> Tensor:
-    """Returns what is seen of each picture, at its size: float32 [B, H, W, C] -> the same. Outside of it lies grey.
+    """Returns what is seen of each picture, at its size: float32 [B, H, W, C] -> the same. Outside of it lies 0.
 
-    With "nearest", for maps of class ids, outside lies 0: shift the ids so that 0 is free.
+    With inputs of a backbone that is about grey. For maps of class ids, method "nearest", shift the ids so that 0 is
+    free.
     """
-    filling = 128.0 if method == "bilinear" else 0.0
     size, count = tf.shape(images)[1:3], tf.shape(images)[0]
     # TensorFlow maps the corners' pixel centres onto the window's ends; half a pixel less on each side keeps the scale.
     half = 0.5 / tf.cast(tf.tile(size, [2]), tf.float32)
@@ -54,7 +54,7 @@ def pictures(images: Tensor, windows: Tensor, method: Literal["bilinear", "neare
     inset = tf.concat([span, -span], axis=-1) * half
     pixels = tf.cast(tf.tile(size, [2]), tf.float32)
     ends = ((windows + inset) * pixels - 0.5) / (pixels - 1)
-    return tf.image.crop_and_resize(images, ends, tf.range(count), size, method, filling)
+    return tf.image.crop_and_resize(images, ends, tf.range(count), size, method)
 
 
 def boxes(given: Tensor, windows: Tensor) -> tuple[Tensor, Tensor]:

@@ -220,7 +220,9 @@ class Training:
             whole = self.kind.learning.validated
             for x, y, weight in feed.validation():
                 outputs = steps.test(x, y, weight)
-                said += [(y, tf.nest.map_structure(_numpy, outputs))] if whole else []
+                if whole:
+                    needed = self.kind.learning.reduced(self.recipe, outputs)
+                    said.append((y, tf.nest.map_structure(_numpy, needed)))
             found = {metric.name: float(metric.result()) for metric in self.metrics}
             return found | whole(self.recipe, *zip(*said, strict=True)) if whole else found
         finally:
@@ -235,14 +237,14 @@ class Training:
                 f"Lower phases.{at.phase - 1}.learning_rate; kerastune lr-find RECIPE --phase {at.phase} suggests one. "
                 "To train again into the same folder, add --force.",
             )
-        metric, judge = self.metric, self.judge
+        metric, judge, seen = self.metric, self.judge, self.metrics[1].name
         if at.best is None or judge.rank(row) > judge.rank(at.best):
             self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", f"val_{metric}", "val_loss")}}, validated)
         improved = at.phase_best is None or judge.rank(row) > judge.rank(at.phase_best)
         at.phase_best, at.waited = (row, 0) if improved else (at.phase_best, at.waited + 1)
         self.progress.say(
             f"{self.title}, epoch {at.epoch}/{self.phase.epochs}: loss {row['loss']:.4f}, "
-            f"{metric} {row[metric]:.4f}, validation loss {row['val_loss']:.4f}, "
+            f"{seen} {row[seen]:.4f}, validation loss {row['val_loss']:.4f}, "
             f"validation {metric} {row[f'val_{metric}']:.4f} ({row['seconds']:.0f} s)"
         )
         run.write_history(self.work, at.history)

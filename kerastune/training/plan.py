@@ -80,7 +80,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         trains_more = any(phase.unfreeze != "head" for phase in recipe.phases)
         task, decision = precision.build_fastest(build, kind.building.largest_product if trains_more else None)
         decisions = [decision]
-    recipe, settled = kind.building.settled(recipe, task)
+    recipe, settled = kind.building.settled(recipe, task, splits)
     decisions += settled
     kind.building.prepare(recipe, task, splits)
     if recipe.train.xla is True and (bad := without_xla(task)):

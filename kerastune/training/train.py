@@ -295,7 +295,7 @@ def score(
     for name in ("validation", "test"):
         split, found = splits.parts[name], predicted(name)
         stored = {"ids": np.array(split.ids), "digests": np.array(split.digests), "truth": split.labels}
-        predictions |= {f"{name}/{key}": value for key, value in stored.items()}
+        predictions |= ragged.packed(stored, f"{name}/")
         predictions |= ragged.packed(found, f"{name}/predictions/")
         metrics[name] = learnt.metrics(splits.labels, split.labels, found)
         guess = statistics.beside_guess(learnt, splits.labels, splits.train.labels, split.labels, found)

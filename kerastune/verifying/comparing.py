@@ -65,8 +65,9 @@ class Part:
         return ragged.count(self.expected) if self.place is None else int(self.place.max(initial=-1)) + 1
 
     def placed(self, answers: Arrays) -> dict[str, Array]:
-        """Returns answers in the order of Keras's outputs."""
-        return dict(answers) if self.place is None else ragged.take(answers, self.place)
+        """Returns answers in the order of Keras's outputs, without details that were not stored."""
+        stored = {name: rows for name, rows in answers.items() if name in self.expected or len(rows) == self.answers}
+        return stored if self.place is None else ragged.take(stored, self.place)
 
 
 def problems(learnt: Learnt, part: Part, found: Arrays, scale: float) -> list[str]:

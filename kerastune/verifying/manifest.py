@@ -28,6 +28,8 @@ class Tensor:
         shape: None is any size; after an output's first axis, None is any number of rows per example.
         dtype: name of a NumPy dtype.
         range: the smallest and the largest value, or None.
+        role: "boxes" for rows of x1, y1, x2, y2 in pixels of the picture, which a reader that resizes it scales back;
+            "detail" for what other outputs are made of, compared for the golden examples alone; else None.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Tensor:
     dtype: str
     range: tuple[float, float] | None
     meaning: str
+    role: Literal["boxes", "detail"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -15,9 +15,9 @@ from kerastune.data.source import (
     Progress,
     Source,
     counted,
-    inside,
     named,
     relative,
+    unreachable,
 )
 from kerastune.data.sources.rows import rows
 from kerastune.data.sources.table import in_column, placed
@@ -108,7 +108,7 @@ def _add(table: _Table, line: int, row: dict[str, Any] | str) -> None:
     found: Label | Problem = parsed if isinstance(parsed, Problem) else normal(parsed)
     label: Label | Problem = in_column(settings.label_column, found)
     place, part = placed(settings, row, None), _part(settings, values)
-    problem = _unreachable(path, full, table) if isinstance(path, str) else path.text
+    problem = unreachable(path, full, table.root, table.real_root) if isinstance(path, str) else path.text
     for one in (label, place, part):
         problem = problem or (one.text if isinstance(one, Problem) else None)
     if problem or isinstance(label, Problem) or isinstance(place, Problem) or isinstance(part, Problem):
@@ -149,20 +149,6 @@ def _part(settings: Listed, values: dict[str, Any]) -> Part | Problem:
 
 def _problem(table: _Table, line: int, text: str) -> None:
     table.problems.append(Problem(f"line {line}", text))
-
-
-def _unreachable(path: str, full: str, table: _Table) -> str | None:
-    root = named(table.root)
-    if "\0" in path:
-        return f"{named(path)} holds a NUL character, which paths cannot contain"
-    if not inside(full, table.root):
-        return f"{named(path)} leads outside {root}; paths in data stay inside their folder"
-    if not os.path.isfile(full):
-        backslashes = "; folders are separated by /" if "\\" in path else ""
-        return f"{named(path)} is not there{backslashes}"
-    if not inside(os.path.realpath(full), table.real_root):
-        return f"{named(path)} is a link that leads outside {root}"
-    return None
 
 
 def _repeat(table: _Table, line: int, row: Example, first: int) -> None:

@@ -35,7 +35,7 @@ _OFFLINE = (
 _BATCH = 256  # one record at a time costs several times as much
 
 
-class _Spool:
+class Spool:
     """Bytes on disk that no other process sees, and that disappear with the last reader."""
 
     def __init__(self) -> None:
@@ -66,34 +66,22 @@ def examples(settings: Settings, progress: Progress) -> Source:
         DataError: the data set, a split or a feature does not exist, or it cannot be downloaded.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before TensorFlow is first imported
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    builder = _builder(tfds, settings, progress)
+    builder = prepared(tfds, settings, progress)
     names, rate = _names(tfds, builder, settings), _rate(builder, settings)
-    found, problems, spool = [], [], _Spool()
-    splits, notes = _splits(builder, settings)
-    try:
-        with spool.writing() as append:
-            for split, spec in splits.items():
-                for id, values in _records(tfds, builder, settings, spec, progress):
-                    label, data, group = _read(values, names, rate, settings)
-                    bad = next((one for one in (data, label, group) if isinstance(one, Problem)), None)
-                    if bad or isinstance(label, Problem) or isinstance(data, Problem) or isinstance(group, Problem):
-                        problems.append(Problem(id, bad.text if bad else ""))
-                        continue
-                    append(data)
-                    found.append(Example(id, label, split, group))
-    except tf.errors.OpError as error:
-        raise DataError(
-            f"{settings.name} in {builder.data_path} cannot be read: {_one_line(error)}.",
-            "Its files are damaged or incomplete; prepare or fetch the data set again.",
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{settings.name} cannot be copied to {tempfile.gettempdir()}: {error.strerror or error}.",
-            "Set TMPDIR=/another/folder for temporary files.",
-        ) from error
+    found, problems, spool = [], [], Spool()
+    splits, notes = wanted_splits(builder, settings)
+    with reading(builder, settings), spool.writing() as append:
+        for split, spec in splits.items():
+            for id, values in _records(tfds, builder, settings, spec, progress):
+                label, data, group = _read(values, names, rate, settings)
+                bad = next((one for one in (data, label, group) if isinstance(one, Problem)), None)
+                if bad or isinstance(label, Problem) or isinstance(data, Problem) or isinstance(group, Problem):
+                    problems.append(Problem(id, bad.text if bad else ""))
+                    continue
+                append(data)
+                found.append(Example(id, label, split, group))
     return Source(
         where=f"the TFDS data set {settings.name}",
         examples=found,
@@ -105,7 +93,26 @@ def examples(settings: Settings, progress: Progress) -> Source:
     )
 
 
-def _builder(tfds: Any, settings: Settings, progress: Progress) -> Any:
+@contextlib.contextmanager
+def reading(builder: Any, settings: Settings) -> Iterator[None]:
+    """Says in words that a data set is damaged, or cannot be copied."""
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise DataError(
+            f"{settings.name} in {builder.data_path} cannot be read: {_one_line(error)}.",
+            "Its files are damaged or incomplete; prepare or fetch the data set again.",
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{settings.name} cannot be copied to {tempfile.gettempdir()}: {error.strerror or error}.",
+            "Set TMPDIR=/another/folder for temporary files.",
+        ) from error
+
+
+def prepared(tfds: Any, settings: Settings, progress: Progress) -> Any:
     """Returns the prepared data set."""
     folder = _data_dir(settings)
     if settings.name.startswith("huggingface:"):
@@ -264,10 +271,15 @@ def _read(
         data = contents[0]
     else:
         data = _wave(contents[0], rate) if isinstance(settings, TfdsSounds) else _texts(settings, contents)
-    group = None
-    if settings.group_key:
-        group = in_column(settings.group_key, cells.text(values[settings.group_key], "group"))
-    return in_column(settings.label_key, _label(values[settings.label_key], names, settings)), data, group
+    label: Label | Problem = in_column(settings.label_key, _label(values[settings.label_key], names, settings))
+    return label, data, group(values, settings)
+
+
+def group(values: dict[str, Any], settings: Settings) -> str | Problem | None:
+    """Returns the group of a record, or what is wrong with it; None if nothing names one."""
+    if not settings.group_key:
+        return None
+    return in_column(settings.group_key, cells.text(values[settings.group_key], "group"))
 
 
 def _label(value: Any, names: tuple[str, ...] | None, settings: Settings) -> Label | Problem:
@@ -294,7 +306,7 @@ def _texts(settings: Settings, contents: list[bytes]) -> bytes | Problem:
     return problem or json.dumps([str(text).strip() for text in texts], ensure_ascii=False).encode()
 
 
-def _splits(builder: Any, settings: Settings) -> tuple[dict[str | None, str], tuple[str, ...]]:
+def wanted_splits(builder: Any, settings: Settings) -> tuple[dict[str | None, str], tuple[str, ...]]:
     """Returns what to read for each split, and notes."""
     has_test = "test" in builder.info.splits
     test = settings.test or ("test" if has_test else None)
@@ -306,11 +318,11 @@ def _splits(builder: Any, settings: Settings) -> tuple[dict[str | None, str], tu
         notes.append(f"{counted(count, 'example')} left out, of splits that are not used: {some(sorted(others))}")
     for key, spec in specs.items():
         if spec is not None:
-            _count(builder, spec, key)
+            examples_in(builder, spec, key)
     return {key: spec for key, spec in specs.items() if spec is not None}, tuple(notes)
 
 
-def _count(builder: Any, spec: str, key: str) -> int:
+def examples_in(builder: Any, spec: str, key: str) -> int:
     there = ", ".join(f"{name} ({split.num_examples:,})" for name, split in builder.info.splits.items())
     try:
         count = int(builder.info.splits[spec].num_examples)
@@ -324,7 +336,7 @@ def _count(builder: Any, spec: str, key: str) -> int:
 def _records(
     tfds: Any, builder: Any, settings: Settings, spec: str, progress: Progress
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    total, number, is_text = _count(builder, spec, spec), 0, isinstance(settings, TfdsTextData)
+    total, number, is_text = examples_in(builder, spec, spec), 0, isinstance(settings, TfdsTextData)
     size = 1 if isinstance(settings, TfdsSounds) else _BATCH  # sounds have different lengths
     records = builder.as_dataset(
         split=spec,

@@ -88,7 +88,7 @@ def _unread(recipe: CausalLM, preset: str) -> dict[str, Any]:
     return {"layer_norm_epsilon": config["rms_norm_eps"], **scaled} if family == "llama" else {}
 
 
-def _settled(recipe: CausalLM, model: Model) -> tuple[CausalLM, list[Decision]]:
+def _settled(recipe: CausalLM, model: Model, splits: Splits) -> tuple[CausalLM, list[Decision]]:
     """Writes the date that the template asks for into the recipe, so that texts stay the same on another day."""
     if recipe.data.today or not model.chat.asks_for_today:
         return recipe, []

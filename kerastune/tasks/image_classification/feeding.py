@@ -101,7 +101,7 @@ def _augmentation(
     draw = _drawing_from(layers, seed)
 
     def change(number: tf.Tensor, images: tf.Tensor) -> tf.Tensor:  # float32 0..255 [B, H, W, 3] -> the same
-        draw(number if view is None else number + (view + 1) * _VIEW)
+        draw(number if view is None else number + (view + 1) * VIEW)
         for layer in layers:
             images = layer(images, training=True)
         return tf.clip_by_value(images, 0.0, 255.0)  # Keras's saturation can leave the range of pixels
@@ -110,7 +110,8 @@ def _augmentation(
 
 
 _DRAWS = 128  # maximum random numbers that a layer draws per batch; RandAugment draws the most, 40
-_VIEW = 2**20  # maximum batches per view
+VIEW = 2**20
+"""Maximum batches per view."""
 
 
 def _drawing_from(layers: list[keras.layers.Layer], seed: int) -> Callable[[tf.Tensor], None]:

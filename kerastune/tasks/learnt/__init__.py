@@ -6,6 +6,7 @@ so the functions that compute with them do it.
 """
 
 from kerastune.tasks.learnt.answers import ANSWERS
+from kerastune.tasks.learnt.boxes import BOXES
 from kerastune.tasks.learnt.classes import LABEL, LABELS
 from kerastune.tasks.learnt.contract import Learnt, Metric, Predictions
 from kerastune.tasks.learnt.defects import DEFECTS
@@ -14,4 +15,6 @@ from kerastune.tasks.learnt.vectors import GROUPS, PAIRS, SCORES
 
 __all__ = ["LEARNT", "Learnt", "Metric", "Predictions"]
 
-LEARNT: dict[str, Learnt] = {one.name: one for one in (LABEL, LABELS, NUMBER, PAIRS, GROUPS, SCORES, ANSWERS, DEFECTS)}
+LEARNT: dict[str, Learnt] = {
+    one.name: one for one in (LABEL, LABELS, NUMBER, PAIRS, GROUPS, SCORES, ANSWERS, DEFECTS, BOXES)
+}

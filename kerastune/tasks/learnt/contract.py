@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from kerastune.data.ragged import Array
 
 Predictions: TypeAlias = Mapping[str, Array]
 """Named arrays, each with one row (or one list of rows) per example."""
-Truth: TypeAlias = npt.NDArray[Any]
+Truth: TypeAlias = Any  # npt.NDArray or `Ragged`: one row, or one list of rows, for each example
 Doubles = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Labels = tuple[str, ...]
@@ -122,6 +123,8 @@ class Shown:
         said: (labels, run record) -> outputs and labels among the model's facts: "10 labels".
         note: a remark on the learning curves.
         validation: what the validation split was used for.
+        drawn: (labels, predictions, index, picture) -> the picture with its output drawn on it, for `predict --draw`;
+            None where there is nothing to draw.
     """
 
     fragment: str
@@ -133,6 +136,7 @@ class Shown:
     beside: tuple[str, ...] = ()
     note: str = ""
     validation: str = "used to select the epoch"
+    drawn: Callable[[Labels, Predictions, int, Any], Image.Image] | None = None
 
 
 @dataclass(frozen=True)

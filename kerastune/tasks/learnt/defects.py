@@ -3,18 +3,16 @@
 The truth is a structured array (`kerastune.data.truths.KINDS`): the kind of each picture, 0 for good, and its outline.
 """
 
-import base64
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
 from PIL import Image
 
 from kerastune.data.truths import OUTLINE, outlines
 from kerastune.errors import printable
+from kerastune.modalities.image import embedded
 from kerastune.tasks.learnt.contract import (
     Answer,
     Bools,
@@ -210,24 +208,30 @@ def _context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) 
 
 
 def _seen_through(test: Any, predictions: Predictions, index: int, kind: str) -> dict[str, Any]:
-    """Returns a picture under its heat map: clear where it is 0, red from the threshold on."""
-    pixels, heat = test.example(index), np.asarray(predictions["heat_map"], np.float32)[index]
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    strength = Image.fromarray(np.clip(heat, 0, 1)).resize(picture.size, Image.Resampling.BILINEAR)
-    alpha = 0.75 * np.clip(np.asarray(strength) * 2 - 1, 0, 1)[..., None]  # from half the threshold on
-    blended = np.asarray(picture, np.float32) * (1 - alpha) + np.array([220, 20, 20], np.float32) * alpha
-    Image.fromarray(blended.astype(np.uint8)).save(buffer := io.BytesIO(), "JPEG", quality=85)
-    uri = f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    """Returns a picture under its heat map, and what there is to say about it."""
+    picture = drawn((), predictions, index, test.example(index), _SIDE)
     parts = np.asarray(predictions["parts"])[index]
     name = printable(test.ids[index])
     return {
-        "picture": Markup('<img src="{}" alt="{}">').format(uri, f"Heat map over test image {name}"),
+        "picture": embedded(picture, f"Heat map over test image {name}"),
         "kind": kind,
         "id": name,
         "score": float(_scores(predictions)[index]),
         "by": PARTS[int(parts.argmax())],
     }
+
+
+def drawn(
+    labels: Labels, predictions: Predictions, index: int, pixels: npt.NDArray[np.uint8], side: int = 2**15
+) -> Image.Image:
+    """Returns a picture, made smaller than `side`, under its heat map: clear where that is 0, red from the threshold
+    on."""
+    picture, heat = Image.fromarray(pixels), np.asarray(predictions["heat_map"], np.float32)[index]
+    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    strength = Image.fromarray(np.clip(heat, 0, 1)).resize(picture.size, Image.Resampling.BILINEAR)
+    alpha = 0.75 * np.clip(np.asarray(strength) * 2 - 1, 0, 1)[..., None]  # from half the threshold on
+    blended = np.asarray(picture, np.float32) * (1 - alpha) + np.array([220, 20, 20], np.float32) * alpha
+    return Image.fromarray(blended.astype(np.uint8))
 
 
 def _said(labels: Labels, record: Mapping[str, Any]) -> str:
@@ -258,6 +262,7 @@ DEFECTS = Learnt(
         _said,
         ("auroc", "recall", "false_alarm_rate", "pro"),
         validation="used to set the threshold",
+        drawn=drawn,
     ),
     labels=lambda labels: (),
     guess=_all_good,

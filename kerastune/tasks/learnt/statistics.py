@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from kerastune.errors import VerificationError
 from kerastune.tasks.learnt import Learnt, Predictions
+from kerastune.tasks.learnt.contract import Truth
 
 Verdict = Literal["same", "worse", "too few to tell"]
 
@@ -45,9 +46,7 @@ class Paired:
     won: int | None = None
 
 
-def paired(
-    learnt: Learnt, truth: npt.NDArray[np.generic], ours: Predictions, theirs: Predictions, allowed: float
-) -> Paired | None:
+def paired(learnt: Learnt, truth: Truth, ours: Predictions, theirs: Predictions, allowed: float) -> Paired | None:
     """Compares the metric of `ours` with that of `theirs`; None if no example can be judged.
 
     If examples are right or wrong, uses the adjusted Wald interval for paired proportions of Bonett & Price 2012 (J.
@@ -136,7 +135,7 @@ def _of_bootstrap(learnt: Learnt, mine: _Doubles, known: _Doubles) -> tuple[tupl
 
 
 def beside_guess(
-    learnt: Learnt, labels: tuple[str, ...], known: npt.NDArray[Any], truth: npt.NDArray[Any], said: Predictions
+    learnt: Learnt, labels: tuple[str, ...], known: Truth, truth: Truth, said: Predictions
 ) -> dict[str, Any] | None:
     """The metric of the best guess that needs no model, and whether predictions are better: 95 % of `paired`.
 

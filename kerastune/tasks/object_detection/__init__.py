@@ -1,0 +1,1 @@
+"""Object detection: boxes in pictures, on any backbone with a feature pyramid."""
