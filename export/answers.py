@@ -47,6 +47,12 @@ def boxes(outputs, labels, top):
     ] or ["nothing"]
 
 
+def shares(outputs, labels, top):
+    """Returns the classes with their shares of the picture, the largest first."""
+    found = np.bincount(outputs["class_map"].ravel().astype(int), minlength=len(labels)) / outputs["class_map"].size
+    return [f"{found[i]:.1%}  {labels[i]}" for i in np.argsort(-found, kind="stable")[:top] if found[i]]
+
+
 def answer(outputs, labels, top):
     """Returns the text of an answer."""
     return [str(outputs["texts"])]
@@ -96,6 +102,43 @@ def same_boxes(ours, theirs):
     return counts[0] == counts[1]
 
 
+def pixels(ours, theirs):
+    """Returns the largest difference of a logit; or, if that is more, what it would take to change a pixel's class that
+    differs: half of the margin between the two classes. Without logits, returns the share of pixels that differ."""
+    if ours["class_map"].shape != theirs["class_map"].shape:
+        return np.inf
+    differ = ours["class_map"] != theirs["class_map"]
+    if "logits" not in theirs:
+        return differ.mean()
+    raw = np.abs(ours["logits"].astype(np.float64) - theirs["logits"]).max()
+    rows, columns = np.nonzero(differ)
+    if not len(rows):
+        return raw
+    logits = between(theirs["logits"].astype(np.float64), rows, columns, theirs["class_map"].shape)
+    at = np.arange(len(rows))
+    mine, known = (one["class_map"][rows, columns].astype(int) for one in (ours, theirs))
+    return max(raw, (logits[at, known] - logits[at, mine]).max() / 2)
+
+
+def between(coarse, rows, columns, size):
+    """Returns the values of a map [h, w, K], enlarged to another size as TensorFlow does it, at some pixels: [n, K]."""
+    taps = []
+    for at, length, whole in ((rows, coarse.shape[0], size[0]), (columns, coarse.shape[1], size[1])):
+        place = (at + 0.5) * length / whole - 0.5
+        first = np.floor(place).astype(int)
+        taps.append(((first.clip(0, length - 1), (first + 1).clip(0, length - 1)), (place - first)[:, None]))
+    ((top, bottom), down), ((left, right), across) = taps
+    upper = coarse[top, left] * (1 - across) + coarse[top, right] * across
+    lower = coarse[bottom, left] * (1 - across) + coarse[bottom, right] * across
+    return upper * (1 - down) + lower * down
+
+
+def same_map(ours, theirs):
+    """Returns whether all but a thousandth of the pixels have the same class."""
+    one, other = ours["class_map"], theirs["class_map"]
+    return one.shape == other.shape and (one != other).mean() <= 1e-3
+
+
 def same_label(ours, theirs):
     return ours["scores"].argmax() == theirs["scores"].argmax()
 
@@ -138,5 +181,6 @@ ANSWERS = {
     "scores": VECTORS,
     "defects": Kind(decision, alike=same_decision),
     "boxes": Kind(boxes, raw, alike=same_boxes),
+    "mask": Kind(shares, pixels, alike=same_map),
     "text": Kind(answer, nats, " nats per token"),
 }

@@ -151,8 +151,8 @@ def stream(predict, take, restore, examples, manifest, out, load_seconds, detail
 
     An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], texts str [1 or 2] or [B, 1 or 2],
     a conversation, turns of role and content, str [T, 2], or a sound, float32 [n]. Writes "outputs/NAME", one row per
-    example, and "outputs/NAME/offsets" for outputs whose number of rows varies by example. Outputs whose role is
-    "detail" are stored for the first `details` examples; None: for all.
+    example, and "outputs/NAME/offsets" for outputs whose number of rows varies by example; for maps, also
+    "outputs/NAME/shapes". Outputs whose role is "detail" are stored for the first `details` examples; None: for all.
     """
     found, seconds, refused = {}, [], getattr(examples, "Refused", ())
     minor, done = {one["name"] for one in manifest["outputs"] if one.get("role") == "detail"}, 0
@@ -200,18 +200,25 @@ def rows_of(stored, prefix):
     """Turns arrays stored under a prefix into lists of rows by name."""
     found = {}
     for key, values in stored.items():
-        if key.startswith(prefix) and not key.endswith("/offsets"):
-            offsets = stored.get(f"{key}/offsets")
+        if key.startswith(prefix) and not key.endswith(("/offsets", "/shapes")):
+            offsets, shapes = stored.get(f"{key}/offsets"), stored.get(f"{key}/shapes")
             parts = values if offsets is None else np.split(values, offsets[1:-1])
+            if shapes is not None:
+                parts = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
             found[key.removeprefix(prefix)] = list(parts)
     return found
 
 
 def arrays_of(rows, manifest):
-    """Turns lists of rows by name into arrays to store; concatenates outputs with a varying number of rows."""
+    """Turns lists of rows by name into arrays to store; concatenates outputs with a varying number of rows, and the
+    pixels of maps."""
     found = {}
     for name, some in rows.items():
-        if name in ragged(manifest):
+        if name in maps(manifest):
+            found[f"outputs/{name}/offsets"] = np.cumsum([0, *(one.size for one in some)])
+            found[f"outputs/{name}/shapes"] = np.array([one.shape for one in some])
+            found[f"outputs/{name}"] = np.concatenate([np.ravel(one) for one in some])
+        elif name in ragged(manifest):
             found[f"outputs/{name}/offsets"] = np.cumsum([0, *map(len, some)])
             found[f"outputs/{name}"] = np.concatenate(some)
         else:
@@ -222,6 +229,11 @@ def arrays_of(rows, manifest):
 def ragged(manifest):
     """Returns the names of outputs whose number of rows varies by example."""
     return {one["name"] for one in manifest["outputs"] if one["shape"][1:2] == [None]}
+
+
+def maps(manifest):
+    """Returns the names of outputs that have a value for each pixel, in as many rows and columns as a picture has."""
+    return {one["name"] for one in manifest["outputs"] if one.get("role") == "map"}
 
 
 def names(manifest):

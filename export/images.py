@@ -71,7 +71,7 @@ def taking(predict, folder, settings):
 
 
 def restored(outputs, example, manifest):
-    """Returns outputs in pixels of the picture itself where the reader has resized it.
+    """Returns outputs in pixels of the picture itself where the reader has resized it: boxes, and maps of its pixels.
 
     Those that MediaPipe's ObjectDetector reads, boxes in shares of the picture, become rows of detections.
     """
@@ -86,7 +86,12 @@ def restored(outputs, example, manifest):
     height, width = example.shape[:2]
     x, y = np.float32(width / settings["width"]), np.float32(height / settings["height"])
     found = dict(outputs)
-    for name in (one["name"] for one in manifest["outputs"] if one.get("role") == "boxes"):
+    roles = {one["name"]: one.get("role") for one in manifest["outputs"]}
+    for name in (name for name, role in roles.items() if role == "map"):
+        coarse = np.asarray(outputs[name])
+        rows, columns = np.arange(height) * coarse.shape[1] // height, np.arange(width) * coarse.shape[2] // width
+        found[name] = coarse[:, rows][:, :, columns]
+    for name in (name for name, role in roles.items() if role == "boxes"):
         found[name] = np.array(outputs[name])
         found[name][..., :4] *= np.array([x, y, x, y], np.float32)
     return found

@@ -195,8 +195,8 @@ def test_settings_that_do_not_fit_together_are_refused(pets: str, mistake: str, 
     ("mistake", "message"),
     [
         ("train.cache_views=2", "train.cache_views caches augmented views, but texts are not augmented"),
-        ("train.class_weights=balanced", "train.class_weights and train.label_smoothing need one label per example"),
-        ("train.label_smoothing=0.1", "train.class_weights and train.label_smoothing need one label per example"),
+        ("train.class_weights=balanced", "train.class_weights needs one label per example, or per pixel"),
+        ("train.label_smoothing=0.1", "train.label_smoothing needs one label per example"),
     ],
 )
 def test_what_needs_images_or_classes_is_refused_where_there_are_none(

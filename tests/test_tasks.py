@@ -33,6 +33,7 @@ from kerastune.reporting import report
 from kerastune.run import Run
 from kerastune.tasks.contract import Building, Device, Feeding, Learning, Task
 from kerastune.training import train
+from tests import drawn
 
 EXPORTS = [{"target": target} for target in ("linux", "onnxruntime", "tf-serving")]
 
@@ -82,6 +83,13 @@ CASES = {
         ["shape.png"],
         {"detector": {"width": 16}, "augment": {"flip": "horizontal"}},
     ),
+    "the class of each pixel": Case(
+        "image_segmentation",
+        {"source": "masks", "path": "drawn", "classes": list(drawn.CLASSES), "image_size": 64},
+        [{"unfreeze": "head", "epochs": 6, "learning_rate": 0.01, "optimizer": "adamw"}],
+        ["scene.png"],
+        {"augment": {"flip": "horizontal", "crop": 0.2}, "segmenter": {"width": 16}},
+    ),
     "a label of a text": Case(
         "text_classification",
         {"source": "csv", "path": "texts.csv"},
@@ -121,6 +129,7 @@ def presets(
         "image_embedding": preset("resnet"),
         "anomaly_detection": preset("resnet"),
         "object_detection": preset("resnet"),
+        "image_segmentation": preset("resnet"),
         "text_classification": text_preset("Bert"),
         "text_embedding": embedder_preset("Bert"),
         "causal_lm": chat_preset("Qwen3"),
@@ -136,6 +145,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, pictures: Path, pieces: Path,
     shutil.copy(folder / "pieces" / "spot" / "000.png", folder / "piece.png")
     drawing.coco(folder / "shapes", 64)
     shutil.copy(folder / "shapes" / "images" / "001.png", folder / "shape.png")
+    drawn.write(folder / "drawn")
+    shutil.copy(folder / "drawn" / "images" / "000.png", folder / "scene.png")
     shutil.copy(texts, folder / "texts.csv")
     shutil.copy(pairs, folder / "pairs.jsonl")
     with (folder / "photos.csv").open("w", newline="") as file:

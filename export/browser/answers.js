@@ -40,6 +40,20 @@ function boxes({ detections: { shape, data } }, { labels }) {
   ]);
 }
 
+/** The share of the picture that each class has, the largest first. */
+function shares({ class_map: { data } }, { labels }, top) {
+  const counts = labels.map(() => 0);
+  for (const number of data) counts[number] += 1;
+  const found = ranked(counts).filter((i) => counts[i]).slice(0, top);
+  return found.map((i) => [labels[i], percent(counts[i] / data.length), counts[i] / data.length]);
+}
+
+/** Whether all but a thousandth of the pixels have the same class. */
+function sameMap({ class_map: ours }, { class_map: theirs }) {
+  const differ = theirs.data.reduce((count, number, k) => count + (number !== ours.data[k]), 0);
+  return ours.data.length === theirs.data.length && differ <= theirs.data.length / 1000;
+}
+
 /** How each output begins. */
 const plain = (outputs) =>
   Object.entries(outputs).map(([name, { shape, data }]) => [
@@ -59,6 +73,7 @@ const ANSWERS = {
   labels: { rows: best, about: counted, alike: sameLabels },
   boxes: { rows: boxes, about: counted },
   defects: { rows: decision, about: () => "a score, a decision and a heat map", alike: sameDecision },
+  mask: { rows: shares, about: ({ labels }) => `the class of each pixel, of ${labels.length}`, alike: sameMap },
   number: { rows: number, about: ({ labels }) => labels[0] },
 };
 const PLAIN = { rows: plain, about: ({ outputs }) => outputs.map(({ name }) => name).join(", ") };

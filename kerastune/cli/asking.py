@@ -18,7 +18,9 @@ from kerastune.cli.terminal import emit, put, say, say_next, shown, table, typed
 @click.option("--max-tokens", type=click.IntRange(1), help="Maximum tokens to generate; default: 64.")
 @click.option("--temperature", type=click.FloatRange(0), help="0 = greedy; above 0 = sample; default: 0.")
 @click.option("--seed", type=click.IntRange(0), help="Sampling seed; default: 0.")
-@click.option("--draw", type=click.Path(path_type=Path), help="Folder for the images with boxes or heat maps drawn.")
+@click.option(
+    "--draw", type=click.Path(path_type=Path), help="Folder for the images with boxes, classes or heat maps drawn."
+)
 @json_option
 def predict(
     folder: str,

@@ -25,7 +25,20 @@ from kerastune.data.rules import (
     require_two_labels,
 )
 from kerastune.data.source import KNOWN, SPLITS, Problem, Progress, Source, counted, some
-from kerastune.data.sources import chat, coco, csv, csv_boxes, defects, folder, table, tfds, tfds_boxes, yolo
+from kerastune.data.sources import (
+    chat,
+    coco,
+    csv,
+    csv_boxes,
+    defects,
+    folder,
+    masks,
+    table,
+    tfds,
+    tfds_boxes,
+    tfds_masks,
+    yolo,
+)
 from kerastune.data.splits import Split, Splits
 from kerastune.errors import DataError
 from kerastune.modalities import MODALITIES, Report
@@ -42,6 +55,8 @@ SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
     "yolo": yolo.examples,
     "csv_boxes": csv_boxes.examples,
     "tfds_boxes": tfds_boxes.examples,
+    "masks": masks.examples,
+    "tfds_masks": tfds_masks.examples,
 }
 """Functions that read a source, by the `reader` of its settings."""
 

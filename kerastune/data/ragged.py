@@ -20,10 +20,13 @@ class Ragged:
     Attributes:
         values: [rows, …].
         offsets: start of each example's rows, and the end of the last, int64 [n + 1].
+        shapes: for maps, whose height and width vary by example, int64 [n, 2]; their rows are the pixels. None for
+            everything else.
     """
 
     values: npt.NDArray[Any]
     offsets: Ints
+    shapes: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -31,8 +34,10 @@ class Ragged:
     def __getitem__(self, index: Any) -> Any:
         """Returns the rows of one example, or a `Ragged` of several."""
         if isinstance(index, int | np.integer):
-            return self.values[self.offsets[index] : self.offsets[index + 1]]
-        return of_rows([self[int(i)] for i in np.arange(len(self))[index]], self.values[:0])
+            rows = self.values[self.offsets[index] : self.offsets[index + 1]]
+            return rows if self.shapes is None else rows.reshape(self.shapes[index])
+        some = [self[int(i)] for i in np.arange(len(self))[index]]
+        return of_rows(some, self.values[:0]) if self.shapes is None else of_maps(some, self.values[:0])
 
     def __iter__(self) -> Iterator[npt.NDArray[Any]]:
         return (self[i] for i in range(len(self)))
@@ -42,13 +47,19 @@ Array: TypeAlias = npt.NDArray[Any] | Ragged
 Arrays: TypeAlias = Mapping[str, Array]
 """Named arrays with one row, or one list of rows, per example."""
 
-_OFFSETS = "/offsets"
+_OFFSETS, _SHAPES = "/offsets", "/shapes"
 
 
 def of_rows(rows: Sequence[npt.NDArray[Any]], empty: npt.NDArray[Any]) -> Ragged:
     """Joins the rows of each example to a `Ragged`; `empty` gives dtype and shape if there are no examples."""
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     return Ragged(np.concatenate([empty, *rows]), offsets)
+
+
+def of_maps(maps: Sequence[npt.NDArray[Any]], empty: npt.NDArray[Any]) -> Ragged:
+    """Joins a map [height, width] of each example to a `Ragged`; `empty` gives the dtype if there are none."""
+    rows = of_rows([one.reshape(-1) for one in maps], empty)
+    return Ragged(rows.values, rows.offsets, np.array([one.shape for one in maps], np.int64).reshape(-1, 2))
 
 
 def take(arrays: Arrays, index: Any) -> dict[str, Array]:
@@ -68,7 +79,8 @@ def concatenated(parts: Sequence[Arrays]) -> dict[str, Array]:
 
 def _joined(parts: Sequence[Array]) -> Array:
     if isinstance(parts[0], Ragged):
-        return of_rows([rows for part in parts for rows in part], parts[0].values[:0])
+        join = of_rows if parts[0].shapes is None else of_maps
+        return join([rows for part in parts for rows in part], parts[0].values[:0])
     return np.concatenate([np.asarray(part) for part in parts])
 
 
@@ -107,11 +119,13 @@ def _array(stored: zipfile.ZipFile, one: zipfile.ZipInfo) -> npt.NDArray[Any]:
 
 
 def packed(arrays: Arrays, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
-    """Returns plain arrays to store: NAME, and NAME/offsets for ragged ones."""
+    """Returns plain arrays to store: NAME, for ragged ones NAME/offsets, and for maps NAME/shapes."""
     found: dict[str, npt.NDArray[Any]] = {}
     for name, array in arrays.items():
         if isinstance(array, Ragged):
             found |= {f"{prefix}{name}": array.values, f"{prefix}{name}{_OFFSETS}": array.offsets}
+            if array.shapes is not None:
+                found[f"{prefix}{name}{_SHAPES}"] = array.shapes
         else:
             found[f"{prefix}{name}"] = array
     return found
@@ -125,7 +139,7 @@ def unpacked(stored: Mapping[str, npt.NDArray[Any]], prefix: str = "") -> dict[s
     """
     found: dict[str, Array] = {}
     for key in stored:
-        if not key.startswith(prefix) or key.endswith(_OFFSETS):
+        if not key.startswith(prefix) or key.endswith((_OFFSETS, _SHAPES)):
             continue
         values = stored[key]
         if key + _OFFSETS not in stored:
@@ -139,5 +153,12 @@ def unpacked(stored: Mapping[str, npt.NDArray[Any]], prefix: str = "") -> dict[s
             raise ValueError(f"the offsets of {key} do not fit its {len(values)} rows")
         if (np.diff(offsets) < 0).any():
             raise ValueError(f"the offsets of {key} fall")
-        found[key.removeprefix(prefix)] = Ragged(values, offsets)
+        shapes = stored.get(key + _SHAPES)
+        if shapes is not None and (
+            shapes.shape != (len(offsets) - 1, 2)
+            or shapes.dtype.kind not in "iu"
+            or not np.array_equal(shapes.prod(axis=1), np.diff(offsets))
+        ):
+            raise ValueError(f"the shapes of {key} do not fit its offsets")
+        found[key.removeprefix(prefix)] = Ragged(values, offsets, shapes)
     return found

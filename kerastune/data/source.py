@@ -1,5 +1,6 @@
 """The contract of a source: a list of examples, a function that reads them, and problems."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,9 +48,25 @@ class Boxed:
     height: int
 
 
-Label = str | tuple[str, ...] | float | Outlined | Boxed
-"""An example's ground truth: one label, several, a number, a label with a mask, or boxes; () for language models, whose
-text is the target."""
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """The class of each pixel.
+
+    Attributes:
+        labels: the classes on it.
+        mask: as `kerastune.data.masks.packed` has it.
+    """
+
+    labels: tuple[str, ...]
+    mask: bytes
+
+    def __repr__(self) -> str:
+        return f"Masked({hashlib.sha256(self.mask).hexdigest()})"
+
+
+Label = str | tuple[str, ...] | float | Outlined | Boxed | Masked
+"""An example's ground truth: one label, several, a number, a label with a mask, boxes, or a mask of labels; () for
+language models, whose text is the target."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from kerastune.data import cells, ragged
-from kerastune.data.source import Boxed, Label, Outlined, Problem
+from kerastune.data import cells, masks, ragged
+from kerastune.data.source import Boxed, Label, Masked, Outlined, Problem
 from kerastune.errors import quoted
 
 Names = tuple[str, ...]
@@ -201,6 +201,26 @@ def _boxless(given: Sequence[Label]) -> str | None:
     return None if there else "no picture with a box, so there is nothing to find"
 
 
+def _on_mask(label: Label) -> Names:
+    assert isinstance(label, Masked)
+    return label.labels
+
+
+def _masks(given: Sequence[Label], labels: Names, contents: Any) -> Array:
+    return masks.joined([label.mask for label in given if isinstance(label, Masked)])
+
+
+def _rarest(truth: Array) -> Ints:
+    """Groups masks by the class on them that the fewest masks have."""
+    there = masks.present(truth)
+    counts = np.where(there, there.sum(axis=0), len(there) + 1)
+    return np.asarray(np.argmin(counts, axis=1), np.int64)
+
+
+def _by_mask(labels: Names, truth: Array) -> dict[str, int]:
+    return dict(zip(labels, masks.present(truth)[:, : len(labels)].sum(axis=0).tolist(), strict=True))
+
+
 def _rows(truth: Array) -> Ints:
     """Groups equal rows into one class."""
     return np.unique(truth, axis=0, return_inverse=True)[1].reshape(-1)
@@ -294,6 +314,8 @@ BOXES = Truth(
     alone=True,
 )
 
+MASK = Truth("mask", _unsaid, "mask", _on_mask, _given, _masks, _rarest, _by_mask, unseen=True, alone=True)
+
 TRUTHS: dict[str, Truth] = {
-    one.name: one for one in (LABEL, LABELS, NUMBER, SCORES, TEXT, PAIRS, GROUPS, DEFECTS, BOXES)
+    one.name: one for one in (LABEL, LABELS, NUMBER, SCORES, TEXT, PAIRS, GROUPS, DEFECTS, BOXES, MASK)
 }

@@ -90,6 +90,26 @@ def upright_size(data: bytes) -> tuple[int, int] | None:
         return None
 
 
+def stored(data: bytes) -> npt.NDArray[np.generic]:
+    """Returns the values in an image file as they are: numbers of a palette's colours, not the colours.
+
+    Returns:
+        Values [H, W], or RGB pixels uint8 [H, W, 3].
+
+    Raises:
+        UnreadableImage: it is damaged or too large.
+    """
+    if 0 < reader.MAX_PIXELS < pixels(data):
+        raise UnreadableImage(f"has more than {reader.MAX_PIXELS:,} pixels")
+    try:
+        with reader.opened(data) as image:
+            image.load()
+            plain = image.mode in ("1", "L", "P") or image.mode.startswith("I")
+            return np.asarray(image if plain else image.convert("RGB"))
+    except (KeyError, *reader.DAMAGE, Image.DecompressionBombError) as error:
+        raise UnreadableImage(f"is damaged: {' '.join(str(error).split())[:80]}") from error
+
+
 def _read(data: bytes) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Decodes with the device's own reader, so that both see the same pixels."""
     kind = reader.format_of(data)

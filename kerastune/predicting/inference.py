@@ -54,7 +54,7 @@ def predict(
         temperature: 0, the default, takes the most likely token; above 0, tokens are sampled (1: from the model's
             distribution).
         seed: the sampling seed; default: 0.
-        draw: a folder for PNG files of the images with the output drawn on them: boxes, or a heat map.
+        draw: a folder for PNG files of the images with the output drawn on them: boxes, classes, or heat maps.
 
     Raises:
         DataError: some examples cannot be read (names them all); a text is missing its partner in a pair; a prompt
@@ -70,7 +70,9 @@ def predict(
     if foreign := sorted(set(given) - set(options_of(of))):
         raise KerastuneError(f"{' and '.join(foreign)}: only for language models, and {of.folder} is not one.")
     if draw is not None and learnt_by(of).shown.drawn is None:
-        raise KerastuneError(f"{of.folder} gives nothing to draw.", "Boxes and heat maps of images can be drawn.")
+        raise KerastuneError(
+            f"{of.folder} gives nothing to draw.", "Boxes, classes of pixels and heat maps of images can be drawn."
+        )
     sides = of.manifest.sides if isinstance(of, Artifact) else device_of(of).sides(of.recipe)
     asked = device_of(of).modality.ask([examples] if isinstance(examples, str | Path) else examples, sides)
     found, answer = outputs(of, asked.examples, options), _answering(of, top)

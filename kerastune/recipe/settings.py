@@ -28,7 +28,8 @@ class Train(Settings):
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
     """`auto` is bfloat16 on GPUs that support it, and on CPUs where a text model's largest product is faster in it."""
     class_weights: Literal["none", "balanced"] = "none"
-    """"balanced" weights each class by n_examples / (n_classes * n_class), as scikit-learn does."""
+    """"balanced" weights each class by n_examples / (n_classes * n_class), as scikit-learn does; classes of pixels by
+    the root of how much rarer they are than the median class."""
     label_smoothing: Fraction = 0.0
     """Fraction of each training label that is spread over all labels (Szegedy et al. 2016, arXiv:1512.00567)."""
     early_stopping: Annotated[int, Field(ge=0, le=1_000_000)] = 0
@@ -182,8 +183,10 @@ class Recipe(Settings):
             has_table = "augment" in type(self).model_fields
             why = "[augment] changes nothing" if has_table else f"{self.data.modality}s are not augmented"
             raise ValueError(f"train.cache_views caches augmented views, but {why}; remove it")
-        if self.data.target != "label" and (train.class_weights != "none" or train.label_smoothing):
-            raise ValueError("train.class_weights and train.label_smoothing need one label per example")
+        if self.data.target not in ("label", "mask") and train.class_weights != "none":
+            raise ValueError("train.class_weights needs one label per example, or per pixel")
+        if self.data.target != "label" and train.label_smoothing:
+            raise ValueError("train.label_smoothing needs one label per example")
         return self
 
     @model_validator(mode="after")

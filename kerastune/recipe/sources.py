@@ -9,8 +9,21 @@ from kerastune.errors import quoted
 from kerastune.recipe.base import Fraction, Settings, Text
 from kerastune.recipe.paths import AssetOrPath, FilePath
 
-Target = Literal["label", "labels", "number", "pairs", "groups", "scores", "text", "defects", "boxes"]
-Reader = Literal["folder", "csv", "table", "chat", "tfds", "defects", "coco", "yolo", "csv_boxes", "tfds_boxes"]
+Target = Literal["label", "labels", "number", "pairs", "groups", "scores", "text", "defects", "boxes", "mask"]
+Reader = Literal[
+    "folder",
+    "csv",
+    "table",
+    "chat",
+    "tfds",
+    "defects",
+    "coco",
+    "yolo",
+    "csv_boxes",
+    "tfds_boxes",
+    "masks",
+    "tfds_masks",
+]
 Delimiter = Literal[",", ";", "\t", "|"]
 
 

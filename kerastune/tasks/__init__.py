@@ -12,6 +12,7 @@ TASKS = {
     "anomaly_detection": "kerastune.tasks.anomaly_detection",
     "image_classification": "kerastune.tasks.image_classification",
     "image_embedding": "kerastune.tasks.image_embedding",
+    "image_segmentation": "kerastune.tasks.image_segmentation",
     "object_detection": "kerastune.tasks.object_detection",
     "text_classification": "kerastune.tasks.text_classification",
     "text_embedding": "kerastune.tasks.text_embedding",

@@ -47,7 +47,7 @@ class Runtime:
         encoded: whether it also takes encoded image files.
         one_signature: formats in which it reads only the first signature.
         no_kernels: quantisations that it cannot compute.
-        inputs, outputs: dtypes of the images that it takes and of the outputs that it reads; empty for all.
+        inputs, outputs: dtypes of the images that it takes and of the outputs that it reads, maps aside; empty for all.
         kernels_of: the runtime whose kernels it shares, so that both must give the same outputs.
         inexact: quantisations whose sums are exact only on processors with VNNI.
         options: further options of the reader.
@@ -198,7 +198,7 @@ RUNTIMES = {
 def refusal(name: str, manifest: Manifest) -> str | None:
     """Returns why a runtime cannot run an artifact, installed or not; None if it can."""
     row, format, modality = RUNTIMES[name], manifest.format, MODALITIES[manifest.modality]
-    dtypes = {one.dtype for one in manifest.outputs}
+    dtypes = {one.dtype for one in manifest.outputs if one.role != "map"}  # whole numbers have no scale
     if row.modalities and modality.name not in row.modalities:
         takes = " or ".join(MODALITIES[one].plural for one in row.modalities)
         return f"it takes {takes}, but this takes {modality.plural}"

@@ -10,11 +10,12 @@ from kerastune.tasks.learnt.boxes import BOXES
 from kerastune.tasks.learnt.classes import LABEL, LABELS
 from kerastune.tasks.learnt.contract import Learnt, Metric, Predictions
 from kerastune.tasks.learnt.defects import DEFECTS
+from kerastune.tasks.learnt.masks import MASK
 from kerastune.tasks.learnt.numbers import NUMBER
 from kerastune.tasks.learnt.vectors import GROUPS, PAIRS, SCORES
 
 __all__ = ["LEARNT", "Learnt", "Metric", "Predictions"]
 
 LEARNT: dict[str, Learnt] = {
-    one.name: one for one in (LABEL, LABELS, NUMBER, PAIRS, GROUPS, SCORES, ANSWERS, DEFECTS, BOXES)
+    one.name: one for one in (LABEL, LABELS, NUMBER, PAIRS, GROUPS, SCORES, ANSWERS, DEFECTS, BOXES, MASK)
 }

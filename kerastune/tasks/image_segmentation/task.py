@@ -1,0 +1,201 @@
+"""Image segmentation: a light DeepLabV3+ on any KerasHub backbone with a feature pyramid."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from kerastune import assets
+from kerastune.data import Order, Split, Splits, masks, ragged
+from kerastune.errors import RecipeError, shortened
+from kerastune.formats.graphs import Signature
+from kerastune.tasks import geometry, registered
+from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task, Told
+from kerastune.tasks.image_classification import feeding
+from kerastune.tasks.image_classification.settings import Augment as Colours
+from kerastune.tasks.image_classification.task import at_size
+from kerastune.tasks.image_classification.tracing import signatures_of, trace
+from kerastune.tasks.image_segmentation.learning import LEARNING
+from kerastune.tasks.image_segmentation.model import ImageSegmenter, vary
+from kerastune.tasks.image_segmentation.settings import ImageSegmentation
+from kerastune.tasks.learnt.contract import Predictions
+from kerastune.tasks.pipeline import ahead, with_truth
+
+
+def build(recipe: ImageSegmentation, preset: str, splits: Splits, precision: str) -> Model:
+    """Builds the segmenter on the preset's backbone, with a new head.
+
+    Raises:
+        AssetError: the preset cannot be found or reached.
+        RecipeError: its backbone has no feature maps, or nothing says how pixels become its inputs.
+    """
+    size = recipe.data.image_size
+    keras.config.set_dtype_policy(precision)
+    try:
+        with assets.reaching(preset):
+            backbone = keras_hub.models.Backbone.from_preset(preset, dtype=precision)
+            converter = keras_hub.layers.ImageConverter.from_preset(preset, dtype="float32")
+        config = {"image_size": (size, size), "crop_to_aspect_ratio": False, "pad_to_aspect_ratio": False}
+        converter = type(converter).from_config({**converter.get_config(), **config, "antialias": False})
+        return ImageSegmenter(at_size(backbone, (size, size)), converter, len(splits.labels), recipe.segmenter.width)
+    except ValueError as error:
+        raise RecipeError(
+            f"preset = {preset!r} cannot be the backbone of a segmenter at image_size = {size}: "
+            f"{shortened(str(error), 500)}",
+            "Use a preset of a convolutional image backbone (EfficientNet, MobileNet, ResNet, …).",
+        ) from error
+
+
+def load(folder: str, recipe: ImageSegmentation, precision: str) -> Model:
+    """Loads the segmenter of a run.
+
+    Raises:
+        ValueError: the folder holds another model.
+    """
+    keras.config.set_dtype_policy(precision)
+    return registered.load(Path(folder), precision)
+
+
+def describe(recipe: ImageSegmentation, model: ImageSegmenter, splits: Splits) -> dict[str, Any]:
+    """Returns the size of pictures, and the share of pixels that each class has in training, for run.json."""
+    counts = np.zeros(masks.IGNORED + 1, np.int64)
+    for row in splits.train.labels:
+        counts += np.bincount(masks.unpacked(row).reshape(-1), minlength=masks.IGNORED + 1)
+    total = max(int(counts.sum()), 1)
+    shares = {label: float(counts[n] / total) for n, label in enumerate(splits.labels)}
+    return {
+        "image_size": list(model.preprocessor.image_converter.image_size),
+        "shares_of_pixels": shares,
+        "ignored_share": float(counts[masks.IGNORED] / total),
+    }
+
+
+# --- batches -------------------------------------------------------------------------------------------------
+
+
+def _batches(
+    recipe: ImageSegmentation, model: Model, split: Split, order: Order, targets: Targets, changes: Changes | None
+) -> Dataset:
+    if changes is None:
+        return with_truth(feeding.batches(model, split, order), targets)
+    augment, seed = recipe.augment, changes.seed
+    made = feeding.batches(model, split, order, Colours(color=augment.color), seed, changes.view)
+    found = with_truth(made, targets)
+    if not (augment.flip != "none" or augment.crop or augment.zoom_out):
+        return found
+    first = 0 if changes.view is None else (changes.view + 1) * feeding.VIEW
+
+    def moved(number: tf.Tensor, batch: Any) -> Any:
+        x, (mask, by_class), weights, i = batch
+        windows = geometry.windows(seed, number + first, tf.shape(x)[0], augment.flip, augment.crop, augment.zoom_out)
+        x = tf.ensure_shape(geometry.pictures(x, windows), x.shape)
+        return x, (moved_masks(mask, windows), by_class), weights, i
+
+    return ahead(found.enumerate(order.start).map(lambda number, *batch: moved(number, *batch)))
+
+
+def moved_masks(mask: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
+    """Returns what is seen of masks uint8 [B, S, S]; outside of them, pixels are ignored."""
+    shifted = tf.cast(mask, tf.float32)[..., None] + 1  # 0 is outside
+    found = tf.cast(geometry.pictures(shifted, windows, "nearest")[..., 0], tf.int32) - 1
+    return tf.ensure_shape(tf.cast(tf.where(found < 0, masks.IGNORED, found), tf.uint8), mask.shape)
+
+
+# --- scoring -------------------------------------------------------------------------------------------------
+
+
+def mapped(logits: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Returns the class of each pixel of pictures.
+
+    Args:
+        logits: float32 [B, h, w, K].
+        size: the pictures' height and width, int32 [1, 2] for all of them; or [B, 2], and then maps are padded with
+            `masks.IGNORED` to the largest.
+
+    Returns:
+        uint8 [B, H, W].
+    """
+
+    def one_size(some: tf.Tensor, height_and_width: tf.Tensor) -> tf.Tensor:
+        return tf.cast(tf.argmax(tf.image.resize(some, height_and_width), -1, tf.int32), tf.uint8)
+
+    if size.shape[0] == 1:
+        return one_size(logits, size[0])
+    largest = tf.reduce_max(size, axis=0)
+
+    def padded(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        found, own = one_size(pair[0][None], pair[1])[0], pair[1]
+        below, right = tf.unstack(largest - own)
+        return tf.pad(found, [[0, below], [0, right]], constant_values=tf.constant(masks.IGNORED, tf.uint8))
+
+    return tf.map_fn(padded, (logits, size), fn_output_signature=tf.TensorSpec([None, None], tf.uint8))
+
+
+def predict(recipe: ImageSegmentation, model: Model, split: Split, batch_size: int, told: Told) -> Predictions:
+    """Returns the class maps of a whole split, in its order and at the pictures' own size."""
+    forward = tf.function(lambda x: model(x, training=False), autograph=False)
+    shown = tf.function(
+        mapped, input_signature=[tf.TensorSpec([1, None, None, model.classes]), tf.TensorSpec([1, 2], tf.int32)]
+    )
+    sizes = [masks.size(row) for row in split.labels]
+    maps = list[npt.NDArray[np.uint8]]()
+    for x, _ in feeding.batches(model, split, feeding.order(model, split, batch_size)):
+        for one in forward(x):
+            maps.append(shown(one[None], [sizes[len(maps)]])[0].numpy())
+        told(len(maps))
+    return {"class_map": ragged.of_maps(maps, np.zeros(0, np.uint8))}
+
+
+def reference(model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Predictions:
+    """Returns Keras's own outputs, outside any graph, one picture at a time."""
+    maps, logits = list[npt.NDArray[np.uint8]](), list[npt.NDArray[np.float32]]()
+    for image in images:
+        x = model.preprocessor.image_converter(np.asarray(image, np.float32)[None])
+        found = tf.convert_to_tensor(model(x, training=False))
+        maps.append(mapped(found, tf.constant([image.shape[:2]]))[0].numpy())
+        logits.append(found.numpy())
+    return {"class_map": ragged.of_maps(maps, np.zeros(0, np.uint8)), "logits": np.concatenate(logits)}
+
+
+def signatures(model: Model) -> dict[str, Signature]:
+    """Returns the signatures of an image model, with a class map of the picture's size, and what it is made of."""
+
+    def answer(x: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits = tf.convert_to_tensor(model(x, training=False))
+        found = {"class_map": mapped(logits, size), "logits": logits}
+        return {name: tf.identity(output, name=name) for name, output in found.items()}
+
+    return signatures_of(answer, model)
+
+
+TASK: Task[ImageSegmentation] = Task(
+    building=Building(
+        build=build,
+        prepare=lambda recipe, model, splits: None,
+        describe=describe,
+        load=load,
+        write_beside=lambda model, folder: None,
+        vary=vary,
+        largest_product=lambda model: None,  # a matrix product says nothing about convolutions
+    ),
+    feeding=Feeding(
+        order=lambda recipe, *rest: feeding.order(*rest),
+        batches=_batches,
+        example=lambda recipe, model, split, batch_size: feeding.example(model, split, batch_size),
+        fingerprint=lambda recipe, model, changed: (
+            feeding.preprocessing(model) + (recipe.augment.model_dump_json() if changed else "")
+        ),
+        shapes="fixed",
+    ),
+    learning=LEARNING,
+    predict=predict,
+    answer=lambda recipe, model, examples, options: reference(model, examples),
+    signatures=lambda recipe, model: signatures(model),
+    trace=trace,
+    reference=lambda recipe, model, examples: reference(model, examples),
+)

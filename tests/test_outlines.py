@@ -1,0 +1,234 @@
+"""Segmentation: figures worked out by hand, masks that move with their pictures, and faults that files cannot hide."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kerastune import export, fine_tune, verify
+from kerastune.data import masks, ragged
+from kerastune.errors import RecipeError, VerificationError
+from kerastune.recipe import read
+from kerastune.recipe.reading import parse_export
+from kerastune.tasks import geometry
+from kerastune.tasks.image_segmentation import learning, task
+from kerastune.tasks.learnt import masks as learnt
+from kerastune.verifying import comparing
+from tests import drawn
+
+LABELS = ("ground", "square")
+
+
+def truth(*several):
+    return masks.joined([masks.packed(np.array(one, np.uint8)) for one in several])
+
+
+def said(*several, width=2):
+    """Predictions of these maps, with logits that say so."""
+    maps = [np.array(one, np.uint8) for one in several]
+    logits = np.stack([np.eye(width, dtype=np.float32)[one] * 4 for one in maps])
+    return {"class_map": ragged.of_maps(maps, np.zeros(0, np.uint8)), "logits": logits}
+
+
+# --- figures -------------------------------------------------------------------------------------------------
+
+
+def test_miou_is_that_of_all_pixels_together_without_ignored_ones():
+    known = truth([[0, 0, 1, 1], [0, 0, 1, 255]], [[1, 1, 1, 1], [0, 0, 0, 0]])
+    found = said([[0, 1, 1, 1], [0, 0, 1, 0]], [[1, 1, 0, 0], [0, 0, 0, 0]])
+    # ground: 7 pixels are right, 9 are said and 8 are there; square: 5, 6 and 7
+    figures = learnt.metrics(LABELS, known, found)
+    assert figures["per_class"]["ground"]["iou"] == pytest.approx(7 / (9 + 8 - 7))
+    assert figures["per_class"]["square"]["iou"] == pytest.approx(5 / (6 + 7 - 5))
+    assert figures["miou"] == pytest.approx((7 / 10 + 5 / 8) / 2)
+    assert figures["pixel_accuracy"] == pytest.approx(12 / 15)
+    assert learnt.mean_overlap(learnt.per_example(known, found)) == pytest.approx(figures["miou"])
+
+
+def test_a_class_that_is_neither_there_nor_said_does_not_count():
+    figures = learnt.metrics((*LABELS, "disc"), truth([[0, 1]]), said([[0, 1]], width=3))
+    assert figures["miou"] == 1.0
+    assert figures["per_class"]["disc"] == {"iou": None, "boundary_f1": None, "pixels": 0}
+
+
+def test_a_boundary_nearby_is_right_and_one_far_away_is_wrong():
+    known, near, far = (np.zeros((100, 100), np.uint8) for _ in range(3))
+    known[30:60, 30:60] = near[31:61, 30:60] = far[40:90, 50:90] = 1
+    assert learnt.metrics(LABELS, truth(known), said(near))["per_class"]["square"]["boundary_f1"] == 1.0
+    assert learnt.metrics(LABELS, truth(known), said(far))["per_class"]["square"]["boundary_f1"] < 0.3
+
+
+def test_a_map_of_another_size_is_judged_at_the_size_of_the_picture():
+    known = truth(np.kron([[0, 1], [1, 0]], np.ones((4, 4))))
+    assert learnt.mean_overlap(learnt.per_example(known, said([[0, 1], [1, 0]]))) == 1.0
+
+
+def test_always_the_commonest_class_is_the_guess():
+    guess = learnt.MASK.guess(LABELS, truth([[1, 1, 0]], [[1, 255, 255]]), 2)
+    assert guess.words == "always square"
+    assert learnt.per_example(truth([[1, 1]], [[0, 0]]), guess.predictions).tolist() == [[0, 0, 0, 2], [0, 2, 0, 0]]
+
+
+# --- two runtimes --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outputs():
+    """Keras's outputs for two pictures of 24 x 40 pixels."""
+    logits = np.random.default_rng(0).normal(0, 3, (2, 6, 10, 3)).astype(np.float32)
+    maps = [task.mapped(tf.constant(one[None]), tf.constant([[24, 40]]))[0].numpy() for one in logits]
+    return {"class_map": ragged.of_maps(maps, np.zeros(0, np.uint8)), "logits": logits}
+
+
+def changed(outputs, change):
+    maps = [change(one.copy()) for one in outputs["class_map"]]
+    return {**outputs, "class_map": ragged.of_maps(maps, np.zeros(0, np.uint8))}
+
+
+def faults(ours, theirs):
+    scale = learnt.MASK.comparison.scale(theirs)
+    part = comparing.Part("pictures", (), theirs, tolerance=1e-4 * scale)
+    return comparing.problems(learnt.MASK, part, ours, scale)
+
+
+def test_equal_outputs_have_no_fault(outputs):
+    assert faults(outputs, outputs) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda one: one.T,
+        lambda one: one.T.reshape(one.shape),
+        lambda one: one[:, ::-1],
+        lambda one: np.roll(one, 1, axis=1),
+        lambda one: np.array([1, 0, 2], np.uint8)[one],
+    ],
+    ids=["transposed", "transposed in its shape", "mirrored", "shifted by a pixel", "classes swapped"],
+)
+def test_a_changed_map_is_a_fault_though_its_logits_are_right(outputs, change):
+    (problem,) = faults(changed(outputs, change), outputs)
+    assert "largest error" in problem
+
+
+def test_a_pixel_may_differ_where_two_classes_tie(outputs):
+    logits = np.repeat(outputs["logits"][:, :, :, :1], 3, axis=-1)
+    tied = {**outputs, "logits": logits}
+    assert not learnt.MASK.comparison.distance(changed(tied, lambda one: (one + 1) % 3), tied).any()
+
+
+def test_logits_between_cells_are_those_of_tensorflow(outputs):
+    from kerastune.targets import answers
+
+    (logits, _) = outputs["logits"]
+    rows, columns = (axis.ravel() for axis in np.mgrid[:24, :40])
+    found = answers.between(logits.astype(np.float64), rows, columns, (24, 40)).reshape(24, 40, 3)
+    np.testing.assert_allclose(found, tf.image.resize(logits, (24, 40)).numpy(), atol=1e-5)
+
+
+def test_pictures_of_several_sizes_in_a_batch_get_maps_padded_with_ignored_pixels(outputs):
+    found = task.mapped(tf.constant(outputs["logits"]), tf.reshape(tf.constant([24, 40, 12, 20]), [-1, 2])).numpy()
+    assert found.shape == (2, 24, 40)
+    sized = tf.Variable([[24, 40], [12, 20]], shape=[None, 2])
+    found = tf.function(task.mapped)(tf.constant(outputs["logits"]), sized).numpy()
+    np.testing.assert_array_equal(found[0], outputs["class_map"][0])
+    assert (found[1, 12:] == masks.IGNORED).all() and (found[1, :12, :20] < 3).all()
+
+
+# --- training ------------------------------------------------------------------------------------------------
+
+
+def test_masks_move_with_their_pictures_and_what_lies_outside_is_ignored():
+    (pixels, mask), *_ = drawn.scenes(1)
+    windows = tf.constant([[0.1, 0.9, 0.9, -0.3]])  # mirrored, and over the left border
+    colours = np.array([[int(one[i : i + 2], 16) for i in (1, 3, 5)] for one in drawn.COLOURS], np.float32)
+    moved = task.moved_masks(tf.constant(mask[None]), windows).numpy()[0]
+    seen = geometry.pictures(tf.constant(pixels[None], tf.float32), windows).numpy()[0]
+    inside = moved != masks.IGNORED
+    assert 0.5 < inside.mean() < 0.9 and set(np.unique(moved)) <= {0, 1, 2, masks.IGNORED}
+    nearest = np.square(seen[:, :, None] - colours).sum(-1).argmin(-1)
+    assert (nearest == moved)[inside].mean() > 0.93  # but for borders, which blend
+
+
+def test_rarer_classes_weigh_more_and_a_pixel_weighs_one_on_average():
+    counts = np.array([900, 90, 10, 0])
+    found = learning.balanced(counts)
+    assert found[0] < found[1] < found[2] and found[3] == 0
+    assert (found * counts).sum() / counts.sum() == pytest.approx(1)
+
+
+@pytest.fixture
+def recipe(tmp_path, preset):
+    drawn.write(tmp_path / "shapes")
+    return read(
+        {
+            "task": "image_segmentation",
+            "preset": str(preset("resnet")),
+            "data": {
+                "source": "masks",
+                "path": str(tmp_path / "shapes"),
+                "classes": list(drawn.CLASSES),
+                "image_size": 64,
+            },
+            "segmenter": {"width": 16},
+            "train": {"batch_size": 8, "xla": False, "precision": "float32"},
+            "phases": [{"unfreeze": "head", "epochs": 8, "learning_rate": 0.01}],
+            "exports": [{"target": "linux"}],
+        }
+    )
+
+
+def test_ignored_pixels_change_no_loss(recipe):
+    random = np.random.default_rng(0)
+    logits = tf.constant(random.normal(size=(2, 4, 4, 3)), tf.float32)
+    mask = random.integers(0, 3, (2, 16, 16)).astype(np.uint8)
+    weights, by_class = tf.ones(2), tf.ones((2, 3))
+    loss = learning.loss(recipe)
+    other = np.where(np.arange(16) < 8, mask, 255).astype(np.uint8)  # the last cell is not blended into the first half
+    right = tf.concat([logits[:, :, :3], logits[:, :, 3:] * 0 + 9], axis=2)
+    halves = [float(loss((tf.constant(other), by_class), one, weights)[0]) for one in (logits, right)]
+    assert halves[0] == pytest.approx(halves[1], rel=1e-5)
+    assert float(loss((tf.constant(mask), by_class), right, weights)[0]) != pytest.approx(halves[0], rel=1e-3)
+
+
+def test_it_learns_and_a_file_with_swapped_classes_is_refused(recipe, tmp_path):
+    from kerastune import tasks
+    from kerastune.tasks import registered
+
+    made = fine_tune(recipe, tmp_path / "run")
+    assert made.record.metrics["test"]["miou"] > 0.6
+    (file,) = export(made)
+    assert verify(file.folder).validation.metric.verdict == "same"
+    copy = tmp_path / "copy"
+    shutil.copytree(made.folder, copy, ignore=shutil.ignore_patterns("exports"))
+    model = tasks.get(recipe.task).building.load(str(copy), made.recipe, "float32")
+    for weight in model.get_layer("logits").weights:
+        weight.assign(weight.numpy()[..., [0, 2, 1]])
+    registered.save(model, copy)
+    with pytest.raises(VerificationError, match="largest error"):
+        export(copy, parse_export({"target": "linux"}))
+
+
+def test_the_report_outlines_the_worst_pictures(recipe, tmp_path):
+    from kerastune.reporting import report
+
+    short = recipe.model_copy(update={"exports": ()})
+    page = report.write(fine_tune(short, tmp_path / "run")).read_text("utf-8")
+    assert "The worst pictures" in page and "What is there: " in page and "always ground" in page
+
+
+def test_a_backbone_without_feature_maps_is_refused_in_words(recipe, preset):
+    from kerastune.training import train
+
+    with pytest.raises(RecipeError, match="has no feature maps P2 and P3 or P4"):
+        own_size = recipe.data.model_copy(update={"image_size": 32})
+        train.plan(recipe.model_copy(update={"preset": str(preset("vit")), "data": own_size}))
+
+
+def test_a_picture_is_drawn_under_the_colours_of_its_classes():
+    pixels = np.full((8, 8, 3), 200, np.uint8)
+    map_ = np.zeros((8, 8), np.uint8)
+    map_[:, 4:] = 1
+    picture = np.asarray(learnt.MASK.shown.drawn(LABELS, said(map_), 0, pixels))
+    assert (picture[:, :4] == 200).all() and (picture[:, 4:] != 200).any()
