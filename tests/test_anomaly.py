@@ -1,5 +1,6 @@
 """Anomaly detection: what is read, what the statistics say, what the threshold keeps, and what a planted fault does."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -9,10 +10,12 @@ from PIL import Image
 from kerastune import data, export, fine_tune, predict, verify
 from kerastune.data.truths import OUTLINE, outlines
 from kerastune.errors import DataError, RecipeError, VerificationError
-from kerastune.recipe import parse
+from kerastune.recipe import Export, parse
+from kerastune.targets.browser import reader as browser
 from kerastune.tasks.anomaly_detection.conformal import conformal, fewest_for
 from kerastune.tasks.anomaly_detection.fitting import coreset
 from kerastune.tasks.learnt.defects import DEFECTS, auroc
+from kerastune.verifying import runtimes
 
 
 @pytest.fixture
@@ -100,9 +103,43 @@ def test_a_defect_in_train_is_a_problem(wanted, pieces, tmp_path):
 
 def test_a_folder_without_good_pictures_is_refused(wanted, pieces, tmp_path):
     shutil.copytree(pieces / "good", tmp_path / "ok")
-    with pytest.raises(DataError, match=r"no folder 'good' with good pictures, but ok"):
+    with pytest.raises(DataError, match=r"holds no 'good' for good pictures, but ok"):
         data.load(wanted(tmp_path).data)
     assert data.load(wanted(tmp_path, data={"good": "ok"}).data).labels == ("ok",)
+
+
+def test_rows_of_a_csv_are_read_as_folders_are(wanted, pieces, tmp_path):
+    rows = [f"{path.relative_to(pieces)},{path.parent.name}" for path in sorted(pieces.glob("[gs]*/*.png"))]
+    kinds = [row for row in rows if not row.startswith("ground")]
+    (tmp_path / "rows.csv").write_text("\n".join(["image,label", *kinds]))
+    source = {"source": "csv", "images": str(pieces), "masks": str(pieces / "ground_truth")}
+    read = data.load(wanted(tmp_path / "rows.csv", data=source).data)
+    expected = data.load(wanted().data)
+    assert read.labels == expected.labels and read.test.digests == expected.test.digests
+    np.testing.assert_array_equal(read.test.labels, expected.test.labels)
+    with pytest.raises(DataError, match=r"holds no 'fine' for good pictures, but good, spot, stripes"):
+        data.load(wanted(tmp_path / "rows.csv", data={**source, "good": "fine"}).data)
+
+
+def test_defective_images_of_tfds_s_train_are_judged_and_never_learnt(wanted, tmp_path):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    random = np.random.default_rng(0)
+    values = {"image": random.integers(0, 255, (60, 16, 16, 3), np.uint8), "label": (np.arange(60) % 4 == 0) * 1}
+    features = {"image": tfds.features.Image(shape=(16, 16, 3)), "label": tfds.features.ClassLabel(names=["ok", "bad"])}
+    tfds.dataset_builders.store_as_tfds_dataset(
+        "pieces",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={"train": tf.data.Dataset.from_tensor_slices(values)},
+        data_dir=tmp_path,
+    )
+    recipe = {"name": "pieces", "task": "anomaly_detection", "preset": wanted().preset}
+    source = {"source": "tfds", "name": "pieces", "data_dir": str(tmp_path), "good": "ok"}
+    splits = data.load(parse({**recipe, "data": source}, "test").data)
+    assert set(splits.train.labels["kind"]) == {0}
+    assert [int((part.labels["kind"] > 0).sum()) for part in (splits.validation, splits.test)] == [10, 5]
 
 
 # --- settings ------------------------------------------------------------------------------------------------
@@ -201,6 +238,8 @@ def test_it_tells_good_pieces_from_defective_ones(made):
     found = made.record.metrics["test"]
     assert found["auroc"] > 0.95
     assert set(found["per_kind"]) == {"spot", "stripes"}
+    sizes = {size: row["of"] for size, row in found["per_size"].items()}
+    assert sizes == {"more than 2 %": found["per_kind"]["spot"]["of"]}  # 25 of 1,024 pixels; stripes have no mask
     assert 0 < found["pro"] <= 1
 
 
@@ -328,7 +367,19 @@ def test_a_changed_threshold_is_caught(made, tmp_path, target):
         export(run, parse_export({"target": target}))
 
 
-def test_a_transposed_map_is_caught():
+@pytest.mark.parametrize("target", ["linux", "onnxruntime", "tf-serving"])
+def test_a_transposed_map_is_caught_in_each_format(made, tmp_path, target):
+    from kerastune.recipe.reading import parse_export
+    from kerastune.verifying import artifact
+
+    (of,) = export(made, parse_export({"target": target, "name": "turned"}), tmp_path / "turned")
+    heat_map = of.golden.expected["heat_map"].transpose(0, 2, 1)
+    proof = dataclasses.replace(of.golden, expected={**of.golden.expected, "heat_map": heat_map})
+    with pytest.raises(VerificationError, match="largest error"):
+        verify(artifact.write(of.folder, of.manifest, proof).folder)
+
+
+def test_a_transposed_map_is_far_from_the_right_one():
     _, ours = np.random.default_rng(0).uniform(size=(2, 4, 8, 8))
     theirs = {
         "score": np.linspace(0, 2, 4)[:, None],
@@ -346,7 +397,7 @@ def test_the_report_shows_heat_maps(made):
 
     page = report.write(made).read_text("utf-8")
     assert "Heat map over test image" in page
-    assert "used to set the threshold" in page
+    assert "used to set the threshold" in page and "Sizes of defects" in page
     assert "statistics come from one pass" in page
 
 
@@ -375,3 +426,16 @@ def test_a_file_in_float16_gives_all_of_keras_decisions(made, tmp_path):
     (half,) = export(made, parse_export({"target": "linux", "quantize": "float16"}), tmp_path / "half")
     found = verify(half, made.folder)
     assert found.passed and found.own.validation.outputs.agreement == 1.0
+
+
+@pytest.mark.skipif(not browser.installed(), reason=f"no Chromium or no runtimes: {browser.INSTALL}")
+def test_the_page_gives_all_of_keras_decisions(made, tmp_path):
+    (of,) = export(made, Export(target="browser"), tmp_path / "page")
+    assert of.report.runtimes["browser"].passed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not runtimes.RUNTIMES["arm64"].version, reason="arm64 is not set up: bash export/linux/arm64.sh")
+def test_arm64_gives_all_of_keras_decisions(made):
+    found = verify(made.exports / "linux", in_runtimes=["arm64"])
+    assert found.passed and found.runtimes["arm64"].validation.outputs.agreement == 1.0

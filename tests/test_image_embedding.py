@@ -22,9 +22,11 @@ from kerastune.predicting.inference import predict
 from kerastune.predicting.search import search
 from kerastune.recipe import Export, parse
 from kerastune.reporting.report import write
+from kerastune.targets.browser import reader as browser
 from kerastune.tasks.image_embedding import learning
 from kerastune.tasks.learnt import LEARNT
 from kerastune.tasks.learnt.vectors import precisions, unit
+from kerastune.verifying import runtimes
 
 LABELS = 24
 
@@ -120,6 +122,41 @@ def test_a_shuffled_epoch_keeps_images_of_a_label_together_and_leaves_none_out()
     assert first.tolist() != second.tolist() == order.epoch(1).tolist()
     near = (labels[first][1:] == labels[first][:-1]).mean()
     assert near >= 0.6, "bunches of four: 14 of 20 neighbours are alike"
+
+
+def paired(products: Path, rows: list[str], folder: Path, columns: str = "anchor,positive,negative") -> dict[str, Any]:
+    (folder / "pairs.csv").write_text("\n".join([columns, *rows]))
+    names = {f"{name}_column": name for name in columns.split(",")}
+    return {"source": "csv", "path": str(folder / "pairs.csv"), "images": str(products), **names}
+
+
+def test_pairs_join_photos_to_groups(wanted: Callable[..., Any], products: Path, tmp_path: Path) -> None:
+    rows = [
+        f"p{n:02}/{i}.png,p{n:02}/{i + 1}.png,p{(n + 1) % LABELS:02}/0.png" for n in range(LABELS) for i in range(7)
+    ]
+    splits = load(wanted(paired(products, rows[::-1], tmp_path)).data)
+    assert splits.labels == tuple(f"p{n:02}/0.png" for n in range(LABELS))
+    parts = (splits.train, splits.known, splits.validation, splits.test)
+    assert sum(len(part) for part in parts if part) == LABELS * 8
+    assert all(id.startswith(splits.labels[n][:3]) for id, n in zip(splits.test.ids, splits.test.labels, strict=True))
+    assert any("pairs join 192 images to 24 groups" in note for note in splits.notes)
+
+
+def test_pairs_that_contradict_themselves_are_listed(
+    wanted: Callable[..., Any], products: Path, tmp_path: Path
+) -> None:
+    rows = ["p00/0.png,p00/1.png,p00/2.png", "p00/1.png,p00/2.png,", "p01/0.png,p01/0.png,", "p01/1.png,none.png,"]
+    with pytest.raises(DataError) as refused:
+        load(wanted(paired(products, rows, tmp_path)).data)
+    for what in (
+        "line 2: p00/2.png is no match here",
+        "line 4: p01/0.png is paired with itself",
+        "none.png is not there",
+    ):
+        assert what in str(refused.value)
+    for columns in ("anchor,label", "anchor,positive,label"):
+        with pytest.raises(RecipeError, match=r"pairs take both|pairs have no such column"):
+            wanted(paired(products, rows, tmp_path, columns))
 
 
 # --- loss and figures ------------------------------------------------------------------------------------------
@@ -295,3 +332,16 @@ def test_photos_are_searched_and_the_index_is_kept(tuned: Any, shop: tuple[Path,
         search(tuned, tmp_path, photo)
     with pytest.raises(DataError, match="cannot be read"):
         search(tuned, shop[1], tmp_path / "none.png")
+
+
+@pytest.mark.skipif(not browser.installed(), reason=f"no Chromium or no runtimes: {browser.INSTALL}")
+def test_the_page_gives_keras_s_vectors(tuned: Any, tmp_path: Path) -> None:
+    (made,) = export(tuned, Export(target="browser"), tmp_path / "page")
+    assert made.report and made.report.runtimes["browser"].passed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not runtimes.RUNTIMES["arm64"].version, reason="arm64 is not set up: bash export/linux/arm64.sh")
+def test_arm64_gives_keras_s_vectors(tuned: Any, tmp_path: Path) -> None:
+    (made,) = export(tuned, Export(target="linux"), tmp_path / "linux")
+    assert verify(made, in_runtimes=["arm64"]).passed

@@ -33,6 +33,7 @@ from kerastune.data.sources import (
     defects,
     folder,
     masks,
+    pairs,
     table,
     tfds,
     tfds_boxes,
@@ -57,6 +58,7 @@ SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
     "tfds_boxes": tfds_boxes.examples,
     "masks": masks.examples,
     "tfds_masks": tfds_masks.examples,
+    "pairs": pairs.examples,
 }
 """Functions that read a source, by the `reader` of its settings."""
 

@@ -17,6 +17,7 @@ Reader = Literal[
     "chat",
     "tfds",
     "defects",
+    "pairs",
     "coco",
     "yolo",
     "csv_boxes",
@@ -127,29 +128,6 @@ class FolderData(Images):
     group_folders: bool = False
     """Whether a folder inside a label folder is a group, such as a speaker, a product or a patient:
     path/<label>/<group>/*.jpg. A group stays in one split, whatever its labels are."""
-
-
-class DefectData(FolderData):
-    """Pictures of good pieces and, for the report, of defective ones: path/good/*.jpg and path/<kind>/*.jpg, or
-    path/{train,validation,test}/{good,<kind>}/*.jpg with train/good alone, as in MVTec AD."""
-
-    reader = "defects"
-
-    good: Text = "good"
-    """Name of the folder of good pictures. Every other one is a kind of defect."""
-    masks: FilePath | None = None
-    """Folder of masks of the defects, white on black: <kind>/NAME.png or <kind>/NAME_mask.png, if need be below
-    validation/ and test/. Default: path/ground_truth, if there is one."""
-    image_size: Annotated[int, Field(ge=16, le=2048)] | None = None
-    """Side in pixels of the squares that pictures are resized to. Default: the size of the training pictures. Small
-    defects vanish from pictures that are made smaller."""
-    validation_fraction: Fraction = 0.3
-    """Fraction of good pictures held out to set the threshold, if there is no validation folder. Of defective ones,
-    which are never learnt, validation and test take their shares."""
-
-    @property
-    def target(self) -> Target:
-        return "defects"
 
 
 class Listed(Data):

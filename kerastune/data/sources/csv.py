@@ -55,12 +55,8 @@ def examples(settings: Listed, progress: Progress) -> Source:
     Raises:
         DataError: the file cannot be read in its format, or lacks a column.
     """
-    modality = MODALITIES[settings.modality]
+    modality, root = MODALITIES[settings.modality], folder_of(settings)
     assert modality.stored
-    root = getattr(settings, settings.folder) or os.path.dirname(settings.path)
-    if not os.path.isdir(root):
-        hint = f"data.{settings.folder} is the folder of {modality.name} paths."
-        raise DataError(f"There is no folder {named(root)}.", hint)
     keys = (settings.file, "label_column", "split_column", "group_column", *settings.part)
     columns = {key: getattr(settings, key) for key in keys if getattr(settings, key)}
     table = _Table(settings, modality, modality.stored, root, os.path.realpath(root), columns)
@@ -73,6 +69,19 @@ def examples(settings: Listed, progress: Progress) -> Source:
         example = f"A minimal file:  {name},label  /  one/{file},daisy  /  two/{file},tulip  (one row per line)."
         raise DataError(f"{named(settings.path)} holds no rows.", example)
     return _source(table)
+
+
+def folder_of(settings: Listed) -> str:
+    """Returns the folder that paths are relative to and stay inside.
+
+    Raises:
+        DataError: there is none.
+    """
+    root = str(getattr(settings, settings.folder) or os.path.dirname(settings.path))
+    if not os.path.isdir(root):
+        hint = f"data.{settings.folder} is the folder of {MODALITIES[settings.modality].name} paths."
+        raise DataError(f"There is no folder {named(root)}.", hint)
+    return root
 
 
 def _source(table: _Table) -> Source:

@@ -1,8 +1,10 @@
-"""Reads pictures of good and defective pieces: a folder of good ones, a folder for each kind of defect, and masks."""
+"""Reads pictures of good and defective pieces from folders, CSV files and TFDS; and masks."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,34 +12,29 @@ from PIL import Image
 
 from kerastune import assets, files
 from kerastune.data.source import Example, Outlined, Problem, Progress, Source, asset_folder, counted
-from kerastune.data.sources import folder
+from kerastune.data.sources import csv, folder, tfds
 from kerastune.data.truths import OUTLINE, outline
 from kerastune.errors import DataError, printable
 from kerastune.modalities.image import LARGEST, decode
-from kerastune.recipe.sources import DefectData
+from kerastune.recipe.image_sources import CsvDefects, FolderDefects, TfdsDefects
 
 MASKS = "ground_truth"
 """The folder of masks beside the splits, as in MVTec AD."""
 
 
-def examples(settings: DefectData, progress: Progress) -> Source:
-    """Lists the pictures below a folder. Defective ones never train.
+def examples(settings: FolderDefects | CsvDefects | TfdsDefects, progress: Progress) -> Source:
+    """Lists the pictures. Defective ones never train.
 
     Raises:
-        DataError: there is no such folder or fetched asset, its layout is another, or no picture is good.
+        DataError: the pictures are not there, are laid out otherwise, or none is good.
     """
-    root = settings.path
-    if root in assets.ASSETS:
-        root = asset_folder(root)
-    masks = settings.masks or os.path.join(root, MASKS)
-    apart = os.path.basename(masks) if os.path.dirname(masks) == root else None
-    source = folder.examples(settings.model_copy(update={"path": root}), progress, apart)
+    source, masks = _READERS[settings.source](settings, progress)
     labels = {str(example.label) for example in source.examples}
     if settings.good not in labels:
         raise DataError(
-            f"{source.where[0].upper()}{source.where[1:]} holds no folder {settings.good!r} with good pictures, "
+            f"{source.where[0].upper()}{source.where[1:]} holds no {settings.good!r} for good pictures, "
             f"but {', '.join(sorted(map(printable, labels)))}.",
-            "Put the good ones into PATH/good (or PATH/train/good …), or name their folder: data.good.",
+            "In folders, put the good ones into PATH/good (or PATH/train/good …); or name them: data.good.",
         )
     found, problems, outlined = list[Example](), list(source.problems), 0
     for example in source.examples:
@@ -48,7 +45,7 @@ def examples(settings: DefectData, progress: Progress) -> Source:
             problems.append(Problem(example.id, "is defective and in train, where only good pictures are learnt"))
             continue
         try:
-            mask = _mask(Path(masks), example)
+            mask = _mask(masks, example) if masks else None
         except (OSError, ValueError) as error:
             problems.append(Problem(example.id, f"has a mask that cannot be read: {error}"))
             continue
@@ -56,9 +53,9 @@ def examples(settings: DefectData, progress: Progress) -> Source:
         label = example.label if mask is None else Outlined(str(example.label), outline(mask))
         found.append(replace(example, label=label, trains=False))
     defective = sum(not example.trains for example in found)
-    if settings.masks and not outlined:
+    if masks and getattr(settings, "masks", None) and not outlined:
         raise DataError(
-            f"{printable(masks)} holds a mask of none of the {counted(defective, 'defective picture')}.",
+            f"{printable(str(masks))} holds a mask of none of the {counted(defective, 'defective picture')}.",
             "Expected masks/<kind>/NAME.png or masks/<kind>/NAME_mask.png for the picture <kind>/NAME.jpg.",
         )
     kept = {example.id for example in found}
@@ -71,6 +68,36 @@ def examples(settings: DefectData, progress: Progress) -> Source:
         problems=tuple(problems),
         notes=(*source.notes, *([f"{outlined:,} of {defective:,} defective pictures have masks"] if outlined else [])),
     )
+
+
+def _in_folders(settings: FolderDefects, progress: Progress) -> tuple[Source, Path]:
+    root = asset_folder(settings.path) if settings.path in assets.ASSETS else settings.path
+    masks = settings.masks or os.path.join(root, MASKS)
+    apart = os.path.basename(masks) if os.path.dirname(masks) == root else None
+    return folder.examples(settings.model_copy(update={"path": root}), progress, apart), Path(masks)
+
+
+def _in_csv(settings: CsvDefects, progress: Progress) -> tuple[Source, Path]:
+    root = settings.images or os.path.dirname(settings.path)
+    return csv.examples(settings, progress), Path(settings.masks or os.path.join(root, MASKS))
+
+
+def _in_tfds(settings: TfdsDefects, progress: Progress) -> tuple[Source, None]:
+    """Returns the data set; its train split is where validation and test are taken from, so defects may be there."""
+    source = tfds.examples(settings, progress)
+    loose = [
+        replace(one, split=None) if one.split == "train" and one.label != settings.good else one
+        for one in source.examples
+    ]
+    return replace(source, examples=loose), None
+
+
+_READERS: dict[str, Callable[[Any, Progress], tuple[Source, Path | None]]] = {
+    "folder": _in_folders,
+    "csv": _in_csv,
+    "tfds": _in_tfds,
+}
+"""Functions that list the pictures and say where masks may be, by source."""
 
 
 def _mask(masks: Path, example: Example) -> npt.NDArray[np.bool_] | None:

@@ -221,7 +221,7 @@ def _names(tfds: Any, builder: Any, settings: Settings) -> tuple[str, ...] | Non
             f"data.group_key names it. Features: {there}.",
         )
     label = features.get(settings.label_key)
-    if isinstance(label, tfds.features.ClassLabel) and settings.target in ("label", "groups"):
+    if isinstance(label, tfds.features.ClassLabel) and settings.target in ("label", "groups", "defects"):
         return tuple(label.int2str(i) for i in range(label.num_classes))
     if label is None or label.shape != () or label.np_dtype.kind not in "biufOS":
         raise DataError(

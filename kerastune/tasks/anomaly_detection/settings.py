@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from kerastune.recipe.base import Settings
+from kerastune.recipe.image_sources import CsvDefects, FolderDefects, TfdsDefects
 from kerastune.recipe.settings import Phase, Recipe
-from kerastune.recipe.sources import DefectData
 
 Score = Literal["patches", "residuals", "image"]
 SCORES: tuple[Score, ...] = ("patches", "residuals", "image")
@@ -37,7 +37,7 @@ class AnomalyDetection(Recipe):
     """Good or defective, and where, learnt from good pictures alone."""
 
     task: Literal["anomaly_detection"]
-    data: DefectData
+    data: Annotated[FolderDefects | CsvDefects | TfdsDefects, Field(discriminator="source")]
     detector: Detector = Detector()
     phases: Annotated[tuple[Phase, ...], Field(strict=False)] = (PASS,)
     """Left out: nothing is trained by gradients."""

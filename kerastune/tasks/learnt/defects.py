@@ -32,6 +32,12 @@ PARTS = ("patches", "residuals", "image")
 """Names of the columns of "parts"."""
 
 _OVERLAP_LIMIT = 0.3  # share of false cells up to which the overlap is measured, as in MVTec AD
+_SIZES = {
+    "up to 0.1 %": (0, 0.001),
+    "0.1 to 0.5 %": (0.001, 0.005),
+    "0.5 to 2 %": (0.005, 0.02),
+    "more than 2 %": (0.02, 1),
+}
 _SHOWN = 12
 _SIDE = 240  # pixels of a picture in the report
 
@@ -69,14 +75,21 @@ def metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict[str,
         "found": _share(called[bad]),
         "parts": {name: auroc(parts[~bad, i], parts[bad, i]) for i, name in enumerate(PARTS) if np.ptp(parts[:, i])},
     }
-    if labels:
-        kinds = [(kind, truth["kind"] == n) for n, kind in enumerate(labels) if n]
-        found["per_kind"] = {
-            kind: {"auroc": auroc(score[~bad], score[of]), **_share(called[of])} for kind, of in kinds if of.any()
-        }
+    groups = {"per_kind": {kind: truth["kind"] == n for n, kind in enumerate(labels) if n}, "per_size": _sizes(truth)}
+    for name, several in groups.items():
+        if there := {one: of for one, of in several.items() if of.any()}:
+            found[name] = {
+                one: {"auroc": auroc(score[~bad], score[of]), **_share(called[of])} for one, of in there.items()
+            }
     if (overlap := _overlap(truth, predictions)) is not None:
         found["pro"] = overlap
     return found
+
+
+def _sizes(truth: Truth) -> dict[str, Bools]:
+    """Returns which pictures have a defect of each size: the share of a raster of 128 x 128 that it touches."""
+    areas = outlines(truth).mean(axis=(1, 2))
+    return {name: np.asarray((areas > above) & (areas <= most)) for name, (above, most) in _SIZES.items()}
 
 
 def per_example(truth: Truth, predictions: Predictions) -> Doubles:
