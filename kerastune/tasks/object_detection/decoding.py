@@ -36,7 +36,7 @@ def detections(outputs: dict[str, Tensor], anchors: Any) -> Tensor:
     logits, where = tf.math.top_k(best, count)
     classes = tf.argmax(tf.gather(outputs["class_logits"], where, batch_dims=1), axis=-1, output_type=tf.int32)
     deltas = tf.gather(outputs["box_deltas"], where, batch_dims=1)
-    boxes = tf.clip_by_value(decoded(deltas, tf.gather(tf.constant(anchors), where)), 0.0, 1.0)
+    boxes = tf.clip_by_value(decoded(deltas, tf.gather(tf.convert_to_tensor(anchors), where)), 0.0, 1.0)
     classes = tf.cast(classes, tf.float32)
     is_seen = tf.reduce_min(boxes[..., 2:] - boxes[..., :2], axis=-1) > _LEAST_SIDE
     scores = tf.sigmoid(logits) * _kept(boxes, classes) * tf.cast(is_seen, tf.float32)

@@ -14,7 +14,7 @@ from kerastune.data.truths import BOX
 from kerastune.tasks import losses
 from kerastune.tasks.contract import Learning, Loss, Model, Targets
 from kerastune.tasks.learnt import LEARNT
-from kerastune.tasks.object_detection import anchors, decoding
+from kerastune.tasks.object_detection import anchors, decoding, matching
 from kerastune.tasks.object_detection.settings import ObjectDetection
 
 Tensor = Any
@@ -42,21 +42,31 @@ def anchors_of(recipe: ObjectDetection) -> anchors.Floats:
     return _anchors(recipe.data.image_size, float(recipe.detector.anchor_scale))
 
 
+def _fixed(recipe: ObjectDetection, outputs: dict[str, Tensor]) -> Tensor:
+    """Returns the anchors that outputs refer to, float32 [A, 4]: a preset's detector brings its own."""
+    return outputs["anchors"][0] if "anchors" in outputs else tf.constant(anchors_of(recipe))
+
+
 @functools.lru_cache(maxsize=4)
 def _anchors(size: int, scale: float) -> anchors.Floats:
     return anchors.anchors(size, scale)
 
 
 def loss(recipe: ObjectDetection) -> Loss:
-    """Returns the loss, summed over anchors; its count is the number of anchors that lie on boxes."""
-    fixed = anchors_of(recipe)
+    """Returns the loss, summed over anchors; its count is the number of anchors that lie on boxes.
+
+    A model of queries has the loss of `matching.set_loss`.
+    """
 
     def summed(truth: Tensor, outputs: dict[str, Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
+        if matching.EARLIER in outputs:
+            return matching.set_loss(truth, outputs, weights)
+        fixed = _fixed(recipe, outputs)
         on, counts, wanted = assigned(truth, fixed)
         logits = outputs["class_logits"]
         is_class = tf.cast(on[..., None], tf.float32) * tf.one_hot(tf.cast(wanted[..., 0], tf.int32), logits.shape[-1])
         focal = tf.reduce_sum(_focal(is_class, logits), -1) * tf.cast(counts, tf.float32)
-        apart = tf.abs(outputs["box_deltas"] - decoding.encoded(wanted[..., 1:5], tf.constant(fixed)))
+        apart = tf.abs(outputs["box_deltas"] - decoding.encoded(wanted[..., 1:5], tf.convert_to_tensor(fixed)))
         smooth = tf.where(apart < _SHARP, 0.5 * apart**2 / _SHARP, apart - 0.5 * _SHARP)
         boxes = tf.reduce_sum(smooth, -1) * tf.cast(on, tf.float32)
         total = tf.reduce_sum((focal + boxes) * weights[:, None])
@@ -85,7 +95,7 @@ def assigned(truth: Tensor, fixed: anchors.Floats) -> tuple[Tensor, Tensor, Tens
     truth = truth[:, : tf.maximum(count, 1)]  # rows of boxes come first
     is_crowd = truth[..., 5] > 0
     is_box = (truth[..., 0] >= 0) & ~is_crowd
-    fixed = tf.constant(fixed)[None]
+    fixed = tf.convert_to_tensor(fixed)[None]
     shared = decoding.overlaps(fixed, truth[..., 1:5]) * tf.cast(is_box, tf.float32)[:, None]  # [B, A, M]
     most = tf.reduce_max(shared, axis=1, keepdims=True)
     forced = (shared >= most - 1e-6) & (shared > 0.01)
@@ -100,13 +110,18 @@ def assigned(truth: Tensor, fixed: anchors.Floats) -> tuple[Tensor, Tensor, Tens
 class Found(keras.metrics.Mean):  # type: ignore[misc]
     """The share of anchors on boxes that give the box's class, and the box to an overlap of 0.5: what training sees."""
 
-    def __init__(self, fixed: anchors.Floats) -> None:
+    def __init__(self, recipe: ObjectDetection) -> None:
         super().__init__(name="found")
-        self._fixed = fixed
+        self._recipe = recipe
 
     def update_state(self, truth: Any, outputs: Any, sample_weight: Any = None) -> None:
-        on, _, wanted = assigned(truth, self._fixed)
-        boxes = decoding.decoded(outputs["box_deltas"], tf.constant(self._fixed))
+        fixed = _fixed(self._recipe, outputs)
+        boxes = decoding.decoded(outputs["box_deltas"], fixed)
+        on, wanted = (
+            matching.on_boxes(truth, outputs["class_logits"], boxes)
+            if matching.EARLIER in outputs
+            else assigned(truth, fixed)[::2]
+        )
         shared = decoding.overlaps(boxes[..., None, :], wanted[..., None, 1:5])[..., 0, 0]
         named = tf.argmax(outputs["class_logits"], -1, tf.int32) == tf.cast(wanted[..., 0], tf.int32)
         super().update_state(tf.cast((shared >= 0.5) & named, tf.float32), tf.cast(on, tf.float32))
@@ -114,13 +129,10 @@ class Found(keras.metrics.Mean):  # type: ignore[misc]
 
 def reduced(recipe: ObjectDetection, outputs: dict[str, Tensor]) -> Tensor:
     """Returns the detections of a batch of outputs, float32 [B, 100, 6], in shares of the picture."""
-    return _detections(recipe.data.image_size, float(recipe.detector.anchor_scale))(outputs)
+    return _detections(outputs, _fixed(recipe, outputs))
 
 
-@functools.lru_cache(maxsize=4)
-def _detections(size: int, scale: float) -> Any:
-    fixed = _anchors(size, scale)
-    return tf.function(lambda outputs: decoding.detections(outputs, fixed), autograph=False, reduce_retracing=True)
+_detections = tf.function(decoding.detections, autograph=False, reduce_retracing=True)
 
 
 def validated(recipe: ObjectDetection, y: Sequence[npt.NDArray[Any]], outputs: Sequence[Any]) -> dict[str, float]:
@@ -144,7 +156,7 @@ def _rows(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.void]:
 LEARNING: Learning[ObjectDetection] = Learning(
     targets=targets,
     loss=loss,
-    meter=lambda recipe: Found(anchors_of(recipe)),
+    meter=Found,
     validated=validated,
     starts=False,
     sampled=losses.no_samples,

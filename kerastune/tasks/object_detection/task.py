@@ -22,17 +22,20 @@ from kerastune.tasks.image_classification.settings import Augment as Colours
 from kerastune.tasks.image_classification.task import at_size
 from kerastune.tasks.image_classification.tracing import signatures_of, trace
 from kerastune.tasks.learnt.contract import Predictions
-from kerastune.tasks.object_detection import anchors, decoding
+from kerastune.tasks.object_detection import anchors, decoding, presets
 from kerastune.tasks.object_detection.learning import LEARNING
 from kerastune.tasks.object_detection.model import ObjectDetector, vary
 from kerastune.tasks.object_detection.settings import ObjectDetection
 from kerastune.tasks.pipeline import ahead, with_truth
 
+OUTPUTS = ("class_logits", "box_deltas")
+"""A detector's outputs in a file, besides the detections. In training it may have more."""
+
 _LEAST_COVERED = 0.8  # of the boxes; below it there is a warning
 
 
 def build(recipe: ObjectDetection, preset: str, splits: Splits, precision: str) -> Model:
-    """Builds the detector on the preset's backbone, with new heads.
+    """Builds the detector on the preset's backbone, with new heads; of a preset that is a detector, with its own.
 
     Raises:
         AssetError: the preset cannot be found or reached.
@@ -44,6 +47,10 @@ def build(recipe: ObjectDetection, preset: str, splits: Splits, precision: str) 
         with assets.reaching(preset):
             backbone = keras_hub.models.Backbone.from_preset(preset, dtype=precision)
             converter = keras_hub.layers.ImageConverter.from_preset(preset, dtype="float32")
+        if type(backbone).__name__ in presets.BACKBONES:
+            presets.refuse_own_head(recipe, backbone)
+            with assets.reaching(preset):
+                return presets.build(preset, len(splits.labels), (size, size), precision)
         config = {"image_size": (size, size), "crop_to_aspect_ratio": False, "pad_to_aspect_ratio": False}
         converter = type(converter).from_config({**converter.get_config(), **config, "antialias": False})
         return ObjectDetector(
@@ -68,6 +75,9 @@ def _scale(recipe: ObjectDetection, splits: Splits) -> float:
 
 def settled(recipe: ObjectDetection, model: Model, splits: Splits) -> tuple[ObjectDetection, list[Decision]]:
     """Returns the recipe with the scale of the anchors, and how many boxes these cover."""
+    if isinstance(model, presets.PresetDetector):
+        why = f"{model.kept:.1%} of its values are the preset's; those of the classes begin at the mean of its classes"
+        return recipe, [Decision("detector", "auto", type(model.detector).__name__, why)]
     size, asked = recipe.data.image_size, recipe.detector.anchor_scale
     scale = _scale(recipe, splits)
     share, count = anchors.coverage(splits.train.labels, size, scale)
@@ -97,6 +107,8 @@ def load(folder: str, recipe: ObjectDetection, precision: str) -> Model:
 def describe(recipe: ObjectDetection, model: ObjectDetector, splits: Splits) -> dict[str, Any]:
     """Returns the size of pictures and the number of anchors, for run.json."""
     size = list(model.preprocessor.image_converter.image_size)
+    if isinstance(model, presets.PresetDetector):
+        return {"image_size": size, "anchors": len(model.anchors)}
     share, _ = anchors.coverage(splits.train.labels, size[0], float(recipe.detector.anchor_scale))
     return {"image_size": size, "anchors": len(model.anchors), "boxes_covered": share}
 
@@ -156,7 +168,7 @@ def reference(model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Predicti
     found = []
     for image in images:
         x = model.preprocessor.image_converter(np.asarray(image, np.float32)[None])
-        outputs = {name: np.asarray(value) for name, value in model(x, training=False).items()}
+        outputs = {name: np.asarray(value) for name, value in model(x, training=False).items() if name in OUTPUTS}
         detections = decoding.detections(outputs, model.anchors).numpy()
         size = np.array([[image.shape[1], image.shape[0]]], np.float32)
         found.append({"detections": _in_pixels(detections, size), **outputs})
@@ -172,7 +184,8 @@ def signatures(model: Model) -> dict[str, Signature]:
         height, width = tf.split(tf.cast(size, tf.float32), 2, axis=-1)  # [B or 1, 1] each
         one = tf.ones_like(width)
         scale = tf.concat([width, height, width, height, one, one], axis=-1)
-        found = {"detections": decoding.detections(outputs, fixed) * scale[:, None], **outputs}
+        raw = {name: outputs[name] for name in OUTPUTS}
+        found = {"detections": decoding.detections(outputs, fixed) * scale[:, None], **raw}
         return {name: tf.identity(output, name=name) for name, output in found.items()}
 
     found = signatures_of(answer, model)
@@ -201,7 +214,7 @@ TASK: Task[ObjectDetection] = Task(
         describe=describe,
         load=load,
         write_beside=lambda model, folder: None,
-        vary=vary,
+        vary=lambda model, inputs: None if isinstance(model, presets.PresetDetector) else vary(model, inputs),
         largest_product=lambda model: None,  # a matrix product says nothing about convolutions
         settled=settled,
     ),
