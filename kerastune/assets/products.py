@@ -6,15 +6,18 @@ size, turn and light each time. No splits are declared: `image_embedding` holds 
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageFilter
 
 from kerastune import files
 from kerastune.assets import debian
 from kerastune.assets.asset import Asset, Progress
 from kerastune.errors import AssetError
+
+if TYPE_CHECKING:  # naming an asset does not need NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 PACKAGES = ("tuxpaint-stamps-default", "tuxpaint-data")
 SIDE = 160
@@ -30,8 +33,6 @@ _SHARE = (0.45, 0.85)  # of the picture's side, for the longer side of a cut-out
 _TURN = 35  # degrees, to both sides
 _SHA256 = "7ae09937e05a5c5f7ec8796d6523661bbf7982ed6c6805285a8029af3de2137d"
 """The hash of the names and contents of all files that are used."""
-
-Pixels = npt.NDArray[np.uint8]
 
 
 def build(folder: Path, progress: Progress) -> None:
@@ -59,6 +60,8 @@ def build_from_packages(unpacked: Path, folder: Path) -> None:
     Raises:
         AssetError: their files are others.
     """
+    import numpy as np
+
     chosen, photos = cut_outs(unpacked), sorted((unpacked / _PHOTOS).glob("*.jpg"))
     _check(unpacked, [*chosen.values(), *photos])
     backgrounds = [Image.open(path).convert("RGB") for path in photos]
@@ -102,7 +105,7 @@ def _check(unpacked: Path, used: list[Path]) -> None:
 # --- a picture ----------------------------------------------------------------------------------------------
 
 
-def pictured(stamp: Image.Image, photo: Image.Image, random: np.random.Generator) -> Pixels:
+def pictured(stamp: Image.Image, photo: Image.Image, random: "np.random.Generator") -> "NDArray[np.uint8]":
     """Returns a picture of a cut-out, RGBA, on a part of a photo: uint8 [SIDE, SIDE, 3]."""
     side = int(random.integers(SIDE, min(photo.size) + 1))
     x, y = (int(random.integers(whole - side + 1)) for whole in photo.size)
@@ -116,8 +119,10 @@ def pictured(stamp: Image.Image, photo: Image.Image, random: np.random.Generator
     return _lit(picture, random)
 
 
-def _lit(picture: Image.Image, random: np.random.Generator) -> Pixels:
+def _lit(picture: Image.Image, random: "np.random.Generator") -> "NDArray[np.uint8]":
     """Returns the picture in other light, slightly out of focus, as another camera sees it."""
+    import numpy as np
+
     picture = ImageEnhance.Brightness(picture).enhance(random.uniform(0.6, 1.3))
     picture = ImageEnhance.Contrast(picture).enhance(random.uniform(0.75, 1.2))
     picture = picture.filter(ImageFilter.GaussianBlur(random.uniform(0, 1.2)))
