@@ -13,6 +13,7 @@ from kerastune.errors import DataError, RecipeError, VerificationError
 from kerastune.recipe import Export, parse
 from kerastune.targets.browser import reader as browser
 from kerastune.tasks.anomaly_detection.conformal import conformal, fewest_for
+from kerastune.tasks.anomaly_detection.evening import evened
 from kerastune.tasks.anomaly_detection.fitting import coreset
 from kerastune.tasks.learnt.defects import DEFECTS, auroc
 from kerastune.verifying import runtimes
@@ -224,6 +225,17 @@ def test_a_coreset_covers_better_than_chance():
         return np.sqrt(((points[:, None] - points[chosen]) ** 2).sum(-1)).min(1).max()
 
     assert farthest(coreset(points, 50, 0)) < 0.8 * farthest(np.arange(50))
+
+
+def test_a_loud_border_is_brought_down_to_the_inside_and_a_calm_one_left():
+    random = np.random.default_rng(0)
+    maps = random.normal(5, 1, (400, 24, 24))
+    maps[:, 0], maps[:, :, -1] = random.normal(9, 3, (400, 24)), random.normal(2, 0.1, (400, 24))
+    gain, shift = evened(maps.mean(0), np.square(maps).mean(0))
+    found = maps * gain + shift
+    assert (found[:, 0, :-1].mean(), found[:, 0, :-1].std()) == pytest.approx((5, 1), abs=0.1)
+    np.testing.assert_array_equal(found[:, 1:-1, -1], maps[:, 1:-1, -1])
+    np.testing.assert_array_equal(found[:, 4:-4, 4:-4], maps[:, 4:-4, 4:-4])
 
 
 def test_auroc_is_scikit_learns():

@@ -19,7 +19,7 @@ from kerastune.data import Split, Splits, picked
 from kerastune.errors import DataError
 from kerastune.progress import Progress
 from kerastune.records import Decision
-from kerastune.tasks.anomaly_detection import synthetic
+from kerastune.tasks.anomaly_detection import evening, synthetic
 from kerastune.tasks.anomaly_detection.conformal import Conformal, conformal, fewest_for
 from kerastune.tasks.anomaly_detection.model import AnomalyDetector
 from kerastune.tasks.anomaly_detection.settings import SCORES, AnomalyDetection
@@ -87,6 +87,7 @@ def fit(recipe: AnomalyDetection, model: AnomalyDetector, splits: Splits, progre
     if "patches" in asked.scores:
         decisions.append(_choose(recipe, model, seen, splits.train, scaled, progress))
     _set_gaussian(model.whole, seen.statistics)
+    evening.fit(model, _pixels(recipe, model, splits.train, scaled, "evening the border", progress))
     held = _scored(recipe, model, scores_of, splits.train, scaled, "scaling", progress)
     median = np.median(held, axis=0)
     # The mean excess over the median: the scale of an exponential tail, steadier than a high quantile.

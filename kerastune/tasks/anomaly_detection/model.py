@@ -50,6 +50,23 @@ class MemoryBank(keras.layers.Layer):  # type: ignore[misc]
         return ops.sqrt(ops.relu(ops.sum(ops.square(x), axis=-1) + nearest))
 
 
+class Evening(keras.layers.Layer):  # type: ignore[misc]
+    """Makes cells near the border score as those inside do: float32 [B, h, w] -> [B, h, w].
+
+    There a convolution sees padding, and a photo's last blocks are cut, so that without it most of the largest scores
+    of good pictures lie at the border and hide what is inside.
+    """
+
+    def __init__(self, rows: int, columns: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.gain = self.add_weight(name="gain", shape=(rows, columns), initializer="ones")
+        self.shift = self.add_weight(name="shift", shape=(rows, columns), initializer="zeros")
+        self.built = True
+
+    def call(self, x: Tensor) -> Tensor:
+        return x * self.gain + self.shift
+
+
 class Calibration(keras.layers.Layer):  # type: ignore[misc]
     """The scale of each score, from held-out good pictures, and the threshold of the largest."""
 
@@ -119,6 +136,8 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
         self.local = Whitening(local, name="local")
         self.bank = MemoryBank(bank_size, local, name="bank")
         self.whole = Whitening(whole, name="whole")
+        rows, columns = (-(-side // self.cell) for side in self.image_size)
+        self.evened = {name: Evening(rows, columns, name=f"even_{name}") for name in ("patches", "residuals")}
         self.calibration = Calibration(name="calibration")
         self(np.zeros((1, *self.image_size, 3), np.float32))
 
@@ -155,6 +174,11 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
 
     def raw(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns uncalibrated scores: of patches [B, h, w], of residuals [B, h, w], and of pictures [B]."""
+        patches, residuals, image = self.uneven(x)
+        return self.evened["patches"](patches), self.evened["residuals"](residuals), image
+
+    def uneven(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns uncalibrated scores as `raw`, before cells at the border are evened."""
         cells, energies, statistics = self.features(x)
         rows, columns = cells.shape[1:3]
         inner = self.local(cells)  # [B * h * w, D]
