@@ -152,10 +152,11 @@ def stream(predict, take, restore, examples, manifest, out, load_seconds, detail
     An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], texts str [1 or 2] or [B, 1 or 2],
     a conversation, turns of role and content, str [T, 2], or a sound, float32 [n]. Writes "outputs/NAME", one row per
     example, and "outputs/NAME/offsets" for outputs whose number of rows varies by example; for maps, also
-    "outputs/NAME/shapes". Outputs whose role is "detail" are stored for the first `details` examples; None: for all.
+    "outputs/NAME/shapes". Outputs whose role is "detail" or "cells" are stored for the first `details` examples; None:
+    for all.
     """
     found, seconds, refused = {}, [], getattr(examples, "Refused", ())
-    minor, done = {one["name"] for one in manifest["outputs"] if one.get("role") == "detail"}, 0
+    minor, done = {one["name"] for one in manifest["outputs"] if one.get("role") in ("detail", "cells")}, 0
     while size := sys.stdin.buffer.read(8):
         file = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(size, "little")))
         example = np.load(file, allow_pickle=False)
@@ -233,7 +234,8 @@ def ragged(manifest):
 
 def maps(manifest):
     """Returns the names of outputs that have a value for each pixel, in as many rows and columns as a picture has."""
-    return {one["name"] for one in manifest["outputs"] if one.get("role") == "map"}
+    found = {one["name"] for one in manifest["outputs"] if one.get("role") == "map"}
+    return found | {"class_map" for one in manifest["outputs"] if one.get("role") == "cells"}
 
 
 def names(manifest):

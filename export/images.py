@@ -73,7 +73,8 @@ def taking(predict, folder, settings):
 def restored(outputs, example, manifest):
     """Returns outputs in pixels of the picture itself where the reader has resized it: boxes, and maps of its pixels.
 
-    Those that MediaPipe's ObjectDetector reads, boxes in shares of the picture, become rows of detections.
+    What MediaPipe's ObjectDetector reads, boxes in shares of the picture, becomes rows of detections; what its
+    ImageSegmenter reads, logits, also becomes a map.
     """
     if "box_scores" in outputs:
         height, width = example.shape[-3:-1]
@@ -87,6 +88,8 @@ def restored(outputs, example, manifest):
     x, y = np.float32(width / settings["width"]), np.float32(height / settings["height"])
     found = dict(outputs)
     roles = {one["name"]: one.get("role") for one in manifest["outputs"]}
+    for name in (name for name, role in roles.items() if role == "cells"):
+        found["class_map"] = [mapped(np.asarray(row), height, width) for row in outputs[name]]
     for name in (name for name, role in roles.items() if role == "map"):
         coarse = np.asarray(outputs[name])
         rows, columns = np.arange(height) * coarse.shape[1] // height, np.arange(width) * coarse.shape[2] // width
@@ -95,6 +98,17 @@ def restored(outputs, example, manifest):
         found[name] = np.array(outputs[name])
         found[name][..., :4] *= np.array([x, y, x, y], np.float32)
     return found
+
+
+def mapped(logits, height, width):
+    """Returns the class of each pixel, uint8 [height, width], of logits in larger cells, float32 [h, w, K]."""
+    from PIL import Image
+
+    planes = (
+        Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
+        for plane in np.moveaxis(logits, -1, 0)
+    )
+    return np.stack([np.asarray(plane) for plane in planes]).argmax(0).astype(np.uint8)
 
 
 # --- files -------------------------------------------------------------------------------------------------

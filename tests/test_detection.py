@@ -1,6 +1,7 @@
 """Object detection: what it learns from, how it finds, and what a planted fault in a file does."""
 
 import shutil
+from importlib.util import find_spec
 
 import drawing
 import numpy as np
@@ -16,6 +17,7 @@ from kerastune.recipe.reading import parse_export
 from kerastune.tasks import registered
 from kerastune.tasks.learnt.boxes import BOXES
 from kerastune.tasks.object_detection import anchors, decoding, learning
+from tests.test_mediapipe import ask
 
 SQUARE = (0.25, 0.25, 0.5, 0.5)
 
@@ -206,6 +208,15 @@ def test_mediapipe_is_told_how_to_read_the_android_file(made):
     content = (artifact.folder / artifact.manifest.model).read_bytes()
     assert b"location" in content and b"number of detections" in content and b"disc" in content
     assert artifact.report.validation.metric.examples > 10
+    if find_spec("mediapipe"):
+        pairs = list(zip(artifact.golden.examples, artifact.golden.found["detections"], strict=True))
+        picture, expected = max(pairs, key=lambda pair: float(pair[1][:, 4].sum()))
+        said = ask("ObjectDetector", content, "detect", picture, score_threshold=0.1).detections
+        corners = [one.bounding_box for one in said]
+        boxes = [(one.origin_x, one.origin_y, one.origin_x + one.width, one.origin_y + one.height) for one in corners]
+        known = expected[expected[:, 4] > 0.1]
+        assert len(boxes) == len(known) > 0
+        np.testing.assert_allclose(boxes, known[:, :4], atol=2)  # it cuts corner and size to whole pixels
 
 
 def test_boxes_come_in_pixels_of_the_picture(made, tmp_path):

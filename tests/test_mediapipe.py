@@ -34,19 +34,19 @@ def with_metadata(call: Callable[[Any], dict[str, Any]], outputs: dict[str, str]
 
 
 def white_on_the_right() -> Any:
-    import mediapipe
-
     pixels = np.zeros((100, 200, 3), np.uint8)
     pixels[:, 100:] = 255
-    return mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
+    return pixels
 
 
-def ask(task: str, content: bytes, method: str, **options: Any) -> Any:
+def ask(task: str, content: bytes, method: str, pixels: Any = None, **options: Any) -> Any:
+    import mediapipe
     from mediapipe.tasks.python import BaseOptions, vision
 
+    image = white_on_the_right() if pixels is None else pixels
     wanted = getattr(vision, f"{task}Options")(base_options=BaseOptions(model_asset_buffer=content), **options)
     with getattr(vision, task).create_from_options(wanted) as made:
-        return getattr(made, method)(white_on_the_right())
+        return getattr(made, method)(mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=image))
 
 
 def boxes(images: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Segmentation: figures worked out by hand, masks that move with their pictures, and faults that files cannot hide."""
 
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ from kerastune.data import masks, ragged
 from kerastune.errors import RecipeError, VerificationError
 from kerastune.recipe import read
 from kerastune.recipe.reading import parse_export
+from kerastune.targets import images as reader
 from kerastune.tasks import geometry
 from kerastune.tasks.image_segmentation import learning, task
 from kerastune.tasks.learnt import masks as learnt
 from kerastune.verifying import comparing
 from tests import drawn
+from tests.test_mediapipe import ask
 
 LABELS = ("ground", "square")
 
@@ -208,6 +211,27 @@ def test_it_learns_and_a_file_with_swapped_classes_is_refused(recipe, tmp_path):
     registered.save(model, copy)
     with pytest.raises(VerificationError, match="largest error"):
         export(copy, parse_export({"target": "linux"}))
+
+
+def test_an_android_file_gives_mediapipe_the_logits_and_its_reader_the_map(recipe, tmp_path):
+    made = fine_tune(recipe, tmp_path / "run")
+    (file,) = export(made, parse_export({"target": "android", "quantize": "float16"}))
+    assert [(one.name, one.role) for one in file.manifest.outputs] == [("logits", "cells")]
+    content = (file.folder / file.manifest.model).read_bytes()
+    assert b"SEGMENTER_METADATA" in content and b"segmentation_masks" in content
+    assert verify(file.folder).validation.metric.verdict == "same"
+    if find_spec("mediapipe"):
+        picture = file.golden.examples[0]
+        said = ask("ImageSegmenter", content, "segment", picture, output_category_mask=True)
+        known = reader.mapped(file.golden.found["logits"][0], *picture.shape[:2])
+        assert (said.category_mask.numpy_view().squeeze() == known).mean() > 0.9  # it enlarges a little differently
+
+
+def test_a_reader_enlarges_logits_as_the_graph_does():
+    logits = np.random.default_rng(0).normal(size=(6, 8, 3)).astype(np.float32)
+    found = reader.mapped(logits, 45, 70)
+    known = task.mapped(tf.constant(logits[None]), tf.constant([[45, 70]]))[0].numpy()
+    assert found.shape == (45, 70) and (found == known).mean() > 0.999  # but where two all but tie
 
 
 def test_the_report_outlines_the_worst_pictures(recipe, tmp_path):

@@ -30,7 +30,8 @@ class Tensor:
         range: the smallest and the largest value, or None.
         role: "boxes" for rows of x1, y1, x2, y2 in pixels of the picture, which a reader that resizes it scales back;
             "map" for a whole number of each pixel, in as many rows and columns as the picture has, likewise; "detail"
-            for what other outputs are made of, compared for the golden examples alone; else None.
+            for what other outputs are made of, compared for the golden examples alone; "cells" for logits in larger
+            cells than pixels, of which a reader makes a map; else None.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Tensor:
     dtype: str
     range: tuple[float, float] | None
     meaning: str
-    role: Literal["boxes", "map", "detail"] | None = None
+    role: Literal["boxes", "map", "detail", "cells"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

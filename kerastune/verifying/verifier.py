@@ -215,7 +215,7 @@ def _in_runtime(of: Artifact, name: str, source: Run | None, progress: Progress)
     chosen = _chosen(unseen, name) if unseen else []
     parts = [*_golden_parts(of, name), *([_validation_part(of, source, chosen, progress)] if source else [])]
     proven = sum(part.answers for part in parts[: -1 if source else None])
-    details = ["--details", str(proven)] if any(one.role == "detail" for one in manifest.outputs) else []
+    details = ["--details", str(proven)] if any(one.role in ("detail", "cells") for one in manifest.outputs) else []
     said = runtimes.ask(of, name, chain.from_iterable(part.arrays for part in parts), details)
     ends = np.cumsum([0, *(part.answers for part in parts)])
     found = [

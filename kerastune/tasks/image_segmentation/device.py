@@ -17,9 +17,13 @@ GOLDEN, TINTED = 8, 3
 
 
 def form(recipe: ImageSegmentation, wanted: Wanted) -> Form:
-    """Returns the form of an image model whose logits stay in floating point at its ends."""
+    """Returns the form of an image model whose logits stay in floating point at its ends; for a device with a camera,
+    that of MediaPipe's ImageSegmenter."""
     found = images.form(recipe, wanted)
-    return replace(found, int8_io="float32") if wanted.io != "int8" else found
+    if wanted.io == "int8":
+        return found
+    is_camera = not found.exact and wanted.io == "uint8"
+    return replace(found, int8_io="float32", signature=found.signature + "_mediapipe" * is_camera)
 
 
 def refusal(recipe: ImageSegmentation, wanted: Wanted) -> str | None:
@@ -68,6 +72,10 @@ def manifest(recipe: ImageSegmentation, wanted: Wanted, form: Form, work: Path) 
             "role": "detail",
         },
     ]
+    if form.signature.endswith("_mediapipe"):
+        (logits,) = outputs[1:]
+        meaning = "softmax: probabilities of the classes, in cells; enlarged (bilinear), the largest is a pixel's class"
+        return images.described(form, work, [], [{**logits, "meaning": meaning, "role": "cells"}])
     inside = ["enlarge the logits to the picture's size, bilinear", "the largest logit of each pixel"]
     return images.described(form, work, inside, outputs)
 
@@ -87,4 +95,5 @@ DEVICE: Device[ImageSegmentation] = Device(
     serving=images.SERVING,
     pipeline_tag="image-segmentation",
     unit="an image",
+    mediapipe=lambda recipe: {"logits": "masks"},
 )

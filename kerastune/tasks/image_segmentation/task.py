@@ -170,7 +170,9 @@ def signatures(model: Model) -> dict[str, Signature]:
         found = {"class_map": mapped(logits, size), "logits": logits}
         return {name: tf.identity(output, name=name) for name, output in found.items()}
 
-    return signatures_of(answer, model)
+    found = signatures_of(answer, model)
+    cells = signatures_of(lambda x, size: {"logits": tf.identity(model(x, training=False), name="logits")}, model)
+    return found | {f"{name}_mediapipe": one for name, one in cells.items() if name.startswith("fixed")}
 
 
 TASK: Task[ImageSegmentation] = Task(
