@@ -139,6 +139,7 @@ CHATS = replace(TEXTS, modality="conversation", learnt="text", signatures=("pref
             "it takes float32 or uint8 images, not int8",
         ),
         ("mediapipe", replace(IMAGES, learnt="number"), "it has no task for what this was trained on: number"),
+        ("openvino", replace(IMAGES, learnt="boxes"), "mixes the rows that a TFLite file gathers"),
         ("openvino", CHATS, "it reads one signature of a file, but this has prefill and decode"),
         (
             "browser",

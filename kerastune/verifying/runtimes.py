@@ -47,6 +47,7 @@ class Runtime:
         encoded: whether it also takes encoded image files.
         one_signature: formats in which it reads only the first signature.
         no_kernels: quantisations that it cannot compute.
+        misreads: "FORMAT of LEARNT" that it computes wrongly although the file is right, each with the reason.
         inputs, outputs: dtypes of the images that it takes and of the outputs that it reads, maps aside; empty for all.
         kernels_of: the runtime whose kernels it shares, so that both must give the same outputs.
         inexact: quantisations whose sums are exact only on processors with VNNI.
@@ -70,6 +71,7 @@ class Runtime:
     encoded: bool = False
     one_signature: tuple[str, ...] = ()
     no_kernels: tuple[str, ...] = ()
+    misreads: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     kernels_of: str = ""
@@ -155,6 +157,7 @@ RUNTIMES = {
         ("tflite", "onnx", "saved_model"),
         one_signature=("tflite",),
         outputs=("float32",),  # it does not return the scale of quantised ones
+        misreads={"tflite of boxes": "OpenVINO 2026.4 mixes the rows that a TFLite file gathers; ONNX files are right"},
         inexact=("int8",),
     ),
     "arm64": Runtime(
@@ -210,6 +213,8 @@ def refusal(name: str, manifest: Manifest) -> str | None:
         return f"it runs {' and '.join(row.formats)}, but this is {format}"
     if row.raw and "raw" not in manifest.reading:
         return "conversations of several turns, and templates that change messages, have no model of raw texts"
+    if why := row.misreads.get(f"{format} of {manifest.learnt}"):
+        return why
     if row.fixed_size and any(None in one.shape[1:] for one in manifest.inputs):
         places = [one for one in target.names() if target.load(one).images == "fixed"]
         return f"it needs images of one size, as targets {', '.join(places[:-1])} and {places[-1]} have"
