@@ -268,6 +268,6 @@ def test_a_search_reads_cells_by_the_same_rule(tmp_path: Path) -> None:
     (path := tmp_path / "a.jsonl").write_text(
         '{"text": "oak"}\n{"text": ["fir"]}\n{"text": NaN}\n{"text": "\\ud83d"}\n{"text": 7}\n'
     )
-    text = refused(lambda: search._read(path, "text", Progress()))
+    text = refused(lambda: search._texts(path, Progress(), "text"))
     assert "line 2: the text is of type list" in text and "line 3: has no text" in text
     assert "line 4: the text holds half a character" in text and "line 5" not in text

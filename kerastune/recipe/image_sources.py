@@ -8,6 +8,8 @@ from kerastune.recipe.base import Fraction, Text
 from kerastune.recipe.paths import FilePath
 from kerastune.recipe.sources import CsvImages, Data, FolderData, Images, Reader, Target, TfdsImages
 
+_KNOWN = 0.15  # of the images of each training label, where a recipe says nothing
+
 
 class Defects(Images):
     """Settings of every source of pictures of good pieces and, for the report, of defective ones."""
@@ -62,9 +64,9 @@ class Grouped(Data):
     """Whether the images of a label may lie in several splits. Default: validation and test hold labels that training
     never saw, so the figures say how well new ones are told apart."""
 
-    known_fraction: Fraction = 0.15
+    known_fraction: Fraction | None = None
     """Fraction of the images of each training label, at least two, kept out of training to report how well known labels
-    are found. A label that would keep fewer than four gives none."""
+    are found. A label that would keep fewer than four gives none. Default: 0.15; without known_labels only."""
 
     @property
     def target(self) -> Target:
@@ -76,11 +78,13 @@ class Grouped(Data):
 
     @property
     def known_share(self) -> float:
-        return 0.0 if self.known_labels else self.known_fraction
+        if self.known_labels:
+            return 0.0
+        return _KNOWN if self.known_fraction is None else self.known_fraction
 
     @model_validator(mode="after")
     def _known_images_are_asked_for_once(self) -> "Grouped":
-        if self.known_labels and "known_fraction" in self.model_fields_set:
+        if self.known_labels and self.known_fraction is not None:
             raise ValueError("known_fraction needs known_labels = false: otherwise test holds known labels already")
         return self
 
