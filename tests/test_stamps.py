@@ -31,7 +31,7 @@ def unpacked(tmp_path: Path) -> Path:
 
 
 def build(unpacked: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, count: int = 5) -> Path:
-    monkeypatch.setattr(stamps, "_check", lambda *given: None)
+    monkeypatch.setattr(stamps.debian, "check_used", lambda *given: None)
     monkeypatch.setattr(stamps, "SIZES", dict.fromkeys(stamps.SIZES, count))
     folder.mkdir(exist_ok=True)
     stamps.build_from_packages(unpacked, folder)

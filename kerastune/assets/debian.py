@@ -1,10 +1,14 @@
 """Packages from Debian's registry, or a mirror of it, with apt-get and dpkg-deb: without root or an earlier update."""
 
+import contextlib
+import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from kerastune.assets.asset import run_tool
+from kerastune import files
+from kerastune.assets.asset import Progress, run_tool
+from kerastune.errors import AssetError
 
 
 def is_here() -> bool:
@@ -43,3 +47,36 @@ def unpack(deb: Path, folder: Path) -> None:
         doing=f"Unpacking {deb.name} with dpkg-deb",
         hint="The download may be damaged: fetch again.",
     )
+
+
+@contextlib.contextmanager
+def unpacked(name: str, packages: Sequence[str], download_mb: int, progress: Progress) -> Iterator[Path]:
+    """Downloads the packages of the asset of a name, and yields the folder of their content.
+
+    Raises:
+        AssetError: this machine has no apt-get, or its registry cannot be reached.
+    """
+    if not is_here():
+        raise AssetError(
+            f"The {name} come from Debian packages ({', '.join(packages)}), and this machine has no apt-get.",
+            f"Fetch them on Debian or Ubuntu, and copy the folder assets/{name} of that KERASTUNE_HOME over.",
+        )
+    with files.scratch() as scratch:
+        progress(f"downloading Debian's {', '.join(packages)} with apt-get ({download_mb} MB)")
+        for deb in download(packages, scratch / "apt"):
+            unpack(deb, scratch / "unpacked")
+        yield scratch / "unpacked"
+
+
+def check_used(name: str, packages: Sequence[str], folder: Path, used: Iterable[Path], sha256: str) -> None:
+    """Raises AssetError if the stamps and photos that an asset uses, by name and content, have another hash."""
+    found, paths = hashlib.sha256(), sorted(used)
+    for path in paths:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        found.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
+    if found.hexdigest() != sha256:
+        raise AssetError(
+            f"The {len(paths)} stamps and photos in {', '.join(packages)} are not those that kerastune was tested "
+            f"with: sha256 {found.hexdigest()}, expected {sha256}.",
+            f"Fetch them on Debian 12 (bookworm), and copy the folder assets/{name} of that KERASTUNE_HOME over.",
+        )

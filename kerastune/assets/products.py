@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageEnhance, ImageFilter
 
-from kerastune import files
 from kerastune.assets import debian
 from kerastune.assets.asset import Asset, Progress
-from kerastune.errors import AssetError
 
 if TYPE_CHECKING:  # naming an asset does not need NumPy
     import numpy as np
@@ -41,17 +39,9 @@ def build(folder: Path, progress: Progress) -> None:
     Raises:
         AssetError: this machine has no apt-get, its registry has other files, or it cannot be reached.
     """
-    if not debian.is_here():
-        raise AssetError(
-            f"The products come from Debian packages ({', '.join(PACKAGES)}), and this machine has no apt-get.",
-            "Fetch them on Debian or Ubuntu, and copy the folder assets/products of that KERASTUNE_HOME over.",
-        )
-    with files.scratch() as scratch:
-        progress(f"downloading Debian's {', '.join(PACKAGES)} with apt-get ({ASSET.download_mb} MB)")
-        for deb in debian.download(PACKAGES, scratch / "apt"):
-            debian.unpack(deb, scratch / "unpacked")
+    with debian.unpacked(ASSET.name, PACKAGES, ASSET.download_mb, progress) as content:
         progress(f"taking {PRODUCTS * PICTURES:,} pictures of {PRODUCTS} products")
-        build_from_packages(scratch / "unpacked", folder)
+        build_from_packages(content, folder)
 
 
 def build_from_packages(unpacked: Path, folder: Path) -> None:
@@ -63,7 +53,7 @@ def build_from_packages(unpacked: Path, folder: Path) -> None:
     import numpy as np
 
     chosen, photos = cut_outs(unpacked), sorted((unpacked / _PHOTOS).glob("*.jpg"))
-    _check(unpacked, [*chosen.values(), *photos])
+    debian.check_used(ASSET.name, PACKAGES, unpacked, [*chosen.values(), *photos], _SHA256)
     backgrounds = [Image.open(path).convert("RGB") for path in photos]
     for name, path in chosen.items():
         stamp = Image.open(path).convert("RGBA")
@@ -87,19 +77,6 @@ def cut_outs(unpacked: Path) -> dict[str, Path]:
                 found["-".join(parts)] = path
     kept = sorted(found, key=lambda name: hashlib.sha256(name.encode()).digest())[:PRODUCTS]
     return {name: found[name] for name in sorted(kept)}
-
-
-def _check(unpacked: Path, used: list[Path]) -> None:
-    found = hashlib.sha256()
-    for path in sorted(used):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        found.update(f"{path.relative_to(unpacked).as_posix()} {digest}\n".encode())
-    if found.hexdigest() != _SHA256:
-        raise AssetError(
-            f"The {len(used)} stamps and photos in {', '.join(PACKAGES)} are not those that kerastune was tested with: "
-            f"sha256 {found.hexdigest()}, expected {_SHA256}.",
-            "Fetch them on Debian 12 (bookworm), and copy the folder assets/products of that KERASTUNE_HOME over.",
-        )
 
 
 # --- a picture ----------------------------------------------------------------------------------------------

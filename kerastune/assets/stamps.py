@@ -9,10 +9,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kerastune import files
 from kerastune.assets import debian
 from kerastune.assets.asset import Asset, Progress
-from kerastune.errors import AssetError
 
 PACKAGES = ("tuxpaint-stamps-default", "tuxpaint-data", "lomiri-wallpapers-16.04")
 CLASSES = ("bird", "fruit", "vegetable", "flower", "roadsign", "vehicle")
@@ -53,17 +51,9 @@ def build(folder: Path, progress: Progress) -> None:
     Raises:
         AssetError: this machine has no apt-get, its registry has other files, or it cannot be reached.
     """
-    if not debian.is_here():
-        raise AssetError(
-            f"The stamps come from Debian packages ({', '.join(PACKAGES)}), and this machine has no apt-get.",
-            "Fetch them on Debian or Ubuntu, and copy the folder assets/stamps of that KERASTUNE_HOME over.",
-        )
-    with files.scratch() as scratch:
-        progress(f"downloading Debian's {', '.join(PACKAGES)} with apt-get ({ASSET.download_mb} MB)")
-        for deb in debian.download(PACKAGES, scratch / "apt"):
-            debian.unpack(deb, scratch / "unpacked")
+    with debian.unpacked(ASSET.name, PACKAGES, ASSET.download_mb, progress) as content:
         progress(f"pasting cut-outs on photos ({sum(SIZES.values())} pictures)")
-        build_from_packages(scratch / "unpacked", folder)
+        build_from_packages(content, folder)
 
 
 def build_from_packages(unpacked: Path, folder: Path) -> None:
@@ -77,7 +67,7 @@ def build_from_packages(unpacked: Path, folder: Path) -> None:
     cut_outs = {split: cut_outs_of(unpacked, split) for split in SIZES}
     photos = {split: photos_of(unpacked, split) for split in SIZES}
     used = [path for split in SIZES for path in (*(path for path, _ in cut_outs[split]), *photos[split])]
-    _check(unpacked, used)
+    debian.check_used(ASSET.name, PACKAGES, unpacked, used, _SHA256)
     for seed, (split, count) in enumerate(SIZES.items()):
         scenes.write(folder / split, count, seed, cut_outs[split], photos[split], scenes.Palette(CLASSES, COLOURS))
 
@@ -101,19 +91,6 @@ def photos_of(unpacked: Path, split: str) -> list[Path]:
     folder, names = _PHOTOS[split]
     found = sorted((unpacked / folder).glob("*.jpg"))
     return found if names is None else [path for path in found if path.name.startswith(tuple(names))]
-
-
-def _check(unpacked: Path, used: Sequence[Path]) -> None:
-    found = hashlib.sha256()
-    for path in sorted(used):
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        found.update(f"{path.relative_to(unpacked).as_posix()} {digest}\n".encode())
-    if found.hexdigest() != _SHA256:
-        raise AssetError(
-            f"The {len(used)} stamps and photos in {', '.join(PACKAGES)} are not those that kerastune was tested with: "
-            f"sha256 {found.hexdigest()}, expected {_SHA256}.",
-            "Fetch them on Debian 12 (bookworm), and copy the folder assets/stamps of that KERASTUNE_HOME over.",
-        )
 
 
 ASSET = Asset(

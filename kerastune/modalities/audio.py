@@ -12,15 +12,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image
 
-from kerastune import environment, files
-from kerastune.errors import DataError, listed, printable, shortened
+from kerastune import environment
+from kerastune.errors import DataError
+from kerastune.modalities.asked import Kind
 from kerastune.modalities.contract import Asked, Example, Modality, Report, Stored
 from kerastune.targets import audio as reader
 
@@ -209,37 +210,7 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
     """
     if why := missing():
         raise DataError(f"{why[0].upper()}{why[1:]}")
-    problems = []
-    for path in paths:
-        try:
-            encoded = files.read_bounded(path, LARGEST, "a sound")
-        except OSError as error:
-            problems.append(f"{shortened(printable(str(path)))}: {error.strerror}")
-            continue
-        if problem := check(encoded, str(path)).problem:
-            problems.append(f"{path}: {problem}")
-    if problems:
-        raise DataError(f"Some files cannot be read:\n{listed(problems)}", "Fix them or leave them out.")
-    return Asked([str(path) for path in paths], _Files([Path(path) for path in paths]))
-
-
-class _Files(Sequence[Example]):
-    """Samples of sound files, decoded on demand."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> "_Files": ...
-    def __getitem__(self, index: int | slice) -> "Example | _Files":
-        if isinstance(index, slice):
-            return _Files(self._paths[index])
-        return decode(files.read_bounded(self._paths[index], LARGEST, "a sound"))
+    return Kind("a sound", LARGEST, check, decode).ask(paths)
 
 
 def parts(asked: Asked, samples: int) -> Asked:

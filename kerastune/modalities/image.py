@@ -14,15 +14,13 @@ import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image, ImageOps
 
-from kerastune import files
-from kerastune.errors import DataError, listed, printable, shortened
+from kerastune.modalities.asked import Kind
 from kerastune.modalities.contract import Asked, Example, Modality, Report, Stored
 from kerastune.targets import images as reader
 
@@ -177,39 +175,7 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
     Raises:
         DataError: some files cannot be read; names them all.
     """
-    problems = []
-    for path in paths:
-        try:
-            encoded = files.read_bounded(path, LARGEST, "an image")
-        except OSError as error:
-            problems.append(f"{shortened(printable(str(path)))}: {error.strerror}")
-            continue
-        if problem := check(encoded, str(path)).problem:
-            problems.append(f"{path}: {problem}")
-    if problems:
-        raise DataError(f"Some files cannot be read:\n{listed(problems)}", "Fix them or leave them out.")
-    return Asked([str(path) for path in paths], _Files([Path(path) for path in paths]))
-
-
-class _Files(Sequence[Example]):
-    """Pixels of image files, decoded on demand: a whole folder of photos would not fit in memory."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
-    @overload
-    def __getitem__(self, index: slice) -> "_Files": ...
-    def __getitem__(self, index: int | slice) -> "Example | _Files":
-        return (
-            _Files(self._paths[index])
-            if isinstance(index, slice)
-            else decode(files.read_bounded(self._paths[index], LARGEST, "an image"))
-        )
+    return Kind("an image", LARGEST, check, decode).ask(paths)
 
 
 def png(pixels: Example) -> bytes:

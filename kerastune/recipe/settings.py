@@ -183,6 +183,11 @@ class Recipe(Settings):
             has_table = "augment" in type(self).model_fields
             why = "[augment] changes nothing" if has_table else f"{self.data.modality}s are not augmented"
             raise ValueError(f"train.cache_views caches augmented views, but {why}; remove it")
+        if self.augments and train.cache in ("memory", "disk") and not train.cache_views:
+            raise ValueError(
+                f'train.cache = "{train.cache}" would show every epoch the same augmented {self.data.modality}s; '
+                "set train.cache_views to the number of views to cache"
+            )
         if self.data.target not in ("label", "mask") and train.class_weights != "none":
             raise ValueError("train.class_weights needs one label per example, or per pixel")
         if self.data.target != "label" and train.label_smoothing:

@@ -49,11 +49,6 @@ class ImageClassification(Recipe):
         train, augment = self.train, self.augment
         if train.cache_views and (augment.mixup or augment.cutmix):
             raise ValueError("train.cache_views cannot cache mixup or cutmix, which need two images at a time")
-        if augment.any and train.cache in ("memory", "disk") and not train.cache_views:
-            raise ValueError(
-                f'train.cache = "{train.cache}" would show every epoch the same augmented images; '
-                "set train.cache_views to the number of views to cache"
-            )
         return self
 
 

@@ -106,6 +106,13 @@ def at_size(backbone: Any, size: tuple[int, int] | None) -> Any:
     return resized
 
 
+def stretching(preset: str, size: tuple[int, int]) -> Any:
+    """Returns the preset's image converter for a height and width, which pictures are stretched to."""
+    converter = keras_hub.layers.ImageConverter.from_preset(preset, dtype="float32")
+    settings = {"image_size": size, "crop_to_aspect_ratio": False, "pad_to_aspect_ratio": False, "antialias": False}
+    return type(converter).from_config({**converter.get_config(), **settings})
+
+
 def load(folder: str, precision: str = "float32") -> Model:
     """Loads a tuned model from a run folder.
 

@@ -18,7 +18,7 @@ from kerastune.tasks import geometry, registered
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task, Told
 from kerastune.tasks.image_classification import feeding
 from kerastune.tasks.image_classification.settings import Augment as Colours
-from kerastune.tasks.image_classification.task import at_size
+from kerastune.tasks.image_classification.task import at_size, stretching
 from kerastune.tasks.image_classification.tracing import signatures_of, trace
 from kerastune.tasks.image_segmentation.learning import LEARNING
 from kerastune.tasks.image_segmentation.model import ImageSegmenter, vary
@@ -39,9 +39,7 @@ def build(recipe: ImageSegmentation, preset: str, splits: Splits, precision: str
     try:
         with assets.reaching(preset):
             backbone = keras_hub.models.Backbone.from_preset(preset, dtype=precision)
-            converter = keras_hub.layers.ImageConverter.from_preset(preset, dtype="float32")
-        config = {"image_size": (size, size), "crop_to_aspect_ratio": False, "pad_to_aspect_ratio": False}
-        converter = type(converter).from_config({**converter.get_config(), **config, "antialias": False})
+            converter = stretching(preset, (size, size))
         return ImageSegmenter(at_size(backbone, (size, size)), converter, len(splits.labels), recipe.segmenter.width)
     except ValueError as error:
         raise RecipeError(

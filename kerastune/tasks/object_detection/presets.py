@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from kerastune.errors import RecipeError
+from kerastune.tasks.image_classification.task import stretching
 from kerastune.tasks.object_detection.anchors import Floats
 from kerastune.tasks.object_detection.settings import BoxHead, ObjectDetection
 
@@ -133,11 +134,8 @@ def build(preset: str, classes: int, size: tuple[int, int], precision: str) -> P
         ValueError: KerasHub's own, if it cannot be built for this size.
     """
     old = keras_hub.models.ObjectDetector.from_preset(preset, dtype=precision, preprocessor=None)
-    converter = keras_hub.layers.ImageConverter.from_preset(preset, dtype="float32")
-    settings = {"image_size": size, "crop_to_aspect_ratio": False, "pad_to_aspect_ratio": False, "antialias": False}
-    converter = type(converter).from_config({**converter.get_config(), **settings})
     new, kept = with_classes(old, classes, size)
-    model = PresetDetector(new, converter)
+    model = PresetDetector(new, stretching(preset, size))
     model.kept = kept
     return model
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from kerastune.recipe.base import Settings
 from kerastune.recipe.box_sources import BoxData
@@ -48,16 +48,6 @@ class ObjectDetection(Recipe):
     @property
     def augments(self) -> bool:
         return self.augment.any
-
-    @model_validator(mode="after")
-    def _augmentation_suits_training(self) -> "ObjectDetection":
-        train = self.train
-        if self.augment.any and train.cache in ("memory", "disk") and not train.cache_views:
-            raise ValueError(
-                f'train.cache = "{train.cache}" would show every epoch the same augmented pictures; '
-                "set train.cache_views to the number of views to cache"
-            )
-        return self
 
 
 RECIPE = ObjectDetection

@@ -19,7 +19,7 @@ from kerastune.tasks import geometry, registered
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task, Told
 from kerastune.tasks.image_classification import feeding
 from kerastune.tasks.image_classification.settings import Augment as Colours
-from kerastune.tasks.image_classification.task import at_size
+from kerastune.tasks.image_classification.task import at_size, stretching
 from kerastune.tasks.image_classification.tracing import signatures_of, trace
 from kerastune.tasks.learnt.contract import Predictions
 from kerastune.tasks.object_detection import anchors, decoding, presets
@@ -46,13 +46,11 @@ def build(recipe: ObjectDetection, preset: str, splits: Splits, precision: str) 
     try:
         with assets.reaching(preset):
             backbone = keras_hub.models.Backbone.from_preset(preset, dtype=precision)
-            converter = keras_hub.layers.ImageConverter.from_preset(preset, dtype="float32")
+            converter = stretching(preset, (size, size))
         if type(backbone).__name__ in presets.BACKBONES:
             presets.refuse_own_head(recipe, backbone)
             with assets.reaching(preset):
                 return presets.build(preset, len(splits.labels), (size, size), precision)
-        config = {"image_size": (size, size), "crop_to_aspect_ratio": False, "pad_to_aspect_ratio": False}
-        converter = type(converter).from_config({**converter.get_config(), **config, "antialias": False})
         return ObjectDetector(
             at_size(backbone, (size, size)),
             converter,
