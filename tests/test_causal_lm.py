@@ -234,7 +234,7 @@ def test_a_run_knows_its_pairs_by_heart(pairs: Path, chat_recipe: Callable[..., 
 
 
 def test_perplexity_is_the_exponential_of_the_loss_of_all_tokens(chat_recipe: Callable[..., Any], tmp_path: Path):
-    run = fine_tune(chat_recipe(), tmp_path / "run")
+    run = fine_tune(chat_recipe(train={"batch_size": 8, "precision": "float32"}), tmp_path / "run")
     found = run.record.metrics["validation"]
     kept = max(run.history, key=lambda row: (row["val_token_accuracy"], -row["val_loss"]))
     assert found["loss"] == pytest.approx(kept["val_loss"], abs=1e-5)
