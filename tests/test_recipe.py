@@ -701,3 +701,9 @@ def test_the_schema_accepts_shipped_recipes_and_rejects_an_unknown_key() -> None
         assert validator.is_valid(values)
         assert not validator.is_valid({**values, "sed": 1})
         assert not validator.is_valid({**values, "train": {"batchsize": 1}})
+
+
+def test_examples_without_a_label_are_not_drawn_by_label() -> None:
+    data = {"source": "csv", "path": "prices.csv", "regression": True, "per_label": 8}
+    said = refused({"task": "text_classification", "preset": "p", "data": data, "phases": [{"unfreeze": "head"}]})
+    assert "data.per_label draws examples by their label, and these data have none" in said

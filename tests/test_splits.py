@@ -277,3 +277,54 @@ def test_files_beside_those_of_the_splits_are_named(tmp_path: Path) -> None:
     assert read().notes[0] == "1 file left out, not of a split: extra.jsonl"
     (tmp_path / "extra.jsonl").rename(tmp_path / "dev.jsonl")
     assert "Rename it to validation.jsonl" in refused(read)
+
+
+# --- a few training examples of each label ---------------------------------------------------------------------
+
+
+def test_that_many_training_examples_of_each_label_are_kept_and_the_others_counted(tmp_path: Path) -> None:
+    table = jsonl(tmp_path / "rows.jsonl", rows(200))
+    whole, some = texts(table), texts(table, per_label=8)
+    assert np.bincount(some.train.labels).tolist() == [8, 8]
+    assert (some.validation.ids, some.test.ids) == (whole.validation.ids, whole.test.ids)
+    left = len(whole.train) - 16
+    assert f"{left} training texts left out: data.per_label = 8 keeps 16" in some.notes
+
+
+def test_a_larger_draw_holds_a_smaller_one_and_another_seed_draws_others(tmp_path: Path) -> None:
+    table = jsonl(tmp_path / "rows.jsonl", rows(200))
+    drawn = {n: set(texts(table, per_label=n).train.ids) for n in (8, 16, 32)}
+    assert drawn[8] < drawn[16] < drawn[32]
+    assert set(texts(table, per_label=8, per_label_seed=1).train.ids) != drawn[8]
+
+
+def test_a_draw_depends_on_content_alone(tmp_path: Path) -> None:
+    given = rows(200)
+    there = texts(jsonl(tmp_path / "rows.jsonl", given), per_label=8)
+    moved = texts(jsonl(tmp_path / "moved.jsonl", given[::-1]), per_label=8)
+    assert set(there.train.digests) == set(moved.train.digests)
+
+
+def test_copies_do_not_fill_a_draw(tmp_path: Path) -> None:
+    table = jsonl(tmp_path / "rows.jsonl", rows(60) * 3)
+    drawn = texts(table, per_label=10).train.digests
+    assert len(drawn) == len(set(drawn)) == 20
+
+
+def test_a_label_with_fewer_examples_keeps_all_and_is_named(tmp_path: Path) -> None:
+    table = jsonl(tmp_path / "rows.jsonl", rows(100, lambda n: "rare" if n % 20 == 0 else "often"))
+    splits = texts(table, per_label=16)
+    assert splits.train.truth.counts(splits.labels, splits.train.labels) == {"often": 16, "rare": 3}
+    assert "fewer than data.per_label = 16 in train: 'rare' has 3" in splits.notes
+
+
+def test_of_several_labels_each_has_its_examples(tmp_path: Path) -> None:
+    table = jsonl(tmp_path / "rows.jsonl", rows(200, lambda n: "a|b" if n % 3 == 0 else "ab"[n % 2]))
+    splits = texts(table, per_label=8, label_separator="|")
+    assert (splits.train.labels.sum(axis=0) >= 8).all()
+    assert len(splits.train) <= 16
+
+
+def test_pictures_in_folders_are_drawn_alike(tmp_path: Path) -> None:
+    drawn = folder(photos(tmp_path, cats=20, dogs=30), per_label=4)
+    assert np.bincount(drawn.train.labels).tolist() == [4, 4]

@@ -16,6 +16,7 @@ from kerastune.data.labels import normalised
 from kerastune.data.rules import (
     Draft,
     everything_at_once,
+    keep_few,
     part_copies,
     refuse_single_examples,
     refuse_two_labels_for_one_example,
@@ -92,6 +93,7 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
     refuse_untrained(draft)
     if draft.problems and not settings.skip_bad:
         raise everything_at_once(draft)
+    keep_few(draft, settings)
     require_enough(draft, settings)
     return _build(draft)
 

@@ -1,5 +1,6 @@
 """Rules for all data: what is refused, and what is left out."""
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -163,6 +164,33 @@ def refuse_untrained(draft: Draft) -> None:
         why = f"has no training {draft.unit}{_copies(draft, 'train', label)}; in {where}: {ids}"
         draft.problems.append(Problem(f"label {quoted(label)}", why))
     draft.drop({i for members in untrained.values() for i in members})
+
+
+def keep_few(draft: Draft, settings: Data) -> None:
+    """Leaves all but `per_label` training examples of each label out, those of the least hash with the seed kept.
+
+    A larger number keeps those of a smaller one. Of copies, one is kept.
+    """
+    if settings.per_label is None:
+        return
+    kept: set[int] = set()
+    short: list[str] = []
+    train = [i for i in draft.alive if draft.splits[i] == "train"]
+    for label, members in draft.by_label().items():
+        trained = [i for i in reversed(members) if draft.splits[i] == "train"]
+        place = {_drawn(draft.digests[i], settings.per_label_seed): i for i in trained}
+        kept |= {place[one] for one in sorted(place)[: settings.per_label]}
+        if len(place) < settings.per_label:
+            short.append(f"{quoted(label)} has {len(place)}")
+    draft.drop(set(train) - kept)
+    left = counted(len(train) - len(kept), f"training {draft.unit}")
+    draft.notes.append(f"{left} left out: data.per_label = {settings.per_label:,} keeps {len(kept):,}")
+    if short:
+        draft.notes.append(f"fewer than data.per_label = {settings.per_label:,} in train: {some(sorted(short))}")
+
+
+def _drawn(digest: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed} {digest}".encode()).hexdigest()
 
 
 def _copies(draft: Draft, split: str, label: str | None = None) -> str:

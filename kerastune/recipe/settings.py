@@ -192,6 +192,8 @@ class Recipe(Settings):
             raise ValueError("train.class_weights needs one label per example, or per pixel")
         if self.data.target != "label" and train.label_smoothing:
             raise ValueError("train.label_smoothing needs one label per example")
+        if self.data.target not in ("label", "labels", "groups") and self.data.per_label:
+            raise ValueError("data.per_label draws examples by their label, and these data have none; remove it")
         return self
 
     @model_validator(mode="after")

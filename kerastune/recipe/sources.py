@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from kerastune.errors import quoted
-from kerastune.recipe.base import Fraction, Settings, Text
+from kerastune.recipe.base import Count, Fraction, Settings, Text
 from kerastune.recipe.paths import AssetOrPath, FilePath
 
 Target = Literal["label", "labels", "number", "pairs", "groups", "scores", "text", "defects", "boxes", "mask"]
@@ -42,6 +42,11 @@ class Data(Settings):
     """Fraction of examples held out for the final accuracy, if the source has no test split."""
     skip_bad: bool = False
     """Skip unreadable examples (run.json lists them) instead of stopping."""
+    per_label: Count | None = None
+    """Train on this many examples of each label, drawn by content hash; a larger number keeps those of a smaller one.
+    An example with several labels counts for each. Validation and test stay whole. Default: all."""
+    per_label_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Another seed makes `per_label` draw other examples."""
 
     @property
     def target(self) -> Target:
