@@ -352,15 +352,19 @@ def test_a_signal_loses_no_accepted_request(made, golden):
     server.end()
 
 
-def test_a_client_that_goes_away_is_one_line_in_the_log(made):
+def test_a_client_that_goes_away_is_one_line_in_the_log_and_one_that_wants_a_websocket_none(made):
     server = Server(made.folder)
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(b"POST /v1/models/saved_model:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n")
         client.sendall(b"Expect: 100-continue\r\n\r\n")
         assert b"100" in client.recv(1000)
         client.sendall(b"{")
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert client.recv(1000).startswith(b"HTTP/1.1 4")
     assert server.post({"instances": [1]})[0] == 400
-    assert server.stop().count("went away") == 1
+    said = server.stop()
+    assert said.count("went away") == 1 and "websockets" not in said  # there are none to install
 
 
 ENDLESS = """

@@ -137,9 +137,15 @@ async def _run(
         served.closed.set()
 
     app = _rest(served, names, until_stopped)
+    logging.getLogger("uvicorn.error").addFilter(_is_of_http)
     config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=GRACE_SECONDS)
     ready(address(host, port))
     await uvicorn.Server(config).serve(sockets=[listening])
+
+
+def _is_of_http(record: logging.LogRecord) -> bool:
+    """Returns False for uvicorn's advice to install a WebSocket library, whenever a client asks for an upgrade."""
+    return "upgrade" not in record.getMessage() and "WebSocket" not in record.getMessage()
 
 
 def address(host: str, port: int | None = None) -> str:
