@@ -129,6 +129,33 @@ def pieces(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def hits(once: Once) -> Path:
+    """Hits of ten kits: high and low tones that fade, and noise; below hits/<label>/<kit>."""
+
+    def write(folder: Path) -> None:
+        import sounds
+
+        random = np.random.default_rng(0)
+        for kit in range(10):
+            for label, hertz in {"high": 3000, "low": 300, "noise": 0}.items():
+                for n in range(4):
+                    sound = sounds.noise(0.2, seed=kit * 100 + n, level=0.3 if label == "noise" else 0.01)
+                    sound += sounds.tone(hertz * random.uniform(0.9, 1.1), 0.2) if hertz else 0
+                    faded = sound * np.exp(-np.arange(len(sound)) / 800).astype(np.float32)
+                    sounds.write(folder / label / f"kit{kit}" / f"{n}.wav", faded.clip(-1, 1))
+
+    return once("hits", write)
+
+
+@pytest.fixture(scope="session")
+def sound_preset(once: Once) -> Path:
+    """A folder with a tiny Whisper."""
+    import tiny
+
+    return once("presets/whisper", tiny.sound_preset)
+
+
+@pytest.fixture(scope="session")
 def preset(once: Once) -> Callable[[str], Path]:
     """A folder with a tiny preset of a family."""
     names = {"efficientnet": "EfficientNet", "mobilenet": "MobileNet", "resnet": "ResNet", "vit": "ViT"}

@@ -90,6 +90,13 @@ CASES = {
         ["scene.png"],
         {"augment": {"flip": "horizontal", "crop": 0.2}, "segmenter": {"width": 16}},
     ),
+    "a label of a sound": Case(
+        "audio_classification",
+        {"source": "folder", "path": "hits", "group_folders": True, "window": 0.2},
+        HEAD,
+        ["hit.wav"],
+        {"augment": {"gain": 6.0, "noise": 0.5}},
+    ),
     "a label of a text": Case(
         "text_classification",
         {"source": "csv", "path": "texts.csv"},
@@ -120,6 +127,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture(scope="module")
 def presets(
     preset: Callable[..., Path],
+    sound_preset: Path,
     text_preset: Callable[..., Path],
     embedder_preset: Callable[..., Path],
     chat_preset: Callable[..., Path],
@@ -130,6 +138,7 @@ def presets(
         "anomaly_detection": preset("resnet"),
         "object_detection": preset("resnet"),
         "image_segmentation": preset("resnet"),
+        "audio_classification": sound_preset,
         "text_classification": text_preset("Bert"),
         "text_embedding": embedder_preset("Bert"),
         "causal_lm": chat_preset("Qwen3"),
@@ -137,7 +146,9 @@ def presets(
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, pictures: Path, pieces: Path, texts: Path, pairs: Path) -> Path:
+def home(
+    tmp_path_factory: pytest.TempPathFactory, pictures: Path, pieces: Path, hits: Path, texts: Path, pairs: Path
+) -> Path:
     """The folder of the data, and of a photo that no model has seen."""
     folder = tmp_path_factory.mktemp("home")
     shutil.copytree(pictures, folder / "photos")
@@ -147,6 +158,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, pictures: Path, pieces: Path,
     shutil.copy(folder / "shapes" / "images" / "001.png", folder / "shape.png")
     drawn.write(folder / "drawn")
     shutil.copy(folder / "drawn" / "images" / "000.png", folder / "scene.png")
+    shutil.copytree(hits, folder / "hits")
+    shutil.copy(folder / "hits" / "low" / "kit3" / "2.wav", folder / "hit.wav")
     shutil.copy(texts, folder / "texts.csv")
     shutil.copy(pairs, folder / "pairs.jsonl")
     with (folder / "photos.csv").open("w", newline="") as file:

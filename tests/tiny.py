@@ -213,3 +213,13 @@ def causal_lm(family: str) -> Any:
         size |= {"head_dim": 16} if family == "Qwen3" else {}
     backbone = getattr(hub, f"{family}Backbone")(**size)
     return kind(backbone=backbone, preprocessor=kind.preprocessor_cls(tokenizer, sequence_length=96))
+
+
+def sound_preset(folder: Path, seed: int = 1) -> None:
+    """Writes a preset of a Whisper that hears at most 2 s, with its audio converter and no tokenizer."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(seed)
+    size = {**TEXT, "hidden_dim": 16, "intermediate_dim": 32, "num_heads": 2}
+    whisper = hub.WhisperBackbone(**size, max_encoder_sequence_length=200, max_decoder_sequence_length=10)
+    for part in (whisper, keras_hub.layers.WhisperAudioConverter()):
+        part.save_to_preset(str(folder))

@@ -45,10 +45,11 @@ def predict(
     seed: int | None = None,
     draw: str | Path | None = None,
 ) -> list[Prediction]:
-    """Predicts image files, read as in training, or texts, or answers prompts.
+    """Predicts image or sound files, read as in training, or texts, or answers prompts.
 
     Args:
-        examples: paths of image files; texts, two per example for a model of pairs; or prompts.
+        examples: paths of image or sound files; texts, two per example for a model of pairs; or prompts. A sound that
+            is longer than the model's window becomes one example per window.
         top: number of labels, most probable first.
         max_tokens: maximum tokens of an answer; default: 64.
         temperature: 0, the default, takes the most likely token; above 0, tokens are sampled (1: from the model's
@@ -75,6 +76,9 @@ def predict(
         )
     sides = of.manifest.sides if isinstance(of, Artifact) else device_of(of).sides(of.recipe)
     asked = device_of(of).modality.ask([examples] if isinstance(examples, str | Path) else examples, sides)
+    window = of.manifest.reading.get("samples") if isinstance(of, Artifact) else device_of(of).window(of.recipe)
+    if window and (parts := device_of(of).modality.parts):
+        asked = parts(asked, window)
     found, answer = outputs(of, asked.examples, options), _answering(of, top)
     answers = [answer(found, i) for i in range(len(asked.names))]
     if draw is not None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 TASKS = {
     "anomaly_detection": "kerastune.tasks.anomaly_detection",
+    "audio_classification": "kerastune.tasks.audio_classification",
     "image_classification": "kerastune.tasks.image_classification",
     "image_embedding": "kerastune.tasks.image_embedding",
     "image_segmentation": "kerastune.tasks.image_segmentation",

@@ -265,6 +265,7 @@ class Device(Generic[R]):
         serving: names of the signatures for TensorFlow Serving.
         pipeline_tag: Hugging Face's name of the task: "image-classification".
         unit: what a latency measures: "an image", "a token".
+        window: recipe -> the length of the window that the model takes, if its examples can be longer; else None.
         options: options of `kerastune predict` and their defaults; `Task.answer` gets them, and an artifact's reader
             gets them as --max-tokens and so on.
         mediapipe: recipe -> the outputs that a task of MediaPipe reads, as rows of `kerastune.formats.metadata.KINDS`,
@@ -285,5 +286,6 @@ class Device(Generic[R]):
     serving: tuple[str, ...]
     pipeline_tag: str
     unit: str
+    window: Callable[[R], int | None] = lambda recipe: None
     options: Mapping[str, Any] = field(default_factory=dict)
     mediapipe: Callable[[R], Mapping[str, str]] = lambda recipe: {}

@@ -1,0 +1,1 @@
+"""Audio classification: labels for a sound."""
