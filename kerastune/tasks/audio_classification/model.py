@@ -139,7 +139,7 @@ class SoundClassifier(keras.Model):  # type: ignore[misc]
         layers = reached if isinstance(reached, list) else [reached]
         pooled = [Statistics(head["deviation"], dtype="float32")(output) for output in layers]
         x = Standardised(name="standardised", dtype="float32")(ops.stack(pooled, axis=1))
-        x = LayerMix(name="layer_mix", dtype="float32")(x)
+        x = LayerMix(name="layer_mix", dtype="float32")(x) if len(layers) > 1 else x[:, 0]
         x = keras.layers.Dropout(head["dropout"], name="dropout", dtype="float32")(x)
         outputs = keras.layers.Dense(num_outputs, name="logits", dtype="float32")(x)
         super().__init__(inputs, outputs, **kwargs)

@@ -58,14 +58,5 @@ class AudioClassification(Recipe):
             raise ValueError("data.regression is for images and texts; a sound has labels")
         return self
 
-    @model_validator(mode="after")
-    def _augmentation_suits_training(self) -> "AudioClassification":
-        if self.augment.any and self.train.cache in ("memory", "disk") and not self.train.cache_views:
-            raise ValueError(
-                f'train.cache = "{self.train.cache}" would play every epoch the same augmented sounds; '
-                "set train.cache_views to the number of views to cache"
-            )
-        return self
-
 
 RECIPE = AudioClassification
