@@ -196,6 +196,7 @@ class RunRecord:
     Attributes:
         job: the command's, for who resumes it.
         like: the run whose decisions were taken over.
+        workers: how many trained together.
         target: what is learnt, a row of LEARNT, where the data leave a choice.
         metric: the name of the figure that chose the best epoch.
         model: the task's description of inputs and outputs: sizes, lengths, how much was cut off.
@@ -212,6 +213,7 @@ class RunRecord:
     job: Literal["train", "run"]
     name: str
     like: str | None = None
+    workers: int = 1
     task: str
     preset: str
     preset_sha256: str

@@ -27,7 +27,7 @@ ROOMS = [
     *("locks", "files", "environment", "forkserver", "child", "keras_private", "weights", "formats"),
     *("assets", "recipe"),
     *("modalities", "data", "run", "unfinished"),
-    *("tasks", "training"),
+    *("tasks", "workers", "training"),
     *("verifying", "serving", "exporting"),
     *("predicting", "reporting"),
     *("cli", "__main__"),
@@ -46,7 +46,7 @@ HEAVY = {
 }
 # The rest imports them inside functions, or never.
 SERVER = tuple(f"serving.{name}" for name in ("server", "signatures", "tensors", "raw_texts", "warmup"))
-MAY_BE_HEAVY = ("training", "exporting.rehearsal", *SERVER, "keras_private", "weights")
+MAY_BE_HEAVY = ("training", "workers.group", "exporting.rehearsal", *SERVER, "keras_private", "weights")
 LIGHT_TASKS = {"contract", "learnt", "wanted", "heads", "text_device", "device", "settings"}
 
 

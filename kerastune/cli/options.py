@@ -19,6 +19,19 @@ force_option = click.option("--force", is_flag=True, help="Replace the folder if
 like_option = click.option(
     "--like", metavar="RUN", help="Repeat a run, with its recipe and the decisions of `auto`. Leave out RECIPE."
 )
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Train with N processes: one for each GPU, or on the CPUs. Several machines: docs/scale.md.",
+)
+launcher_option = click.option(
+    "--launcher",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Who starts the workers of --workers: this process on this machine, or Ray on its cluster.",
+)
 _overrides_option = click.option(
     "-s",
     "--set",

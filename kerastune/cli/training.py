@@ -1,6 +1,8 @@
 """kerastune validate, run, train, resume, lr-find, evaluate and report: from a recipe to a run."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,12 +13,14 @@ from kerastune.cli import show
 from kerastune.cli.options import (
     force_option,
     json_option,
+    launcher_option,
     like_option,
     optional_recipe_argument,
     out_option,
     read,
     recipe_argument,
     running,
+    workers_option,
 )
 from kerastune.cli.progress import progress, starting
 from kerastune.cli.terminal import emit, put, say, say_next, shown, typed
@@ -81,6 +85,8 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
 @like_option
 @out_option
 @force_option
+@workers_option
+@launcher_option
 @json_option
 def run(as_json: bool, **wanted: Any) -> None:
     """Train, evaluate, export, verify and report.
@@ -95,6 +101,8 @@ def run(as_json: bool, **wanted: Any) -> None:
 @like_option
 @out_option
 @force_option
+@workers_option
+@launcher_option
 @json_option
 def train(as_json: bool, **wanted: Any) -> None:
     """Train and evaluate without exporting.
@@ -112,27 +120,43 @@ def _fine_tune(
     like: str | None,
     out: Path | None,
     force: bool,
+    workers: int | None,
+    launcher: str,
 ) -> None:
+    from kerastune import run as runs
+    from kerastune.workers import cluster
+
     earlier = None
     if like:
         if recipe or overrides:
             raise click.UsageError("--like RUN brings the recipe with it: give no RECIPE and no -s.")
-        from kerastune import run as runs
-
         earlier = runs.load(like)
         wanted = earlier.recipe
     elif recipe:
         wanted = read(recipe, overrides)
     else:
         raise click.UsageError("Give a RECIPE, or a run to repeat: --like RUN.")
+    if not cluster.found().is_chief:
+        _follow()
+        return
     out = _refused_out(wanted, out, force)
-    with starting():
-        from kerastune.training import train as trainer
+    if launcher == "ray":
+        if not workers or not recipe:
+            raise click.UsageError("--launcher ray needs a RECIPE and --workers N.")
+        from kerastune.workers import on_ray
 
+        changes = (word for override in overrides for word in ("-s", override))
+        on_ray.start([job, recipe, *changes, *(["--force"] if force else [])], str(out), workers)
+        _conclude(runs.load(out), None, as_json)
+        return
     made = None
     try:
+        with _workers(workers) as group:
+            from kerastune.training import train as trainer
+
+            with progress() as told:
+                made = trainer.fine_tune(wanted, out, force=force, job=job, like=earlier, group=group, progress=told)
         with progress() as told:
-            made = trainer.fine_tune(wanted, out, force=force, job=job, like=earlier, progress=told)
             failure = _finish(made, told)
     except KeyboardInterrupt:
         _interrupted(out, made)
@@ -142,8 +166,9 @@ def _fine_tune(
 
 @click.command()
 @click.argument("run_folder", metavar="RUN")
+@workers_option
 @json_option
-def resume(run_folder: str, as_json: bool) -> None:
+def resume(run_folder: str, workers: int | None, as_json: bool) -> None:
     """Resume a training or a run that was killed or interrupted.
 
     A training's result is bit-identical to an uninterrupted one. Then finishes the job that it was part of: makes the
@@ -151,18 +176,45 @@ def resume(run_folder: str, as_json: bool) -> None:
 
     Example: kerastune resume runs/first
     """
-    with starting():
-        made = _trained(run_folder)
-        from kerastune.training import train as trainer
+    from kerastune.workers import cluster
 
+    if not cluster.found().is_chief:
+        _follow()
+        return
+    made = _trained(run_folder)
     try:
+        if not made:
+            with _workers(workers) as group:
+                from kerastune.training import train as trainer
+
+                with progress() as told:
+                    made = trainer.resume(run_folder, told, group=group)
         with progress() as told:
-            made = made or trainer.resume(run_folder, told)
             failure = _finish(made, told)
     except KeyboardInterrupt:
         _interrupted(files.absolute(run_folder), made)
     else:
         _conclude(made, failure, as_json)
+
+
+def _follow() -> None:
+    with starting():
+        from kerastune.training import train as trainer
+        from kerastune.workers import cluster, group
+    with progress() as told:
+        trainer.follow(group.joined(cluster.found()), told)
+
+
+@contextlib.contextmanager
+def _workers(count: int | None) -> Iterator[Any]:
+    """The workers that train with this process, their chief, as --workers or TF_CONFIG say. None if there are none."""
+    from kerastune.workers import cluster, local
+
+    with local.beside(count) if count and count > 1 else contextlib.nullcontext():
+        with starting():
+            from kerastune.workers import group
+        of = cluster.found()
+        yield group.joined(of) if of.count > 1 else None
 
 
 @click.command("lr-find")

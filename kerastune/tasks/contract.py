@@ -134,6 +134,7 @@ class Learning(Generic[R]):
         validated: computes figures that need a whole split, from its batches of truths and outputs; they replace the
             meter's. None if the meter's mean is correct.
         reduced: (recipe, outputs of a batch) -> what `validated` needs of them, if that is less.
+        joint: recipe -> why a batch's loss is not the sum of its parts' losses, so that workers cannot share it, or "".
         starts: whether a pretrained model can do the task before tuning, so that its figures are worth recording.
         sampled: returns the conversations to answer before training and after each epoch; usually none.
         samples: returns the model's answers to them.
@@ -151,6 +152,7 @@ class Learning(Generic[R]):
     samples: Callable[[R, Model, Splits], list[str]]
     fit: Callable[[R, Model, Splits, Progress], list[Decision]] | None = None
     reduced: Callable[[R, Tensors], Tensors] = lambda recipe, outputs: outputs
+    joint: Callable[[R], str] = lambda recipe: ""
 
 
 class Told(Protocol):

@@ -10,6 +10,7 @@ from kerastune.training.batches import Batches
 from kerastune.training.prefix import forward
 from kerastune.training.prefix.cutting import Cut
 from kerastune.training.prefix.features import Kept
+from kerastune.workers.group import Group
 
 
 class Feed:
@@ -20,15 +21,23 @@ class Feed:
         epochs: its number of epochs.
         cut: the model split into a frozen prefix, which runs in inference mode, and a tail; or None.
         kept: the prefix's outputs for all examples, which then replace inputs in batches; or None.
+        group: the workers that share each batch.
 
     Attributes:
         signature: `tf.TensorSpec`s of a batch's (inputs or features, truth, weights).
     """
 
     def __init__(
-        self, batches: Batches, phase: int, epochs: int, cut: Cut | None = None, kept: Kept | None = None
+        self,
+        batches: Batches,
+        phase: int,
+        epochs: int,
+        cut: Cut | None = None,
+        kept: Kept | None = None,
+        group: Group | None = None,
     ) -> None:
         self._batches, self._phase, self._epochs, self._cut, self._kept = batches, phase, epochs, cut, kept
+        self._group = group or Group()
         self._steps = batches.order("train").steps
         self._running: Iterator[Any] = iter(())
         self._next = -1  # the next step of `_running`
@@ -44,8 +53,11 @@ class Feed:
             return self._batches.task(x, training=training)
         return self._cut.tail(x if self._kept else self._cut.prefix(x), training)
 
-    def train(self, epoch: int, step: int) -> Iterator[tuple[Any, Any, Any]]:
-        """Yields (inputs, truth, weights) of an epoch's batches, starting at a step."""
+    def train(self, epoch: int, step: int) -> Iterator[tuple[Any, ...]]:
+        """Yields (inputs, truth, weights) of an epoch's batches, starting at a step.
+
+        With several workers, it yields a tuple of those of each part that this process computes.
+        """
         start = (epoch - 1) * self._steps + step
         if self._next != start:
             self._running = iter(self._cached(self._kept, start) if self._kept else self._fresh(start))
@@ -53,26 +65,36 @@ class Feed:
             self._next = (start := start + 1)
             yield batch
 
-    def validation(self) -> Iterator[tuple[Any, Any, Any]]:
-        order = self._batches.order("validation")
+    def validation(self, shared: bool = False) -> Iterator[tuple[Any, Any, Any]]:
+        """Yields (inputs, truth, weights) of the validation batches; if `shared`, those that are this process's."""
+        steps = self._batches.order("validation").steps
+        own = self._group.block(steps) if shared else range(steps)
+        order = self._batches.order("validation", start=own.start)
         if self._kept:
-            for i in order:
+            for i in itertools.islice(order, len(own)):
                 yield self._kept.validation.rows(i)
         else:
-            for x, y, weights, _ in self._batches.of("validation", order):
+            for x, y, weights, _ in itertools.islice(self._batches.of("validation", order), len(own)):
                 yield x, y, weights
 
     def _order(self, start: int) -> Any:
         return self._batches.order("train", self._epochs, (self._batches.recipe.seed, self._phase), start)
 
-    def _cached(self, kept: Kept, start: int) -> Iterator[tuple[Any, Any, Any]]:
+    def _cached(self, kept: Kept, start: int) -> Iterator[tuple[Any, ...]]:
         for number, i in enumerate(self._order(start), start):
             view = kept.views[number // self._steps % len(kept.views)]
-            yield view.rows(i)
+            yield (
+                view.rows(i) if self._group.count == 1 else tuple(view.rows(i[own]) for own in self._group.cut(len(i)))
+            )
 
-    def _fresh(self, start: int) -> tf.data.Dataset:
+    def _fresh(self, start: int) -> Iterator[tuple[Any, ...]] | tf.data.Dataset:
         found = self._batches.of("train", self._order(start), self._batches.changes(self._phase))
-        return found.map(lambda x, y, weights, i: (x, y, weights)).prefetch(1)
+        batches = found.map(lambda x, y, weights, i: (x, y, weights)).prefetch(1)
+        return batches if self._group.count == 1 else map(self._parts, batches)
+
+    def _parts(self, batch: Any) -> tuple[Any, ...]:
+        cuts = self._group.cut(len(batch[-1]))
+        return tuple(tf.nest.map_structure(lambda tensor: tensor[own], batch) for own in cuts)  # noqa: B023  called at once
 
 
 def _spec(one: Any, other: Any) -> Any:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import tensorflow as tf
@@ -21,11 +21,13 @@ from kerastune.tasks.learnt import Metric
 from kerastune.training import batch_norm, checkpoint, decide, freezing, interrupts, lora, memory, optimizers
 from kerastune.training.batches import seed_of
 from kerastune.training.feed import Feed
+from kerastune.training.parts import Parts
 from kerastune.training.plan import Plan
 from kerastune.training.position import Position
 from kerastune.training.prefix import cutting, features
 from kerastune.training.prefix.forward import Implementation
-from kerastune.training.steps import Steps, compiled
+from kerastune.training.steps import Steps, compiled, together
+from kerastune.workers.group import Group
 
 _SHORT = 5.0  # seconds: epochs that end sooner after a checkpoint are sooner trained again than written
 
@@ -36,9 +38,13 @@ class Training:
     Args:
         made: its plan. What is decided on the way is added to the plan's decisions.
         facts: what may not change between a checkpoint and its resumption; written into each checkpoint.
+        group: the workers that train together. Only the chief writes files.
     """
 
-    def __init__(self, made: Plan, work: Path, facts: Mapping[str, Any], progress: Progress) -> None:
+    def __init__(
+        self, made: Plan, work: Path, facts: Mapping[str, Any], progress: Progress, group: Group | None = None
+    ) -> None:
+        self.group, self.parts = group or Group(), cast("Parts | None", None)
         self.recipe, self.splits, self.task, self.batches = made.recipe, made.splits, made.task, made.batches
         self.work, self.moving = work, made.moving
         self.folder = work / run.CHECKPOINTS
@@ -96,7 +102,7 @@ class Training:
         try:
             if not self._left:
                 self.save()  # whoever is killed from here on can go on
-            with memory.kept():
+            with memory.kept(), self.group.listening():
                 while self.at.phase <= last:
                     self._phase()
             self._put_back()
@@ -124,6 +130,9 @@ class Training:
             self.optimizer = optimizers.of_phase(phase, self.task, self.steps * phase.epochs, self.steps)
         if len(at.ran) < at.phase:
             at.ran.append(Ran(epochs_run=0, seconds=0.0, precision=self.task.backbone.dtype_policy.name))
+        if self.group.count > 1:
+            self.parts = Parts(self.group, self.task, self.metrics)
+            self.parts.begin()
         self._put_back()
         if self.kind.learning.fit:
             before = freezing.frozen_hashes(self.task)
@@ -175,7 +184,7 @@ class Training:
             assert cut, why
             if cached and decision.got != "off":
                 kept = self._kept(cut, on_disk=decision.got == "disk")
-        return Feed(self.batches, self.at.phase, epochs, cut, kept)
+        return Feed(self.batches, self.at.phase, epochs, cut, kept, self.group)
 
     def _kept(self, cut: cutting.Cut, on_disk: bool) -> features.Kept:
         """Runs the frozen layers over all examples, or finds the features that an earlier run cached."""
@@ -188,29 +197,38 @@ class Training:
         elif stored:
             by = self.decided("train.cache forward", "auto", stored, "an earlier run kept its features")
         else:
-            run_prefix, by, why = features.fastest(batches, phase, cut, self.progress)
+            if self.group.is_chief:
+                run_prefix, by, why = features.fastest(batches, phase, cut, self.progress)
+            by, why = self.group.agree([by, why] if self.group.is_chief else None)
             self.decided("train.cache forward", "auto", by, why)
-        return features.keep(batches, phase, cut, key, by, on_disk, self.title, self.progress, run_prefix)
+        return features.keep(batches, phase, cut, key, by, on_disk, self.title, self.progress, run_prefix, self.group)
 
     def _epoch(self, feed: Feed, steps: Steps) -> tuple[dict[str, float], checkpoint.Arrays]:
         """Finishes an epoch and validates. Returns the history's row and the validated weights."""
         at, started = self.at, time.perf_counter()
         first = at.step
         for batch in feed.train(at.epoch, at.step):
+            self.group.due = self.group.is_chief and self._due(at.step + 1)
             with interrupts.delayed():  # a step and its count belong together
                 steps.train(*batch)
                 at.step += 1
             self._tell(first, started)
-            if self._due():
+            if self.group.stopping:
+                raise KeyboardInterrupt
+            if self.group.due:
                 self.save()
-        row = {"phase": at.phase, "epoch": at.epoch} | {m.name: float(m.result()) for m in self.metrics}
+        if self.parts:
+            self.parts.meet()
+        with self._totalled():
+            row = {"phase": at.phase, "epoch": at.epoch} | {m.name: float(m.result()) for m in self.metrics}
         with optimizers.averaged(self.optimizer, self.task):
             row |= {f"val_{name}": value for name, value in self._validate(feed, steps).items()}
             validated = self._weights()
-            if samples := self.kind.learning.samples(self.recipe, self.task, self.splits):
+            if self.group.is_chief and (samples := self.kind.learning.samples(self.recipe, self.task, self.splits)):
                 self.at.said[f"{at.phase}.{at.epoch}"] = samples
         rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
-        return row | {"learning_rate": rate, "seconds": round(time.perf_counter() - started, 2)}, validated
+        row |= {"learning_rate": rate, "seconds": round(time.perf_counter() - started, 2)}
+        return self.group.agree(row), validated  # what is decided by it is decided alike
 
     def _validate(self, feed: Feed, steps: Steps) -> dict[str, float]:
         train_state = [variable.numpy() for metric in self.metrics for variable in metric.variables]
@@ -218,15 +236,20 @@ class Training:
             self._reset_metrics()
             said = []
             whole = self.kind.learning.validated
-            for x, y, weight in feed.validation():
+            for x, y, weight in feed.validation(shared=whole is None):
                 outputs = steps.test(x, y, weight)
                 if whole:
                     needed = self.kind.learning.reduced(self.recipe, outputs)
                     said.append((y, tf.nest.map_structure(_numpy, needed)))
-            found = {metric.name: float(metric.result()) for metric in self.metrics}
+            with self._totalled(self.group.is_apart and whole is None):
+                found = {metric.name: float(metric.result()) for metric in self.metrics}
             return found | whole(self.recipe, *zip(*said, strict=True)) if whole else found
         finally:
             _assign([variable for metric in self.metrics for variable in metric.variables], train_state)
+
+    def _totalled(self, shared: bool = True) -> contextlib.AbstractContextManager[None]:
+        """Holds the sums of all workers' metrics in the metrics inside the block."""
+        return self.parts.totalled() if self.parts and shared else contextlib.nullcontext()
 
     def _end_epoch(self, row: dict[str, float], validated: checkpoint.Arrays) -> None:
         at = self.at
@@ -247,9 +270,10 @@ class Training:
             f"{seen} {row[seen]:.4f}, validation loss {row['val_loss']:.4f}, "
             f"validation {metric} {row[f'val_{metric}']:.4f} ({row['seconds']:.0f} s)"
         )
-        run.write_history(self.work, at.history)
-        if self.recipe.train.tensorboard:
-            self._log(row)
+        if self.group.is_chief:
+            run.write_history(self.work, at.history)
+            if self.recipe.train.tensorboard:
+                self._log(row)
         self.happened(epochs_run=self.ran.epochs_run + 1)
         at.epoch, at.step = at.epoch + 1, 0
         self._reset_metrics()
@@ -312,22 +336,28 @@ class Training:
             got = bool(known.got if known else self.decided("train.xla", asked, asked, "as asked"))
             self.happened(xla=got)
             return self.compiled(feed, got)
-        order = self.batches.order("train")
-        chosen, got, why = decide.xla(
-            functools.partial(self.compiled, feed),
+        found = self._faster(feed) if self.group.is_chief else None
+        got, why = self.group.agree(found and found[1:])
+        self.happened(xla=self.decided("train.xla", "auto", got, why))
+        return found[0] if found and not self.parts else self.compiled(feed, got)
+
+    def _faster(self, feed: Feed) -> tuple[Steps, bool, str]:
+        """Times steps without the other workers: their sums take as long with XLA as without."""
+        order, loss = self.batches.order("train"), self.kind.learning.loss(self.recipe)
+        batches = feed.train(1, 0)
+        return decide.xla(
+            functools.partial(compiled, feed, self.task, loss, self.optimizer, self.metrics),
             self.task,
-            feed.train(1, 0),
+            (first for first, *_ in batches) if self.parts else batches,
             self.steps * self.phase.epochs,
             order.shapes,
             self.metrics,
             self._unchanged,
         )
-        self.happened(xla=self.decided("train.xla", "auto", got, why))
-        return chosen
 
     def compiled(self, feed: Feed, xla: bool) -> Steps:
-        loss = self.kind.learning.loss(self.recipe)
-        return compiled(feed, self.task, loss, self.optimizer, self.metrics, xla)
+        of = (feed, self.task, self.kind.learning.loss(self.recipe), self.optimizer, self.metrics, xla)
+        return together(*of, self.parts) if self.parts else compiled(*of)
 
     @contextlib.contextmanager
     def _unchanged(self) -> Iterator[None]:
@@ -351,6 +381,8 @@ class Training:
     def _reset_metrics(self) -> None:
         for metric in self.metrics:
             metric.reset_state()
+        if self.parts:
+            self.parts.reset()
 
     @functools.cached_property
     def steps(self) -> int:
@@ -389,20 +421,24 @@ class Training:
         if self.at.ran:
             self.happened(seconds=round(self.ran.seconds + now - self._saved, 2))
         self._saved = now
+        arrays = self._arrays() | (self.parts.gathered() if self.parts else {})
+        if not self.group.is_chief:
+            return
         if self._unwritten:
             checkpoint.write_arrays(self.folder / self.at.best_file, self._unwritten)
             self._unwritten = {}
         record = {**self.facts, "at": to_json(self.at)}
-        checkpoint.write(self.folder, record, self._arrays())
+        checkpoint.write(self.folder, record, arrays)
         needed = {record["at"].get("best_file") for record in checkpoint.records(self.folder)}
         for path in self.folder.glob("best-*.npz"):
             if path.name not in needed:
                 path.unlink()
 
-    def _due(self) -> bool:
+    def _due(self, step: int) -> bool:
+        """Returns whether a checkpoint follows an epoch's first `step` steps."""
         count, unit = self.recipe.train.checkpoint_every.split()
         if unit == "steps":
-            return self.at.step % int(count) == 0
+            return step % int(count) == 0
         return time.perf_counter() - self._saved > 60 * int(count)
 
     def _arrays(self) -> checkpoint.Arrays:
@@ -423,9 +459,9 @@ class Training:
             "metrics": [variable for metric in self.metrics for variable in metric.variables],
         }
 
-    def go_on_from(self, at: Position, arrays: checkpoint.Arrays) -> None:
-        """Continues from a checkpoint instead of from the start."""
-        self.at, self._left = at, arrays
+    def go_on_from(self, at: Position, arrays: checkpoint.Arrays, best: checkpoint.Arrays | None = None) -> None:
+        """Continues from a checkpoint instead of from the start; `best`: its best file's content, if not here."""
+        self.at, self._left, self._unwritten = at, arrays, best or {}
 
     def _put_back(self, arrays: checkpoint.Arrays | None = None) -> None:
         arrays, self._left = (self._left, {}) if arrays is None else (arrays, self._left)
@@ -435,6 +471,8 @@ class Training:
         for group, variables in self._groups().items():
             if f"{group}/0" in arrays:  # between two phases there is no optimizer
                 _assign(variables, [arrays[f"{group}/{i}"] for i in range(len(variables))])
+        if self.parts and "parts/0/0" in arrays:
+            self.parts.restore(arrays)
 
     def _put_back_weights(self, arrays: checkpoint.Arrays) -> None:
         stored = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}

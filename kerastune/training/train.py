@@ -5,6 +5,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +17,9 @@ import tensorflow as tf
 
 from kerastune import assets, environment, files, run, tasks, unfinished
 from kerastune.data import KNOWN, Splits, ragged
-from kerastune.errors import ConverterError, KerastuneError, VerificationError, shortened
+from kerastune.errors import ConverterError, KerastuneError, RecipeError, VerificationError, shortened
 from kerastune.progress import Progress, shown_by_default
-from kerastune.recipe import Recipe
+from kerastune.recipe import Recipe, parse
 from kerastune.records import (
     DataRecord,
     Decision,
@@ -36,6 +37,7 @@ from kerastune.training.batches import Batches
 from kerastune.training.loop import Training
 from kerastune.training.plan import Plan, plan
 from kerastune.training.position import Position
+from kerastune.workers.group import Group
 
 
 @shown_by_default
@@ -46,6 +48,7 @@ def fine_tune(
     force: bool = False,
     job: Literal["train", "run"] = "train",
     like: run.Run | None = None,
+    group: Group | None = None,
     progress: Progress | None = None,
 ) -> run.Run:
     """Trains what the recipe asks for and writes a run folder.
@@ -61,6 +64,8 @@ def fine_tune(
         job: what the caller does with the run, for whoever resumes it: "train", or "run" for exports too.
         like: a run of the same recipe, whose decisions are taken over instead of made again. What else differs from
             it is said, and recorded.
+        group: the workers that train together, of which this process is the chief; the others `follow`. By default
+            it trains alone, or plays the workers that `like` had.
         progress: is told what happens; by default, a terminal or a notebook shows it, and nothing else does.
 
     Returns:
@@ -73,25 +78,31 @@ def fine_tune(
         ConverterError: the disk is full; the last checkpoint is intact.
     """
     progress = progress or Progress()
+    group = group or Group(like.record.workers if like else 1)
     started = datetime.datetime.now().astimezone()
     folder = files.absolute(out or run.default_folder(recipe))
     with unfinished.work_folder(folder, force) as work, _memory_told():  # before an hour of work
         stopwatch = _Stopwatch()
+        refuse_joint(recipe, group)
         made = plan(recipe, progress, _decided(like))
         recipe = made.recipe
-        facts = {**facts_of(made, job), "started": started.isoformat(timespec="seconds")}
+        facts = {**facts_of(made, job, group.count), "started": started.isoformat(timespec="seconds")}
+        _lead(group, made, facts)
         if like:
             facts["like"] = str(like.folder)
             _tell_differences(like, recipe, facts, progress)
         facts["before"] = _before(recipe, made, progress)
         stopwatch.lap("prepare")
         unfinished.begin(work, recipe)
-        return _train(Training(made, work, facts, progress), made, folder, stopwatch, force)
+        return _train(Training(made, work, facts, progress, group), made, folder, stopwatch, force)
 
 
 @shown_by_default
-def resume(folder: str | Path, progress: Progress | None = None) -> run.Run:
+def resume(folder: str | Path, progress: Progress | None = None, *, group: Group | None = None) -> run.Run:
     """Resumes a killed or interrupted training, with bit-identical results.
+
+    Args:
+        group: as of `fine_tune`. By default it goes on alone, and plays the workers that the training had.
 
     Raises:
         KerastuneError: there is nothing to resume, it is still running, or the recipe, the data, the pretrained
@@ -104,25 +115,90 @@ def resume(folder: str | Path, progress: Progress | None = None) -> run.Run:
     with unfinished.resumed(folder) as work, _memory_told():
         then, arrays = checkpoint.read(work / run.CHECKPOINTS)
         recipe = run.recipe_of(work)
-        _refuse_changes(then, {"recipe": recipe.model_dump(mode="json"), "versions": environment.versions()}, folder)
+        group = group or Group(then.get("workers", 1))
+        asked = {"recipe": recipe.model_dump(mode="json"), "versions": environment.versions(), "workers": group.count}
+        _refuse_changes(then, asked, folder)
         stopwatch = _Stopwatch()
         at = from_json(Position, then["at"])
         made = plan(recipe, progress, at.decisions)
-        now = facts_of(made)
+        now = facts_of(made, workers=group.count)
         _refuse_changes(then, now, folder)
+        _lead(group, made, now, at, arrays, work / run.CHECKPOINTS)
         stopwatch.lap("prepare")
         time_now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         again = Resumption(time_now, at.phase, at.epoch, at.step, now["machine"]["cpu"])
-        training = Training(made, work, {**then, "resumed": [*then["resumed"], to_json(again)]}, progress)
+        training = Training(made, work, {**then, "resumed": [*then["resumed"], to_json(again)]}, progress, group)
         training.go_on_from(at, arrays)
         progress.say(f"Going on with {folder.name} in phase {at.phase}, epoch {at.epoch}, step {at.step}")
         return _train(training, made, folder, stopwatch, force=True)
 
 
+def follow(group: Group, progress: Progress | None = None) -> None:
+    """Trains beside the chief, as its recipe says, and writes nothing. Returns when the training has ended.
+
+    Raises:
+        KerastuneError: the data, the pretrained weights or the versions here are not the chief's.
+    """
+    progress = progress or Progress()
+    said = group.agree()
+    recipe = parse(said["recipe"], "the chief's recipe")
+    at = from_json(Position, said["at"])
+    arrays, best = group.share({}), group.share({})
+    made = plan(recipe, progress, at.decisions)
+    here = json.loads(json.dumps(facts_of(made)))
+    others = [line for key in _UNCHANGED for line in differences(said["facts"][key], here[key], key)]
+    _refuse_apart(group, others)
+    with files.scratch() as work, _memory_told():
+        training = Training(made, work, said["facts"], progress, group)
+        if arrays:
+            training.go_on_from(at, arrays, best)
+        training.run()
+
+
+def _lead(
+    group: Group,
+    made: Plan,
+    facts: Mapping[str, Any],
+    at: Position | None = None,
+    arrays: checkpoint.Arrays | None = None,
+    checkpoints: Path = Path(),
+) -> None:
+    """Tells the other workers what to train, and from where, and hears whether they can."""
+    if not group.is_apart:
+        return
+    at = at or Position(decisions=list(made.decisions))
+    group.agree({"recipe": made.recipe.model_dump(mode="json"), "facts": facts, "at": to_json(at)})
+    group.share(arrays or {})
+    group.share(checkpoint.read_arrays(checkpoints / at.best_file) if at.best_file else {})
+    _refuse_apart(group, [])
+
+
+def _refuse_apart(group: Group, others: Sequence[str]) -> None:
+    """Raises KerastuneError in every worker if one of them would train something else."""
+    said = group.gather(["\n".join(others).encode()])
+    found = {rank: text.decode() for rank, text in enumerate(said) if text}
+    if found:
+        listed = "\n".join(f"  worker {rank}: {line}" for rank, text in found.items() for line in text.splitlines())
+        raise KerastuneError(
+            f"The workers would not train the same thing:\n{listed}",
+            "Give all workers the same data, weights and versions.",
+        )
+
+
+def refuse_joint(recipe: Recipe, group: Group) -> None:
+    """Refuses several workers for a task that no sum of parts computes.
+
+    Raises:
+        RecipeError: as said.
+    """
+    if group.count > 1 and (why := tasks.get(recipe.task).learning.joint(recipe)):
+        raise RecipeError(f"{recipe.task} cannot train with {group.count} workers: {why}.", "Train with one.")
+
+
 _UNCHANGED = ("recipe", "data", "preset_sha256", "versions")
 
 
-def facts_of(made: Plan, job: Literal["train", "run"] = "train") -> dict[str, Any]:
+def facts_of(made: Plan, job: Literal["train", "run"] = "train", workers: int = 1) -> dict[str, Any]:
     """Returns the facts that decide the bits, and may not change before a resumption; also time and machine."""
     weights = hashlib.sha256()
     for weight in made.task.backbone.weights:
@@ -135,6 +211,7 @@ def facts_of(made: Plan, job: Literal["train", "run"] = "train") -> dict[str, An
         "machine": {**environment.machine(), "gpus": [d.name for d in tf.config.list_physical_devices("GPU")]},
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "job": job,
+        "workers": workers,
         "before": {},
         "resumed": [],
     }
@@ -179,7 +256,8 @@ def _memory_told() -> Iterator[None]:
 
 
 def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    changes = [line for key in _UNCHANGED if key in now for line in differences(then[key], now[key], key)]
+    keys = [key for key in (*_UNCHANGED, "workers") if key in now]
+    changes = [line for key in keys for line in differences(then.get(key, 1), now[key], key)]
     if changes:
         listed = "\n".join(f"  {line}" for line in changes)
         raise KerastuneError(
@@ -233,6 +311,7 @@ def record_of(made: Plan, facts: Mapping[str, Any], at: Position, **found: Any) 
     ran = [*at.ran, *([None] * len(made.audits))]
     return RunRecord(
         job=facts["job"],
+        workers=facts["workers"],
         name=recipe.name,
         like=facts.get("like"),
         task=recipe.task,

@@ -161,6 +161,7 @@ TASK: Task[AnomalyDetection] = Task(
         shapes="fixed",
     ),
     learning=Learning(
+        joint=lambda recipe: "its statistics take one pass, without gradients",
         targets=_targets,
         loss=lambda recipe: _no_loss,
         meter=lambda recipe: keras.metrics.Mean(name="balanced_accuracy"),

@@ -86,6 +86,7 @@ def validated(recipe: ImageEmbedding, y: Sequence[npt.NDArray[Any]], outputs: Se
 
 
 LEARNING: Learning[ImageEmbedding] = Learning(
+    joint=lambda recipe: "its loss compares each picture with all others of the batch",
     targets=targets,
     loss=lambda recipe: loss(recipe.dimensions),
     meter=lambda recipe: Found(name=LEARNT[recipe.data.target].metric.name),

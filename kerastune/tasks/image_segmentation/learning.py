@@ -95,6 +95,9 @@ class Overlap(keras.metrics.Metric):  # type: ignore[misc]
 
 
 LEARNING: Learning[ImageSegmentation] = Learning(
+    joint=lambda recipe: (
+        "Dice is a figure of all pixels of a batch; segmenter.dice = 0 leaves it out" if recipe.segmenter.dice else ""
+    ),
     targets=targets,
     loss=loss,
     meter=lambda recipe: Overlap(len(recipe.data.classes)),

@@ -274,6 +274,7 @@ TASK: Task[TextEmbedding] = Task(
         shapes="bucketed",
     ),
     learning=Learning(
+        joint=lambda recipe: "its loss compares each text with all others of the batch",
         targets=targets,
         loss=lambda recipe: loss(recipe.data.target),
         meter=lambda recipe: metric(recipe.data.target),

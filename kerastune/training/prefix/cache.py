@@ -29,6 +29,7 @@ from kerastune import assets, environment, files
 from kerastune.errors import KerastuneError
 
 Arrays = tuple[npt.NDArray[Any], ...]
+Whole = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 _RECORD = "features.json"
 _RESERVE = 2**30
@@ -81,6 +82,7 @@ def compute(
     of: str = "",
     each: Callable[[int], None] = lambda done: None,
     beside: Callable[[Path], None] = lambda folder: None,
+    whole: Whole | None = None,
 ) -> Features:
     """Runs `forward` over batches and stores the rows: on disk under `key`, or in memory without one.
 
@@ -90,13 +92,15 @@ def compute(
         of: what they are features of, for `kerastune cache ls`.
         each: told how many examples are done, after each batch.
         beside: writes what belongs to the features into their folder on disk, after the last batch.
+        whole: completes an array of which the batches have filled some rows and left the others zero; others compute
+            those. Only in memory.
 
     Raises:
         KerastuneError: there is no room on the disk.
     """
     needed = n * sum(spec.nbytes for spec in specs)
     if key is None:
-        return _in_memory(forward, batches, n, specs, each)
+        return _in_memory(forward, batches, n, specs, each, whole)
     if not files.is_writable(_root()):  # a cache that others share, and this user only reads
         if needed > (free := environment.memory_available()):
             raise KerastuneError(
@@ -118,7 +122,7 @@ def compute(
                     for i, row in zip(indices.tolist(), found, strict=True):
                         os.pwrite(file.fileno(), row.tobytes(), i * spec.nbytes)
 
-            _pass(forward, batches, n, specs, write, each)
+            _refuse_others(_pass(forward, batches, specs, write, each), n)
         beside(partial)
         record = {
             "of": of,
@@ -145,25 +149,28 @@ def _in_memory(
     n: int,
     specs: Sequence[Spec],
     each: Callable[[int], None],
+    whole: Whole | None = None,
 ) -> Features:
-    arrays = tuple(np.empty((n, *spec.shape), spec.dtype) for spec in specs)
+    arrays = tuple(np.zeros((n, *spec.shape), spec.dtype) for spec in specs)
 
     def fill(indices: npt.NDArray[np.int64], rows: Arrays) -> None:
         for array, found in zip(arrays, rows, strict=True):
             array[indices] = found
 
-    _pass(forward, batches, n, specs, fill, each)
+    done = _pass(forward, batches, specs, fill, each)
+    if whole:
+        arrays, done = tuple(map(whole, arrays)), n
+    _refuse_others(done, n)
     return Features(n, tuple(specs), arrays)
 
 
 def _pass(
     forward: Callable[[Any], Arrays],
     batches: Iterable[tuple[Any, Any]],
-    n: int,
     specs: Sequence[Spec],
     put: Callable[[npt.NDArray[np.int64], Arrays], Any],
     each: Callable[[int], None],
-) -> None:
+) -> int:
     done = 0
     for batch, indices in batches:
         rows = forward(batch)
@@ -173,6 +180,10 @@ def _pass(
         put(np.asarray(indices), rows)
         done += len(rows[0])
         each(done)
+    return done
+
+
+def _refuse_others(done: int, n: int) -> None:
     if done != n:
         raise ValueError(f"{done} examples instead of {n}")
 

@@ -13,12 +13,14 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kerastune import environment
+from kerastune.data import Order
 from kerastune.progress import Progress
 from kerastune.tasks.contract import Targets, Tensors
 from kerastune.training.batches import Batches
 from kerastune.training.prefix import cache, forward, truths
 from kerastune.training.prefix.cutting import Cut
 from kerastune.training.prefix.forward import Forward, Implementation
+from kerastune.workers.group import Group
 
 Key = Callable[[Implementation, str, int | None], str]
 
@@ -96,14 +98,17 @@ def keep(
     title: str,
     progress: Progress,
     run_prefix: Forward | None = None,
+    group: Group | None = None,
 ) -> Kept:
     """Runs the prefix once over all examples, or reads the cache of an earlier run.
 
     Args:
         title: names the phase in messages.
         run_prefix: the prefix in the implementation `by`; None to make it when needed.
+        group: the workers that share the pass. Each computes all where the features are kept on disk, which need not be
+            the same disk, and of augmented views.
     """
-    started, found = time.perf_counter(), []
+    started, found, group = time.perf_counter(), [], group or Group()
     views: list[int | None] = [*range(batches.recipe.train.cache_views)] or [None]
     wanted: list[tuple[str, int | None]] = [*(("train", view) for view in views), ("validation", None)]
     for name, view in wanted:
@@ -116,15 +121,19 @@ def keep(
             run_prefix = run_prefix or forward.forward(cut, by, batches.example, batches.bucketed)
             stage, total = f"{title}, frozen layers ({name})", len(batches.split(name))
             seen = truths.Gathered(own)
+            shares = group.is_apart and view is None and not on_disk
+            order = _order(batches, name)
+            mine = group.block(order.steps) if shares else range(order.steps)
             known = cache.compute(
                 run_prefix,
-                _inputs(batches, phase, name, view, None if view is None else seen.add),
+                _inputs(batches, phase, name, view, None if view is None else seen.add, mine),
                 total,
                 cut.specs,
                 kept_as,
                 f"{batches.recipe.name}, {title}, {name}",
                 lambda done: progress.advance(stage, done, total),  # noqa: B023  called at once
                 seen.save,
+                group.sum_rows if shares else None,
             )
             found.append(View(known, seen.targets))
     examples = count(batches)
@@ -142,11 +151,17 @@ def _inputs(
     name: str,
     view: int | None,
     told: Callable[[Any, Any, Any], None] | None = None,
+    own: range | None = None,
 ) -> Iterator[tuple[Any, Any]]:
-    """Yields batches of (inputs, indices of their rows); `told` gets the truth, weights and indices of each."""
-    # Texts come in order of length, but the timed batches should be typical.
-    order = batches.order(name, seed=(0,) if batches.bucketed else None)
-    for x, truth, weights, i in batches.of(name, order, None if view is None else batches.changes(phase, view)):
+    """Yields batches of (inputs, indices of their rows), by default all; `told` gets the truth, weights and indices."""
+    order = _order(batches, name, own.start if own else 0)
+    found = batches.of(name, order, None if view is None else batches.changes(phase, view))
+    for x, truth, weights, i in itertools.islice(found, len(own) if own is not None else None):
         if told:
             told(truth, weights, i)
         yield x, i
+
+
+def _order(batches: Batches, name: str, start: int = 0) -> Order:
+    # Texts come in order of length, but the timed batches should be typical.
+    return batches.order(name, seed=(0,) if batches.bucketed else None, start=start)
