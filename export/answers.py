@@ -15,6 +15,15 @@ def best(outputs, labels, top):
     return [f"{scores[i]:.4f}  {labels[i]}" for i in np.argsort(-scores, kind="stable")[:top]]
 
 
+def decided(outputs, labels, decision):
+    """Returns whether the probability of the label that is decided for reaches its threshold, and a line about it."""
+    score = float(outputs["scores"][labels.index(decision["label"])])
+    reached = score >= decision["threshold"]
+    sign = ">=" if reached else "<"
+    line = f"decision: {'' if reached else 'not '}{decision['label']} ({score:.4f} {sign} {decision['threshold']:.4f})"
+    return reached, line
+
+
 def number(outputs, labels, top):
     """Returns the number with the name of its column."""
     return [f"{outputs['scores'][0]:.4f}  {labels[0]}"]

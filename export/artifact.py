@@ -100,7 +100,7 @@ def digest(manifest):
 
 def show(predict, take, restore, asked, folder, manifest, top):
     """Prints the model's output for each example, and a comparison of all of them."""
-    from answers import ANSWERS, PLAIN
+    from answers import ANSWERS, PLAIN, decided
 
     kind, said, words = ANSWERS.get(manifest["learnt"], PLAIN), [], None
     if "catalogue" in manifest["extras"]:
@@ -111,6 +111,8 @@ def show(predict, take, restore, asked, folder, manifest, top):
         print(name)
         for line in words(outputs, top) if words else kind.lines(outputs, manifest["labels"], top):
             print(f"  {line}")
+        if manifest.get("decision"):
+            print(f"  {decided(outputs, manifest['labels'], manifest['decision'])[1]}")
     for line in kind.together(said):
         print(f"  {line}")
 

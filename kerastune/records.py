@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -280,6 +280,76 @@ def _unfit(record: RunRecord) -> str | None:
         if not counted or (labels & counted and labels - counted):  # some kinds of truth count under another name
             return "it does not count the examples of every label"
     return None
+
+
+# --- a learning curve ----------------------------------------------------------------------------------------
+
+Weights = Literal["pretrained", "random"]
+
+CURVE = "curve.json"
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The test accuracy of a linear head on one draw of training examples.
+
+    Attributes:
+        per_label: examples of each label; None: all.
+        seconds: of fitting the head.
+    """
+
+    weights: Weights
+    per_label: int | None
+    seed: int
+    examples: int
+    accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What each further example is worth, and what the pretrained weights are: curve.json.
+
+    Attributes:
+        test: examples that every point was judged on.
+        feature_seconds: seconds of running the backbone over all examples, by its weights.
+        sentence: the result in words.
+    """
+
+    name: str
+    preset: str
+    test: int
+    points: tuple[CurvePoint, ...]
+    feature_seconds: dict[str, float]
+    sentence: str
+
+
+def read_curve(folder: Path) -> Curve | None:
+    """Returns the curve in a folder, or None.
+
+    Raises:
+        KerastuneError: it is damaged.
+    """
+    try:
+        return from_json(Curve, json.loads((folder / CURVE).read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise KerastuneError(f"{folder / CURVE} is damaged.", "Delete the folder, and measure again.") from error
+
+
+def curve_means(points: Iterable[CurvePoint], weights: Weights) -> list[tuple[int | None, float, float, float]]:
+    """Returns (examples a label, mean number of examples, mean accuracy, half its range) of each size."""
+    sizes: dict[int | None, list[CurvePoint]] = {}
+    for point in points:
+        if point.weights == weights:
+            sizes.setdefault(point.per_label, []).append(point)
+    found = []
+    for size, those in sizes.items():
+        each = [point.accuracy for point in those]
+        count = sum(point.examples for point in those) / len(those)
+        found.append((size, count, sum(each) / len(each), (max(each) - min(each)) / 2))
+    return found
 
 
 # --- as JSON -------------------------------------------------------------------------------------------------

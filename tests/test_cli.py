@@ -71,7 +71,7 @@ def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_the_commands_are_these() -> None:
     groups = "recipes list, recipes show, recipes copy, recipes schema, assets list, assets fetch, targets list"
     groups += ", cache ls, cache clear"
-    jobs = "targets show, validate, run, train, resume, lr-find, evaluate, predict, export, verify"
+    jobs = "targets show, validate, run, train, resume, lr-find, curve, evaluate, predict, export, verify"
     jobs += ", search, index, serve, benchmark, report, doctor, manifest, runs list, runs compare, runs remove"
     assert set(COMMANDS) == set(f"{groups}, {jobs}".split(", "))
 

@@ -182,7 +182,7 @@ def test_texts_that_are_cut_off_are_counted(text_recipe: Callable[..., Any]) -> 
     splits = load(recipe.data)
     task = text_classification.build(recipe, recipe.preset, 2, "float32")
     longer = sum(len(splits.train.example(i).tolist()[0].split()) + 2 > 8 for i in range(len(splits.train)))
-    assert text_classification.describe(task, splits)["truncated"]["train"] == longer > 0
+    assert text_classification.describe(task, splits, "tiny")["truncated"]["train"] == longer > 0
 
 
 def test_a_length_that_the_model_does_not_take_is_refused(text_recipe: Callable[..., Any]) -> None:

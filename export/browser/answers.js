@@ -6,9 +6,13 @@ const ranked = (numbers) => [...numbers.keys()].sort((a, b) => numbers[b] - numb
 const CONFIDENT = 0.3;
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-/** The most probable labels, with their shares of a bar. */
-function best({ scores }, { labels }, top) {
-  return ranked(scores.data).slice(0, top).map((i) => [labels[i], percent(scores.data[i]), scores.data[i]]);
+/** The most probable labels, with their shares of a bar; and the decision, where the manifest has a threshold. */
+function best({ scores }, { labels, decision }, top) {
+  const rows = ranked(scores.data).slice(0, top).map((i) => [labels[i], percent(scores.data[i]), scores.data[i]]);
+  if (!decision) return rows;
+  const score = scores.data[labels.indexOf(decision.label)];
+  const word = score >= decision.threshold ? decision.label : `not ${decision.label}`;
+  return [...rows, [`decision: ${word}`, `from ${percent(decision.threshold)}`, 0]];
 }
 
 const number = ({ scores }, { labels }) => [[labels[0], scores.data[0].toPrecision(5), 0]];

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from kerastune.cli import artifacts, asking, doctor, recipes, runs, scaling, stock, training
+from kerastune.cli import artifacts, asking, curve, doctor, recipes, runs, scaling, stock, training
 from kerastune.cli.terminal import say
 from kerastune.errors import INTERRUPTED, KerastuneError
 
@@ -49,7 +49,7 @@ def cli() -> None:
 
 for _command in (
     *(recipes.recipes, stock.assets, stock.targets, stock.cache, doctor.doctor),
-    *(training.validate, training.run, training.train, training.resume, training.lr_find),
+    *(training.validate, training.run, training.train, training.resume, training.lr_find, curve.curve),
     *(training.evaluate, training.report, runs.runs, scaling.manifest),
     *(artifacts.export, artifacts.verify, artifacts.benchmark, artifacts.serve),
     *(asking.predict, asking.search, asking.index),

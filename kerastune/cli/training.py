@@ -48,6 +48,7 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
 
     wanted = read(recipe, overrides)
     with starting():
+        from kerastune import tasks
         from kerastune.exporting import rehearsal
         from kerastune.records import to_json
         from kerastune.training import plan as planning
@@ -58,6 +59,7 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
     rows: list[dict[str, Any]] = [{"name": name, "passed": None, "problems": []} for name in names]
     with progress() as told:
         plan = planning.plan(wanted, told)
+        described = tasks.get(wanted.task).building.describe(plan.recipe, plan.task, plan.splits)
         planned = time.monotonic()
         if wanted.exports and not no_exports:
             rows, failure = rehearsal.rehearse(wanted, plan, told)
@@ -66,7 +68,7 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
         "labels": list(plan.splits.labels),
         "counts": plan.counts,
         "notes": list(plan.splits.notes),
-        "warnings": rehearsal.warnings(wanted, plan),
+        "warnings": [*described.get("warnings", ()), *rehearsal.warnings(wanted, plan)],
         "skipped": list(plan.splits.skipped),
         "phases": [to_json(audit) for audit in plan.audits],
         "decisions": [to_json(decision) for decision in plan.decisions],

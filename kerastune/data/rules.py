@@ -178,7 +178,7 @@ def keep_few(draft: Draft, settings: Data) -> None:
     train = [i for i in draft.alive if draft.splits[i] == "train"]
     for label, members in draft.by_label().items():
         trained = [i for i in reversed(members) if draft.splits[i] == "train"]
-        place = {_drawn(draft.digests[i], settings.per_label_seed): i for i in trained}
+        place = {draw_key(draft.digests[i], settings.per_label_seed): i for i in trained}
         kept |= {place[one] for one in sorted(place)[: settings.per_label]}
         if len(place) < settings.per_label:
             short.append(f"{quoted(label)} has {len(place)}")
@@ -189,7 +189,8 @@ def keep_few(draft: Draft, settings: Data) -> None:
         draft.notes.append(f"fewer than data.per_label = {settings.per_label:,} in train: {some(sorted(short))}")
 
 
-def _drawn(digest: str, seed: int) -> str:
+def draw_key(digest: str, seed: int) -> str:
+    """Returns the place of an example in the draw of a seed; the least come first."""
     return hashlib.sha256(f"{seed} {digest}".encode()).hexdigest()
 
 

@@ -355,7 +355,7 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
     quantize, device, learnt = conversion.quantize, tasks.device(of.recipe.task), _learnt(of)
     is_exact, rounding = quantize == "none", ROUNDING * scale
     tested = (of.record.metrics or {})["test"]
-    guess = tested.get("baseline")
+    guess, decided = tested.get("baseline"), of.record.model.get("decision")
     document = {
         "name": job.folder.name,
         "format": job.target.format,
@@ -372,6 +372,7 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
         "metric": of.metric,
         "test": tested[of.metric],
         "baseline": guess and {"answer": guess["answer"], "value": guess[of.metric], "beaten": guess["beaten"]},
+        "decision": decided and {"label": decided["label"], "threshold": decided["threshold"]},
         "tolerance": {
             "scale": scale,
             "golden_error": rounding if is_exact else None,

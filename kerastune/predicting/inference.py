@@ -12,6 +12,7 @@ from kerastune.modalities import Example
 from kerastune.modalities.contract import Asked
 from kerastune.run import Run
 from kerastune.targets import catalogue
+from kerastune.targets.answers import decided
 from kerastune.tasks.contract import Device
 from kerastune.tasks.learnt import Learnt, Predictions
 from kerastune.tasks.learnt.contract import Answer
@@ -26,8 +27,8 @@ class Prediction:
     Attributes:
         input: the file's path or the text; the texts of a pair are joined by " | ".
         lines: the output in words.
-        document: the same as JSON-ready values: "labels" with their "probability", a "number", an "embedding", or an
-            "answer".
+        document: the same as JSON-ready values: "labels" with their "probability", and the "decision" at a
+            threshold, if there is one; a "number", an "embedding", or an "answer".
     """
 
     input: str
@@ -133,8 +134,16 @@ def device_of(of: Run | Artifact) -> Device[Any]:
 def _answering(of: Run | Artifact, top: int) -> Callable[[Predictions, int], Answer]:
     """Returns what puts the outputs for an example into words: the artifact's catalogue, if it has one."""
     if not (isinstance(of, Artifact) and (of.folder / catalogue.FILE).is_file()):
-        labels, answer = _labels(of), learnt_by(of).shown.answer
-        return lambda found, i: answer(labels, found, i, top)
+        labels, answer, decision = _labels(of), learnt_by(of).shown.answer, _decision(of)
+
+        def worded(found: Predictions, i: int) -> Answer:
+            said = answer(labels, found, i, top)
+            if decision is None:
+                return said
+            reached, line = decided({"scores": found["scores"][i]}, list(labels), decision)
+            return Answer((*said.lines, line), {**said.document, "decision": {**decision, "reached": reached}})
+
+        return worded
     threshold = of.manifest.extras["catalogue"]["threshold"]
     look = catalogue.looking(of.folder, threshold)
 
@@ -145,6 +154,15 @@ def _answering(of: Run | Artifact, top: int) -> Callable[[Predictions, int], Ans
         return Answer(tuple(lines), {"known": known, "products": products})
 
     return named
+
+
+def _decision(of: Run | Artifact) -> dict[str, Any] | None:
+    """Returns the label that is decided for and its "threshold", or None."""
+    if isinstance(of, Artifact):
+        found = of.manifest.decision
+        return {"label": found.label, "threshold": found.threshold} if found else None
+    known = of.record.model.get("decision")
+    return known and {key: known[key] for key in ("label", "threshold")}
 
 
 def _labels(of: Run | Artifact) -> tuple[str, ...]:

@@ -32,6 +32,9 @@ class Train(Settings):
     the root of how much rarer they are than the median class."""
     label_smoothing: Fraction = 0.0
     """Fraction of each training label that is spread over all labels (Szegedy et al. 2016, arXiv:1512.00567)."""
+    calibrate: bool = False
+    """After training, divide the logits by the temperature that suits the validation split best, inside every export
+    (Guo et al. 2017, arXiv:1706.04599). Answers stay the same; probabilities become more truthful."""
     early_stopping: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """End a phase after this many epochs without better validation accuracy (0: never)."""
     cache: Literal["auto", "off", "memory", "disk"] = "auto"
@@ -135,6 +138,24 @@ class Phase(Settings):
         return self
 
 
+class Threshold(Settings):
+    """A decision for one label: when its probability is enough to act on. Chosen on the validation split."""
+
+    label: Text
+    """The label that is decided for: "spam", "ill"."""
+    sensitivity: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the examples of this label that the decision must find; the others then have as few false alarms as can
+    be."""
+    miss_cost: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Instead: the cost of a miss, where a false alarm costs 1. The sum is made as small as can be."""
+
+    @model_validator(mode="after")
+    def _has_one_aim(self) -> "Threshold":
+        if (self.sensitivity is None) == (self.miss_cost is None):
+            raise ValueError("a threshold needs a sensitivity or a miss_cost, and not both")
+        return self
+
+
 class Recipe(Settings):
     """A training job: the model, the data, the phases and the exports."""
 
@@ -146,6 +167,7 @@ class Recipe(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: Data
     train: Train = Train()
+    threshold: Threshold | None = None
     phases: Annotated[tuple[Phase, ...], Field(strict=False)]
     exports: Annotated[tuple[Export, ...], Field(strict=False)] = ()
 
@@ -192,6 +214,10 @@ class Recipe(Settings):
             raise ValueError("train.class_weights needs one label per example, or per pixel")
         if self.data.target != "label" and train.label_smoothing:
             raise ValueError("train.label_smoothing needs one label per example")
+        if self.data.target not in ("label", "labels") and train.calibrate:
+            raise ValueError("train.calibrate needs probabilities of labels, and this recipe learns none; remove it")
+        if self.data.target != "label" and self.threshold:
+            raise ValueError("[threshold] needs one label per example; remove it")
         if self.data.target not in ("label", "labels", "groups") and self.data.per_label:
             raise ValueError("data.per_label draws examples by their label, and these data have none; remove it")
         return self

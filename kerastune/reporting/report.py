@@ -3,22 +3,16 @@
 It is built from the run folder; the data are read again only for thumbnails of mistakes.
 """
 
-import base64
-import io
 import json
 import shlex
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib import resources
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from kerastune import files, tasks
 from kerastune.data import Split
@@ -26,7 +20,8 @@ from kerastune.errors import KerastuneError, printable
 from kerastune.modalities import Modality
 from kerastune.progress import Progress
 from kerastune.recipe import export_name
-from kerastune.records import Audit, RunRecord
+from kerastune.records import RunRecord, curve_means, read_curve
+from kerastune.reporting import charts
 from kerastune.run import Run
 from kerastune.tasks.learnt import Learnt, statistics
 from kerastune.tasks.learnt.contract import Mistake
@@ -39,9 +34,6 @@ LARGEST_MATRIX = 30
 
 _JUDGED = ("validation", "test")
 _EXCERPT = 300  # characters
-_TRAIN, _VALIDATION = "#c9641a", "#3577c4"  # both readable on white and on black
-_INK = "#010203"  # placeholder for the text colour, which follows the reader's colour scheme
-_INK_STYLE = "svg{color:#1d2127}@media(prefers-color-scheme:dark){svg{color:#e3e6ea}}"
 
 
 def write(of: Run, *, progress: Progress | None = None) -> Path:
@@ -57,6 +49,8 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         context = learnt.shown.context(of.labels, truth, predictions, test)
         if test is not None:
             shown, without = _previews(test, ids, wrong[:SHOWN_MISTAKES], modality)
+    plots = [(plot.title, plot.words, charts.plot(plot)) for plot in context.pop("plots", ())]
+    kept = _kept(history, of)
     made = artifact.inside(of.exports)
     page = _template().render(
         of=of,
@@ -73,8 +67,9 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         totals=[sum(column) for column in zip(*(one["row"] for one in counts), strict=True)],
         is_large=len(of.labels) > LARGEST_MATRIX,
         history=history,
-        kept=_kept(history, of),
-        curves=[(name, _curve(name, of, history)) for name in ("loss", of.metric)] if history else [],
+        kept=kept,
+        plots=plots,
+        curves=[(name, charts.curve(name, record, history, kept)) for name in ("loss", of.metric)] if history else [],
         wrong=wrong,
         shown=wrong[:SHOWN_MISTAKES],
         contents=shown,
@@ -84,6 +79,9 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         install={name: runtime.install for name, runtime in RUNTIMES.items()},
         refused=of.failures,
         said=_said(of, history),
+        worth_more=read_curve(of.folder / "curve"),
+        learning_curve=charts.learning_curve,
+        curve_means=curve_means,
         missing=sorted(
             {export_name(e) for e in of.recipe.exports}
             - {a.folder.name for a in made}
@@ -161,54 +159,6 @@ def _previews(
         }, None
     except (OSError, ValueError) as error:  # a file disappeared or broke during reading
         return {}, str(error)
-
-
-# --- pictures ----------------------------------------------------------------------------------------------
-
-
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _curve(metric: str, of: Run, history: list[dict[str, float]]) -> str:
-    """Plots training and validation over epochs, with phases as bands and a ring around the kept epoch."""
-    ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
-    style: Any = {"svg.fonttype": "none", "svg.hashsalt": metric, "font.size": 10, "text.parse_math": False, **ink}
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(4.5, 2.9), layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        epochs = range(1, len(history) + 1)
-        looks = {"training": (metric, _TRAIN, "--"), "validation": (f"val_{metric}", _VALIDATION, "-")}
-        for name, (key, color, line) in looks.items():
-            if key in history[0]:  # training may show another, cheaper figure
-                axes.plot(epochs, [r[key] for r in history], line, color=color, label=name, marker="o", ms=4)
-        kept = _kept(history, of)
-        axes.plot([kept], [history[kept - 1][f"val_{metric}"]], "o", ms=10, mfc="none", mec=_INK, label="kept")
-        _bands(axes, [int(row["phase"]) for row in history], of.record.phases)
-        axes.set(xlabel="epoch", xlim=(0.5, len(history) + 0.5))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(axis="y", color="#808080", alpha=0.25)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
-        figure.savefig(buffer := io.StringIO(), format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue().replace(_INK, "currentColor").replace("*{", _INK_STYLE + "*{", 1)
-    return _uri("svg+xml", svg[svg.index("<svg") :].encode())
-
-
-def _bands(axes: Any, numbers: list[int], phases: Sequence[Audit]) -> None:
-    """Draws a band and a name for each phase; in a narrow band, only its number."""
-    start = 0.5
-    for number, epochs in groupby(numbers):
-        end = start + len(list(epochs))
-        axes.axvspan(start, end, color="#808080", alpha=0.12 if number % 2 == 0 else 0, linewidth=0)
-        if start > 0.5:
-            axes.axvline(start, color="#808080", linewidth=0.8)
-        name = f"{number}: {ascii(phases[number - 1].unfreeze)[1:-1]}"
-        room = int(52 * (end - start) / len(numbers))
-        name = name if len(name) <= room else str(number)
-        place = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "bottom"}
-        axes.text((start + end) / 2, 1.02, name, size=9, **place)
-        start = end
 
 
 # --- words and figures -------------------------------------------------------------------------------------

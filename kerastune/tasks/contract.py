@@ -43,14 +43,15 @@ class Building(Generic[R]):
         build: (recipe, preset, splits, dtype policy) -> the pretrained model with a head for the task.
             Raises AssetError for unreachable presets, RecipeError for unsuitable ones, DataError for unsuitable data.
         prepare: initialises a new head from the training data, where that helps.
-        describe: returns facts about inputs and outputs for run.json: sizes, lengths, how much was truncated.
+        describe: returns facts about inputs and outputs for run.json: sizes, lengths, how much was truncated. Sentences
+            under "warnings" are shown.
         load: (run folder, recipe, dtype policy) -> the tuned model.
         write_beside: writes into the run folder what the preset format cannot hold.
         vary: (model, a batch of inputs) draws the head of an untrained model at random, so that its outputs vary
             between examples as a trained model's do.
         largest_product: returns the weight whose matrix product predicts the speed in another precision, or None.
-        settled: (recipe, model, splits) -> the recipe with what it leaves to the day of training written out, and the
-            decisions that this took.
+        settled: (recipe, model, splits) -> the recipe with what it leaves to the day of training written out, the model
+            for it, and the decisions that this took.
     """
 
     build: Callable[[R, str, Splits, str], Model]
@@ -60,7 +61,11 @@ class Building(Generic[R]):
     write_beside: Callable[[Model, Path], None]
     vary: Callable[[Model, Tensors], None]
     largest_product: Callable[[Model], Any]
-    settled: Callable[[R, Model, Splits], tuple[R, Sequence[Decision]]] = lambda recipe, model, splits: (recipe, ())
+    settled: Callable[[R, Model, Splits], tuple[R, Model, Sequence[Decision]]] = lambda recipe, model, splits: (
+        recipe,
+        model,
+        (),
+    )
 
 
 @dataclass(frozen=True)

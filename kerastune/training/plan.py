@@ -16,7 +16,7 @@ from kerastune.progress import Progress
 from kerastune.recipe import Phase, Recipe
 from kerastune.records import Audit, Decision
 from kerastune.tasks.wanted import refusals
-from kerastune.training import decide, expressions, freezing, lora, precision
+from kerastune.training import calibrating, decide, expressions, freezing, lora, precision
 from kerastune.training.batches import Batches
 from kerastune.training.steps import without_xla
 
@@ -61,6 +61,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     progress = progress or Progress()
     preset = assets.resolve_preset(recipe.preset)  # first: it is the cheapest to get wrong
     splits = data.load(recipe.data, progress.advance)
+    calibrating.refuse_unknown(recipe, splits)
     progress.say(f"Loading {recipe.preset}")
     kind = tasks.get(recipe.task)
 
@@ -80,7 +81,8 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         trains_more = any(phase.unfreeze != "head" for phase in recipe.phases)
         task, decision = precision.build_fastest(build, kind.building.largest_product if trains_more else None)
         decisions = [decision]
-    recipe, settled = kind.building.settled(recipe, task, splits)
+    with progress.working("measuring what the recipe leaves open"):
+        recipe, task, settled = kind.building.settled(recipe, task, splits)
     decisions += settled
     kind.building.prepare(recipe, task, splits)
     if recipe.train.xla is True and (bad := without_xla(task)):

@@ -32,7 +32,7 @@ from kerastune.records import (
     to_json,
 )
 from kerastune.tasks.learnt import statistics
-from kerastune.training import checkpoint, saving
+from kerastune.training import calibrating, checkpoint, saving
 from kerastune.training.batches import Batches
 from kerastune.training.loop import Training
 from kerastune.training.plan import Plan, plan
@@ -271,6 +271,8 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
     recipe, progress, work = training.recipe, training.progress, training.work
     # Tokenises all texts, so it comes first: TensorFlow drops a SentencePiece model when training sets its seed.
     described = training.kind.building.describe(recipe, made.task, made.splits)
+    for warning in described.get("warnings", ()):
+        progress.say(f"warning: {warning}")
     try:
         interrupted = training.run()
     except VerificationError:
@@ -278,12 +280,14 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
         raise
     stopwatch.laps["train"] = round(training.at.seconds, 1)
     stopwatch.skip()  # the training counts its own, those of the processes before it included
+    heat = None if interrupted else calibrating.calibrate(recipe, made.task, made.splits, progress)
     loaded, notes = save(made.batches, work)
     stopwatch.lap("save")
     predictions: dict[str, Any] = {}
     metrics = None
     if not interrupted:
         predictions, metrics = score(recipe, loaded, made.splits, progress)
+        described |= _calibration(recipe, heat, made.splits, predictions, progress)
         stopwatch.lap("evaluate")
     record = record_of(
         made,
@@ -298,6 +302,27 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
     run.write(work, recipe, record, training.at.history, predictions)
     unfinished.finish(work, folder, force)
     return run.Run(folder, [made.splits])
+
+
+def _calibration(
+    recipe: Recipe, heat: float | None, splits: Splits, predictions: Mapping[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Returns the "calibration" by a temperature and the "decision" at a threshold, for run.json, if asked for."""
+    said = {name: ragged.unpacked(predictions, f"{name}/predictions/") for name in ("validation", "test")}
+    found: dict[str, Any] = {}
+    if heat:
+        errors = {name: calibrating.errors(recipe, heat, splits.parts[name], each) for name, each in said.items()}
+        found["calibration"] = {"temperature": round(heat, 4), **errors}
+        progress.say(
+            f"Calibrated by the temperature {heat:.3f}: expected calibration error on the test split "
+            "{before:.4f} before, {after:.4f} after".format(**errors["test"])
+        )
+    if decision := calibrating.decision(recipe, splits, said):
+        found["decision"] = decision
+        rates = {name: decision["test"][name]["value"] for name in ("sensitivity", "specificity")}
+        words = ", ".join(f"{name} {'–' if value is None else f'{value:.4f}'}" for name, value in rates.items())
+        progress.say(f"Decides for {decision['label']} from {decision['threshold']:.4f} on: test {words}")
+    return found
 
 
 def record_of(made: Plan, facts: Mapping[str, Any], at: Position, **found: Any) -> RunRecord:

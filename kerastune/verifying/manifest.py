@@ -76,6 +76,14 @@ class Baseline:
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Decision:
+    """The label that is decided for, from this probability on."""
+
+    label: str
+    threshold: float = Field(ge=0, le=1)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Calibration:
     """Training examples that int8 ranges were measured on."""
 
@@ -106,6 +114,7 @@ class Manifest:
         labels: the labels in the order of the outputs.
         metric, test: the run's metric, and its value on the test split.
         baseline: None where there is no guess without a model.
+        decision: None where the most probable label is the answer.
         run, recipe_sha256: the name of the run, and the hash of its recipe.
         extras: measurements for the target.
         files: all files by their path in the folder, except this one and report.json.
@@ -132,6 +141,7 @@ class Manifest:
     metric: str
     test: float
     baseline: Baseline | None = None
+    decision: Decision | None = None
     tolerance: Tolerance
     calibration: Calibration | None
     preset: str
@@ -169,6 +179,10 @@ class Manifest:
         for one in self.outputs:
             if one.name == "scores" and one.shape[-1:] != (len(self.labels),):
                 raise ValueError(f"scores has the shape {list(one.shape)}, but there are {len(self.labels)} labels")
+        if self.decision and self.decision.label not in self.labels:
+            raise ValueError(
+                f"decision.label is {shortened(repr(self.decision.label))}, which is not one of the labels"
+            )
         return self
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ from kerastune.run import Run
 from kerastune.targets import chats
 from kerastune.tasks.learnt import Learnt
 from kerastune.tasks.learnt.statistics import Paired, paired
-from kerastune.verifying import artifact, comparing, runtimes, verification
+from kerastune.verifying import artifact, comparing, decisions, runtimes, verification
 from kerastune.verifying.artifact import Artifact
 from kerastune.verifying.comparing import OTHER_KERNELS, Part
 from kerastune.verifying.runtimes import RUNTIMES, SUBSET
@@ -320,6 +320,8 @@ def _validation(of: Artifact, unseen: Split, chosen: list[int], found: Arrays, e
         {} if metric is None else learnt.metrics(of.manifest.labels, truth, one) for one in (found, expected)
     )
     beside = {name: Beside(ours[name], theirs[name]) for name in learnt.shown.beside if name in ours}
+    if (decision := of.manifest.decision) and metric is not None:
+        beside |= decisions.rates_at(decision, of.manifest.labels, truth, found, expected)
     return Validation(comparing.agreement(learnt, found, expected), metric, beside)
 
 
@@ -332,6 +334,8 @@ def _judged(of: Artifact, validation: Validation | None) -> tuple[list[str], lis
     if validation is None or validation.metric is None or allowed is None:
         return [], []
     found, words = validation.metric, of.learnt.metric.words
+    if lost := decisions.lost(of.manifest.decision, validation, allowed):
+        return lost, []
     if found.verdict == "worse":
         return [f"it loses {found.drop:.4f} of validation {words}, but max_accuracy_drop is {allowed:g}"], []
     if found.verdict == "too few to tell":

@@ -88,13 +88,13 @@ def _unread(recipe: CausalLM, preset: str) -> dict[str, Any]:
     return {"layer_norm_epsilon": config["rms_norm_eps"], **scaled} if family == "llama" else {}
 
 
-def _settled(recipe: CausalLM, model: Model, splits: Splits) -> tuple[CausalLM, list[Decision]]:
+def _settled(recipe: CausalLM, model: Model, splits: Splits) -> tuple[CausalLM, Model, list[Decision]]:
     """Writes the date that the template asks for into the recipe, so that texts stay the same on another day."""
     if recipe.data.today or not model.chat.asks_for_today:
-        return recipe, []
+        return recipe, model, []
     today = model.chat.settings["today"]
     decision = Decision("data.today", "auto", today, "the chat template writes the date")
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"today": today})}), [decision]
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"today": today})}), model, [decision]
 
 
 def load(folder: str, recipe: CausalLM, precision: str = "float32") -> Model:

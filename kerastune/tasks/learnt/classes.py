@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kerastune.tasks.learnt import calibration
 from kerastune.tasks.learnt.contract import (
     Answer,
     Bools,
@@ -18,6 +19,7 @@ from kerastune.tasks.learnt.contract import (
     Learnt,
     Metric,
     Mistake,
+    Plot,
     Predictions,
     Shown,
     Truth,
@@ -49,6 +51,7 @@ def _one_metrics(labels: Labels, truth: Truth, predictions: Predictions) -> dict
         "accuracy": float((output == truth).mean()),
         "loss": float(-np.log(picked).mean()),
         **_by_class(labels, by_class, np.isin(indices, [truth, output])),
+        "calibration_error": calibration.calibration_error(found.max(-1), output == truth),
         "confusion_matrix": confusion_matrix(truth, output, labels=indices).tolist(),
     }
 
@@ -126,14 +129,49 @@ def _answer(labels: Labels, predictions: Predictions, index: int, top: int) -> A
 
 
 def _context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
-    return {"pairs": []}
+    return {"pairs": [], "two": None}
 
 
 def _one_context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
     from sklearn.metrics import confusion_matrix
 
     matrix = confusion_matrix(truth, scores(predictions).argmax(-1), labels=list(range(len(labels))))
-    return {"pairs": confused(labels, matrix)}
+    found = scores(predictions)
+    right = found.argmax(-1) == truth
+    sure = found.max(-1)
+    error = calibration.calibration_error(sure, right)
+    points = tuple((mean, share) for _, mean, share, _ in calibration.reliability(sure, right))
+    words = f"expected calibration error {error:.4f}"
+    plots = [Plot("Reliability", words, "confidence", "share of right answers", points, diagonal=True)]
+    two = _two_labels(labels, truth, found) if len(labels) == 2 else None
+    return {"pairs": confused(labels, matrix), "two": two, "plots": plots + (two["plots"] if two else [])}
+
+
+def _two_labels(labels: Labels, truth: Truth, found: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """Returns the rates, areas and curves of the rarer label, with intervals."""
+    rarer = rarer_label(truth)
+    positive, score = truth == rarer, found[:, rarer]
+    areas, curves = calibration.areas(positive, score), calibration.curves(positive, score)
+    shown = (
+        ("roc", "roc_auc", "ROC curve", "1 − specificity", "sensitivity"),
+        ("precision", "average_precision", "Precision and recall", "recall", "precision"),
+    )
+    plots = [
+        Plot(title, _with_interval(areas[area]), x, y, tuple(curves[key]), diagonal=key == "roc")
+        for key, area, title, x, y in shown
+        if key in curves
+    ]
+    rates = calibration.rates(positive, found.argmax(-1) == rarer)
+    return {"label": labels[rarer], **rates, **areas, "plots": plots}
+
+
+def rarer_label(truth: Truth) -> int:
+    """Returns the rarer of two labels, mostly what is looked for; the second one of equals."""
+    return int(np.bincount(truth, minlength=2)[1] <= len(truth) / 2)
+
+
+def _with_interval(area: Mapping[str, Any]) -> str:
+    return "area {:.4f}, 95 % interval {:.4f} to {:.4f}".format(area["value"], *area["interval"])
 
 
 def said(labels: Labels, record: Mapping[str, Any]) -> str:

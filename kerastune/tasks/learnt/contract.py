@@ -85,6 +85,24 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """A curve for the report, between 0 and 1 in both directions.
+
+    Attributes:
+        words: what it shows, for those who do not see it.
+        x, y: names of the axes.
+        diagonal: whether the diagonal is what a perfect or a guessing model would give.
+    """
+
+    title: str
+    words: str
+    x: str
+    y: str
+    points: tuple[tuple[float, float], ...]
+    diagonal: bool
+
+
+@dataclass(frozen=True)
 class Comparison:
     """How predictions of two runtimes on the same examples differ.
 
@@ -116,7 +134,7 @@ class Shown:
     Attributes:
         fragment: Jinja file of `kerastune.tasks.learnt` with the report's section on the test split.
         heading: the section's heading.
-        context: (labels, truth, predictions, test split or None) -> the fragment's context.
+        context: (labels, truth, predictions, test split or None) -> the fragment's context; "plots" are drawn.
         mistakes: (labels, truth, predictions) -> the wrong examples, worst first.
         answer: (labels, predictions, index, number of labels) -> one prediction in words.
         beside: additional figures in reports and verifications, by their key in `metrics`.

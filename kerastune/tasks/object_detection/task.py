@@ -71,11 +71,11 @@ def _scale(recipe: ObjectDetection, splits: Splits) -> float:
     return anchors.best_scale(splits.train.labels, recipe.data.image_size) if asked == "auto" else asked
 
 
-def settled(recipe: ObjectDetection, model: Model, splits: Splits) -> tuple[ObjectDetection, list[Decision]]:
+def settled(recipe: ObjectDetection, model: Model, splits: Splits) -> tuple[ObjectDetection, Model, list[Decision]]:
     """Returns the recipe with the scale of the anchors, and how many boxes these cover."""
     if isinstance(model, presets.PresetDetector):
         why = f"{model.kept:.1%} of its values are the preset's; those of the classes begin at the mean of its classes"
-        return recipe, [Decision("detector", "auto", type(model.detector).__name__, why)]
+        return recipe, model, [Decision("detector", "auto", type(model.detector).__name__, why)]
     size, asked = recipe.data.image_size, recipe.detector.anchor_scale
     scale = _scale(recipe, splits)
     share, count = anchors.coverage(splits.train.labels, size, scale)
@@ -87,9 +87,8 @@ def settled(recipe: ObjectDetection, model: Model, splits: Splits) -> tuple[Obje
     if share < _LEAST_COVERED:
         why += "; the others will hardly be found: are they smaller? a larger data.image_size would help"
     decision = Decision("detector.anchor_scale", str(asked), str(scale), why)
-    return recipe.model_copy(update={"detector": recipe.detector.model_copy(update={"anchor_scale": scale})}), [
-        decision
-    ]
+    detector = recipe.detector.model_copy(update={"anchor_scale": scale})
+    return recipe.model_copy(update={"detector": detector}), model, [decision]
 
 
 def load(folder: str, recipe: ObjectDetection, precision: str) -> Model:

@@ -13,6 +13,9 @@ class TextClassification(Recipe):
 
     task: Literal["text_classification"]
     data: Annotated[TableData | TfdsTextData, Field(discriminator="source")]
+    head: Literal["auto", "pooler", "mean", "cls"] = "auto"
+    """What the head reads: "mean" of the tokens' vectors, "cls" (the first token's), or "pooler" (what KerasHub's own
+    classifier reads). `auto` cross-validates them on the training examples."""
 
 
 RECIPE = TextClassification

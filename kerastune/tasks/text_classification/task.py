@@ -1,6 +1,7 @@
 """Text classification: labels or a number for a text or a pair, with any KerasHub backbone with a TextClassifier."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,9 +14,11 @@ from kerastune import assets
 from kerastune.data import Split, Splits
 from kerastune.errors import RecipeError, shortened
 from kerastune.formats.graphs import Signature
-from kerastune.tasks import losses, text_models
+from kerastune.records import Decision
+from kerastune.tasks import fit, losses, text_models
 from kerastune.tasks.contract import Building, Model, Task
 from kerastune.tasks.losses import activated
+from kerastune.tasks.text_classification import choosing, pooled
 from kerastune.tasks.text_classification.settings import TextClassification
 from kerastune.tasks.text_models import input_names, inputs, set_length, signed
 from kerastune.tasks.tokens import batches, order, tokens
@@ -25,6 +28,8 @@ Scores = npt.NDArray[np.float32]
 
 def build(recipe: TextClassification, preset: str, num_outputs: int, precision: str) -> Model:
     """Builds the preset's backbone with a new, randomly initialised head of `num_outputs` logits.
+
+    With `head = "auto"` it is KerasHub's own, until `settled` has measured.
 
     Args:
         preset: the resolved `recipe.preset`.
@@ -45,16 +50,40 @@ def build(recipe: TextClassification, preset: str, num_outputs: int, precision: 
             "Use a preset of a text encoder (BERT, RoBERTa, DistilBERT, DeBERTa, …).",
         ) from error
     set_length(recipe, model)
-    return model
+    if recipe.head in ("auto", "pooler"):
+        return model
+    if recipe.head not in pooled.vectors(model.backbone):
+        raise RecipeError(
+            f"head = {recipe.head!r}: the inputs of {type(model.backbone).__name__} do not tell words from padding.",
+            'Use head = "pooler" or "cls".',
+        )
+    return pooled.with_pooling(model, recipe.head, recipe.seed)
 
 
-def describe(model: Model, splits: Splits) -> dict[str, Any]:
-    """Returns the lengths in tokens and the number of truncated texts, for run.json."""
+def settled(
+    recipe: TextClassification, model: Model, splits: Splits
+) -> tuple[TextClassification, Model, list[Decision]]:
+    """Returns the recipe and the model with the head that `auto` chooses."""
+    if recipe.head != "auto":
+        return recipe, model, []
+    decision = choosing.choose(model, splits.train, choosing.own_pooling(assets.resolve_preset(recipe.preset)))
+    head = str(decision.got)
+    if head != "pooler":
+        model = pooled.with_pooling(model, head, recipe.seed)
+    return recipe.model_copy(update={"head": head}), model, [decision]
+
+
+def describe(model: Model, splits: Splits, preset: str) -> dict[str, Any]:
+    """Returns lengths in tokens, the number of truncated texts, the head, and how the tokens fit, for run.json."""
     parts = {name: tokens(model, getattr(splits, name)) for name in ("train", "validation", "test")}
+    suits = fit.fit(model, splits)
     return {
         "sequence_length": model.preprocessor.sequence_length,
         "buckets": list(parts["train"].buckets),
         "truncated": {name: part.truncated for name, part in parts.items()},
+        "head": getattr(model, "pooling", "pooler"),
+        "tokens": suits,
+        "warnings": fit.warnings(suits, preset),
     }
 
 
@@ -65,7 +94,7 @@ def load(folder: str, precision: str = "float32") -> Model:
         ValueError: KerasHub's own, when the preset cannot be loaded.
     """
     keras.config.set_dtype_policy(precision)
-    return keras_hub.models.TextClassifier.from_preset(folder, dtype=precision)
+    return pooled.load(Path(folder), precision) or keras_hub.models.TextClassifier.from_preset(folder, dtype=precision)
 
 
 def scores(
@@ -127,12 +156,13 @@ TASK: Task[TextClassification] = Task(
     building=Building(
         build=lambda recipe, preset, splits, precision: build(recipe, preset, len(splits.labels), precision),
         prepare=losses.start_at_the_mean,
-        describe=lambda recipe, model, splits: describe(model, splits),
+        describe=lambda recipe, model, splits: describe(model, splits, recipe.preset),
         load=lambda folder, recipe, precision: load(folder, precision),
         write_beside=lambda model, folder: None,
         # Untrained, texts differ little: a head that told them further apart would tell rounding apart.
         vary=lambda model, inputs: losses.vary(model, inputs, 0.2),
         largest_product=text_models.largest_product,
+        settled=settled,
     ),
     feeding=text_models.FEEDING,
     learning=losses.learning(_target),
