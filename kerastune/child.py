@@ -15,7 +15,7 @@ import psutil
 
 from kerastune import environment, files
 from kerastune.errors import ConverterError
-from kerastune.forkserver import Forked, ForkServer, tied
+from kerastune.forkserver import ON_CPU, Forked, ForkServer, tied
 
 TIMEOUT = 30 * 60.0
 """Maximum seconds of a child."""
@@ -62,7 +62,7 @@ def start(
     forks: bool = True,
     temporary: str | None = None,
 ) -> Child:
-    """Starts a Python child, which ends with this process, however that ends (on Linux).
+    """Starts a Python child on the CPU, which ends with this process, however that ends (on Linux).
 
     Args:
         command: the interpreter and its arguments.
@@ -72,7 +72,7 @@ def start(
         forks: whether it needs TensorFlow, and so can fork within `forking`.
         temporary: the folder of its temporary files.
     """
-    server, environment = _server.get() if forks else None, dict(os.environ)
+    server, environment = _server.get() if forks else None, {**os.environ, **ON_CPU}
     if temporary:
         environment["TMPDIR"] = temporary
     with open(os.devnull, "rb") as nothing:

@@ -55,6 +55,19 @@ def quiet_start() -> Iterator[None]:
         os.close(kept)
 
 
+def prepare_gpus() -> None:
+    """Lets TensorFlow take a GPU's memory as it is needed, and compute float32 in float32, not in TF32's 10 bits.
+
+    Does nothing for a GPU that is in use already.
+    """
+    import tensorflow as tf
+
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
 def install(package: str) -> str:
     """Returns the command that installs a package, in a version that kerastune works with."""
     for requirement in requires("kerastune") or ():

@@ -36,6 +36,10 @@ _TIED = (
 )
 
 
+ON_CPU = {"CUDA_VISIBLE_DEVICES": "-1"}
+"""Variables of children: converters and runtimes need no GPU, and one that training holds has no memory left."""
+
+
 def tied(command: Sequence[str]) -> list[str]:
     """A command that the system kills when the thread that starts it ends, however that ends; on Linux alone.
 
@@ -75,7 +79,10 @@ class ForkServer:
             self._process = subprocess.Popen(
                 tied([sys.executable, "-P", __file__, self._library, str(theirs.fileno())]),
                 pass_fds=[theirs.fileno()],
-                env=dict(os.environ),  # without variables that libraries, such as readline, set behind Python's back
+                env={
+                    **os.environ,
+                    **ON_CPU,
+                },  # without variables that libraries, such as readline, set behind Python's back
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -99,7 +106,7 @@ class ForkServer:
         with self._lock:
             for _ in range(2):  # replaces a server that has died or has another environment
                 self.begin()
-                if forked := self._ask([arguments, dict(environment), folder], said, stdin):
+                if forked := self._ask([arguments, {**environment, **ON_CPU}, folder], said, stdin):
                     return forked
                 self._end()
             self._is_useless = True

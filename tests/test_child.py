@@ -79,10 +79,11 @@ def test_a_childs_peak_memory_counts_what_it_holds(process):
 def test_a_child_gets_arguments_environment_folder_and_input(process, monkeypatch, tmp_path):
     monkeypatch.setenv("KERASTUNE_TOY", "ü")
     (tmp_path / "in").write_text("asked")
-    code = "import os, sys; print(sys.argv[1:], os.environ['KERASTUNE_TOY'], os.getcwd(), sys.stdin.read())"
+    shown = "os.environ['KERASTUNE_TOY'], os.environ['CUDA_VISIBLE_DEVICES'], os.getcwd(), sys.stdin.read()"
+    code = f"import os, sys; print(sys.argv[1:], {shown})"
     with (tmp_path / "in").open("rb") as asked:
         said, _ = said_by(code, "a", "-b", stdin=asked.fileno(), folder=str(tmp_path))
-    assert said == f"['a', '-b'] ü {tmp_path} asked"
+    assert said == f"['a', '-b'] ü -1 {tmp_path} asked"
 
 
 @pytest.mark.parametrize("how", ["-m", "script"])

@@ -72,3 +72,20 @@ def test_int4_without_its_package_is_refused_before_training(monkeypatch: pytest
     monkeypatch.setattr(support, "find_spec", lambda name: None)
     assert support.missing("int8") is None
     assert "ai-edge-quantizer: pip install 'kerastune[quantize]'" in (support.missing("int4") or "")
+
+
+def test_gpus_give_memory_as_it_is_needed_and_compute_float32_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tensorflow as tf
+
+    grown: list[str] = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["busy", "free"])
+
+    def grow(gpu: str, enable: bool) -> None:
+        if gpu == "busy":
+            raise RuntimeError("Physical devices cannot be modified after being initialized")
+        grown.append(gpu)
+
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", grow)
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    environment.prepare_gpus()
+    assert grown == ["free"] and not tf.config.experimental.tensor_float_32_execution_enabled()

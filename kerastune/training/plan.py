@@ -59,6 +59,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         DataError, AssetError, RecipeError: with what to mend.
     """
     progress = progress or Progress()
+    environment.prepare_gpus()
     preset = assets.resolve_preset(recipe.preset)  # first: it is the cheapest to get wrong
     splits = data.load(recipe.data, progress.advance)
     calibrating.refuse_unknown(recipe, splits)

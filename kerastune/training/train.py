@@ -438,6 +438,7 @@ def evaluate(of: run.Run, progress: Progress | None = None) -> dict[str, dict[st
         DataError: the data cannot be read, or are not those the run was made with.
     """
     progress = progress or Progress()
+    environment.prepare_gpus()
     with run.changing(of.folder, "evaluating"):
         splits = of.splits(progress)
         with assets.reading(str(of.folder)):

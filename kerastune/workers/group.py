@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from kerastune import environment
 from kerastune.errors import ConverterError, KerastuneError
 from kerastune.workers import cluster
 
@@ -146,6 +147,7 @@ def joined(of: cluster.Cluster) -> Group:
     """Joins the other workers; call it before any other work with TensorFlow. Waits until all are there."""
     if of.count == 1:
         return Group()
+    environment.prepare_gpus()
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
