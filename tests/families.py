@@ -365,6 +365,7 @@ FAMILIES = [
     Family("MobileNet V3 classifier", _vision("MobileNet")),
     Family("MobileNetV5 classifier", _classifier("MobileNetV5ImageClassifier", _mobilenet_v5)),
     Family("ResNet classifier", _classifier("ResNetImageClassifier", lambda: _resnet(None)), free=True),
+    Family("ResNet embedder", _classifier("ResNetImageClassifier", lambda: _resnet(None), activation=None), free=True),
     Family("HGNetV2 classifier", _vision("HGNetV2")),
     Family("ViT classifier", _vision("ViT")),
     Family("DeiT classifier", _vision("DeiT")),
