@@ -1,15 +1,18 @@
 """Pictures with masks: what is read, what is refused, and how masks are kept."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as pycocotools
 import pytest
 from PIL import Image
 
 from kerastune.data import load, masks
+from kerastune.data.sources import coco_masks
 from kerastune.errors import DataError
-from kerastune.recipe.mask_sources import MaskFolders, TfdsMasks
+from kerastune.recipe.mask_sources import CocoMasks, MaskFolders, TfdsMasks
 from tests import drawn
 
 
@@ -158,3 +161,84 @@ def test_a_tfds_data_set_has_masks_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask, expected)
     with pytest.raises(DataError, match="has no mask called 'label'"):
         load(TfdsMasks.model_validate(values | {"mask_key": "label"}))
+
+
+# --- COCO ----------------------------------------------------------------------------------------------------
+
+
+def square(x: float, y: float, side: float) -> list[float]:
+    return [x, y, x + side, y, x + side, y + side, x, y + side]
+
+
+@pytest.fixture
+def coco(tmp_path: Path):
+    """Writes 24 pictures of 8 x 6 pixels with these annotations of each; returns their settings."""
+
+    def write(segmentations, **more) -> CocoMasks:
+        (tmp_path / "images").mkdir(parents=True, exist_ok=True)
+        images, annotations = [], []
+        for n in range(1, 25):
+            pixels = np.random.default_rng(n).integers(0, 255, (6, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / f"{n}.png")
+            images.append({"id": n, "file_name": f"images/{n}.png"})
+            annotations += [
+                {"id": len(annotations) + k, "image_id": n, "category_id": category, "segmentation": one}
+                for k, (category, one) in enumerate(segmentations, 1)
+            ]
+        categories = [{"id": 7, "name": "plate"}, {"id": 3, "name": "food"}]
+        document = {"images": images, "annotations": annotations, "categories": categories}
+        (tmp_path / "annotations.json").write_text(json.dumps(document))
+        given = {"source": "coco", "path": str(tmp_path), "classes": ["table", "food", "plate"], **more}
+        return CocoMasks.model_validate(given)
+
+    return write
+
+
+def test_polygons_hold_the_pixels_whose_centres_they_hold_and_small_things_lie_on_large_ones(coco) -> None:
+    splits = load(coco([(3, [square(3, 2, 1), square(4.6, 2, 1)]), (7, [square(1, 1, 4.4)])]))
+    assert splits.labels == ("table", "food", "plate")
+    expected = np.zeros((6, 8), np.uint8)
+    expected[1:5, 1:5] = 2
+    expected[2, [3, 5]] = 1  # the second square holds the centre at 5.5, but not that at 4.5
+    np.testing.assert_array_equal(masks.unpacked(splits.train.labels[0]), expected)
+
+
+def test_a_polygon_is_pycocotools_s_but_for_its_border() -> None:
+    points = np.random.default_rng(0).uniform(-20, 120, (7, 2))
+    theirs = pycocotools.decode(pycocotools.merge(pycocotools.frPyObjects([points.ravel().tolist()], 90, 100)))
+    ours = coco_masks.filled(points, 90, 100)
+    assert (ours != theirs).mean() < 0.02
+    assert 0.1 < ours.mean() < 0.9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_run_lengths_are_pycocotools_s(seed: int) -> None:
+    region = np.random.default_rng(seed).random((31, 47)) < 0.02 * 10**seed
+    text = pycocotools.encode(np.asfortranarray(region.astype(np.uint8)))["counts"].decode()
+    np.testing.assert_array_equal(coco_masks.run_lengths({"size": [31, 47], "counts": text}, 31, 47), region)
+
+
+def test_plain_run_lengths_go_down_the_columns(coco) -> None:
+    splits = load(coco([(7, [square(0, 0, 3)]), (3, {"size": [6, 8], "counts": [7, 2, 39]})]))
+    assert np.argwhere(masks.unpacked(splits.train.labels[0]) == 1).tolist() == [[1, 1], [2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "why"),
+    [
+        ([], "has no segmentation"),
+        ([[1, 2, 3, 4]], "has a segmentation that is no list of polygons"),
+        ({"size": [8, 6], "counts": [48]}, r"has run lengths for .* \[8, 6\], but its picture has \[6, 8\]"),
+        ({"size": [6, 8], "counts": [40]}, "has run lengths that are not 48 pixels"),
+        ({"size": [6, 8], "counts": "00é"}, "has run lengths that are not 48 pixels"),
+    ],
+)
+def test_an_annotation_that_cannot_be_drawn_is_a_problem(coco, shape, why: str) -> None:
+    with pytest.raises(DataError, match=f"annotation 2: {why}"):
+        load(coco([(7, [square(0, 0, 3)]), (3, shape)]))
+
+
+def test_categories_that_are_no_classes_are_named_with_the_list_to_use(coco) -> None:
+    with pytest.raises(DataError, match=r"does not name food; .* has no category fork") as caught:
+        load(coco([(7, [square(0, 0, 3)])], classes=["table", "plate", "fork"]))
+    assert caught.value.hint is not None and "data.classes = ['table', 'plate', 'food']" in caught.value.hint

@@ -28,7 +28,8 @@ from kerastune.data.rules import (
 from kerastune.data.source import KNOWN, SPLITS, Problem, Progress, Source, counted, some
 from kerastune.data.sources import (
     chat,
-    coco,
+    coco_boxes,
+    coco_masks,
     csv,
     csv_boxes,
     defects,
@@ -53,7 +54,8 @@ SOURCES: dict[str, Callable[[Any, Progress], Source]] = {
     "chat": chat.examples,
     "tfds": tfds.examples,
     "defects": defects.examples,
-    "coco": coco.examples,
+    "coco_boxes": coco_boxes.examples,
+    "coco_masks": coco_masks.examples,
     "yolo": yolo.examples,
     "csv_boxes": csv_boxes.examples,
     "tfds_boxes": tfds_boxes.examples,

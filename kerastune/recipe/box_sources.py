@@ -6,7 +6,8 @@ from pydantic import Field, field_validator
 
 from kerastune.errors import quoted
 from kerastune.recipe.base import Text
-from kerastune.recipe.paths import AssetOrPath, FilePath
+from kerastune.recipe.coco_sources import CocoImages
+from kerastune.recipe.paths import AssetOrPath
 from kerastune.recipe.sources import CsvImages, Images, Reader, Target, TfdsImages
 
 CELL = 8
@@ -34,24 +35,10 @@ class Boxes(Images):
         return "boxes"
 
 
-class CocoData(Boxes):
-    """A COCO file of annotations, with "images", "annotations" and "categories"."""
+class CocoData(Boxes, CocoImages):
+    """A COCO file of annotations, with "images", "annotations", whose boxes count, and "categories"."""
 
-    reader: ClassVar[Reader] = "coco"
-
-    source: Literal["coco"]
-    path: AssetOrPath
-    """The JSON file; or a folder or a fetched asset with {train,validation,test}/annotations.json, or with one
-    annotations.json."""
-    images: FilePath | None = None
-    """Folder that "file_name" is relative to and must stay inside. Default: the JSON file's folder."""
-    validation: FilePath | None = None
-    """The JSON file of the validation split. Default: split by content hash."""
-    test: FilePath | None = None
-    """The JSON file of the test split. Default: split by content hash."""
-    group_key: Text | None = None
-    """A key of each entry of "images" that names groups, such as the photo that tiles are cut from. A group stays in
-    one split."""
+    reader = "coco_boxes"
 
 
 class YoloData(Boxes):

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from kerastune.errors import quoted
 from kerastune.recipe.base import Text
+from kerastune.recipe.coco_sources import CocoImages
 from kerastune.recipe.paths import AssetOrPath
 from kerastune.recipe.sources import Images, Reader, Target, TfdsImages
 
@@ -27,11 +28,8 @@ class Masks(Images):
     """Settings of every source of pictures with masks."""
 
     classes: Annotated[tuple[Text, ...], Field(strict=False, min_length=2, max_length=255)]
-    """Names of the classes: the first is that of pixels of value 0, the next of value 1, and so on."""
-    colors: Annotated[tuple[Colour, ...], Field(strict=False)] = ()
-    """Colours of the classes in their order, such as "#ff8000", for masks that are painted with colours."""
-    ignore: Annotated[int, Field(ge=0, le=255)] | None = 255
-    """Value of pixels that neither train nor count, such as borders."""
+    """Names of the classes: the first is that of pixels of value 0, the next of value 1, and so on. Of a COCO file: the
+    first is that of pixels without annotation, and the others are its categories."""
     image_size: Annotated[int, Field(ge=CELL, le=4096, multiple_of=CELL)] = 256
     """Side in pixels of the model's square input. A multiple of 32."""
 
@@ -43,6 +41,19 @@ class Masks(Images):
     def _classes_are_told_apart(self) -> "Masks":
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes names a class twice")
+        return self
+
+
+class StoredMasks(Masks):
+    """Settings of sources whose masks are pictures."""
+
+    colors: Annotated[tuple[Colour, ...], Field(strict=False)] = ()
+    """Colours of the classes in their order, such as "#ff8000", for masks that are painted with colours."""
+    ignore: Annotated[int, Field(ge=0, le=255)] | None = 255
+    """Value of pixels that neither train nor count, such as borders."""
+
+    @model_validator(mode="after")
+    def _values_are_told_apart(self) -> "StoredMasks":
         if self.colors and len(self.colors) != len(self.classes):
             raise ValueError(f"colors has {len(self.colors)} colours for {len(self.classes)} classes")
         if len(set(self.colors)) < len(self.colors):
@@ -54,7 +65,7 @@ class Masks(Images):
         return self
 
 
-class MaskFolders(Masks):
+class MaskFolders(StoredMasks):
     """Pictures and masks in two folders, path/images/NAME.jpg and path/masks/NAME.png; or, with declared splits, in
     path/{train,validation,test}/images and …/masks. Folders inside them must be alike."""
 
@@ -69,7 +80,7 @@ class MaskFolders(Masks):
     """Name of the folder of masks: PNG files, whose values are numbers of classes."""
 
 
-class TfdsMasks(Masks, TfdsImages):
+class TfdsMasks(StoredMasks, TfdsImages):
     """A TensorFlow Datasets data set with an image and a mask of the same size."""
 
     reader = "tfds_masks"
@@ -78,4 +89,10 @@ class TfdsMasks(Masks, TfdsImages):
     """The feature with the mask."""
 
 
-MaskData = Annotated[MaskFolders | TfdsMasks, Field(discriminator="source")]
+class CocoMasks(Masks, CocoImages):
+    """A COCO file of annotations, with "images", "annotations", whose "segmentation" counts, and "categories"."""
+
+    reader = "coco_masks"
+
+
+MaskData = Annotated[MaskFolders | TfdsMasks | CocoMasks, Field(discriminator="source")]

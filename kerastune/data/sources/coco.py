@@ -1,19 +1,21 @@
-"""Reads pictures with boxes from COCO files: one JSON file with "images", "annotations" and "categories" per split."""
+"""Lists the pictures of COCO files: one JSON file with "images", "annotations" and "categories" per split.
+
+A task says what it makes of the annotations: see `Truth`.
+"""
 
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from kerastune import assets, files
 from kerastune.data import limits
 from kerastune.data.source import (
     SPLITS,
-    Box,
-    Boxed,
     Example,
+    Label,
     Problem,
     Progress,
     Source,
@@ -24,57 +26,78 @@ from kerastune.data.source import (
     some,
     unreachable,
 )
-from kerastune.data.sources.boxes import Drawn, Examined, size_of
+from kerastune.data.sources.boxes import size_of
 from kerastune.errors import DataError, printable, quoted
 from kerastune.modalities.image import LARGEST
-from kerastune.recipe.box_sources import CocoData
+from kerastune.recipe.coco_sources import CocoImages
 
 _NAMES = ("annotations.json", "_annotations.coco.json")
-_LAYOUT = (
+LAYOUT = (
     'Expected {"images": [{"id": 1, "file_name": "1.jpg"}, …], "categories": [{"id": 1, "name": "tree"}, …], '
-    '"annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [x, y, width, height]}, …]}, in pixels.'
+    '"annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [x, y, width, height], '
+    '"segmentation": [[x1, y1, x2, y2, …]]}, …]}, in pixels.'
 )
 
 
+class Truth(Protocol):
+    """What a task makes of annotations."""
+
+    unread: Label
+    """The truth of a picture that cannot be read, which is a problem of its own."""
+
+    def known(self, path: str, categories: list[str]) -> None:
+        """Raises DataError if a file does not have the categories that are asked for."""
+
+    def annotation(self, one: dict[str, Any], where: str, label: str) -> Any:
+        """Returns what is needed of an annotation.
+
+        Raises:
+            ValueError: it has not what it takes; the message follows `where`.
+        """
+
+    def picture(self, id: str, size: tuple[int, int], drawn: list[Any]) -> Label | None:
+        """Returns the truth of a picture of a width and height, or None if an annotation is a problem."""
+
+
 @dataclass
-class _Found:
-    settings: CocoData
+class Found:
+    """The pictures of COCO files."""
+
+    settings: CocoImages
+    truth: Truth
     root: str  # all files lie below it
-    examined: Examined
     paths: list[str] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     categories: dict[int, str] = field(default_factory=dict)
 
+    def source(self, labels: tuple[str, ...], problems: Iterable[Problem], notes: Iterable[str]) -> Source:
+        """Returns the source, with problems and notes on annotations besides those of the files."""
+        return Source(
+            where=named(self.settings.path),
+            examples=self.examples,
+            read=lambda i: files.read_bounded(self.paths[i], LARGEST, "an image"),
+            labels=labels,
+            problems=(*self.problems, *problems),
+            notes=(*self.notes, *notes),
+        )
 
-def examples(settings: CocoData, progress: Progress) -> Source:
-    """Lists the pictures of COCO files, those without boxes too.
+
+def listed(settings: CocoImages, truth: Truth, progress: Progress) -> Found:
+    """Lists the pictures, those without annotations too.
 
     Raises:
         DataError: a file is not there or is no COCO file, or two files name their categories otherwise.
     """
     parts = _files(settings)
-    root = os.path.commonpath([os.path.dirname(path) for path in parts])
-    found = _Found(settings, root, Examined(settings))
+    found = Found(settings, truth, os.path.commonpath([os.path.dirname(path) for path in parts]))
     for path, split in parts.items():
         _read(path, split, found, progress)
-    found.examined.refuse_shares(named(settings.path))
-    if not any(isinstance(one.label, Boxed) and one.label.boxes for one in found.examples):
-        problems = [*found.problems, *found.examined.problems]
-        if not problems:
-            raise DataError(f"{named(settings.path)} holds no box, so there is nothing to find.", _LAYOUT)
-    return Source(
-        where=named(settings.path),
-        examples=found.examples,
-        read=lambda i: files.read_bounded(found.paths[i], LARGEST, "an image"),
-        labels=tuple(dict.fromkeys(name for _, name in sorted(found.categories.items()))),
-        problems=(*found.problems, *found.examined.problems),
-        notes=(*found.notes, *found.examined.notes()),
-    )
+    return found
 
 
-def _files(settings: CocoData) -> dict[str, str | None]:
+def _files(settings: CocoImages) -> dict[str, str | None]:
     """Returns the JSON files and the split in each; None if it is not declared."""
     path = asset_folder(settings.path) if settings.path in assets.ASSETS else settings.path
     declared = {"validation": settings.validation, "test": settings.test}
@@ -84,7 +107,7 @@ def _files(settings: CocoData) -> dict[str, str | None]:
     if any(declared.values()):
         raise DataError(f"{named(path)} is no file, but data.validation or data.test name the files of other splits.")
     if not os.path.isdir(path):
-        raise DataError(f"There is no file or folder {named(path)}.", _LAYOUT)
+        raise DataError(f"There is no file or folder {named(path)}.", LAYOUT)
     folders = {split: (split,) if split != "validation" else (split, "valid", "val") for split in SPLITS}
     found: dict[str, str | None] = {}
     for split, names in folders.items():
@@ -95,11 +118,11 @@ def _files(settings: CocoData) -> dict[str, str | None]:
         return found
     alone = [os.path.join(path, name) for name in _NAMES if os.path.isfile(os.path.join(path, name))]
     if not alone:
-        raise DataError(f"The folder {named(path)} holds no {_NAMES[0]}, and no train/{_NAMES[0]}.", _LAYOUT)
+        raise DataError(f"The folder {named(path)} holds no {_NAMES[0]}, and no train/{_NAMES[0]}.", LAYOUT)
     return {alone[0]: None}
 
 
-def _read(path: str, split: str | None, found: _Found, progress: Progress) -> None:
+def _read(path: str, split: str | None, found: Found, progress: Progress) -> None:
     document = _document(path)
     name = relative(path, found.root)
     known = {int(one["id"]): str(one["name"]) for one in document["categories"]}
@@ -110,6 +133,7 @@ def _read(path: str, split: str | None, found: _Found, progress: Progress) -> No
             "Give all files the same ids and names.",
         )
     found.categories = known
+    found.truth.known(path, list(known.values()))
     if twice := [label for label in set(known.values()) if list(known.values()).count(label) > 1]:
         found.notes.append(f"{name}: several categories of one name, read as one ({some(sorted(twice))})")
     drawn = _drawn(document, name, known, found)
@@ -129,7 +153,7 @@ def _read(path: str, split: str | None, found: _Found, progress: Progress) -> No
         found.problems.append(Problem(name, f"{counted(lost, 'annotation')} of images that it does not list: {ids}"))
 
 
-def _add(image: dict[str, Any], drawn: list[Drawn], split: str | None, folder: str, real: str, found: _Found) -> None:
+def _add(image: dict[str, Any], drawn: list[Any], split: str | None, folder: str, real: str, found: Found) -> None:
     """Adds one picture."""
     full = os.path.normpath(os.path.join(folder, image["file_name"]))
     id = relative(full, found.root) if full.startswith(found.root) else printable(image["file_name"])
@@ -139,7 +163,7 @@ def _add(image: dict[str, Any], drawn: list[Drawn], split: str | None, folder: s
     size = size_of(full)
     if size is None:
         found.paths.append(full)  # what is wrong with it is said where all examples are read
-        found.examples.append(Example(id, Boxed((), 1, 1), split))
+        found.examples.append(Example(id, found.truth.unread, split))
         return
     if why := _other_size(image, size):
         found.problems.append(Problem(id, why))
@@ -149,7 +173,7 @@ def _add(image: dict[str, Any], drawn: list[Drawn], split: str | None, folder: s
     if key and group is None:
         found.problems.append(Problem(id, f"has no {quoted(key)}, which data.group_key names"))
         return
-    label = found.examined.picture(id, size, drawn)
+    label = found.truth.picture(id, size, drawn)
     if label is not None:
         found.paths.append(full)
         found.examples.append(Example(id, label, split, None if group is None else str(group)))
@@ -164,26 +188,24 @@ def _other_size(image: dict[str, Any], size: tuple[int, int]) -> str | None:
     return f"was annotated at {said[0]} x {said[1]} pixels, but has {size[0]} x {size[1]}{turned}"
 
 
-def _drawn(document: dict[str, Any], name: str, known: dict[int, str], found: _Found) -> dict[Any, list[Drawn]]:
-    """Returns the boxes of each image, by its id."""
-    boxes: dict[Any, list[Drawn]] = defaultdict(list)
+def _drawn(document: dict[str, Any], name: str, known: dict[int, str], found: Found) -> dict[Any, list[Any]]:
+    """Returns what is annotated in each image, by its id."""
+    drawn: dict[Any, list[Any]] = defaultdict(list)
     for n, one in enumerate(document["annotations"], start=1):
         where = f"{name}, annotation {one.get('id', f'number {n}')}"
-        if "bbox" not in one or not one["bbox"]:
-            found.problems.append(Problem(where, "has no bbox"))
-        elif one.get("category_id") not in known:
-            there = some([str(i) for i in sorted(known)], 10)
-            what = f"has the category_id {quoted(one.get('category_id'))}, but the categories are {there}"
-            found.problems.append(Problem(where, what))
-        else:
-            x, y, width, height = map(float, one["bbox"])
-            label = known[one["category_id"]]
-            box = Box(label, x, y, x + width, y + height, bool(one.get("iscrowd", 0)))
-            boxes[one["image_id"]].append(Drawn(where, box))
+        try:
+            if one.get("category_id") not in known:
+                there = some([str(i) for i in sorted(known)], 10)
+                raise ValueError(
+                    f"has the category_id {quoted(one.get('category_id'))}, but the categories are {there}"
+                )
+            drawn[one["image_id"]].append(found.truth.annotation(one, where, known[one["category_id"]]))
+        except ValueError as error:
+            found.problems.append(Problem(where, str(error)))
     zero = sum(one.get("id") == 0 for one in document["annotations"])
     if zero:
         found.notes.append(f"{name}: annotation id 0, which pycocotools would take for no match; kerastune does not")
-    return boxes
+    return drawn
 
 
 def _document(path: str) -> dict[str, Any]:
@@ -195,18 +217,18 @@ def _document(path: str) -> dict[str, Any]:
     try:
         document = json.loads(files.read_bounded(path, limits.TABLE, "a file of annotations"))
     except OSError as error:
-        raise DataError(f"The file {named(path)} cannot be read: {error.strerror}.", _LAYOUT) from error
+        raise DataError(f"The file {named(path)} cannot be read: {error.strerror}.", LAYOUT) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{named(path)} is not valid JSON ({error}).", _LAYOUT) from error
+        raise DataError(f"{named(path)} is not valid JSON ({error}).", LAYOUT) from error
     if not isinstance(document, dict):
-        raise DataError(f"{named(path)} is not a COCO file: it is no JSON object.", _LAYOUT)
+        raise DataError(f"{named(path)} is not a COCO file: it is no JSON object.", LAYOUT)
     for key, check in _CHECKS.items():
         entries = document.get(key)
         if not isinstance(entries, list):
-            raise DataError(f'{named(path)} is not a COCO file: it has no list "{key}".', _LAYOUT)
+            raise DataError(f'{named(path)} is not a COCO file: it has no list "{key}".', LAYOUT)
         odd = next((one for one in entries if not (isinstance(one, dict) and check(one))), None)
         if odd is not None:
-            raise DataError(f'{named(path)}: "{key}" holds {quoted(odd)}.', _LAYOUT)
+            raise DataError(f'{named(path)}: "{key}" holds {quoted(odd)}.', LAYOUT)
     return document
 
 

@@ -27,7 +27,7 @@ from kerastune.data.source import (
 )
 from kerastune.errors import DataError
 from kerastune.modalities import image
-from kerastune.recipe.mask_sources import MaskFolders, Masks
+from kerastune.recipe.mask_sources import MaskFolders, StoredMasks
 from kerastune.targets import images as reader
 
 _LAYOUT = (
@@ -140,7 +140,7 @@ def _label(settings: MaskFolders, root: str, picture: str, mask: str | None) -> 
         return Problem(id, str(error))
 
 
-def masked(settings: Masks, pixels: npt.NDArray[Any], size: tuple[int, int] | None, picture: str) -> Masked:
+def masked(settings: StoredMasks, pixels: npt.NDArray[Any], size: tuple[int, int] | None, picture: str) -> Masked:
     """Returns the truth in a stored mask.
 
     Args:
@@ -166,7 +166,7 @@ def _pixels(data: bytes) -> npt.NDArray[Any]:
     return image.stored(data)
 
 
-def _of_numbers(settings: Masks, pixels: npt.NDArray[Any]) -> Mask:
+def _of_numbers(settings: StoredMasks, pixels: npt.NDArray[Any]) -> Mask:
     """Returns a mask's classes, uint8 [H, W], with `IGNORED` for ignored pixels.
 
     Raises:
@@ -187,7 +187,7 @@ def _of_numbers(settings: Masks, pixels: npt.NDArray[Any]) -> Mask:
     return np.where(pixels < count, pixels, IGNORED).astype(np.uint8)
 
 
-def _of_colours(settings: Masks, pixels: npt.NDArray[Any]) -> Mask:
+def _of_colours(settings: StoredMasks, pixels: npt.NDArray[Any]) -> Mask:
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
     codes = pixels[..., :3].astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
