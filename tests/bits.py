@@ -13,8 +13,14 @@ def contents(folder: Path) -> dict[str, Any]:
     """Everything that a training decides: weights, history without times, predictions."""
     found: dict[str, Any] = {"phases": [(p.ran.frozen_sha256, p.ran.best) for p in run.load(folder).record.phases]}
     found["history"] = [{k: v for k, v in row.items() if k != "seconds"} for row in run.load(folder).history]
-    with h5py.File(folder / "task.weights.h5") as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    for path in sorted(folder.glob("*.h5")):  # some tasks save no more than the backbone
+
+        def keep(name: str, item: Any, of: str = path.name) -> None:
+            if isinstance(item, h5py.Dataset):
+                found[f"{of}/{name}"] = item[()]
+
+        with h5py.File(path) as file:
+            file.visititems(keep)
     with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
         found |= {name: stored[name] for name in stored.files}
     return found

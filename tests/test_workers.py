@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from bits import assert_same_bits, contents
 from click.testing import CliRunner
 
 from kerastune.cli import cli
@@ -67,22 +68,6 @@ def trained_by(count: int, folder: Path, out: Path, apart: bool) -> None:
         assert [process.returncode for process in processes] == [0] * len(processes), said
 
 
-def arrays(folder: Path) -> dict[str, Any]:
-    """All that is in the files of a run's weights."""
-    import h5py
-
-    found: dict[str, Any] = {}
-
-    def keep(name: str, one: Any) -> None:
-        if isinstance(one, h5py.Dataset):
-            found[f"{path.name}/{name}"] = one[()]
-
-    for path in sorted(folder.glob("*.h5")):
-        with h5py.File(path) as file:
-            file.visititems(keep)
-    return found
-
-
 @pytest.fixture(scope="module")
 def recipes(
     tmp_path_factory: pytest.TempPathFactory,
@@ -118,9 +103,10 @@ def test_workers_compute_what_one_process_computes_in_turn(
     trained_by(count, folder, tmp_path / "apart", apart=True)
     trained_by(count, folder, tmp_path / "played", apart=False)
     for name in names:
-        apart, played = (arrays(tmp_path / how / name) for how in ("apart", "played"))
-        assert apart.keys() == played.keys() and len(apart) > 5
-        assert [key for key in apart if not np.array_equal(apart[key], played[key])] == [], name
+        apart, played = (contents(tmp_path / how / name) for how in ("apart", "played"))
+        figures = {"history", "phases"}  # sums over validation examples, in another order
+        assert apart.keys() == played.keys() and len(apart) > 10
+        assert [key for key in apart.keys() - figures if not np.array_equal(apart[key], played[key])] == [], name
         assert json.loads((tmp_path / "apart" / name / "run.json").read_text())["workers"] == count
 
 
@@ -222,8 +208,7 @@ def test_a_worker_that_dies_ends_the_others_and_all_go_on_to_the_same_bits(
         [sys.executable, "-m", "kerastune", "resume", tmp_path / "made", "--workers", "2"], check=False
     )
     assert resumed.returncode == 0
-    found, expected_bits = arrays(tmp_path / "made"), arrays(whole)
-    assert [key for key in expected_bits if not np.array_equal(expected_bits[key], found[key])] == []
+    assert_same_bits(tmp_path / "made", whole)
 
 
 def ran(script: str, folder: Path, **variables: str) -> list[str]:
