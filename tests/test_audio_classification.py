@@ -1,6 +1,7 @@
 """Audio classification: the front end in the graph, the encoder, augmentation, and what is refused."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sounds import RATE, noise, tone, write
 
 from kerastune import export, fine_tune, predict, tasks, verify
 from kerastune.errors import KerastuneError, RecipeError
+from kerastune.formats.metadata import KINDS
 from kerastune.progress import Progress
 from kerastune.recipe import Export, read
 from kerastune.run import Run
@@ -289,6 +291,15 @@ def test_int8_weights_leave_the_spectrum_in_float(made: Run, target: str) -> Non
     (artifact,) = export(made, Export(target=target, quantize="dynamic"), force=True)
     found = verify(artifact).validation
     assert found and found.metric and found.metric.drop == 0 and found.outputs.max_error < 0.05
+
+
+def test_a_phone_s_file_says_how_many_samples_per_second_it_takes(made: Run) -> None:
+    (artifact,) = export(made, Export(target="android", quantize="dynamic"), force=True)
+    assert list(artifact.manifest.inputs[0].shape) == [1, 3200]
+    assert KINDS["sound_labels"].meaning.encode() in (artifact.folder / artifact.manifest.model).read_bytes()
+    if find_spec("mediapipe"):
+        own = verify(artifact, in_runtimes=["mediapipe"]).own
+        assert own.golden.max_error <= artifact.manifest.tolerance.golden_error and own.validation.metric.drop == 0
 
 
 def test_constants_that_quantisers_see_are_caught(made: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

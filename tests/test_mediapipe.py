@@ -17,9 +17,13 @@ needs_mediapipe = pytest.mark.skipif(not find_spec("mediapipe"), reason="pip ins
 LABELS = ["cat", "dog", "none"]
 
 
-def with_metadata(call: Callable[[Any], dict[str, Any]], outputs: dict[str, str]) -> bytes:
-    """A TFLite model of 64 x 64 pixels with the metadata of its outputs."""
-    module, spec = tf.Module(), tf.TensorSpec([1, 64, 64, 3], tf.float32, name="images")
+PIXELS = tf.TensorSpec([1, 64, 64, 3], tf.float32, name="images")
+SAMPLES = tf.TensorSpec([1, 8000], tf.float32, name="sounds")
+
+
+def with_metadata(call: Callable[[Any], dict[str, Any]], outputs: dict[str, str], spec: Any = PIXELS) -> bytes:
+    """A TFLite model of 64 x 64 pixels, or of half a second of sound, with the metadata of its outputs."""
+    module = tf.Module()
     module.serve = tf.function(call, input_signature=[spec])
     signature = module.serve.get_concrete_function()
     content = tf.lite.TFLiteConverter.from_concrete_functions([signature], module).convert()
@@ -85,6 +89,27 @@ def test_an_embedder_gives_the_numbers_of_the_file() -> None:
     content = with_metadata(lambda images: {"vectors": tf.reduce_mean(images, [1, 2])}, {"vectors": "vector"})
     found = ask("ImageEmbedder", content, "embed").embeddings[0].embedding
     np.testing.assert_allclose(found, [127.5] * 3, atol=1e-3)
+
+
+@needs_mediapipe
+def test_a_classifier_of_sounds_gets_each_window_of_a_recording_at_its_own_rate() -> None:
+    from mediapipe.tasks.python import BaseOptions, audio
+    from mediapipe.tasks.python.components.containers import AudioData
+
+    def loudness(sounds: Any) -> dict[str, Any]:
+        loud = tf.reduce_max(sounds, axis=1, keepdims=True)
+        return {"scores": tf.concat([loud, 1 - loud, 0 * loud], -1)}
+
+    content = with_metadata(loudness, {"scores": "sound_labels"}, SAMPLES)
+    wanted = audio.AudioClassifierOptions(base_options=BaseOptions(model_asset_buffer=content))
+    recording = np.repeat(np.float32([0.2, 0.9]), 22_050)  # half a second each, of 44.1 kHz
+    with audio.AudioClassifier.create_from_options(wanted) as made:
+        found = [
+            one.classifications[0].categories[0]
+            for one in made.classify(AudioData.create_from_array(recording, 44_100))
+        ]
+    assert [one.category_name for one in found[:2]] == ["dog", "cat"]
+    assert found[0].score == pytest.approx(0.8, abs=0.1)
 
 
 @pytest.mark.parametrize("outputs", [{}, {"boxes": "boxes"}, {**DETECTOR, "raw": "vector"}])

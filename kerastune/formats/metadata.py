@@ -10,15 +10,17 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+
+from kerastune.targets.audio import RATE
 
 LABELS = "labels.txt"
 
 _NAME = "TFLITE_METADATA"
 _PARSER = "1.0.0"  # the oldest metadata parser that knows all fields used here
-_IMAGE_PROPERTIES, _BOX_PROPERTIES = 2, 3  # of the union ContentProperties; 0 is none
+_IMAGE_PROPERTIES, _BOX_PROPERTIES, _AUDIO_PROPERTIES = 2, 3, 4  # of the union ContentProperties; 0 is none
 _NORMALIZATION_OPTIONS = 1  # of the union ProcessUnitOptions
 _RGB, _GREY, _BOUNDARIES, _AXIS_LABELS, _VALUE_LABELS = 1, 2, 1, 2, 3
 _SOFTMAX = 2
@@ -34,6 +36,7 @@ class Kind:
         labels: how labels belong to it: 2, one for each number of the last axis; 3, its values number them; 0, none.
         axes: the first and the last axis with content; None: not said.
         content: row of the union ContentProperties.
+        takes: what the model takes: images of RGB pixels, or a sound of one channel at `RATE`.
     """
 
     called: str
@@ -41,10 +44,12 @@ class Kind:
     labels: int = 0
     axes: tuple[int, int] | None = None
     content: int = 0
+    takes: Literal["image", "sound"] = "image"
 
 
 KINDS = {
     "labels": Kind("scores", "probability of each label", _AXIS_LABELS),
+    "sound_labels": Kind("scores", "score of each label", _AXIS_LABELS, takes="sound"),
     "vector": Kind("embeddings", "vector of the image"),
     "masks": Kind("segmentation_masks", "logit of each label at each place", _AXIS_LABELS, (1, 2), _IMAGE_PROPERTIES),
     "boxes": Kind("location", "left, top, right and bottom, in shares of the image", 0, (2, 2), _BOX_PROPERTIES),
@@ -52,7 +57,8 @@ KINDS = {
     "box_scores": Kind("score", "score of each box", 0, (2, 2)),
     "count": Kind("number of detections", "number of boxes"),
 }
-"""Kinds of output: `ImageClassifier`'s, `ImageEmbedder`'s, `ImageSegmenter`'s, and the four of `ObjectDetector`."""
+"""Kinds of output: `ImageClassifier`'s, `AudioClassifier`'s, `ImageEmbedder`'s, `ImageSegmenter`'s, and the four of
+`ObjectDetector`."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class About:
 
     Attributes:
         labels: in the order of its scores; a model of vectors has none.
-        outputs: row of `KINDS` of each output, by name, if the model takes images and MediaPipe has a task for it.
+        outputs: row of `KINDS` of each output, by name, if MediaPipe has a task for the model.
     """
 
     name: str
@@ -141,6 +147,11 @@ def _metadata(about: About, kinds: Sequence[Kind]) -> bytes:
         unit = table(2, {1: normalization}, {0: _NORMALIZATION_OPTIONS})
         return table(7, {0: text("images"), 1: text("RGB pixels of an upright image"), 3: content, 4: tables([unit])})
 
+    def sounds() -> int:
+        properties = table(2, {}, ints={0: RATE, 1: 1})  # samples per second, channels
+        content = table(2, {1: properties}, {0: _AUDIO_PROPERTIES})
+        return table(7, {0: text("sounds"), 1: text("samples of one channel, from -1 to 1"), 3: content})
+
     def output(kind: Kind) -> int:
         fields = {0: text(kind.called), 1: text(kind.meaning)}
         if kind.axes:
@@ -162,7 +173,8 @@ def _metadata(about: About, kinds: Sequence[Kind]) -> bytes:
         return table(2, {0: text("SEGMENTER_METADATA"), 1: builder.CreateByteVector(bytes(inner.Output()))})
 
     # MediaPipe's metadata describes token inputs only for its own models.
-    ends = {2: tables([images()]), 3: tables([output(kind) for kind in kinds])} if kinds else {}
+    taken = {"image": images, "sound": sounds}
+    ends = {2: tables([taken[kinds[0].takes]()]), 3: tables([output(kind) for kind in kinds])} if kinds else {}
     if KINDS["masks"] in kinds:
         ends[9] = tables([activation()])
     graph = table(10, ends)

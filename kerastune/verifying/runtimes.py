@@ -150,7 +150,7 @@ RUNTIMES = {
         "mediapipe",
         "android/reader.py",
         ("tflite",),
-        modalities=("image",),
+        modalities=("image", "sound"),
         learnt=("label", "labels", "groups"),
         fixed_size=True,
         inputs=("float32", "uint8"),

@@ -122,4 +122,5 @@ DEVICE: Device[AudioClassification] = Device(
     pipeline_tag="audio-classification",
     unit="a sound",
     window=samples,
+    mediapipe=lambda recipe: {"scores": "sound_labels"},
 )
