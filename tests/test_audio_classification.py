@@ -1,5 +1,6 @@
 """Audio classification: the front end in the graph, the encoder, augmentation, and what is refused."""
 
+import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from kerastune.tasks.audio_classification.model import SoundClassifier, SoundEnc
 from kerastune.tasks.audio_classification.settings import SoundAugment
 from kerastune.tasks.grouped import flattery
 from kerastune.tasks.log_mel import log_mel
+from tests.test_browser import needs_chromium, seen
 
 # --- the front end -------------------------------------------------------------------------------------------
 
@@ -300,6 +302,19 @@ def test_a_phone_s_file_says_how_many_samples_per_second_it_takes(made: Run) -> 
     if find_spec("mediapipe"):
         own = verify(artifact, in_runtimes=["mediapipe"]).own
         assert own.golden.max_error <= artifact.manifest.tolerance.golden_error and own.validation.metric.drop == 0
+
+
+@needs_chromium
+@pytest.mark.parametrize("format", ["tflite", "onnx"])
+def test_a_page_hears_each_window_of_a_recording(made: Run, hits: Path, tmp_path: Path, format: str) -> None:
+    (artifact,) = export(made, Export(target="browser", format=format, name=f"page-{format}"))
+    in_page = artifact.report.runtimes["browser"]
+    assert in_page.passed and in_page.golden.agreement == 1
+    loud, quiet = (reader.decode((hits / label / "kit3" / "0.wav").read_bytes())[0] for label in ("low", "noise"))
+    write(tmp_path / "clip.wav", np.concatenate([loud, quiet]))
+    said = seen(artifact, tmp_path / "clip.wav")
+    assert re.match(r"0\.0 s: low\n.*\n0\.2 s: noise\n", said["labels"]) and said["took"].startswith("0.40 s, ")
+    assert said["check"].startswith("ok: 16 golden sounds, largest error ")
 
 
 def test_constants_that_quantisers_see_are_caught(made: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

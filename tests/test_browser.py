@@ -218,7 +218,7 @@ def test_what_the_page_cannot_run_is_refused(made):
     assert runtimes.refusal("browser", manifest) is None
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="no node to run artifact.js in: apt-get install nodejs")
+@pytest.mark.skipif(not shutil.which("node"), reason="no node to run images.js in: apt-get install nodejs")
 @pytest.mark.parametrize("shape", [(50, 36), (31, 97), (64, 64), (7, 9), (32, 24)])
 def test_the_page_resizes_as_the_readers_do(shape):
     """To the bit; bicubic to a pixel value, whose weights numpy computes in float32."""
@@ -231,7 +231,7 @@ def test_the_page_resizes_as_the_readers_do(shape):
     ]
     pixels = f"{{ height: {shape[0]}, width: {shape[1]}, data: Uint8Array.from({image.ravel().tolist()}) }}"
     code = f"console.log(JSON.stringify({json.dumps(settings)}.map((one) => [...fit({pixels}, one).data])));"
-    source = re.sub("^import .*", "", (FOLDER / "artifact.js").read_text("utf-8"), flags=re.MULTILINE) + code
+    source = re.sub("^import .*", "", (FOLDER / "images.js").read_text("utf-8"), flags=re.MULTILINE) + code
     done = subprocess.run(["node", "--input-type=module"], input=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for found, one in zip(json.loads(done.stdout), settings, strict=True):

@@ -1,56 +1,37 @@
-// Runs an artifact in a page: its manifest, its model in the runtime of its format, and its golden images.
-// The resizing is that of images.py, to the bit: a canvas would do it otherwise than the training did.
+// Runs an artifact in a page: its manifest, its model in the runtime of its format, and its golden examples.
 import { answers } from "./answers.js";
+import { images } from "./images.js";
+import { sounds } from "./sounds.js";
 
+const KINDS = { image: images, sound: sounds };
 const RUNTIMES = { tflite: "./litert.js", onnx: "./onnx.js" };
 const DTYPES = { float32: Float32Array, uint8: Uint8Array };
 const NPY_DTYPES = { "|u1": Uint8Array, "<f4": Float32Array, "<i8": BigInt64Array };
 
-// An image is { height, width, data }: RGB, rows from the top. Outputs are { name: { shape, data } }, of one image.
+// A kind of example says how it is read, and what the model takes. Outputs are { name: { shape, data } }, of one example.
 
-/** Opens the artifact beside this file: { manifest, runtime, predict(image) -> outputs, their data Float32Array }. */
+/** Opens the artifact beside this file: { manifest, kind, runtime, read(file) -> example, predict(example) -> outputs }. */
 export async function load() {
   const manifest = await (await fetched("manifest.json")).json();
+  const kind = KINDS[manifest.modality];
   const runtime = await import(RUNTIMES[manifest.format]);
   const run = await runtime.load(manifest);
-  const Pixels = DTYPES[manifest.inputs[0].dtype];
-  const predict = async (image) => {
-    const found = await run(Pixels.from(fit(image, manifest.reading).data));
-    return restored(found, image, manifest);
+  const Values = DTYPES[manifest.inputs[0].dtype];
+  const predict = async (example) => {
+    const found = await run(Values.from(kind.taken(example, manifest.reading)));
+    return kind.restored(found, example, manifest);
   };
-  return { manifest, runtime: runtime.name, predict };
+  return { manifest, kind, runtime: runtime.name, read: (file) => kind.read(file, manifest.reading), predict };
 }
 
-/** Outputs in pixels of the image itself where it was resized for the model, as `restored` in images.py. */
-function restored(outputs, image, { outputs: specs, reading }) {
-  if (reading.resize === "inside") return outputs;
-  const [x, y] = [Math.fround(image.width / reading.width), Math.fround(image.height / reading.height)];
-  for (const { name } of specs.filter(({ role }) => role === "boxes")) {
-    const { shape, data } = outputs[name];
-    const width = shape.at(-1);
-    data.forEach((value, k) => { if (k % width < 4) data[k] = value * (k % 2 ? y : x); });
-  }
-  for (const { name } of specs.filter(({ role }) => role === "map")) {
-    const { shape: [rows, columns], data } = outputs[name];
-    const [row, column] = [[image.height, rows], [image.width, columns]].map(([size, old]) =>
-      Int32Array.from({ length: size }, (_, k) => Math.floor((k * old) / size)),
-    );
-    const enlarged = new Float32Array(image.height * image.width);
-    row.forEach((from, y) => column.forEach((at, x) => { enlarged[y * image.width + x] = data[from * columns + at]; }));
-    outputs[name] = { shape: [image.height, image.width], data: enlarged };
-  }
-  return outputs;
-}
-
-/** Replays the golden images and compares with what Keras said about them. */
-export async function check({ manifest, predict }) {
+/** Replays the golden examples and compares with what Keras said about them. */
+export async function check({ manifest, kind, predict }) {
   const golden = await npz(await (await fetched("golden.npz")).arrayBuffer());
   const examples = Object.keys(golden).filter((name) => name.startsWith("example_")).sort();
   const { alike } = answers(manifest);
   let [error, agree] = [0, alike && 0];
   for (const [i, name] of examples.entries()) {
-    const { shape, data } = golden[name];
-    const found = await predict({ height: shape[0], width: shape[1], data });
+    const found = await predict(kind.of(golden[name]));
     const expected = outputsOf(golden, "expected/", i);
     for (const [output, { data }] of Object.entries(expected)) {
       if (manifest.outputs.find(({ name }) => name === output).role === "map") continue;  // classes, which `alike` compares
@@ -59,7 +40,7 @@ export async function check({ manifest, predict }) {
     if (alike) agree += alike(found, expected);
   }
   const allowed = manifest.tolerance.golden_error;
-  return { images: examples.length, error, allowed, agree, passed: error <= allowed };
+  return { examples: examples.length, error, allowed, agree, passed: error <= allowed };
 }
 
 /** The outputs of example i among stored arrays; where an output has any number of rows, offsets say which. */
@@ -79,29 +60,10 @@ function outputsOf(arrays, prefix, i) {
   return found;
 }
 
-/** What a runtime gives for one image -> an output as `predict` has it; `shape` is that of the manifest. */
+/** What a runtime gives for one example -> an output as `predict` has it; `shape` is that of the manifest. */
 export function output(values, shape) {
   const known = shape.reduce((size, length) => size * (length ?? 1), 1);
   return { shape: shape.slice(1).map((length) => length ?? values.length / known), data: Float32Array.from(values) };
-}
-
-/** An image file as in training: upright by its EXIF orientation, on white where it is transparent. */
-export async function photo(file) {
-  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
-  const { width, height } = bitmap;
-  const context = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
-  context.fillStyle = "white";
-  context.fillRect(0, 0, width, height);
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  const rgba = context.getImageData(0, 0, width, height).data;
-  const data = new Uint8Array(width * height * 3);
-  for (let i = 0, j = 0; i < rgba.length; i += 4, j += 3) {
-    data[j] = rgba[i];
-    data[j + 1] = rgba[i + 1];
-    data[j + 2] = rgba[i + 2];
-  }
-  return { height, width, data };
 }
 
 async function fetched(name) {
@@ -109,87 +71,6 @@ async function fetched(name) {
   if (!reply.ok) throw new Error(`${name}: ${reply.status} ${reply.statusText}`);
   return reply;
 }
-
-// --- resizing: each line is one of images.py ---------------------------------------------------------------
-
-const f32 = Math.fround;
-
-/** An image of any size -> the size that the model takes, if it does not resize by itself. */
-export function fit(image, settings) {
-  if (settings.resize === "inside") return image;
-  const { height, width } = settings;
-  if (settings.crop_to_aspect_ratio) image = cropped(image, height, width);
-  if (settings.pad_to_aspect_ratio) image = padded(image, height, width);
-  const tall = resized(image, height, 0, settings.interpolation);
-  const { data } = resized(tall, width, 1, settings.interpolation);
-  return { height, width, data: Uint8Array.from(data, (x) => Math.min(Math.max(evenly(x), 0), 255)) };
-}
-
-/** A half is rounded to the even number, as numpy does. */
-function evenly(x) {
-  const low = Math.floor(x);
-  return x - low === 0.5 ? low + (low & 1) : Math.round(x);
-}
-
-function cropped(image, height, width) {
-  const tall = Math.max(Math.min(image.height, Math.floor((image.width * height) / width)), 1);
-  const wide = Math.max(Math.min(image.width, Math.floor((image.height * width) / height)), 1);
-  return moved(image, tall, wide, (image.height - tall) >> 1, (image.width - wide) >> 1);
-}
-
-function padded(image, height, width) {
-  const tall = Math.max(image.height, Math.floor((image.width * height) / width));
-  const wide = Math.max(image.width, Math.floor((image.height * width) / height));
-  const [top, left] = [(tall - image.height) >> 1, (wide - image.width) >> 1];
-  return moved(image, image.height + 2 * top, image.width + 2 * left, -top, -left);
-}
-
-/** The part of an image that begins at (top, left); black where there is none. */
-function moved(image, height, width, top, left) {
-  const data = new Uint8Array(height * width * 3);
-  for (let y = Math.max(0, -top); y < height && y + top < image.height; y++) {
-    const from = ((y + top) * image.width + Math.max(left, 0)) * 3;
-    const count = Math.min(width, image.width - Math.max(left, 0)) * 3;
-    data.set(image.data.subarray(from, from + count), (y * width + Math.max(-left, 0)) * 3);
-  }
-  return { height, width, data };
-}
-
-/** Rows (axis 0) or columns (axis 1) brought to `size`. */
-function resized(image, size, axis, interpolation) {
-  const length = axis ? image.width : image.height;
-  if (length === size) return image;
-  const [lines, step] = axis ? [image.height, 3] : [1, image.width * 3];
-  const data = new Float32Array(lines * size * step);
-  for (let to = 0; to < size; to++) {
-    const [first, ...others] = taps(f32(f32(to + 0.5) * f32(length / size)), length, interpolation);
-    for (let line = 0; line < lines; line++) {
-      for (let k = 0; k < step; k++) {
-        const part = ([at, weight]) => f32(image.data[(line * length + at) * step + k] * weight);
-        let sum = part(first);
-        for (const tap of others) sum = f32(sum + part(tap));
-        data[(line * size + to) * step + k] = sum;
-      }
-    }
-  }
-  return { height: axis ? image.height : size, width: axis ? size : image.width, data };
-}
-
-/** Which pixels of a line make up one, and their weights: half-pixel centres, no antialiasing. */
-function taps(edge, length, interpolation) {
-  const inside = (at) => Math.min(Math.max(at, 0), length - 1);
-  if (interpolation === "nearest") return [[inside(Math.floor(edge)), 1]];
-  const middle = f32(edge - 0.5);
-  const first = Math.floor(middle);
-  const part = f32(middle - first);
-  if (interpolation === "bilinear") return [[inside(first), f32(1 - part)], [inside(first + 1), part]];
-  const weights = [-1, 0, 1, 2].map((k) => (first + k < 0 || first + k >= length ? 0 : keys(Math.abs(part - k))));
-  const total = weights.reduce((sum, weight) => sum + weight);
-  return weights.map((weight, k) => [inside(first + k - 1), f32(weight / total)]);
-}
-
-const keys = (x) =>
-  x <= 1 ? 1.5 * x ** 3 - 2.5 * x ** 2 + 1 : x < 2 ? -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2 : 0;
 
 // --- numpy's files -----------------------------------------------------------------------------------------
 

@@ -1,11 +1,11 @@
-// What reader.py loads in place of page.js: it asks about the images that the reader hands it, one a turn.
+// What reader.py loads in place of page.js: it asks about the examples that the reader hands it, one a turn.
 
-/** Says what was found, and gets the next image: height, width, pixels. */
-async function turn(found) {
+/** Says what was found, and gets the next example: its number of axes, their lengths, and its values. */
+async function turn(found, Values) {
   const reply = await fetch("turn", { method: "POST", body: found });
   const bytes = await reply.arrayBuffer();
-  const [height, width] = new Uint32Array(bytes, 0, 2);
-  return { height, width, data: new Uint8Array(bytes, 8) };
+  const [axes] = new Uint32Array(bytes, 0, 1);
+  return { shape: [...new Uint32Array(bytes, 4, axes)], data: new Values(bytes, 4 + 4 * axes) };
 }
 
 /** Outputs as bytes: the length of a header, the header in JSON, and the float32 data of all outputs. */
@@ -17,12 +17,12 @@ function packed(milliseconds, outputs) {
 
 try {
   const { load } = await import("./artifact.js");  // here, so that a failing module is reported
-  const { predict } = await load();
+  const { kind, predict } = await load();
   let found = new Blob();
   while (true) {
-    const image = await turn(found);
+    const example = kind.of(await turn(found, kind.Values));
     const start = performance.now();
-    const outputs = await predict(image);
+    const outputs = await predict(example);
     found = packed(performance.now() - start, outputs);
   }
 } catch (error) {

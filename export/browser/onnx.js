@@ -4,15 +4,15 @@ import * as ort from "./js/onnxruntime-web/dist/ort.wasm.min.mjs";
 
 export const name = "onnxruntime-web";
 
-/** The model as a function: an image's pixels -> its outputs by name. */
+/** The model as a function: an example's values -> its outputs by name. */
 export async function load(manifest) {
   ort.env.wasm.wasmPaths = new URL("js/onnxruntime-web/dist/", import.meta.url).href;
   const url = new URL(manifest.model, import.meta.url).href;
   const session = await ort.InferenceSession.create(url, { executionProviders: ["wasm"] });
-  const [{ name: images, dtype, shape }] = manifest.inputs;
+  const [{ name: input, dtype, shape }] = manifest.inputs;
   const one = shape.map((length) => length ?? 1);
-  return async (pixels) => {
-    const found = await session.run({ [images]: new ort.Tensor(dtype, pixels, one) });
+  return async (values) => {
+    const found = await session.run({ [input]: new ort.Tensor(dtype, values, one) });
     return Object.fromEntries(manifest.outputs.map(({ name, shape }) => [name, output(found[name].data, shape)]));
   };
 }

@@ -1,10 +1,10 @@
-// The page: a photo in, what the model says of it out. With ?check it replays the golden images.
+// The page: a photo or a sound in, what the model says of it out. With ?check it replays the golden examples.
 import { answers } from "./answers.js";
-import { check, load, photo } from "./artifact.js";
+import { check, load } from "./artifact.js";
 
 const TOP = 5;
-const IDS = ["name", "about", "drop", "photo", "file", "labels", "took", "check"];
-const [name, about, drop, shown, file, labels, took, checked] = IDS.map((id) => document.getElementById(id));
+const IDS = ["name", "about", "drop", "choose", "photo", "player", "record", "file", "labels", "took", "stay", "check"];
+const [name, about, drop, choose, photo, player, record, file, labels, took, stay, checked] = IDS.map((id) => document.getElementById(id));
 
 /** Labels and names are other people's words: text, never HTML. */
 function say(element, text, failed = false) {
@@ -21,40 +21,61 @@ function row([what, value, share]) {
   return item;
 }
 
-async function ask(artifact, chosen) {
+async function ask({ manifest, kind, read, predict }, chosen) {
+  const shown = kind.record ? player : photo;
   labels.replaceChildren();
   try {
-    const image = await photo(chosen);
+    const example = await read(chosen);
     URL.revokeObjectURL(shown.src);
     shown.src = URL.createObjectURL(chosen);
     shown.hidden = false;
     const start = performance.now();
-    const outputs = await artifact.predict(image);
-    const milliseconds = performance.now() - start;
-    labels.append(...answers(artifact.manifest).rows(outputs, artifact.manifest, TOP).map(row));
-    say(took, `${image.width} × ${image.height} pixels, ${milliseconds.toFixed(1)} ms`);
+    const parts = kind.parts(example, manifest.reading);
+    const top = parts.length > 1 ? 1 : TOP;
+    for (const [where, part] of parts) {
+      const rows = answers(manifest).rows(await predict(part), manifest, top);
+      labels.append(...rows.map(([what, ...rest]) => row([where + what, ...rest])));
+    }
+    say(took, `${kind.about(example)}, ${(performance.now() - start).toFixed(1)} ms`);
   } catch (error) {
     shown.hidden = true;
-    say(took, `${chosen.name} cannot be read as an image: ${error.message}`, true);
+    say(took, `${chosen.name} cannot be read as ${kind.one}: ${error.message}`, true);
   }
 }
 
+async function listen(artifact) {
+  record.disabled = true;
+  say(took, "Recording …");
+  try {
+    await ask(artifact, await artifact.kind.record(artifact.manifest.reading));
+  } catch (error) {
+    say(took, `The microphone cannot be used: ${error.message}`, true);
+  }
+  record.disabled = false;
+}
+
 async function replay(artifact) {
-  say(checked, "Replaying the golden images …");
-  const { images, error, allowed, agree, passed } = await check(artifact);
+  const { many } = artifact.kind;
+  say(checked, `Replaying the golden ${many} …`);
+  const { examples, error, allowed, agree, passed } = await check(artifact);
   const [most, limit] = [error, allowed].map((value) => Number(value.toPrecision(3)));
-  const figures = `${images} golden images, largest error ${most} (${limit} allowed)`;
+  const figures = `${examples} golden ${many}, largest error ${most} (${limit} allowed)`;
   const labelled = agree === undefined ? "" : `, ${agree} labels agree`;
   say(checked, `${passed ? "ok" : "FAILED"}: ${figures}${labelled}`, !passed);
 }
 
 try {
   const artifact = await load();
-  const { manifest, runtime } = artifact;
+  const { manifest, kind, runtime } = artifact;
   document.title = manifest.name;
   say(name, manifest.name);
   say(about, `${answers(manifest).about(manifest)}, in ${runtime}`);
+  say(choose, kind.choose);
+  say(stay, kind.stay);
+  file.accept = kind.accept;
   file.disabled = false;
+  record.hidden = !(kind.record && navigator.mediaDevices);
+  record.addEventListener("click", () => listen(artifact));
   file.addEventListener("change", () => file.files.length && ask(artifact, file.files[0]));
   for (const event of ["dragover", "dragleave", "drop"]) {
     drop.addEventListener(event, (dragged) => {

@@ -26,7 +26,7 @@ INSTALL = (
     f"apt-get install chromium && npm install --ignore-scripts --prefix ~/kerastune-browser {' '.join(PACKAGES)} && "
     "export KERASTUNE_BROWSER=~/kerastune-browser/node_modules"
 )
-PATIENCE = 120  # maximum seconds to load the model, or for one image
+PATIENCE = 120  # maximum seconds to load the model, or for one example
 HERE = Path(__file__).resolve().parent
 
 _SWITCHES = (
@@ -60,10 +60,10 @@ def installed():
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
-    """Serves the page, the runtimes and the artifact's data, and exchanges images and outputs with the page."""
+    """Serves the page, the runtimes and the artifact's data, and exchanges examples and outputs with the page."""
 
-    def __init__(self, artifact, data, images, answers, *arguments):
-        self.artifact, self.data, self.images, self.answers = artifact, data, images, answers
+    def __init__(self, artifact, data, examples, answers, *arguments):
+        self.artifact, self.data, self.examples, self.answers = artifact, data, examples, answers
         super().__init__(*arguments, directory=str(HERE))
 
     def guess_type(self, path):
@@ -90,7 +90,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.answers.put((self.path, body))
-        self.reply(self.images.get() if self.path == "/turn" else b"", "application/octet-stream")
+        self.reply(self.examples.get() if self.path == "/turn" else b"", "application/octet-stream")
 
     def reply(self, body, kind):
         self.send_response(200)
@@ -104,9 +104,11 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 
 def load(folder, manifest, options):
-    images, answers = queue.Queue(), queue.Queue()
+    examples, answers = queue.Queue(), queue.Queue()
     data = ("manifest.json", "golden.npz", manifest["model"])
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, folder.resolve(), data, images, answers))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Server, folder.resolve(), data, examples, answers)
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     until_the_end = contextlib.ExitStack()
     atexit.register(until_the_end.close)
@@ -128,10 +130,11 @@ def load(folder, manifest, options):
             return said
         sys.exit(f"the page did not answer within {PATIENCE} s")
 
-    def run(inputs):  # images: uint8 [B, H, W, 3] -> lists of rows by name
+    def run(inputs):  # images: uint8 [B, H, W, 3], or sounds: float32 [B, samples] -> lists of rows by name
         found, run.seconds = {}, 0.0
-        for image in inputs["images"]:
-            images.put(np.array(image.shape[:2], "<u4").tobytes() + image.tobytes())
+        (batch,) = inputs.values()
+        for example in batch:
+            examples.put(np.array([example.ndim, *example.shape], "<u4").tobytes() + example.tobytes())
             milliseconds, outputs = unpacked(answer())
             run.seconds += milliseconds / 1e3
             for name, row in outputs.items():

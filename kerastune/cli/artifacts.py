@@ -103,8 +103,8 @@ def verify(artifact_folder: str, run_folder: str | None, names: tuple[str, ...],
     \b
     litert, litert-reference   TFLite: LiteRT with fast kernels, and with reference kernels
     tflm                       TFLite: TensorFlow Lite Micro
-    mediapipe                  TFLite: MediaPipe's ImageClassifier
-    browser                    TFLite and ONNX for images of one size: LiteRT.js, onnxruntime-web
+    mediapipe                  TFLite: MediaPipe's ImageClassifier, ImageEmbedder or AudioClassifier
+    browser                    TFLite and ONNX for images of one size and sounds: LiteRT.js, onnxruntime-web
     onnxruntime                ONNX
     openvino                   ONNX, TFLite and SavedModel
     saved-model                SavedModel: TensorFlow without Keras

@@ -176,7 +176,7 @@ RUNTIMES = {
         "",
         "browser/reader.py",
         ("tflite", "onnx"),
-        modalities=("image",),
+        modalities=("image", "sound"),
         fixed_size=True,
         outputs=("float32",),
         slow=True,
