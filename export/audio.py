@@ -100,6 +100,8 @@ def opened(data: bytes):
     """Opens an encoded sound without decoding it, and returns it with remarks; raises ValueError as `decode`."""
     import soundfile
 
+    if not data:
+        raise ValueError("is empty (0 bytes)")
     kind = format_of(data)
     if kind is None:
         raise ValueError(f"is not a {', '.join(_FORMATS)} file")

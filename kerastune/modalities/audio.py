@@ -109,9 +109,7 @@ class _Heard:
 
 
 def _why(data: bytes, error: ValueError) -> str:
-    if not data:
-        return "is empty (0 bytes)"
-    if reader.format_of(data) is None:
+    if data and reader.format_of(data) is None:
         for what, magic in _FOREIGN.items():
             if re.match(magic, data[:64]):
                 return f"is {what}, which is not supported; convert it to wav or flac"
