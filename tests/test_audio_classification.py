@@ -288,6 +288,12 @@ def test_integers_are_refused_in_words(made: Run, quantize: str) -> None:
         export(made, Export(target="linux", quantize=quantize))
 
 
+def test_a_float_file_may_differ_by_what_a_spectrum_rounds(made: Run) -> None:
+    (artifact,) = export(made, Export(target="linux", name="rounded"))
+    tolerance = artifact.manifest.tolerance
+    assert tolerance.golden_error == tolerance.validation_error == pytest.approx(5e-4 * tolerance.scale)
+
+
 @pytest.mark.parametrize("target", ["linux", "onnxruntime"])
 def test_int8_weights_leave_the_spectrum_in_float(made: Run, target: str) -> None:
     (artifact,) = export(made, Export(target=target, quantize="dynamic"), force=True)

@@ -119,8 +119,7 @@ def _rehearsal(exports: list[dict[str, Any]], seconds: float) -> None:
             put(f"{row['name']}: {'; '.join(row['problems'])}")
     put(
         f"(tried in {seconds:.0f} s with an untrained head: max_accuracy_drop is not judged, and auto stops at the "
-        "first candidate within the other limits; converter MB is its peak memory; latency is the median for one "
-        "image)"
+        "first candidate within the other limits; converter MB is its peak memory; latency is a median)"
     )
 
 

@@ -26,7 +26,6 @@ from kerastune.recipe.target import Target
 from kerastune.run import Run
 from kerastune.tasks.contract import Form, Wanted
 from kerastune.tasks.learnt import Learnt
-from kerastune.tasks.learnt.contract import ROUNDING
 from kerastune.tasks.text_device import RAW
 from kerastune.tasks.wanted import refusals, resolved
 from kerastune.verifying import artifact, runtimes, verification
@@ -353,7 +352,7 @@ def _over_limits(job: _Job, report: VerificationReport, one: str) -> list[str]:
 def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: float) -> Manifest:
     """Returns the manifest; tolerances are relative to `scale`."""
     quantize, device, learnt = conversion.quantize, tasks.device(of.recipe.task), _learnt(of)
-    is_exact, rounding = quantize == "none", ROUNDING * scale
+    is_exact, rounding = quantize == "none", device.rounding * scale
     tested = (of.record.metrics or {})["test"]
     guess, decided = tested.get("baseline"), of.record.model.get("decision")
     document = {

@@ -25,7 +25,7 @@ from kerastune.modalities import Example, Modality
 from kerastune.progress import Progress
 from kerastune.recipe import Recipe
 from kerastune.records import Decision
-from kerastune.tasks.learnt.contract import Learnt, Predictions
+from kerastune.tasks.learnt.contract import ROUNDING, Learnt, Predictions
 
 R = TypeVar("R", bound=Recipe)
 Model: TypeAlias = Any  # Keras and KerasHub have no types
@@ -272,6 +272,7 @@ class Device(Generic[R]):
         serving: names of the signatures for TensorFlow Serving.
         pipeline_tag: Hugging Face's name of the task: "image-classification".
         unit: what a latency measures: "an image", "a token".
+        rounding: the largest difference between two float32 runtimes, relative to the outputs' scale.
         window: recipe -> the length of the window that the model takes, if its examples can be longer; else None.
         options: options of `kerastune predict` and their defaults; `Task.answer` gets them, and an artifact's reader
             gets them as --max-tokens and so on.
@@ -293,6 +294,7 @@ class Device(Generic[R]):
     serving: tuple[str, ...]
     pipeline_tag: str
     unit: str
+    rounding: float = ROUNDING
     window: Callable[[R], int | None] = lambda recipe: None
     options: Mapping[str, Any] = field(default_factory=dict)
     mediapipe: Callable[[R], Mapping[str, str]] = lambda recipe: {}

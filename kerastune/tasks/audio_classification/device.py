@@ -19,6 +19,10 @@ GOLDEN = 16
 SERVING = ("serving_default",)
 _STEP = 320  # samples: two strides of the front end, of which the encoder makes one frame
 
+# A spectrum's quietest places, eight decades below its loudest, are little more than rounding: 1.2e-4 of a score was
+# measured on words with silence around them.
+_ROUNDING = 5e-4
+
 
 def samples(recipe: AudioClassification) -> int:
     """Returns the length of the window in samples, a whole number of the encoder's frames of 20 ms."""
@@ -121,6 +125,7 @@ DEVICE: Device[AudioClassification] = Device(
     serving=SERVING,
     pipeline_tag="audio-classification",
     unit="a sound",
+    rounding=_ROUNDING,
     window=samples,
     mediapipe=lambda recipe: {"scores": "sound_labels"},
 )
