@@ -67,6 +67,11 @@ def answer(outputs, labels, top):
     return [str(outputs["texts"])]
 
 
+def transcript(outputs, labels, top):
+    """Returns the text of a transcript."""
+    return [bytes(outputs["text"]).decode("utf-8", "replace").strip() or "(nothing)"]
+
+
 def plain(outputs, labels, top):
     """Returns the beginning of each output."""
     first = {name: " ".join(f"{value:.4g}" for value in row.flat[:6]) for name, row in outputs.items()}
@@ -148,6 +153,35 @@ def same_map(ours, theirs):
     return one.shape == other.shape and (one != other).mean() <= 1e-3
 
 
+GONE_ON = 100.0
+"""Nats: the difference of a transcript that goes on where Keras stopped."""
+
+
+def margin(ours, theirs):
+    """Returns how far two transcripts are apart, in nats."""
+    return apart(ours["tokens"], ours["margins"], theirs["tokens"], theirs["margins"])
+
+
+def apart(mine, leads, known, margins):
+    """Returns by how many nats margins differ, up to the first token that differs: there, how clearly Keras chose.
+
+    Args:
+        mine, leads: tokens and their margins, [n].
+        known, margins: Keras's.
+    """
+    shorter = min(len(mine), len(known))
+    differ = np.flatnonzero(mine[:shorter] != known[:shorter])
+    same = int(differ[0]) if len(differ) else shorter
+    off = float(np.abs(leads[:same].astype(np.float64) - margins[:same]).max(initial=0))
+    if len(mine) == len(known) == same:
+        return off
+    return max(off, float(margins[same])) if same < len(margins) else GONE_ON
+
+
+def same_text(ours, theirs):
+    return np.array_equal(ours["text"], theirs["text"])
+
+
 def same_label(ours, theirs):
     return ours["scores"].argmax() == theirs["scores"].argmax()
 
@@ -192,4 +226,5 @@ ANSWERS = {
     "boxes": Kind(boxes, raw, alike=same_boxes),
     "mask": Kind(shares, pixels, alike=same_map),
     "text": Kind(answer, nats, " nats per token"),
+    "transcript": Kind(transcript, margin, " nats", alike=same_text),
 }

@@ -119,8 +119,8 @@ class Run:
         if not hasattr(self.recipe.data, "path") or not (self.folder / _PREDICTIONS).is_file():
             return None
         path = Path(self.recipe.data.path)
-        if str(path) in assets.ASSETS and assets.is_fetched(str(path)):
-            path = assets.path(str(path))
+        if path.parts[0] in assets.ASSETS and assets.is_fetched(path.parts[0]):
+            path = assets.path(path.parts[0]).joinpath(*path.parts[1:])
         with self._stored("test") as stored:
             found = [(path if path.is_dir() else path.parent) / str(name) for name in stored["ids"][:1]]
         return next((one for one in found if one.is_file()), None)

@@ -156,6 +156,61 @@ def sound_preset(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def speech_preset(once: Once) -> Path:
+    """A folder with a tiny Whisper that writes letters."""
+    import tiny
+
+    return once("presets/speech", tiny.speech_preset)
+
+
+@pytest.fixture(scope="session")
+def spoken(once: Once) -> Path:
+    """A table of 48 sounds: each is one to three tones, and its transcript has a word for each tone."""
+
+    def write(folder: Path) -> None:
+        import sounds
+
+        words, random = {"do": 300, "mi": 900, "so": 2700}, np.random.default_rng(0)
+        rows = []
+        for i in range(48):
+            said = [list(words)[n] for n in random.integers(0, 3, 1 + i % 3)]
+            tones = [sounds.tone(words[word] * random.uniform(0.97, 1.03), 0.2, level=0.4) for word in said]
+            sounds.write(
+                folder / f"{i:02}.wav", np.concatenate(tones) + sounds.noise(0.2 * len(said), seed=i, level=0.01)
+            )
+            split = "train" if i < 32 else "validation" if i < 40 else "test"
+            rows.append({"audio": f"{i:02}.wav", "text": " ".join(said), "split": split})
+        (folder / "spoken.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+
+    return once("spoken", write)
+
+
+@pytest.fixture(scope="session")
+def speech_recipe(spoken: Path, speech_preset: Path) -> Callable[..., Any]:
+    """A recipe on the tones; keyword arguments replace its top-level keys, `data` only the keys it has."""
+    from kerastune.recipe import parse
+
+    def make(data: Any = None, **changes: Any) -> Any:
+        values = {
+            "name": "tones",
+            "task": "speech_to_text",
+            "preset": str(speech_preset),
+            "data": {
+                "source": "jsonl",
+                "path": str(spoken / "spoken.jsonl"),
+                "split_column": "split",
+                "window": 1.0,
+                **(data or {}),
+            },
+            "train": {"batch_size": 8, "xla": False, "precision": "float32"},
+            "phases": [{"unfreeze": "all", "lora": False, "epochs": 3, "learning_rate": 1e-2}],
+        }
+        return parse({**values, **changes}, "test")
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def preset(once: Once) -> Callable[[str], Path]:
     """A folder with a tiny preset of a family."""
     names = {"efficientnet": "EfficientNet", "mobilenet": "MobileNet", "resnet": "ResNet", "vit": "ViT"}

@@ -215,6 +215,27 @@ def causal_lm(family: str) -> Any:
     return kind(backbone=backbone, preprocessor=kind.preprocessor_cls(tokenizer, sequence_length=96))
 
 
+def speech_preset(folder: Path, seed: int = 1) -> None:
+    """Writes a preset of a Whisper that hears at most 2 s and writes letters, with its tokenizer."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.set_random_seed(seed)
+    merges = [pair for a, b in ("do", "mi", "so") for pair in (f"{a} {b}", f"Ġ {a}{b}")]
+    letters = [*(chr(ord("a") + i) for i in range(26)), "Ġ", *(pair.replace(" ", "") for pair in merges)]
+    names = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|it|>", "<|translate|>", "<|transcribe|>")
+    special = {name: len(letters) + i for i, name in enumerate((*names, "<|notimestamps|>"))}
+    languages = {name: special.pop(name) for name in ("<|en|>", "<|it|>")}
+    tokenizer = hub.WhisperTokenizer(
+        vocabulary={letter: i for i, letter in enumerate(letters)},
+        merges=merges,
+        special_tokens=special,
+        language_tokens=languages,
+    )
+    size = {**TEXT, "hidden_dim": 32, "intermediate_dim": 64, "num_heads": 2}
+    whisper = hub.WhisperBackbone(**size, max_encoder_sequence_length=200, max_decoder_sequence_length=40)
+    for part in (whisper, tokenizer, keras_hub.layers.WhisperAudioConverter()):
+        part.save_to_preset(str(folder))
+
+
 def sound_preset(folder: Path, seed: int = 1) -> None:
     """Writes a preset of a Whisper that hears at most 2 s, with its audio converter and no tokenizer."""
     keras.config.set_dtype_policy("float32")

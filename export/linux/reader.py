@@ -46,7 +46,9 @@ def choosing(interpreter):
     def run(inputs):
         for runner in runners:
             takes = runner.get_input_details()
-            if all(tuple(takes[name]["shape"]) == value.shape for name, value in inputs.items()):
+            if takes.keys() == inputs.keys() and all(
+                tuple(takes[name]["shape"]) == value.shape for name, value in inputs.items()
+            ):
                 return runner(**inputs)
         raise ValueError(f"no signature takes { ({name: value.shape for name, value in inputs.items()}) }")
 

@@ -61,7 +61,7 @@ def over_rest(address, name, signature, manifest):
         except OSError as error:
             sys.exit(f"{url} does not answer: {error}")
         outputs = said if len(dtypes) > 1 else dict.fromkeys(dtypes, said)  # a single output has no name
-        return {key: np.array(outputs[key], dtype) for key, dtype in dtypes.items()}
+        return {key: from_json(outputs[key], dtype) for key, dtype in dtypes.items()}
 
     return run
 
@@ -97,6 +97,11 @@ def asked(inputs, signature):
     if signature == "serve_bytes":
         return signature, {"image_bytes": [png(image) for image in inputs["images"]]}
     return signature, inputs
+
+
+def from_json(rows, dtype):
+    """Converts an output: texts to their bytes, and numbers to an array."""
+    return [row.encode() for row in rows] if rows and isinstance(rows[0], str) else np.array(rows, dtype)
 
 
 def in_json(row):

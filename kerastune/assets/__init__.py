@@ -21,6 +21,7 @@ from pathlib import Path
 from kerastune import files
 from kerastune.assets import (
     all_minilm_l6_v2,
+    asterisk_prompts,
     drumkits,
     efficientnet_lite0,
     fashion_mnist,
@@ -61,6 +62,7 @@ ASSETS: dict[str, Asset] = {
     "stamps": stamps.ASSET,
     "products": products.ASSET,
     "drumkits": drumkits.ASSET,
+    "asterisk-prompts": asterisk_prompts.ASSET,
     "trees": trees.ASSET,
     "trec-questions": text_corpora.TREC_QUESTIONS,
     "sms-spam": text_corpora.SMS_SPAM,

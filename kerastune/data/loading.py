@@ -43,7 +43,7 @@ from kerastune.data.sources import (
     yolo,
 )
 from kerastune.data.splits import Split, Splits
-from kerastune.errors import DataError
+from kerastune.errors import DataError, listed
 from kerastune.modalities import MODALITIES, Report
 from kerastune.recipe import Data
 
@@ -80,7 +80,7 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
     Raises:
         DataError: lists every problem in one message, unless `skip_bad` leaves them out.
     """
-    progress = progress or (lambda stage, done, total: None)
+    progress = progress or _silent
     if why := MODALITIES[settings.modality].missing():
         raise DataError(f"{why[0].upper()}{why[1:]}")
     source = normalised(SOURCES[settings.reader](settings, progress))
@@ -100,6 +100,26 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
     return _build(draft)
 
 
+def whole(settings: Data, progress: Progress | None = None) -> Split:
+    """Reads and checks every example of a source as one split, whatever split it declares.
+
+    Raises:
+        DataError: lists every problem in one message, unless `skip_bad` leaves them out; or nothing is left.
+    """
+    draft = Draft(settings, normalised(SOURCES[settings.reader](settings, progress or _silent)))
+    _read_all(draft, progress or _silent)
+    refuse_two_labels_for_one_example(draft)
+    if draft.problems and not settings.skip_bad:
+        raise everything_at_once(draft)
+    if not draft.alive:
+        raise DataError(f"No usable {draft.unit} is left in {draft.source.where}.", listed(draft.problems))
+    draft.splits = ["test"] * len(draft.splits)
+    return _split(draft, "test", draft.truth.ordered(draft.source.labels, tuple(sorted(draft.by_label()))))
+
+
+def _silent(stage: str, done: int, total: int) -> None: ...
+
+
 def _whole_labels(source: Source) -> Source:
     """Returns the source with each label as a group, so that it stays in one split."""
     return replace(source, examples=[replace(one, group=str(one.label)) for one in source.examples])
@@ -110,9 +130,10 @@ def refuse_missing(settings: Data) -> None:
     path = getattr(settings, "path", None)  # TensorFlow Datasets have none
     if path is None:
         return
-    is_there = assets.is_fetched(path) if path in assets.ASSETS else os.path.exists(path)
+    name = path.partition("/")[0]
+    is_there = assets.is_fetched(name) if name in assets.ASSETS else os.path.exists(path)
     if not is_there or (os.path.isfile(path) and os.path.getsize(path) <= _SMALL):
-        SOURCES[settings.reader](settings, lambda stage, done, total: None)
+        SOURCES[settings.reader](settings, _silent)
 
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -148,7 +169,10 @@ def _check(draft: Draft, i: int) -> tuple[str, Report]:
         return "", Report(problem=f"cannot be read: {error.strerror or error}")
     except ValueError as error:  # a part of a file that cannot be cut out of it
         return "", Report(problem=str(error))
-    return hashlib.sha256(data).hexdigest(), draft.modality.check(data, draft.id(i))
+    report, longest, stored = draft.modality.check(data, draft.id(i)), draft.settings.longest, draft.modality.stored
+    if longest and not report.problem and stored and stored.longer and stored.longer(data, longest):
+        report = Report(problem=f"is longer than data.window = {longest:g} s; raise it, or cut the {draft.unit}")
+    return hashlib.sha256(data).hexdigest(), report
 
 
 # --- building -----------------------------------------------------------------------------------------------

@@ -64,9 +64,16 @@ class Masked:
         return f"Masked({hashlib.sha256(self.mask).hexdigest()})"
 
 
-Label = str | tuple[str, ...] | float | Outlined | Boxed | Masked
-"""An example's ground truth: one label, several, a number, a label with a mask, boxes, or a mask of labels; () for
-language models, whose text is the target."""
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What is said in a sound."""
+
+    text: str
+
+
+Label = str | tuple[str, ...] | float | Outlined | Boxed | Masked | Said
+"""An example's ground truth: one label, several, a number, a label with a mask, boxes, a mask of labels, or what is
+said; () for language models, whose text is the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +159,16 @@ def asset_folder(name: str) -> str:
     if not assets.is_fetched(name):
         raise DataError(f"The asset {name!r} is not on this machine yet.", f"kerastune assets fetch {name}")
     return str(assets.path(name))
+
+
+def located(path: str) -> str:
+    """Returns the path of a file, which may be in an asset: NAME/FILE.
+
+    Raises:
+        DataError: the asset is not fetched.
+    """
+    name, _, inside = path.partition("/")
+    return os.path.join(asset_folder(name), inside) if inside and name in assets.ASSETS else path
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import unicodedata
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kerastune.data import cells, masks, ragged
-from kerastune.data.source import Boxed, Label, Masked, Outlined, Problem
+from kerastune.data.source import Boxed, Label, Masked, Outlined, Problem, Said
 from kerastune.errors import quoted
 
 Names = tuple[str, ...]
@@ -221,6 +222,23 @@ def _by_mask(labels: Names, truth: Array) -> dict[str, int]:
     return dict(zip(labels, masks.present(truth)[:, : len(labels)].sum(axis=0).tolist(), strict=True))
 
 
+def _said(value: Any, separator: str | None) -> Label | Problem:
+    text = cells.text(value, "transcript")
+    if isinstance(text, Problem):
+        return text
+    words = " ".join(unicodedata.normalize("NFC", text).split())
+    return Said(words) if words else Problem("", "the transcript is empty; leave out sounds without speech")
+
+
+def _transcripts(given: Sequence[Label], labels: Names, contents: Any) -> Array:
+    return np.array([label.text for label in given if isinstance(label, Said)], np.str_)
+
+
+def _by_length(truth: Array) -> Ints:
+    """Groups each tenth of the transcripts, by length, into one class."""
+    return np.argsort(np.argsort(np.char.str_len(truth), kind="stable")) * 10 // max(len(truth), 1)
+
+
 def _rows(truth: Array) -> Ints:
     """Groups equal rows into one class."""
     return np.unique(truth, axis=0, return_inverse=True)[1].reshape(-1)
@@ -316,6 +334,9 @@ BOXES = Truth(
 
 MASK = Truth("mask", _unsaid, "mask", _on_mask, _given, _masks, _rarest, _by_mask, unseen=True, alone=True)
 
+TRANSCRIPT = Truth("transcript", _said, "transcript", _none, _given, _transcripts, _by_length, _all)
+"""What is said in a sound; the truth of a split is str [n]."""
+
 TRUTHS: dict[str, Truth] = {
-    one.name: one for one in (LABEL, LABELS, NUMBER, SCORES, TEXT, PAIRS, GROUPS, DEFECTS, BOXES, MASK)
+    one.name: one for one in (LABEL, LABELS, NUMBER, SCORES, TEXT, PAIRS, GROUPS, DEFECTS, BOXES, MASK, TRANSCRIPT)
 }

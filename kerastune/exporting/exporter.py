@@ -293,7 +293,8 @@ def _attempt(
     with progress.working(f"converting {job.folder.name}"):
         peak_mb = child.run(f"The {job.target.format} converter", ["-m", "kerastune.formats", *options])
     with resources.as_file(resources.files("kerastune.targets")) as targets:
-        for shared in ("artifact.py", "answers.py", *tasks.device(of.recipe.task).modality.readers, *format.readers):
+        device = tasks.device(of.recipe.task)
+        for shared in ("artifact.py", "answers.py", *device.modality.readers, *device.readers, *format.readers):
             shutil.copy(targets / shared, folder)
         for source in sorted((targets / job.target.name).iterdir()):
             if source.suffix in (".py", ".html", ".js"):

@@ -1,7 +1,11 @@
-"""ONNX, opset 17, from the frozen graph of one signature: float32, int8 weights, or int8 with QDQ nodes."""
+"""ONNX, opset 17, from frozen graphs: float32, int8 weights, or int8 with QDQ nodes.
+
+A file holds one signature. Of "ONE+OTHER", ONE becomes the model and OTHER the file OTHER.onnx beside it.
+"""
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +22,20 @@ _INT8 = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu", "AveragePool", "Global
 
 def trace(traced: Traced, name: str) -> None:
     """Writes a signature's graph with its weights as constants."""
-    graphs.frozen(name, traced.signatures[name], traced.work)
+    for one in name.split("+"):
+        graphs.frozen(one, traced.signatures[one], traced.work)
+    graphs.write_dtypes(name, traced.signatures[name.partition("+")[0]], traced.work)
 
 
 def write(work: Path, path: Path, conversion: Conversion) -> None:
-    """Converts and quantises, and runs ONNX's own checker on the file."""
+    """Converts and quantises, and runs ONNX's own checker on each file."""
+    first, *others = conversion.signature.split("+")
+    _write(work, path, replace(conversion, signature=first))
+    for other in others:
+        _write(work, path.with_name(f"{other}.onnx"), replace(conversion, signature=other))
+
+
+def _write(work: Path, path: Path, conversion: Conversion) -> None:
     import onnx
 
     model = _convert(work, conversion.signature)
@@ -144,7 +157,16 @@ def _drop_zeros(graph: Any) -> None:
 
 
 def inspect(path: Path) -> tuple[list[str], list[str]]:
-    """Returns problems (operators that ONNX does not have), and the names of the inputs."""
+    """Returns problems (operators that ONNX does not have), and the names of the inputs, of all files in a folder."""
+    found, takes = list[str](), set[str]()
+    for one in sorted(path.parent.glob("*.onnx")):
+        problems, names = _inspect(one)
+        found += problems
+        takes |= set(names)
+    return found, sorted(takes)
+
+
+def _inspect(path: Path) -> tuple[list[str], list[str]]:
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph

@@ -209,7 +209,8 @@ def inspect(path: Path) -> tuple[list[str], list[str]]:
     content = path.read_bytes()
     flex = sorted(set(re.findall(rb"Flex[A-Z]\w+", content)))
     found = [f"it needs TensorFlow operators: {b', '.join(flex).decode()}"] if flex else []
-    takes = list(next(iter(Interpreter(str(path)).get_signature_list().values()))["inputs"])
+    signatures = Interpreter(str(path)).get_signature_list().values()
+    takes = sorted({name for signature in signatures for name in signature["inputs"]})
     return found, takes
 
 

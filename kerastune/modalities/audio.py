@@ -69,6 +69,12 @@ def beginning(data: bytes, most: int | None) -> Example:
     return found
 
 
+def longer(data: bytes, seconds: float) -> bool:
+    """Returns whether a readable sound lasts longer than this, to a sample."""
+    most = round(seconds * RATE)
+    return len(beginning(data, most + 1)) > most
+
+
 def check(data: bytes, name: str) -> Report:
     """Reads a whole sound without keeping it, and reports on it; only the extension of `name` is used."""
     try:
@@ -211,17 +217,17 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
     return Kind("a sound", LARGEST, check, decode).ask(paths)
 
 
-def parts(asked: Asked, samples: int) -> Asked:
-    """Returns the windows of longer sounds, one after the other, named by the second where each starts."""
+def parts(asked: Asked, samples: int, at_pauses: bool) -> Asked:
+    """Returns the parts of longer sounds, one after the other, named by the second where each starts."""
     names, examples = list[str](), list[Example]()
     for name, sound in zip(asked.names, asked.examples, strict=True):
         if len(sound) <= samples:
             names.append(name)
             examples.append(sound)
             continue
-        for number, window in enumerate(reader.windows([sound], samples, samples)):
-            names.append(f"{name} from {number * samples / RATE:.1f} s")
-            examples.append(window)
+        for start, part in reader.parted(sound, samples, at_pauses):
+            names.append(f"{name} from {start / RATE:.1f} s")
+            examples.append(part)
     return Asked(names, examples)
 
 
@@ -243,7 +249,7 @@ AUDIO = Modality(
     is_picture=True,
     readers=("audio.py",),
     packages=("soundfile", "soxr"),
-    stored=Stored(EXTENSIONS, FOREIGN_EXTENSIONS, "wav or flac", LARGEST, cut),
+    stored=Stored(EXTENSIONS, FOREIGN_EXTENSIONS, "wav or flac", LARGEST, cut, longer),
     parts=parts,
     missing=missing,
 )

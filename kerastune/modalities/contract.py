@@ -40,6 +40,7 @@ class Stored:
         largest: bytes of the largest file that is read.
         cut: (bytes of a file, start, end or None) -> the part between these seconds as a file; raises ValueError for
             bytes that `check` refuses, and for parts that are not there. None if an example has no length in time.
+        longer: (bytes of a file, seconds) -> whether it lasts longer; None if an example has no length in time.
     """
 
     extensions: tuple[str, ...]
@@ -47,6 +48,7 @@ class Stored:
     convert: str
     largest: int
     cut: Callable[[bytes, float, float | None], bytes] | None = None
+    longer: Callable[[bytes, float], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ class Modality:
         encode: example -> a file, which some devices take; None if there are no such files.
         question: example -> the example without its answer.
         stored: how its examples are stored in files; None if they are texts in a table.
-        parts: (asked examples, size) -> the same, each that is longer than this size as several, with their places in
-            their names; None if examples have no length.
+        parts: (asked examples, size, whether to cut at pauses) -> the same, each that is longer than this size as
+            several, with their places in their names; None if examples have no length.
         missing: returns why this installation cannot read such examples, with the command that helps; None if it can.
     """
 
@@ -89,5 +91,5 @@ class Modality:
     encode: Callable[[Example], bytes] | None = None
     question: Callable[[Example], Example] = lambda example: example
     stored: Stored | None = None
-    parts: Callable[[Asked, int], Asked] | None = None
+    parts: Callable[[Asked, int, bool], Asked] | None = None
     missing: Callable[[], str | None] = lambda: None

@@ -79,7 +79,7 @@ def predict(
     asked = device_of(of).modality.ask([examples] if isinstance(examples, str | Path) else examples, sides)
     window = of.manifest.reading.get("samples") if isinstance(of, Artifact) else device_of(of).window(of.recipe)
     if window and (parts := device_of(of).modality.parts):
-        asked = parts(asked, window)
+        asked = parts(asked, window, device_of(of).at_pauses)
     found, answer = outputs(of, asked.examples, options), _answering(of, top)
     answers = [answer(found, i) for i in range(len(asked.names))]
     if draw is not None:

@@ -3,7 +3,7 @@
 A path becomes absolute when the recipe is read: relative to the working directory, with `~` as the home folder. A run
 therefore finds its data from any folder. Where a name can replace a path:
 
-- an asset's name always means the asset; ./NAME is a file or folder of that name;
+- an asset's name always means the asset, and NAME/FILE a file in it; ./NAME is a file or folder of that name;
 - a URL stays unchanged;
 - for data, the bare name of a shipped .jsonl file means that file, unless a local file has that name;
 - for presets, a bare name is a KerasHub preset, unless a local folder of that name holds a preset.
@@ -25,7 +25,7 @@ def _absolute(path: str) -> str:
 
 
 def _data(value: str) -> str:
-    if value in assets.ASSETS or "://" in value:
+    if value.partition("/")[0] in assets.ASSETS or "://" in value:
         return value
     path = _absolute(value)
     if value.endswith(".jsonl") and os.path.basename(value) == value and not os.path.exists(path):
@@ -43,6 +43,6 @@ _Path = Annotated[str, Field(min_length=1, max_length=4096)]
 FilePath = Annotated[_Path, AfterValidator(_absolute)]
 """A file or folder."""
 AssetOrPath = Annotated[_Path, AfterValidator(_data)]
-"""A file or folder; or an asset, or a file shipped with the recipes."""
+"""A file or folder; or an asset, a file in it, or a file shipped with the recipes."""
 Preset = Annotated[_Path, AfterValidator(_preset)]
 """The pretrained model to start from."""

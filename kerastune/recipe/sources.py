@@ -9,7 +9,9 @@ from kerastune.errors import quoted
 from kerastune.recipe.base import Count, Fraction, Settings, Text
 from kerastune.recipe.paths import AssetOrPath, FilePath
 
-Target = Literal["label", "labels", "number", "pairs", "groups", "scores", "text", "defects", "boxes", "mask"]
+Target = Literal[
+    "label", "labels", "number", "pairs", "groups", "scores", "text", "defects", "boxes", "mask", "transcript"
+]
 Reader = Literal[
     "folder",
     "csv",
@@ -70,7 +72,12 @@ class Data(Settings):
 
     @property
     def numeric(self) -> str | None:
-        """Returns the name of the number that is learnt, if it is one."""
+        """Returns the name of what is learnt, if it is a number or a transcript."""
+        return None
+
+    @property
+    def longest(self) -> float | None:
+        """Returns the seconds that an example may last, if longer ones cannot be used; None: any length."""
         return None
 
     @property
@@ -234,8 +241,8 @@ class FolderSounds(Sounds):
     path/<label>/<group>/*.wav. A group stays in one split, whatever its labels are."""
 
 
-class ListedSounds(Sounds, Listed, Labelled):
-    """A CSV, JSON Lines or Parquet file with a column of paths of sounds and a column of labels."""
+class SoundTable(Sounds, Listed):
+    """A CSV, JSON Lines or Parquet file with a column of paths of sounds."""
 
     folder = "sounds"
     file = "audio_column"
@@ -249,6 +256,34 @@ class ListedSounds(Sounds, Listed, Labelled):
     """A column with the second at which an example starts, for several examples in one recording."""
     end_column: Text | None = None
     """A column with the second at which it ends. Empty: at the end of the recording."""
+
+
+class ListedSounds(SoundTable, Labelled):
+    """A CSV, JSON Lines or Parquet file with a column of paths of sounds and a column of labels."""
+
+
+class Transcripts(SoundTable):
+    """A CSV, JSON Lines or Parquet file with a column of paths of sounds and a column of what is said in them."""
+
+    path: AssetOrPath
+    """The table (UTF-8; CSV with a header line); or one in a fetched asset: "asterisk-prompts/it.jsonl"."""
+    label_column: Text = "text"
+    """The column of transcripts."""
+    window: Annotated[float, Field(ge=0.1, le=30)] = 30.0
+    """Seconds that the model hears at a time: cost grows with it. Shorter sounds are padded with silence; longer ones
+    are refused, because their transcripts do not fit."""
+
+    @property
+    def target(self) -> Target:
+        return "transcript"
+
+    @property
+    def numeric(self) -> str:
+        return self.label_column
+
+    @property
+    def longest(self) -> float:
+        return self.window
 
 
 class TfdsSounds(Tfds, Sounds, Labelled):

@@ -15,6 +15,7 @@ TASKS = {
     "image_embedding": "kerastune.tasks.image_embedding",
     "image_segmentation": "kerastune.tasks.image_segmentation",
     "object_detection": "kerastune.tasks.object_detection",
+    "speech_to_text": "kerastune.tasks.speech_to_text",
     "text_classification": "kerastune.tasks.text_classification",
     "text_embedding": "kerastune.tasks.text_embedding",
     "causal_lm": "kerastune.tasks.causal_lm",

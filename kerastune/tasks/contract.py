@@ -140,6 +140,8 @@ class Learning(Generic[R]):
             meter's. None if the meter's mean is correct.
         reduced: (recipe, outputs of a batch) -> what `validated` needs of them, if that is less.
         joint: recipe -> why a batch's loss is not the sum of its parts' losses, so that workers cannot share it, or "".
+        decoded: (recipe, model, splits) -> figures of the validation split that take more than one pass, such as those
+            of generated text. None if there are none.
         starts: whether a pretrained model can do the task before tuning, so that its figures are worth recording.
         sampled: returns the conversations to answer before training and after each epoch; usually none.
         samples: returns the model's answers to them.
@@ -158,6 +160,7 @@ class Learning(Generic[R]):
     fit: Callable[[R, Model, Splits, Progress], list[Decision]] | None = None
     reduced: Callable[[R, Tensors], Tensors] = lambda recipe, outputs: outputs
     joint: Callable[[R], str] = lambda recipe: ""
+    decoded: Callable[[R, Model, Splits], dict[str, float]] | None = None
 
 
 class Told(Protocol):
@@ -177,6 +180,7 @@ class Task(Generic[R]):
             besides the graphs: tokenizers, settings, examples as inputs, and Keras's answers other than its outputs.
         reference: (recipe, model, examples) -> Keras's own predictions, outside any graph, one example at a time.
         folder: (recipe, model, work folder, folder) writes the model in a format that is not a graph, if there is one.
+        beside: (recipe, model, told of progress) -> metrics on other data than the recipe's, by name; usually none.
     """
 
     building: Building[R]
@@ -188,6 +192,7 @@ class Task(Generic[R]):
     trace: Callable[[R, Model, Path, Sequence[str]], None]
     reference: Callable[[R, Model, Sequence[Example]], Predictions]
     folder: Callable[[R, Model, Path, Path], None] | None = None
+    beside: Callable[[R, Model, Callable[[int, int], None]], dict[str, Record]] = lambda recipe, model, told: {}
 
 
 # --- from outside --------------------------------------------------------------------------------------------
@@ -274,10 +279,12 @@ class Device(Generic[R]):
         unit: what a latency measures: "an image", "a token".
         rounding: the largest difference between two float32 runtimes, relative to the outputs' scale.
         window: recipe -> the length of the window that the model takes, if its examples can be longer; else None.
+        at_pauses: whether `kerastune predict` cuts longer examples at pauses, and not at the window's length.
         options: options of `kerastune predict` and their defaults; `Task.answer` gets them, and an artifact's reader
             gets them as --max-tokens and so on.
         mediapipe: recipe -> the outputs that a task of MediaPipe reads, as rows of `kerastune.formats.metadata.KINDS`,
             by name; a file with exactly these outputs gets their metadata.
+        readers: files of export/ that ship with an artifact, in addition to the modality's.
     """
 
     modality: Modality
@@ -296,5 +303,7 @@ class Device(Generic[R]):
     unit: str
     rounding: float = ROUNDING
     window: Callable[[R], int | None] = lambda recipe: None
+    at_pauses: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     mediapipe: Callable[[R], Mapping[str, str]] = lambda recipe: {}
+    readers: tuple[str, ...] = ()

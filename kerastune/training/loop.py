@@ -243,7 +243,9 @@ class Training:
                     said.append((y, tf.nest.map_structure(_numpy, needed)))
             with self._totalled(self.group.is_apart and whole is None):
                 found = {metric.name: float(metric.result()) for metric in self.metrics}
-            return found | whole(self.recipe, *zip(*said, strict=True)) if whole else found
+            found |= whole(self.recipe, *zip(*said, strict=True)) if whole else {}
+            decoded = self.kind.learning.decoded
+            return found | (decoded(self.recipe, self.task, self.splits) if decoded else {})
         finally:
             _assign([variable for metric in self.metrics for variable in metric.variables], train_state)
 

@@ -405,6 +405,8 @@ def score(
         guess = statistics.beside_guess(learnt, splits.labels, splits.train.labels, split.labels, found)
         if guess:
             metrics[name]["baseline"] = guess
+    told = functools.partial(progress.advance, "scoring other data")
+    metrics |= kind.beside(recipe, task, told)
     if splits.known and learnt.among:
         found, seen = predicted(KNOWN), predicted("train")
         metrics[KNOWN] = learnt.among(splits.known.labels, found, splits.train.labels, seen)

@@ -15,6 +15,7 @@ from kerastune.data.source import (
     Progress,
     Source,
     counted,
+    located,
     named,
     relative,
     unreachable,
@@ -55,6 +56,7 @@ def examples(settings: Listed, progress: Progress) -> Source:
     Raises:
         DataError: the file cannot be read in its format, or lacks a column.
     """
+    settings = settings.model_copy(update={"path": located(settings.path)})
     modality, root = MODALITIES[settings.modality], folder_of(settings)
     assert modality.stored
     keys = (settings.file, "label_column", "split_column", "group_column", *settings.part)

@@ -12,10 +12,11 @@ from kerastune.tasks.learnt.contract import Learnt, Metric, Predictions
 from kerastune.tasks.learnt.defects import DEFECTS
 from kerastune.tasks.learnt.masks import MASK
 from kerastune.tasks.learnt.numbers import NUMBER
+from kerastune.tasks.learnt.transcripts import TRANSCRIPT
 from kerastune.tasks.learnt.vectors import GROUPS, PAIRS, SCORES
 
 __all__ = ["LEARNT", "Learnt", "Metric", "Predictions"]
 
 LEARNT: dict[str, Learnt] = {
-    one.name: one for one in (LABEL, LABELS, NUMBER, PAIRS, GROUPS, SCORES, ANSWERS, DEFECTS, BOXES, MASK)
+    one.name: one for one in (LABEL, LABELS, NUMBER, PAIRS, GROUPS, SCORES, ANSWERS, DEFECTS, BOXES, MASK, TRANSCRIPT)
 }

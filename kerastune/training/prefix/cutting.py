@@ -94,7 +94,8 @@ def cut(task: keras.Model, example: Any, free: bool = False) -> tuple[Cut | None
     """Cuts a model where a phase, as set by `freezing.freeze`, starts to train.
 
     The prefix holds every possible frozen deterministic layer with kernels or tables, and those cheap layers (pooling,
-    activations, frozen normalisation) that do not increase the crossing bytes.
+    activations, frozen normalisation) that do not increase the crossing bytes. Where outputs would have no fixed size,
+    it need only hold the layers whose own have one.
 
     Args:
         example: a batch of the model's inputs. All batches have its shape, except for the first dimension.
@@ -125,6 +126,9 @@ def cut(task: keras.Model, example: Any, free: bool = False) -> tuple[Cut | None
     if not required:
         return None, f"{first or 'no layer'} comes first, so there is no frozen prefix"
     front = _smallest(nodes, inputs, tree.flatten(outputs), frozen, required)
+    if front is None:  # such as a decoder's embedding of tokens, which is frozen beside an encoder
+        fixed = {i for i in required if all(_can_cross(symbol) for symbol in nodes[i].outputs)}
+        front = _smallest(nodes, inputs, tree.flatten(outputs), frozen, fixed) if fixed else None
     if front is None:
         return None, "the prefix's outputs have no fixed size per example"
     made = _cut_at(front, frozen, task, nodes, inputs, outputs)

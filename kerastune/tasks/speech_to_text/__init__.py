@@ -1,0 +1,1 @@
+"""Speech to text: the words in a recording."""

@@ -1,0 +1,137 @@
+"""Sounds in, transcripts out, without TensorFlow."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kerastune.data import Split, Splits, spread
+from kerastune.modalities import Example
+from kerastune.modalities.audio import AUDIO, RATE, beginning
+from kerastune.targets.audio import fit
+from kerastune.tasks.contract import Device, Form, Questions, Record, Wanted
+from kerastune.tasks.learnt import Learnt
+from kerastune.tasks.learnt.transcripts import TRANSCRIPT, with_terms
+from kerastune.tasks.speech_to_text.settings import SpeechToText
+
+GOLDEN = 20
+SERVING = ("serving_default",)
+_TWO = "encode+decode"
+_INTEGERS = ("int8", "int16x8", "int4")
+
+
+def learnt(recipe: SpeechToText) -> Learnt:
+    """Returns the row for transcripts, which counts the recipe's terms."""
+    return with_terms(recipe.terms) if recipe.terms else TRANSCRIPT
+
+
+def samples(recipe: SpeechToText) -> int:
+    """Returns the length of the window in samples, a whole number of the encoder's frames of 20 ms."""
+    return round(recipe.data.window * RATE / 320) * 320
+
+
+def form(recipe: SpeechToText, wanted: Wanted) -> Form:
+    """Returns a form with the loop inside for servers, and with the cache outside for all others."""
+    # A near tie may end in another token, so predictions of the whole split are judged by their words.
+    return Form("serving" if wanted.style == "serving" else _TWO, exact=False)
+
+
+def refusal(recipe: SpeechToText, wanted: Wanted) -> str | None:
+    """Returns why speech cannot be written down in integers, or None."""
+    if wanted.quantize not in _INTEGERS:
+        return None
+    return (
+        f"models of speech cannot be exported with quantize = {wanted.quantize!r}: in integers a spectrum holds only "
+        "its loudest tones; dynamic has int8 weights, and leaves the spectrum in float"
+    )
+
+
+def candidates(wanted: Wanted) -> tuple[str, ...]:
+    """Returns quantisations of weights: the spectrum needs floating point."""
+    return ("dynamic", "float16", "none")
+
+
+def golden(recipe: SpeechToText, splits: Splits) -> list[Example]:
+    """Returns validation sounds, filled up with training ones."""
+    chosen = [(splits.validation, i) for i in spread(splits.validation, GOLDEN)]
+    chosen += [(splits.train, i) for i in spread(splits.train, GOLDEN - len(chosen))]
+    return [beginning(split.read(i), samples(recipe)) for split, i in chosen]
+
+
+def calibration(recipe: SpeechToText, split: Split, i: int) -> Example:
+    """Returns the window that the model hears, float32 [samples]."""
+    window: Example = fit(beginning(split.read(i), samples(recipe)), samples(recipe))
+    return window
+
+
+def _sounds(settings: Record, batch: int | None) -> dict[str, Any]:
+    size, rate = settings["samples"], settings["sample_rate"]
+    meaning = f"{size / rate:g} s of sound: {rate:,} samples per second of one channel"
+    return {"name": "sounds", "shape": [batch, size], "dtype": "float32", "range": [-1, 1], "meaning": meaning}
+
+
+def manifest(recipe: SpeechToText, wanted: Wanted, form: Form, work: Path) -> Record:
+    """Describes samples in and text out."""
+    settings = json.loads((work / "speech.json").read_text("utf-8"))
+    is_whole = form.signature == "serving"
+    batch = None if is_whole else 1
+    arrays = {"dtype": "float32", "range": None}
+    decoder = [
+        {"name": "tokens", "shape": [1, 1], "dtype": "int32", "range": None, "meaning": "the last token"},
+        {"name": "position", "shape": [1], "dtype": "int32", "range": None, "meaning": "its position, from 0"},
+        {"name": "self_kv", "shape": settings["cache"], **arrays, "meaning": "the cache; zeros at the beginning"},
+        {"name": "cross_kv", "shape": settings["cross"], **arrays, "meaning": "what encode gave for the sound"},
+    ]
+    rows: dict[str, Any] = {"shape": [batch, None], "range": None}
+    return {
+        "signatures": list(SERVING) if is_whole else form.signature.split("+"),
+        "reading": settings,
+        "inputs": [_sounds(settings, batch), *([] if is_whole else decoder)],
+        "outputs": [
+            {"name": "margins", **rows, "dtype": "float32", "meaning": "lead in nats of each token over the second"},
+            {"name": "text", **rows, "dtype": "uint8", "meaning": "the transcript in UTF-8, by the reader"},
+            {"name": "tokens", **rows, "dtype": "int32", "meaning": "tokens of the transcript, by the reader"},
+        ],
+        "preprocessing": {
+            "inside": [
+                "log-mel spectrum, as in training, in float32",
+                *(["choose each next token, join their texts"] if is_whole else []),
+            ],
+            "outside": [
+                "decode the file",
+                "average its channels",
+                f"resample to {settings['sample_rate']:,} samples per second",
+                f"cut to {settings['samples']:,} samples, or pad with zeros at the end",
+                *([] if is_whole else ["choose each next token (speech.py), join their texts (vocabulary.json)"]),
+            ],
+        },
+    }
+
+
+def questions(recipe: SpeechToText, split: Split, chosen: Sequence[int]) -> Questions:
+    """Returns one question for each sound."""
+    found = (beginning(split.read(i), samples(recipe)) for i in chosen)
+    return Questions(found, np.arange(len(chosen)))
+
+
+DEVICE: Device[SpeechToText] = Device(
+    modality=AUDIO,
+    learnt=learnt,
+    form=form,
+    refusal=refusal,
+    candidates=candidates,
+    golden=golden,
+    calibration=calibration,
+    audited=lambda recipe, splits: [],
+    manifest=manifest,
+    questions=questions,
+    sides=lambda recipe: 1,
+    serving=SERVING,
+    pipeline_tag="automatic-speech-recognition",
+    unit="a sound",
+    window=samples,
+    at_pauses=True,
+    readers=("speech.py",),
+)
