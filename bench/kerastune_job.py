@@ -21,6 +21,7 @@ def texts(job):
         {
             "name": "bench",
             "task": "text_classification",
+            "head": "pooler",  # as in transformers
             "preset": "all-minilm-l6-v2-en",
             "seed": job["seed"],
             "data": {

@@ -120,6 +120,7 @@ class Audit:
     Attributes:
         optimizer_steps: of all epochs; None: not counted.
         ema: the decay of the averaged weights; None: there are none.
+        contrastive: whether it brings examples of a label close, and trains no head.
         stages: of a phase that unfreezes step by step.
         trainable_parameters, frozen_parameters: of the whole model.
     """
@@ -133,6 +134,7 @@ class Audit:
     optimizer_steps: int | None = None
     clip_norm: float | None = None
     ema: float | None = None
+    contrastive: bool = False
     lora: Adapters | None = None
     stages: tuple[Stage, ...] = ()
     units: tuple[Trained, ...]
@@ -327,8 +329,7 @@ class Curve:
 def read_curve(folder: Path) -> Curve | None:
     """Returns the curve in a folder, or None.
 
-    Raises:
-        KerastuneError: it is damaged.
+    Raises KerastuneError if it is damaged.
     """
     try:
         return from_json(Curve, json.loads((folder / CURVE).read_bytes()))

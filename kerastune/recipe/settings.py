@@ -99,6 +99,10 @@ class Phase(Settings):
     """Number of batches whose gradients are averaged into one step."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Maximum global norm of the gradients; larger ones are scaled down. Default: no limit."""
+    contrastive: bool = False
+    """Instead of the labels' loss, bring examples of one label close, and those of others apart, in front of the head
+    (Khosla et al. 2020, arXiv:2004.11362; as a warm-up for few examples: SetFit, Tunstall et al. 2022,
+    arXiv:2209.11055). The head stays as it is, so another phase must follow. The last epoch's weights are kept."""
     ema: Fraction = 0.0
     """Momentum of an exponential moving average of the weights; the average is validated and saved. 0: none."""
 
@@ -133,6 +137,8 @@ class Phase(Settings):
             raise ValueError(
                 f'lora has no units to adapt with unfreeze = "{self.unfreeze}"; use "all", "top:N" or "match:REGEX"'
             )
+        if self.contrastive and self.unfreeze in ("head", "none", "gradual"):
+            raise ValueError(f'contrastive trains no head, so unfreeze = "{self.unfreeze}" leaves nothing; use "all"')
         if self.lora and self.batch_norm != "frozen":
             raise ValueError(f'lora trains only adapters, so batch_norm = "{self.batch_norm}" has no effect')
         return self
@@ -220,6 +226,19 @@ class Recipe(Settings):
             raise ValueError("[threshold] needs one label per example; remove it")
         if self.data.target not in ("label", "labels", "groups") and self.data.per_label:
             raise ValueError("data.per_label draws examples by their label, and these data have none; remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _contrasts_come_before_a_head(self) -> "Recipe":
+        if not any(phase.contrastive for phase in self.phases):
+            return self
+        if self.data.target != "label":
+            raise ValueError("a contrastive phase needs one label per example")
+        if self.phases[-1].contrastive:
+            raise ValueError('the last phase is contrastive, so the head would learn nothing; add unfreeze = "head"')
+        augment = getattr(self, "augment", None)
+        if getattr(augment, "mixup", 0) or getattr(augment, "cutmix", 0):
+            raise ValueError("augment.mixup and augment.cutmix blend labels, and a contrastive phase needs one label")
         return self
 
     @model_validator(mode="after")

@@ -90,6 +90,16 @@ def head(model: Model) -> tuple[keras.Variable, keras.Variable]:
     return kernel, bias
 
 
+def before_head(model: Model) -> Model:
+    """Returns the model from its inputs to what its last layer reads, with the same backbone and preprocessor."""
+    kernel, _ = head(model)
+    layers = [layer for layer in model.layers if layer is not model.backbone]
+    (last,) = [layer for layer in layers if any(weight is kernel for weight in layer.weights)]
+    found = keras.Model(model.input, last.input)
+    found.backbone, found.preprocessor = model.backbone, getattr(model, "preprocessor", None)
+    return found
+
+
 def start_at_the_mean(recipe: Any, model: Model, splits: Splits) -> None:
     """Initialises a number head at the mean, so that it learns the differences."""
     if recipe.data.target == "number":

@@ -9,18 +9,28 @@ import numpy as np
 
 from kerastune import tasks
 from kerastune.data import Order, Split, Splits
-from kerastune.recipe import Recipe
+from kerastune.recipe import Phase, Recipe
 from kerastune.records import Audit
+from kerastune.tasks import losses
 from kerastune.tasks.contract import Changes, Dataset, Feeding, Targets, Tensors
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches of a recipe's examples for its model. Splits are named "train" and "validation"."""
+    """Batches of a recipe's examples for its model. Splits are named "train" and "validation".
+
+    Attributes:
+        contrastive: whether `task` ends in front of the head, and examples of one label meet in a batch.
+    """
 
     recipe: Recipe
     task: Any
     splits: Splits
+    contrastive: bool = False
+
+    def of_phase(self, phase: Phase) -> "Batches":
+        """Returns the batches of a phase."""
+        return replace(self, task=losses.before_head(self.task), contrastive=True) if phase.contrastive else self
 
     @property
     def _feeding(self) -> Feeding[Any]:
@@ -55,7 +65,9 @@ class Batches:
 
     def order(self, name: str, epochs: int = 1, seed: tuple[int, ...] | None = None, start: int = 0) -> Order:
         batch_size = self.recipe.train.batch_size
-        return self._feeding.order(self.recipe, self.task, self.split(name), batch_size, epochs, seed, start)
+        split = self.split(name)
+        found = self._feeding.order(self.recipe, self.task, split, batch_size, epochs, seed, start)
+        return replace(found, groups=None, kinds=split.labels) if self.contrastive and name == "train" else found
 
     def counted(self, audit: Audit) -> Audit:
         """Returns a phase's audit with its number of optimizer steps; an epoch's last one may take fewer batches."""

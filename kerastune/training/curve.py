@@ -30,6 +30,7 @@ from kerastune.records import CURVE, Curve, CurvePoint, Weights, curve_means
 from kerastune.tasks import losses
 from kerastune.tasks.contract import Targets
 from kerastune.training.plan import Plan, plan
+from kerastune.training.prefix.forward import specs
 
 Floats = npt.NDArray[np.float32]
 
@@ -150,13 +151,12 @@ def _forget(backbone: Any, seed: int) -> None:
 
 def _read(made: Plan, name: str, stage: str, progress: Progress) -> Floats:
     kind, split, task = tasks.get(made.recipe.task), made.splits.parts[name], made.task
-    kernel, _ = losses.head(task)
-    (layer,) = [each for each in task.layers if each is not task.backbone and any(w is kernel for w in each.weights)]
-    reach = keras.Model(task.inputs, layer.input)
-    forward = tf.function(lambda x: tf.cast(reach(x, training=False), tf.float32), reduce_retracing=True)
+    reach = losses.before_head(task)
+    inputs = specs(made.batches.example, made.batches.bucketed)
+    forward = tf.function(lambda x: tf.cast(reach(x, training=False), tf.float32), input_signature=[inputs])
     order = kind.feeding.order(made.recipe, task, split, made.recipe.train.batch_size, 1, None, 0)
     targets = Targets(split.labels, np.ones(len(split), np.float32))
-    found, done = np.zeros((len(split), kernel.shape[0]), np.float32), 0
+    found, done = np.zeros((len(split), reach.output_shape[-1]), np.float32), 0
     for x, _, _, i in kind.feeding.batches(made.recipe, task, split, order, targets, None):
         found[i.numpy()] = forward(x).numpy()
         progress.advance(stage, done := done + len(i), len(split))

@@ -55,6 +55,7 @@ def freeze(task: keras.Model, phase: Phase, epoch: int | None = None) -> Audit:
         gradient_accumulation=phase.gradient_accumulation,
         clip_norm=phase.clip_norm,
         ema=phase.ema or None,
+        contrastive=phase.contrastive,
         lora=adapters,
         stages=tuple(rows) if phase.unfreeze == "gradual" else (),
         units=tuple(Trained(u.name, count(u.weights), n, peak[u.name] if n else None) for u, n in trained),
@@ -72,7 +73,7 @@ def _unfreeze(task: keras.Model, phase: Phase, found: list[Unit], stage: Stage) 
         layer.trainable = True
     for unit in found:
         unit.train(unit in stage.units)
-    head(task).train(phase.unfreeze != "none")
+    head(task).train(phase.unfreeze != "none" and not phase.contrastive)
     if phase.batch_norm != "train":
         # Small batches would ruin the pretrained statistics.
         for norm in norms(task.backbone):

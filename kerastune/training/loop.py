@@ -17,9 +17,10 @@ from kerastune.errors import KerastuneError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase
 from kerastune.records import Decision, Ran, Recalibration, to_json
+from kerastune.tasks import contrast
 from kerastune.tasks.learnt import Metric
 from kerastune.training import batch_norm, checkpoint, decide, freezing, interrupts, lora, memory, optimizers
-from kerastune.training.batches import seed_of
+from kerastune.training.batches import Batches, seed_of
 from kerastune.training.feed import Feed
 from kerastune.training.parts import Parts
 from kerastune.training.plan import Plan
@@ -53,7 +54,9 @@ class Training:
         self.kind = tasks.get(made.recipe.task)
         self.at = Position(decisions=list(made.decisions))
         self.optimizer: Any = None
-        self.metrics = [keras.metrics.Mean(name="loss"), self.kind.learning.meter(made.recipe)]
+        self._loss = keras.metrics.Mean(name="loss")
+        self._meter = self.kind.learning.meter(made.recipe)
+        self._found = contrast.FoundLabel(name=self._meter.name)
         self._left: checkpoint.Arrays = {}  # of a checkpoint: what is put back once its variables exist
         self._unwritten: checkpoint.Arrays = {}  # the best weights, if they are newer than the last checkpoint
         self._lap = self._saved = time.perf_counter()
@@ -61,6 +64,11 @@ class Training:
     @property
     def phase(self) -> Phase:
         return self.recipe.phases[min(self.at.phase, len(self.recipe.phases)) - 1]  # the last one, after the end
+
+    @property
+    def metrics(self) -> list[Any]:
+        """The mean of the loss, and the figure that the phase shows."""
+        return [self._loss, self._found if self.phase.contrastive else self._meter]
 
     @property
     def judge(self) -> Metric:
@@ -150,7 +158,8 @@ class Training:
             self._end_phase()
 
     def _epochs(self) -> None:
-        at, phase, patience = self.at, self.phase, self.recipe.train.early_stopping
+        at, phase = self.at, self.phase
+        patience = 0 if phase.contrastive else self.recipe.train.early_stopping
         feed, steps = None, None
         while at.epoch <= phase.epochs and not (patience and at.waited >= patience):
             # `_phase` has unfrozen all layers that this phase will ever train; the cut lies in front of them.
@@ -179,16 +188,17 @@ class Training:
             cached: use the features that were decided to be kept; else all batches hold inputs.
         """
         cut, kept, decision = None, None, self.decision("train.cache")
+        batches = self.batches.of_phase(self.phase)
         if decision and decision.after:  # the plan has proved that the two parts are the whole
-            cut, why = cutting.cut(self.task, self.batches.example, self.batches.bucketed)
+            cut, why = cutting.cut(batches.task, batches.example, batches.bucketed)
             assert cut, why
             if cached and decision.got != "off":
-                kept = self._kept(cut, on_disk=decision.got == "disk")
-        return Feed(self.batches, self.at.phase, epochs, cut, kept, self.group)
+                kept = self._kept(batches, cut, on_disk=decision.got == "disk")
+        return Feed(batches, self.at.phase, epochs, cut, kept, self.group)
 
-    def _kept(self, cut: cutting.Cut, on_disk: bool) -> features.Kept:
+    def _kept(self, batches: Batches, cut: cutting.Cut, on_disk: bool) -> features.Kept:
         """Runs the frozen layers over all examples, or finds the features that an earlier run cached."""
-        batches, phase, run_prefix = self.batches, self.at.phase, None
+        phase, run_prefix = self.at.phase, None
         key = features.keys(batches, phase, cut)
         known = self.decision("train.cache forward")
         stored = features.stored(key, self.recipe.train.cache_views) if on_disk else None
@@ -235,7 +245,7 @@ class Training:
         try:
             self._reset_metrics()
             said = []
-            whole = self.kind.learning.validated
+            whole = None if self.phase.contrastive else self.kind.learning.validated
             for x, y, weight in feed.validation(shared=whole is None):
                 outputs = steps.test(x, y, weight)
                 if whole:
@@ -255,7 +265,8 @@ class Training:
 
     def _end_epoch(self, row: dict[str, float], validated: checkpoint.Arrays) -> None:
         at = self.at
-        at.history.append(row)
+        if not self.phase.contrastive:  # its figures are not those of the head
+            at.history.append(row)
         if not math.isfinite(row["val_loss"]):
             raise KerastuneError(
                 f"{self.title} diverged: the validation loss of epoch {at.epoch} is {row['val_loss']}.",
@@ -263,7 +274,8 @@ class Training:
                 "To train again into the same folder, add --force.",
             )
         metric, judge, seen = self.metric, self.judge, self.metrics[1].name
-        if at.best is None or judge.rank(row) > judge.rank(at.best):
+        # A dozen examples cannot tell contrastive epochs apart: the last one counts.
+        if self.phase.contrastive or at.best is None or judge.rank(row) > judge.rank(at.best):
             self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", f"val_{metric}", "val_loss")}}, validated)
         improved = at.phase_best is None or judge.rank(row) > judge.rank(at.phase_best)
         at.phase_best, at.waited = (row, 0) if improved else (at.phase_best, at.waited + 1)
@@ -308,6 +320,8 @@ class Training:
         if frozen := self.ran.frozen_weights:
             self.progress.say(f"{self.title}: {frozen} frozen weights did not move (sha256 {proof})")
         self.happened(best=at.best)
+        if phase.contrastive:
+            at.best, at.best_file, self._unwritten = None, "", {}
         self.at = dataclasses.replace(
             at, phase=at.phase + 1, epoch=1, step=0, waited=0, phase_best=None, stage=[], frozen={}
         )
@@ -334,6 +348,10 @@ class Training:
     def _functions(self, feed: Feed) -> Steps:
         """Returns the steps, compiled in the faster way."""
         asked, known = self.recipe.train.xla, self.decision("train.xla")
+        if asked == "auto" and not known and self.phase.contrastive:
+            why = "a contrastive phase mixes lengths, and has few steps"
+            self.happened(xla=self.decided("train.xla", "auto", False, why))
+            return self.compiled(feed, False)
         if known is not None or asked != "auto":
             got = bool(known.got if known else self.decided("train.xla", asked, asked, "as asked"))
             self.happened(xla=got)
@@ -358,7 +376,8 @@ class Training:
         )
 
     def compiled(self, feed: Feed, xla: bool) -> Steps:
-        of = (feed, self.task, self.kind.learning.loss(self.recipe), self.optimizer, self.metrics, xla)
+        loss = contrast.of_labels if self.phase.contrastive else self.kind.learning.loss(self.recipe)
+        of = (feed, self.task, loss, self.optimizer, self.metrics, xla)
         return together(*of, self.parts) if self.parts else compiled(*of)
 
     @contextlib.contextmanager

@@ -100,7 +100,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         audits.append(_of_statistics(audit) if kind.learning.fit else audit)
         moving |= _moving(task, phase)
         known = next((one for one in decided if (one.key, one.phase) == ("train.cache", number)), None)
-        decisions.append(known or decide.cache(batches, number))
+        decisions.append(known or decide.cache(batches.of_phase(phase), number))
         lora.merge(task)
     numbers = range(1, len(recipe.phases) + 1)
     decisions += [one for one in decided if one.key != "train.cache" and one.phase in numbers]

@@ -191,7 +191,10 @@ def refuse_joint(recipe: Recipe, group: Group) -> None:
     Raises:
         RecipeError: as said.
     """
-    if group.count > 1 and (why := tasks.get(recipe.task).learning.joint(recipe)):
+    why = tasks.get(recipe.task).learning.joint(recipe)
+    if any(phase.contrastive for phase in recipe.phases):
+        why = "a contrastive phase compares the examples of a whole batch"
+    if group.count > 1 and why:
         raise RecipeError(f"{recipe.task} cannot train with {group.count} workers: {why}.", "Train with one.")
 
 

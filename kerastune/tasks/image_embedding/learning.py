@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -11,13 +10,9 @@ import tensorflow as tf
 from kerastune.data import Splits
 from kerastune.tasks import losses
 from kerastune.tasks.contract import Learning, Loss, Model, Targets
+from kerastune.tasks.contrast import Found, contrastive, matches
 from kerastune.tasks.image_embedding.settings import ImageEmbedding
 from kerastune.tasks.learnt import LEARNT
-
-TEMPERATURE = 0.1
-"""The loss divides cosines by it, as Khosla et al. do."""
-
-_NEVER = -1e9  # the logit of an image with itself
 
 
 def targets(recipe: ImageEmbedding, model: Model, splits: Splits, name: str, training: bool) -> Targets:
@@ -34,47 +29,10 @@ def loss(sizes: Sequence[int]) -> Loss:
 
     def summed(truth: tf.Tensor, outputs: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         found = [contrastive(truth, outputs[:, :size]) for size in sizes]
-        matched = tf.reduce_any(_matches(truth), axis=-1)
+        matched = tf.reduce_any(matches(truth), axis=-1)
         return tf.reduce_sum(tf.add_n(found)) / len(sizes), tf.maximum(tf.reduce_sum(tf.cast(matched, tf.float32)), 1)
 
     return summed
-
-
-def contrastive(truth: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Computes SupCon (Khosla et al. 2020, arXiv:2004.11362, L_out): the mean cross-entropy of finding each image of
-    the same label, by cosine, among all others of the batch.
-
-    Args:
-        truth: labels, int32 [B].
-        outputs: vectors [B, D].
-
-    Returns:
-        float32 [B]; 0 for images without another of their label.
-    """
-    cosines, matches = _cosines(outputs), _matches(truth)
-    logits = tf.linalg.set_diag(cosines / TEMPERATURE, tf.fill(tf.shape(truth), _NEVER))
-    log_shares = logits - tf.reduce_logsumexp(logits, axis=-1, keepdims=True)
-    others = tf.reduce_sum(tf.cast(matches, tf.float32), axis=-1)
-    return -tf.math.divide_no_nan(tf.reduce_sum(tf.where(matches, log_shares, 0.0), axis=-1), others)
-
-
-def _matches(truth: tf.Tensor) -> tf.Tensor:
-    """Returns which images of a batch belong to each, itself excepted: bool [B, B]."""
-    return (truth[:, None] == truth) & ~tf.eye(tf.size(truth), dtype=tf.bool)
-
-
-def _cosines(outputs: tf.Tensor) -> tf.Tensor:
-    vectors = tf.math.l2_normalize(tf.cast(outputs, tf.float32), axis=-1)
-    return tf.matmul(vectors, vectors, transpose_b=True)
-
-
-class Found(keras.metrics.Mean):  # type: ignore[misc]
-    """The share of images whose nearest image in the batch has their label, among those with one there."""
-
-    def update_state(self, truth: Any, outputs: Any, sample_weight: Any = None) -> None:
-        near = tf.linalg.set_diag(_cosines(outputs), tf.fill(tf.shape(truth), -2.0))
-        found = tf.gather(truth, tf.argmax(near, axis=-1)) == truth
-        super().update_state(tf.cast(found, tf.float32), tf.cast(tf.reduce_any(_matches(truth), axis=-1), tf.float32))
 
 
 def validated(recipe: ImageEmbedding, y: Sequence[npt.NDArray[Any]], outputs: Sequence[Any]) -> dict[str, float]:

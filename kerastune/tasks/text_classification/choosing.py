@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from kerastune import keras_private
-from kerastune.data import Split, few
+from kerastune.data import Split, few, picked
 from kerastune.records import Decision
 from kerastune.tasks import tokens
 from kerastune.tasks.contract import Model
@@ -25,6 +25,7 @@ Floats = npt.NDArray[np.float32]
 Floats64 = npt.NDArray[np.float64]
 
 _MEASURED = 600  # training examples; more tell the vectors hardly better apart
+_TOKENS = 20_000  # of all of them, so that long texts also take seconds
 _BATCH = 32
 _FOLDS = 3
 _ALPHAS = np.logspace(-1, 5, 13)
@@ -45,7 +46,7 @@ def choose(model: Model, train: Split, own: str | None) -> Decision:
         own: the preset's pooling; None: KerasHub's own head comes first.
     """
     started = time.perf_counter()
-    split = few(train, _MEASURED)
+    split = _some(model, train)
     features = sentence_vectors(model, split)
     first = own if own in features else "pooler"
     says = f"the preset pools by {own!r}; " if own else ""
@@ -65,6 +66,13 @@ def chosen(hits: Mapping[str, Floats64], first: str) -> str:
     """Returns the best of those that are better than the first by more than a standard error, or the first."""
     better = [name for name in hits if _gain(hits[name], hits[first]) > 1]
     return max(better, key=lambda name: float(hits[name].mean()), default=first)
+
+
+def _some(model: Model, train: Split) -> Split:
+    """Returns the first training examples, of each label in turn, within `_MEASURED` and `_TOKENS`."""
+    split = few(train, _MEASURED)
+    ends = np.cumsum(tokens.tokens(model, split).lengths)
+    return picked(split, range(max(int(np.searchsorted(ends, _TOKENS, side="right")), 1)))
 
 
 def sentence_vectors(model: Model, split: Split) -> dict[str, Floats]:
