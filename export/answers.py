@@ -131,7 +131,7 @@ def pixels(ours, theirs):
     logits = between(theirs["logits"].astype(np.float64), rows, columns, theirs["class_map"].shape)
     at = np.arange(len(rows))
     mine, known = (one["class_map"][rows, columns].astype(int) for one in (ours, theirs))
-    return max(raw, (logits[at, known] - logits[at, mine]).max() / 2)
+    return max(raw, np.abs(logits[at, known] - logits[at, mine]).max() / 2)
 
 
 def between(coarse, rows, columns, size):

@@ -14,9 +14,11 @@ from kerastune.data.truths import BOX
 from kerastune.errors import RecipeError, VerificationError
 from kerastune.recipe import parse
 from kerastune.recipe.reading import parse_export
+from kerastune.targets.browser import reader as browser
 from kerastune.tasks import registered
 from kerastune.tasks.learnt.boxes import BOXES
 from kerastune.tasks.object_detection import anchors, decoding, learning
+from kerastune.verifying import runtimes
 from tests.test_mediapipe import ask
 
 SQUARE = (0.25, 0.25, 0.5, 0.5)
@@ -297,12 +299,23 @@ def swapped(model):
         weight.assign(pairs.reshape(weight.shape))
 
 
-@pytest.mark.parametrize(
-    ("target", "fault"), [("linux", by_a_pixel), ("onnxruntime", swapped), ("tf-serving", by_a_pixel)]
-)
-def test_a_planted_fault_is_caught(made, tmp_path, target, fault):
+@pytest.mark.parametrize("target", ["linux", "onnxruntime", "tf-serving"])
+@pytest.mark.parametrize("fault", [by_a_pixel, swapped])
+def test_a_planted_fault_is_caught_in_each_format(made, tmp_path, target, fault):
     with pytest.raises(VerificationError, match="largest error"):
         export(broken(made, tmp_path, fault), parse_export({"target": target}))
+
+
+@pytest.mark.skipif(not browser.installed(), reason=f"no Chromium or no runtimes: {browser.INSTALL}")
+def test_the_page_gives_keras_s_detections(made, tmp_path):
+    (of,) = export(made, parse_export({"target": "browser"}), tmp_path / "page")
+    assert of.report.runtimes["browser"].passed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not runtimes.RUNTIMES["arm64"].version, reason="arm64 is not set up: bash export/linux/arm64.sh")
+def test_arm64_gives_keras_s_detections(made):
+    assert verify(made.exports / "linux", in_runtimes=["arm64"]).passed
 
 
 def test_a_reader_that_resizes_scales_boxes_back():

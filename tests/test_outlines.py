@@ -1,22 +1,24 @@
 """Segmentation: figures worked out by hand, masks that move with their pictures, and faults that files cannot hide."""
 
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerastune import export, fine_tune, verify
+from kerastune import export, fine_tune, tasks, verify
 from kerastune.data import masks, ragged
 from kerastune.errors import RecipeError, VerificationError
 from kerastune.recipe import read
 from kerastune.recipe.reading import parse_export
 from kerastune.targets import images as reader
-from kerastune.tasks import geometry
+from kerastune.targets.browser import reader as browser
+from kerastune.tasks import geometry, registered
 from kerastune.tasks.image_segmentation import learning, task
 from kerastune.tasks.learnt import masks as learnt
-from kerastune.verifying import comparing
+from kerastune.verifying import artifact, comparing, runtimes
 from tests import drawn
 from tests.test_mediapipe import ask
 
@@ -161,16 +163,17 @@ def test_rarer_classes_weigh_more_and_a_pixel_weighs_one_on_average():
     assert (found * counts).sum() / counts.sum() == pytest.approx(1)
 
 
-@pytest.fixture
-def recipe(tmp_path, preset):
-    drawn.write(tmp_path / "shapes")
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, preset):
+    folder = tmp_path_factory.mktemp("outlines")
+    drawn.write(folder / "shapes")
     return read(
         {
             "task": "image_segmentation",
             "preset": str(preset("resnet")),
             "data": {
                 "source": "masks",
-                "path": str(tmp_path / "shapes"),
+                "path": str(folder / "shapes"),
                 "classes": list(drawn.CLASSES),
                 "image_size": 64,
             },
@@ -180,6 +183,13 @@ def recipe(tmp_path, preset):
             "exports": [{"target": "linux"}],
         }
     )
+
+
+@pytest.fixture(scope="module")
+def made(recipe, tmp_path_factory):
+    run = fine_tune(recipe, tmp_path_factory.mktemp("outlines") / "run")
+    export(run)
+    return run
 
 
 def test_ignored_pixels_change_no_loss(recipe):
@@ -195,26 +205,45 @@ def test_ignored_pixels_change_no_loss(recipe):
     assert float(loss((tf.constant(mask), by_class), right, weights)[0]) != pytest.approx(halves[0], rel=1e-3)
 
 
-def test_it_learns_and_a_file_with_swapped_classes_is_refused(recipe, tmp_path):
-    from kerastune import tasks
-    from kerastune.tasks import registered
-
-    made = fine_tune(recipe, tmp_path / "run")
+def test_it_learns_and_its_file_gives_the_same(made):
     assert made.record.metrics["test"]["miou"] > 0.6
-    (file,) = export(made)
-    assert verify(file.folder).validation.metric.verdict == "same"
+    assert verify(made.exports / "linux").validation.metric.verdict == "same"
+
+
+@pytest.mark.parametrize("target", ["linux", "onnxruntime", "tf-serving"])
+def test_swapped_classes_are_caught_in_each_format(made, tmp_path, target):
     copy = tmp_path / "copy"
     shutil.copytree(made.folder, copy, ignore=shutil.ignore_patterns("exports"))
-    model = tasks.get(recipe.task).building.load(str(copy), made.recipe, "float32")
+    model = tasks.get("image_segmentation").building.load(str(copy), made.recipe, "float32")
     for weight in model.get_layer("logits").weights:
         weight.assign(weight.numpy()[..., [0, 2, 1]])
     registered.save(model, copy)
     with pytest.raises(VerificationError, match="largest error"):
-        export(copy, parse_export({"target": "linux"}))
+        export(copy, parse_export({"target": target}))
 
 
-def test_an_android_file_gives_mediapipe_the_logits_and_its_reader_the_map(recipe, tmp_path):
-    made = fine_tune(recipe, tmp_path / "run")
+@pytest.mark.parametrize("target", ["linux", "onnxruntime", "tf-serving"])
+def test_a_transposed_map_is_caught_in_each_format(made, tmp_path, target):
+    (of,) = export(made, parse_export({"target": target}), tmp_path / "turned")
+    turned = ragged.of_maps([one.T for one in of.golden.expected["class_map"]], np.zeros(0, np.uint8))
+    proof = replace(of.golden, expected={**of.golden.expected, "class_map": turned})
+    with pytest.raises(VerificationError, match="largest error"):
+        verify(artifact.write(of.folder, of.manifest, proof).folder)
+
+
+@pytest.mark.skipif(not browser.installed(), reason=f"no Chromium or no runtimes: {browser.INSTALL}")
+def test_the_page_gives_keras_s_maps(made, tmp_path):
+    (of,) = export(made, parse_export({"target": "browser"}), tmp_path / "page")
+    assert of.report.runtimes["browser"].passed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not runtimes.RUNTIMES["arm64"].version, reason="arm64 is not set up: bash export/linux/arm64.sh")
+def test_arm64_gives_keras_s_maps(made):
+    assert verify(made.exports / "linux", in_runtimes=["arm64"]).passed
+
+
+def test_an_android_file_gives_mediapipe_the_logits_and_its_reader_the_map(made):
     (file,) = export(made, parse_export({"target": "android", "quantize": "float16"}))
     assert [(one.name, one.role) for one in file.manifest.outputs] == [("logits", "cells")]
     content = (file.folder / file.manifest.model).read_bytes()
@@ -234,11 +263,10 @@ def test_a_reader_enlarges_logits_as_the_graph_does():
     assert found.shape == (45, 70) and (found == known).mean() > 0.999  # but where two all but tie
 
 
-def test_the_report_outlines_the_worst_pictures(recipe, tmp_path):
+def test_the_report_outlines_the_worst_pictures(made):
     from kerastune.reporting import report
 
-    short = recipe.model_copy(update={"exports": ()})
-    page = report.write(fine_tune(short, tmp_path / "run")).read_text("utf-8")
+    page = report.write(made).read_text("utf-8")
     assert "The worst pictures" in page and "What is there: " in page and "always ground" in page
 
 
