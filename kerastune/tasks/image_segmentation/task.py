@@ -11,20 +11,19 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kerastune import assets
-from kerastune.data import Order, Split, Splits, masks, ragged
+from kerastune.data import Split, Splits, masks, ragged
 from kerastune.errors import RecipeError, shortened
 from kerastune.formats.graphs import Signature
 from kerastune.tasks import geometry, registered
-from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task, Told
+from kerastune.tasks.contract import Building, Model, Task, Told
 from kerastune.tasks.image_classification import feeding
-from kerastune.tasks.image_classification.settings import Augment as Colours
 from kerastune.tasks.image_classification.task import at_size, stretching
 from kerastune.tasks.image_classification.tracing import signatures_of, trace
 from kerastune.tasks.image_segmentation.learning import LEARNING
 from kerastune.tasks.image_segmentation.model import ImageSegmenter, vary
 from kerastune.tasks.image_segmentation.settings import ImageSegmentation
 from kerastune.tasks.learnt.contract import Predictions
-from kerastune.tasks.pipeline import ahead, with_truth
+from kerastune.tasks.moving import moving
 
 
 def build(recipe: ImageSegmentation, preset: str, splits: Splits, precision: str) -> Model:
@@ -76,25 +75,9 @@ def describe(recipe: ImageSegmentation, model: ImageSegmenter, splits: Splits) -
 # --- batches -------------------------------------------------------------------------------------------------
 
 
-def _batches(
-    recipe: ImageSegmentation, model: Model, split: Split, order: Order, targets: Targets, changes: Changes | None
-) -> Dataset:
-    if changes is None:
-        return with_truth(feeding.batches(model, split, order), targets)
-    augment, seed = recipe.augment, changes.seed
-    made = feeding.batches(model, split, order, Colours(color=augment.color), seed, changes.view)
-    found = with_truth(made, targets)
-    if not (augment.flip != "none" or augment.crop or augment.zoom_out):
-        return found
-    first = 0 if changes.view is None else (changes.view + 1) * feeding.VIEW
-
-    def moved(number: tf.Tensor, batch: Any) -> Any:
-        x, (mask, by_class), weights, i = batch
-        windows = geometry.windows(seed, number + first, tf.shape(x)[0], augment.flip, augment.crop, augment.zoom_out)
-        x = tf.ensure_shape(geometry.pictures(x, windows), x.shape)
-        return x, (moved_masks(mask, windows), by_class), weights, i
-
-    return ahead(found.enumerate(order.start).map(lambda number, *batch: moved(number, *batch)))
+def _moved(truth: tuple[tf.Tensor, tf.Tensor], windows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    mask, by_class = truth
+    return moved_masks(mask, windows), by_class
 
 
 def moved_masks(mask: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
@@ -183,15 +166,7 @@ TASK: Task[ImageSegmentation] = Task(
         vary=vary,
         largest_product=lambda model: None,  # a matrix product says nothing about convolutions
     ),
-    feeding=Feeding(
-        order=lambda recipe, *rest: feeding.order(*rest),
-        batches=_batches,
-        example=lambda recipe, model, split, batch_size: feeding.example(model, split, batch_size),
-        fingerprint=lambda recipe, model, changed: (
-            feeding.preprocessing(model) + (recipe.augment.model_dump_json() if changed else "")
-        ),
-        shapes="fixed",
-    ),
+    feeding=moving(lambda recipe: recipe.augment, _moved),
     learning=LEARNING,
     predict=predict,
     answer=lambda recipe, model, examples, options: reference(model, examples),

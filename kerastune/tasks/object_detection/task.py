@@ -11,22 +11,21 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kerastune import assets
-from kerastune.data import Order, Split, Splits, ragged
+from kerastune.data import Split, Splits, ragged
 from kerastune.errors import RecipeError, shortened
 from kerastune.formats.graphs import Signature
 from kerastune.records import Decision
 from kerastune.tasks import geometry, registered
-from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task, Told
+from kerastune.tasks.contract import Building, Model, Task, Told
 from kerastune.tasks.image_classification import feeding
-from kerastune.tasks.image_classification.settings import Augment as Colours
 from kerastune.tasks.image_classification.task import at_size, stretching
 from kerastune.tasks.image_classification.tracing import signatures_of, trace
 from kerastune.tasks.learnt.contract import Predictions
+from kerastune.tasks.moving import moving
 from kerastune.tasks.object_detection import anchors, decoding, presets
 from kerastune.tasks.object_detection.learning import LEARNING
 from kerastune.tasks.object_detection.model import ObjectDetector, vary
 from kerastune.tasks.object_detection.settings import ObjectDetection
-from kerastune.tasks.pipeline import ahead, with_truth
 
 OUTPUTS = ("class_logits", "box_deltas")
 """A detector's outputs in a file, besides the detections. In training it may have more."""
@@ -113,29 +112,13 @@ def describe(recipe: ObjectDetection, model: ObjectDetector, splits: Splits) -> 
 # --- batches -------------------------------------------------------------------------------------------------
 
 
-def _batches(
-    recipe: ObjectDetection, model: Model, split: Split, order: Order, targets: Targets, changes: Changes | None
-) -> Dataset:
-    if changes is None:
-        return with_truth(feeding.batches(model, split, order), targets)
-    augment, seed = recipe.augment, changes.seed
-    made = feeding.batches(model, split, order, Colours(color=augment.color), seed, changes.view)
-    found = with_truth(made, targets)
-    if not (augment.flip != "none" or augment.crop or augment.zoom_out):
-        return found
-    first = 0 if changes.view is None else (changes.view + 1) * feeding.VIEW
-
-    def moved(number: tf.Tensor, batch: Any) -> Any:
-        x, truth, weights, i = batch
-        windows = geometry.windows(seed, number + first, tf.shape(x)[0], augment.flip, augment.crop, augment.zoom_out)
-        boxes, seen = geometry.boxes(truth[..., 1:5], windows)
-        label = tf.where(seen & (truth[..., 0] >= 0), truth[..., 0], -1.0)
-        rows = tf.concat([label[..., None], boxes, truth[..., 5:]], -1)
-        order = tf.argsort(tf.cast(label < 0, tf.int32), axis=-1, stable=True)  # boxes first
-        x = tf.ensure_shape(geometry.pictures(x, windows), x.shape)
-        return x, tf.gather(rows, order, batch_dims=1), weights, i
-
-    return ahead(found.enumerate(order.start).map(moved))
+def _moved(truth: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
+    """Returns boxes float32 [B, M, 6] as they lie in windows, those that are out of view as none, at the end."""
+    boxes, seen = geometry.boxes(truth[..., 1:5], windows)
+    label = tf.where(seen & (truth[..., 0] >= 0), truth[..., 0], -1.0)
+    rows = tf.concat([label[..., None], boxes, truth[..., 5:]], -1)
+    order = tf.argsort(tf.cast(label < 0, tf.int32), axis=-1, stable=True)  # boxes first
+    return tf.gather(rows, order, batch_dims=1)
 
 
 # --- scoring -------------------------------------------------------------------------------------------------
@@ -215,15 +198,7 @@ TASK: Task[ObjectDetection] = Task(
         largest_product=lambda model: None,  # a matrix product says nothing about convolutions
         settled=settled,
     ),
-    feeding=Feeding(
-        order=lambda recipe, *rest: feeding.order(*rest),
-        batches=_batches,
-        example=lambda recipe, model, split, batch_size: feeding.example(model, split, batch_size),
-        fingerprint=lambda recipe, model, changed: (
-            feeding.preprocessing(model) + (recipe.augment.model_dump_json() if changed else "")
-        ),
-        shapes="fixed",
-    ),
+    feeding=moving(lambda recipe: recipe.augment, _moved),
     learning=LEARNING,
     predict=predict,
     answer=lambda recipe, model, examples, options: reference(model, examples),
