@@ -14,11 +14,13 @@ from kerastune import assets
 from kerastune.data import Split, Splits, masks, ragged
 from kerastune.errors import RecipeError, shortened
 from kerastune.formats.graphs import Signature
+from kerastune.records import Decision
 from kerastune.tasks import geometry, registered
 from kerastune.tasks.contract import Building, Model, Task, Told
 from kerastune.tasks.image_classification import feeding
 from kerastune.tasks.image_classification.task import at_size, stretching
 from kerastune.tasks.image_classification.tracing import signatures_of, trace
+from kerastune.tasks.image_segmentation import presets
 from kerastune.tasks.image_segmentation.learning import LEARNING
 from kerastune.tasks.image_segmentation.model import ImageSegmenter, vary
 from kerastune.tasks.image_segmentation.settings import ImageSegmentation
@@ -27,7 +29,7 @@ from kerastune.tasks.moving import moving
 
 
 def build(recipe: ImageSegmentation, preset: str, splits: Splits, precision: str) -> Model:
-    """Builds the segmenter on the preset's backbone, with a new head.
+    """Builds the segmenter on the preset's backbone, with a new head; of a preset that is a segmenter, with its own.
 
     Raises:
         AssetError: the preset cannot be found or reached.
@@ -39,6 +41,10 @@ def build(recipe: ImageSegmentation, preset: str, splits: Splits, precision: str
         with assets.reaching(preset):
             backbone = keras_hub.models.Backbone.from_preset(preset, dtype=precision)
             converter = stretching(preset, (size, size))
+        if type(backbone).__name__ in presets.BACKBONES:
+            presets.refuse_own_head(recipe, backbone)
+            with assets.reaching(preset):
+                return presets.build(preset, len(splits.labels), (size, size), precision)
         return ImageSegmenter(at_size(backbone, (size, size)), converter, len(splits.labels), recipe.segmenter.width)
     except ValueError as error:
         raise RecipeError(
@@ -46,6 +52,14 @@ def build(recipe: ImageSegmentation, preset: str, splits: Splits, precision: str
             f"{shortened(str(error), 500)}",
             "Use a preset of a convolutional image backbone (EfficientNet, MobileNet, ResNet, …).",
         ) from error
+
+
+def settled(recipe: ImageSegmentation, model: Model, splits: Splits) -> tuple[ImageSegmentation, Model, list[Decision]]:
+    """Returns the recipe and the model as they are, and what a preset's segmenter kept."""
+    if not isinstance(model, presets.PresetSegmenter):
+        return recipe, model, []
+    why = f"{model.kept:.1%} of its values are the preset's; other classes than its own begin at the mean of those"
+    return recipe, model, [Decision("segmenter", "auto", type(model.backbone).__name__.removesuffix("Backbone"), why)]
 
 
 def load(folder: str, recipe: ImageSegmentation, precision: str) -> Model:
@@ -165,6 +179,7 @@ TASK: Task[ImageSegmentation] = Task(
         write_beside=lambda model, folder: None,
         vary=vary,
         largest_product=lambda model: None,  # a matrix product says nothing about convolutions
+        settled=settled,
     ),
     feeding=moving(lambda recipe: recipe.augment, _moved),
     learning=LEARNING,

@@ -15,6 +15,7 @@ from kerastune.errors import RecipeError
 from kerastune.tasks.image_classification.task import stretching
 from kerastune.tasks.object_detection.anchors import Floats
 from kerastune.tasks.object_detection.settings import BoxHead, ObjectDetection
+from kerastune.tasks.resized import sized
 
 Tensor = Any
 
@@ -143,7 +144,7 @@ def build(preset: str, classes: int, size: tuple[int, int], precision: str) -> P
 def with_classes(detector: Any, classes: int, size: tuple[int, int]) -> tuple[Any, float]:
     """Returns a detector with the values of another, but for layers of the classes, and the share that was kept."""
     kind = type(detector.backbone)
-    config = _sized(detector.backbone.get_config(), size)
+    config = sized(detector.backbone.get_config(), size)
     if "num_labels" in config:
         config["num_labels"] = classes
     settings = {**detector.get_config(), "num_classes": classes, "backbone": kind.from_config(config)}
@@ -171,14 +172,3 @@ def _of_new_classes(value: Any, shape: tuple[int, ...], classes: int) -> Any:
         raise ValueError(f"a weight of shape {value.shape} cannot be one of shape {shape} for {classes} classes")
     mean = value.reshape(*value.shape[:-1], -1, old).mean(-1, keepdims=True)
     return np.broadcast_to(mean, (*mean.shape[:-1], classes)).reshape(shape)
-
-
-def _sized(config: Any, size: tuple[int, int]) -> Any:
-    """Returns the config of a backbone, and of those inside, for pictures of another size."""
-    if isinstance(config, dict):
-        found = {key: _sized(value, size) for key, value in config.items()}
-        for key in ("image_shape", "anchor_image_size"):
-            if found.get(key):
-                found[key] = (*size, *list(found[key])[2:])
-        return found
-    return config
