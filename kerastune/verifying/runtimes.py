@@ -49,6 +49,7 @@ class Runtime:
         no_kernels: quantisations that it cannot compute.
         misreads: "FORMAT of LEARNT" that it computes wrongly although the file is right, each with the reason.
         inputs, outputs: dtypes of the images that it takes and of the outputs that it reads, maps aside; empty for all.
+        cells: whether the reader enlarges logits that come in cells to a map.
         kernels_of: the runtime whose kernels it shares, so that both must give the same outputs.
         inexact: quantisations whose sums are exact only on processors with VNNI.
         options: further options of the reader.
@@ -74,6 +75,7 @@ class Runtime:
     misreads: Mapping[str, str] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    cells: bool = True
     kernels_of: str = ""
     inexact: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -179,6 +181,7 @@ RUNTIMES = {
         modalities=("image", "sound"),
         fixed_size=True,
         outputs=("float32",),
+        cells=False,
         slow=True,
         threads=False,
         found=browser.installed,
@@ -232,6 +235,8 @@ def refusal(name: str, manifest: Manifest) -> str | None:
         return f"it reads one signature of a file, but this has {' and '.join(signatures)}"
     if row.outputs and (foreign := sorted(dtypes - set(row.outputs))):
         return f"it reads {' or '.join(row.outputs)} outputs, but this gives {' and '.join(foreign)}"
+    if not row.cells and any(one.role == "cells" for one in manifest.outputs):
+        return "its reader makes no map of logits in cells, which another target's file holds"
     return None
 
 
