@@ -76,6 +76,7 @@ HUGE = WAV[:24] + (8_000).to_bytes(4, "little") + WAV[28:40] + (2**31).to_bytes(
         (b"\0\0\0\x20ftypM4A rest", "is an MP4 file, which is not supported; convert it to wav or flac"),
         (b"MThd\0\0\0\6", "is a MIDI file"),
     ],
+    ids=lambda one: one if isinstance(one, str) else "sound",  # bytes may hold the time of day
 )
 def test_what_cannot_be_read_correctly_is_refused_in_words(data: bytes, why: str) -> None:
     assert re.search(why, audio.check(data, "x.wav").problem or "")
