@@ -255,6 +255,15 @@ def test_a_preset_without_a_tokenizer_is_refused(speech_recipe: Callable[..., An
         train.plan(speech_recipe(preset=str(sound_preset)))
 
 
+@pytest.mark.parametrize("target", ["android", "browser"])
+def test_targets_that_ask_a_file_once_are_refused_before_training(
+    speech_recipe: Callable[..., Any], target: str
+) -> None:
+    wanted = [{"target": target, "quantize": "dynamic"}]
+    with pytest.raises(RecipeError, match="asks a file once for each token"):
+        train.plan(speech_recipe(exports=wanted))
+
+
 def test_integers_are_refused(made: Any) -> None:
     with pytest.raises(KerastuneError, match="in integers a spectrum"):
         export(made, Export(target="linux", quantize="int8"))

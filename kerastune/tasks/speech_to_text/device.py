@@ -39,7 +39,12 @@ def form(recipe: SpeechToText, wanted: Wanted) -> Form:
 
 
 def refusal(recipe: SpeechToText, wanted: Wanted) -> str | None:
-    """Returns why speech cannot be written down in integers, or None."""
+    """Returns why speech cannot be written down in integers, or where one call must give the answer, or None."""
+    if wanted.images == "fixed":
+        return (
+            "speech_to_text asks a file once for each token, and the target's page or MediaPipe asks once in all: use "
+            "linux on a phone's own code, or onnxruntime"
+        )
     if wanted.quantize not in _INTEGERS:
         return None
     return (
