@@ -23,6 +23,7 @@ from kerastune.predicting.search import search
 from kerastune.recipe import Export, parse
 from kerastune.reporting.report import write
 from kerastune.targets.browser import reader as browser
+from kerastune.tasks import contrast
 from kerastune.tasks.image_embedding import learning
 from kerastune.tasks.learnt import LEARNT
 from kerastune.tasks.learnt.vectors import precisions, unit
@@ -167,7 +168,7 @@ def test_the_loss_is_supcon_by_hand_at_every_size() -> None:
     outputs = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
 
     def by_hand(vectors: Any) -> float:
-        total, shares = 0.0, np.exp(unit(vectors) @ unit(vectors).T / learning.TEMPERATURE)
+        total, shares = 0.0, np.exp(unit(vectors) @ unit(vectors).T / contrast.TEMPERATURE)
         for i in range(6):
             others = [j for j in range(6) if j != i]
             same = [j for j in others if truth[j] == truth[i]]

@@ -27,7 +27,7 @@ def manifest(
 ) -> None:
     """Print what trains a recipe on many machines with Kubernetes or Slurm.
 
-    Example: kerastune manifest /shared/my.toml --kubernetes --workers 8 | kubectl apply -f -
+    Example: kerastune manifest quickstart --kubernetes --workers 8
     """
     from kerastune.workers import manifests
 
