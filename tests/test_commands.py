@@ -128,7 +128,7 @@ def test_runs_are_listed_with_what_to_do_next(run_folder: Path) -> None:
 def test_two_runs_stand_side_by_side_with_paired_intervals(run_folder: Path, tmp_path: Path) -> None:
     other = shutil.copytree(run_folder, tmp_path / "other")
     recipe = other / "recipe.toml"
-    recipe.write_text(recipe.read_text().replace("seed = 0", "seed = 7"))
+    recipe.write_text(re.sub(r"^seed = 0", "seed = 7", recipe.read_text(), flags=re.MULTILINE))
     with np.load(other / "predictions.npz") as stored:
         arrays = dict(stored)
     arrays["test/predictions/scores"] = np.roll(arrays["test/predictions/scores"], 1, axis=1)
