@@ -1,10 +1,29 @@
-"""Ends every task's tf.data pipeline."""
+"""Begins and ends the tf.data pipelines of tasks."""
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
+from kerastune.data import Order
 from kerastune.tasks.contract import Targets
+
+
+def in_order(order: Order, read: Callable[[tf.Tensor], Any]) -> tf.data.Dataset:
+    """Yields the batches of an order without groups, each with its number, counted over all epochs.
+
+    Args:
+        read: an index into the split, int64 [] -> the example, of one shape. Called in parallel.
+    """
+
+    def epoch(number: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.ensure_shape(tf.numpy_function(order.epoch, [number], tf.int64), [order.size])
+        left = tf.data.Dataset.from_tensor_slices(indices).skip(tf.where(number == first, skipped, none))
+        return left.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(order.batch_size)
+
+    first, none = order.start // order.steps, tf.constant(0, tf.int64)
+    skipped = tf.constant(order.start % order.steps * order.batch_size, tf.int64)
+    return tf.data.Dataset.range(first, order.epochs).flat_map(epoch).enumerate(order.start)
 
 
 def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:

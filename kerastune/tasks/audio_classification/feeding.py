@@ -12,7 +12,7 @@ from kerastune.targets.audio import fit
 from kerastune.tasks.audio_classification.model import SoundClassifier
 from kerastune.tasks.audio_classification.settings import SoundAugment
 from kerastune.tasks.log_mel import log_mel
-from kerastune.tasks.pipeline import ahead
+from kerastune.tasks.pipeline import ahead, in_order
 
 _QUIET = 1e-3  # sounds below this are scaled as if they reached it
 _VIEW = 2**20  # maximum batches per view
@@ -61,11 +61,6 @@ def batches(
         )
         return tf.ensure_shape(sound, [samples]), i
 
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        indices = tf.ensure_shape(tf.numpy_function(order.epoch, [number], tf.int64), [order.size])
-        left = tf.data.Dataset.from_tensor_slices(indices).skip(tf.where(number == first, skipped, none))
-        return left.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(order.batch_size)
-
     def frames(number: tf.Tensor, batch: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         sounds, i = batch
         if augment is None or not augment.any:
@@ -73,10 +68,7 @@ def batches(
         draws = Draws(seed, number if view is None else number + (view + 1) * _VIEW)
         return masked(front_end(changed(sounds, augment, draws)), augment, draws), i
 
-    first, none = order.start // order.steps, tf.constant(0, tf.int64)
-    skipped = tf.constant(order.start % order.steps * order.batch_size, tf.int64)
-    examples = tf.data.Dataset.range(first, order.epochs).flat_map(epoch)
-    return ahead(examples.enumerate(order.start).map(frames))
+    return ahead(in_order(order, read).map(frames))
 
 
 def hearing(model: SoundClassifier, exported: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -12,7 +12,7 @@ from kerastune.data import Order, Split
 from kerastune.modalities import image as pixels
 from kerastune.tasks.contract import Model
 from kerastune.tasks.image_classification.settings import Augment
-from kerastune.tasks.pipeline import ahead
+from kerastune.tasks.pipeline import ahead, in_order
 
 
 def order(
@@ -46,19 +46,11 @@ def batches(
         image = resize(tf.cast(tf.ensure_shape(image, [None, None, 3]), tf.float32))  # -> [H, W, 3]
         return tf.ensure_shape(image, [height, width, 3]), i
 
-    def epoch(number: tf.Tensor) -> tf.data.Dataset:
-        indices = tf.ensure_shape(tf.numpy_function(order.epoch, [number], tf.int64), [order.size])
-        left = tf.data.Dataset.from_tensor_slices(indices).skip(tf.where(number == first, skipped, none))
-        return left.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(order.batch_size)
-
-    first, none = order.start // order.steps, tf.constant(0, tf.int64)
-    skipped = tf.constant(order.start % order.steps * order.batch_size, tf.int64)
-    examples = tf.data.Dataset.range(first, order.epochs).flat_map(epoch)
+    examples = in_order(order, read)
     if augment is not None and (change := _augmentation(augment, height, width, seed, view)):
         # One call at a time: the layers' random state is set before each batch.
-        numbered = examples.enumerate(order.start)
-        examples = numbered.map(lambda number, batch: (change(number, batch[0]), batch[1]))
-    return ahead(examples.map(lambda x, i: (normalise(x), i)))
+        examples = examples.map(lambda number, batch: (number, (change(number, batch[0]), batch[1])))
+    return ahead(examples.map(lambda number, batch: (normalise(batch[0]), batch[1])))
 
 
 def _resize(model: Model) -> Any:
