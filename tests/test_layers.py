@@ -47,7 +47,7 @@ HEAVY = {
 # The rest imports them inside functions, or never.
 SERVER = tuple(f"serving.{name}" for name in ("server", "signatures", "tensors", "raw_texts", "warmup"))
 MAY_BE_HEAVY = ("training", "workers.group", "exporting.rehearsal", *SERVER, "keras_private", "weights")
-LIGHT_TASKS = {"contract", "learnt", "wanted", "heads", "text_device", "device", "settings"}
+LIGHT_TASKS = {"contract", "learnt", "wanted", "heads", "sound_device", "text_device", "device", "settings"}
 
 
 def modules() -> dict[Path, str]:

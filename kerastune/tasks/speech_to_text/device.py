@@ -1,17 +1,14 @@
 """Sounds in, transcripts out, without TensorFlow."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from kerastune.data import Split, Splits, spread
+from kerastune.data import Splits, spread
 from kerastune.modalities import Example
-from kerastune.modalities.audio import AUDIO, RATE, beginning
-from kerastune.targets.audio import fit
-from kerastune.tasks.contract import Device, Form, Questions, Record, Wanted
+from kerastune.modalities.audio import AUDIO, beginning
+from kerastune.tasks import sound_device
+from kerastune.tasks.contract import Device, Form, Record, Wanted
 from kerastune.tasks.learnt import Learnt
 from kerastune.tasks.learnt.transcripts import TRANSCRIPT, with_terms
 from kerastune.tasks.speech_to_text.settings import SpeechToText
@@ -19,7 +16,6 @@ from kerastune.tasks.speech_to_text.settings import SpeechToText
 GOLDEN = 20
 SERVING = ("serving_default",)
 _TWO = "encode+decode"
-_INTEGERS = ("int8", "int16x8", "int4")
 
 
 def learnt(recipe: SpeechToText) -> Learnt:
@@ -28,8 +24,8 @@ def learnt(recipe: SpeechToText) -> Learnt:
 
 
 def samples(recipe: SpeechToText) -> int:
-    """Returns the length of the window in samples, a whole number of the encoder's frames of 20 ms."""
-    return round(recipe.data.window * RATE / 320) * 320
+    """Returns the length of the window in samples."""
+    return sound_device.whole_frames(recipe.data.window)
 
 
 def form(recipe: SpeechToText, wanted: Wanted) -> Form:
@@ -45,17 +41,7 @@ def refusal(recipe: SpeechToText, wanted: Wanted) -> str | None:
             "speech_to_text asks a file once for each token, and the target's page or MediaPipe asks once in all: use "
             "linux on a phone's own code, or onnxruntime"
         )
-    if wanted.quantize not in _INTEGERS:
-        return None
-    return (
-        f"models of speech cannot be exported with quantize = {wanted.quantize!r}: in integers a spectrum holds only "
-        "its loudest tones; dynamic has int8 weights, and leaves the spectrum in float"
-    )
-
-
-def candidates(wanted: Wanted) -> tuple[str, ...]:
-    """Returns quantisations of weights: the spectrum needs floating point."""
-    return ("dynamic", "float16", "none")
+    return sound_device.refusal(wanted, ("int8", "int16x8", "int4"), "speech")
 
 
 def golden(recipe: SpeechToText, splits: Splits) -> list[Example]:
@@ -63,18 +49,6 @@ def golden(recipe: SpeechToText, splits: Splits) -> list[Example]:
     chosen = [(splits.validation, i) for i in spread(splits.validation, GOLDEN)]
     chosen += [(splits.train, i) for i in spread(splits.train, GOLDEN - len(chosen))]
     return [beginning(split.read(i), samples(recipe)) for split, i in chosen]
-
-
-def calibration(recipe: SpeechToText, split: Split, i: int) -> Example:
-    """Returns the window that the model hears, float32 [samples]."""
-    window: Example = fit(beginning(split.read(i), samples(recipe)), samples(recipe))
-    return window
-
-
-def _sounds(settings: Record, batch: int | None) -> dict[str, Any]:
-    size, rate = settings["samples"], settings["sample_rate"]
-    meaning = f"{size / rate:g} s of sound: {rate:,} samples per second of one channel"
-    return {"name": "sounds", "shape": [batch, size], "dtype": "float32", "range": [-1, 1], "meaning": meaning}
 
 
 def manifest(recipe: SpeechToText, wanted: Wanted, form: Form, work: Path) -> Record:
@@ -93,7 +67,7 @@ def manifest(recipe: SpeechToText, wanted: Wanted, form: Form, work: Path) -> Re
     return {
         "signatures": list(SERVING) if is_whole else form.signature.split("+"),
         "reading": settings,
-        "inputs": [_sounds(settings, batch), *([] if is_whole else decoder)],
+        "inputs": [sound_device.sounds(settings, batch), *([] if is_whole else decoder)],
         "outputs": [
             {"name": "margins", **rows, "dtype": "float32", "meaning": "lead in nats of each token over the second"},
             {"name": "text", **rows, "dtype": "uint8", "meaning": "the transcript in UTF-8, by the reader"},
@@ -101,24 +75,15 @@ def manifest(recipe: SpeechToText, wanted: Wanted, form: Form, work: Path) -> Re
         ],
         "preprocessing": {
             "inside": [
-                "log-mel spectrum, as in training, in float32",
+                sound_device.SPECTRUM,
                 *(["choose each next token, join their texts"] if is_whole else []),
             ],
             "outside": [
-                "decode the file",
-                "average its channels",
-                f"resample to {settings['sample_rate']:,} samples per second",
-                f"cut to {settings['samples']:,} samples, or pad with zeros at the end",
+                *sound_device.outside(settings),
                 *([] if is_whole else ["choose each next token (speech.py), join their texts (vocabulary.json)"]),
             ],
         },
     }
-
-
-def questions(recipe: SpeechToText, split: Split, chosen: Sequence[int]) -> Questions:
-    """Returns one question for each sound."""
-    found = (beginning(split.read(i), samples(recipe)) for i in chosen)
-    return Questions(found, np.arange(len(chosen)))
 
 
 DEVICE: Device[SpeechToText] = Device(
@@ -126,12 +91,12 @@ DEVICE: Device[SpeechToText] = Device(
     learnt=learnt,
     form=form,
     refusal=refusal,
-    candidates=candidates,
+    candidates=sound_device.candidates,
     golden=golden,
-    calibration=calibration,
+    calibration=sound_device.calibration(samples),
     audited=lambda recipe, splits: [],
     manifest=manifest,
-    questions=questions,
+    questions=sound_device.questions(samples),
     sides=lambda recipe: 1,
     serving=SERVING,
     pipeline_tag="automatic-speech-recognition",
