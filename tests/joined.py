@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from kerastune import fine_tune, read_recipe
-from kerastune.training.train import follow
+from kerastune.training.following import follow
 from kerastune.workers import cluster
 from kerastune.workers.group import Group, joined
 

@@ -157,7 +157,7 @@ def test_more_workers_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_loss_of_whole_batches_is_refused() -> None:
     from kerastune import read_recipe
-    from kerastune.training.train import refuse_joint
+    from kerastune.training.following import refuse_joint
 
     with pytest.raises(KerastuneError, match="cannot train with 2 workers: its loss compares each"):
         refuse_joint(read_recipe("products"), Group(2))

@@ -201,10 +201,10 @@ def resume(run_folder: str, workers: int | None, as_json: bool) -> None:
 
 def _follow() -> None:
     with starting():
-        from kerastune.training import train as trainer
+        from kerastune.training import following
         from kerastune.workers import cluster, group
     with progress() as told:
-        trainer.follow(group.joined(cluster.found()), told)
+        following.follow(group.joined(cluster.found()), told)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from kerastune.recipe import Recipe, export_name
 from kerastune.tasks.learnt.statistics import fewest
 from kerastune.training import train
 from kerastune.training.batches import Batches
+from kerastune.training.facts import facts_of
 from kerastune.training.plan import Plan
 from kerastune.training.position import Position
 from kerastune.verifying.artifact import Artifact
@@ -91,7 +92,7 @@ def untrained(made: Plan, folder: Path, progress: Progress) -> run.Run:
     predictions, metrics = train.score(recipe, loaded, splits, progress)
     record = train.record_of(
         replace(made, audits=()),
-        train.facts_of(made),
+        facts_of(made),
         Position(),
         status="complete",
         model={},

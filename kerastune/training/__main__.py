@@ -3,7 +3,7 @@
 import sys
 
 from kerastune.errors import KerastuneError
-from kerastune.training.train import follow
+from kerastune.training.following import follow
 from kerastune.workers import cluster, group
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import tensorflow as tf
@@ -67,9 +68,9 @@ class Feed:
 
     def validation(self, shared: bool = False) -> Iterator[tuple[Any, Any, Any]]:
         """Yields (inputs, truth, weights) of the validation batches; if `shared`, those that are this process's."""
-        steps = self._batches.order("validation").steps
-        own = self._group.block(steps) if shared else range(steps)
-        order = self._batches.order("validation", start=own.start)
+        order = self._batches.order("validation")
+        own = self._group.block(order.steps) if shared else range(order.steps)
+        order = replace(order, start=own.start)
         if self._kept:
             for i in itertools.islice(order, len(own)):
                 yield self._kept.validation.rows(i)

@@ -1,9 +1,14 @@
-"""Keeps freed memory for the next training step, instead of requesting the same pages from the system again."""
+"""Memory of a training: keeps what a step frees for the next one, and says who holds it all when it runs out."""
 
 import contextlib
 import ctypes
 import os
 from collections.abc import Iterator
+
+import tensorflow as tf
+
+from kerastune import environment
+from kerastune.errors import ConverterError, shortened
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # glibc's malloc.h
 _KEEP = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
@@ -30,3 +35,17 @@ def kept() -> Iterator[None]:
         for option, value in _USUAL.items():
             library.mallopt(option, value)
         library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Says in words that the memory, or a GPU's, ran out, and who holds it."""
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        what = str(error).partition("\n")[0] or "no more is given"
+        raise ConverterError(
+            f"The memory ran out ({shortened(what)}). Of {environment.memory_total() / 1e9:.1f} GB, "
+            f"{environment.memory_holders()}.",
+            'Lower train.batch_size or the size of inputs, set train.cache = "disk" or "off", or end other programs.',
+        ) from error

@@ -1,25 +1,21 @@
 """Turns a recipe into a run: plans, trains, resumes after a kill, saves and scores."""
 
-import contextlib
 import dataclasses
 import datetime
 import functools
-import hashlib
-import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tensorflow as tf
 
 from kerastune import assets, environment, files, run, tasks, unfinished
 from kerastune.data import KNOWN, Splits, ragged
-from kerastune.errors import ConverterError, KerastuneError, RecipeError, VerificationError, shortened
+from kerastune.errors import VerificationError
 from kerastune.progress import Progress, shown_by_default
-from kerastune.recipe import Recipe, parse
+from kerastune.recipe import Recipe
 from kerastune.records import (
     DataRecord,
     Decision,
@@ -32,8 +28,9 @@ from kerastune.records import (
     to_json,
 )
 from kerastune.tasks.learnt import statistics
-from kerastune.training import calibrating, checkpoint, saving
+from kerastune.training import calibrating, checkpoint, following, memory, saving
 from kerastune.training.batches import Batches
+from kerastune.training.facts import facts_of, refuse_changes
 from kerastune.training.loop import Training
 from kerastune.training.plan import Plan, plan
 from kerastune.training.position import Position
@@ -81,13 +78,13 @@ def fine_tune(
     group = group or Group(like.record.workers if like else 1)
     started = datetime.datetime.now().astimezone()
     folder = files.absolute(out or run.default_folder(recipe))
-    with unfinished.work_folder(folder, force) as work, _memory_told():  # before an hour of work
+    with unfinished.work_folder(folder, force) as work, memory.told():  # before an hour of work
         stopwatch = _Stopwatch()
-        refuse_joint(recipe, group)
+        following.refuse_joint(recipe, group)
         made = plan(recipe, progress, _decided(like))
         recipe = made.recipe
         facts = {**facts_of(made, job, group.count), "started": started.isoformat(timespec="seconds")}
-        _lead(group, made, facts)
+        following.lead(group, made, facts)
         if like:
             facts["like"] = str(like.folder)
             _tell_differences(like, recipe, facts, progress)
@@ -112,18 +109,19 @@ def resume(folder: str | Path, progress: Progress | None = None, *, group: Group
     folder = files.absolute(str(folder).removesuffix(run.PARTIAL))
     if made_before := unfinished.concluded(folder):
         return made_before
-    with unfinished.resumed(folder) as work, _memory_told():
+    with unfinished.resumed(folder) as work, memory.told():
         then, arrays = checkpoint.read(work / run.CHECKPOINTS)
+        then = {"workers": 1, **then}  # from before there were several
         recipe = run.recipe_of(work)
-        group = group or Group(then.get("workers", 1))
+        group = group or Group(then["workers"])
         asked = {"recipe": recipe.model_dump(mode="json"), "versions": environment.versions(), "workers": group.count}
-        _refuse_changes(then, asked, folder)
+        refuse_changes(then, asked, folder)
         stopwatch = _Stopwatch()
         at = from_json(Position, then["at"])
         made = plan(recipe, progress, at.decisions)
         now = facts_of(made, workers=group.count)
-        _refuse_changes(then, now, folder)
-        _lead(group, made, now, at, arrays, work / run.CHECKPOINTS)
+        refuse_changes(then, now, folder)
+        following.lead(group, made, now, at, arrays, work / run.CHECKPOINTS)
         stopwatch.lap("prepare")
         time_now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         again = Resumption(time_now, at.phase, at.epoch, at.step, now["machine"]["cpu"])
@@ -131,93 +129,6 @@ def resume(folder: str | Path, progress: Progress | None = None, *, group: Group
         training.go_on_from(at, arrays)
         progress.say(f"Going on with {folder.name} in phase {at.phase}, epoch {at.epoch}, step {at.step}")
         return _train(training, made, folder, stopwatch, force=True)
-
-
-def follow(group: Group, progress: Progress | None = None) -> None:
-    """Trains beside the chief, as its recipe says, and writes nothing. Returns when the training has ended.
-
-    Raises:
-        KerastuneError: the data, the pretrained weights or the versions here are not the chief's.
-    """
-    progress = progress or Progress()
-    said = group.agree()
-    recipe = parse(said["recipe"], "the chief's recipe")
-    at = from_json(Position, said["at"])
-    arrays, best = group.share({}), group.share({})
-    made = plan(recipe, progress, at.decisions)
-    here = json.loads(json.dumps(facts_of(made)))
-    others = [line for key in _UNCHANGED for line in differences(said["facts"][key], here[key], key)]
-    _refuse_apart(group, others)
-    with files.scratch() as work, _memory_told():
-        training = Training(made, work, said["facts"], progress, group)
-        if arrays:
-            training.go_on_from(at, arrays, best)
-        training.run()
-
-
-def _lead(
-    group: Group,
-    made: Plan,
-    facts: Mapping[str, Any],
-    at: Position | None = None,
-    arrays: checkpoint.Arrays | None = None,
-    checkpoints: Path = Path(),
-) -> None:
-    """Tells the other workers what to train, and from where, and hears whether they can."""
-    if not group.is_apart:
-        return
-    at = at or Position(decisions=list(made.decisions))
-    group.agree({"recipe": made.recipe.model_dump(mode="json"), "facts": facts, "at": to_json(at)})
-    group.share(arrays or {})
-    group.share(checkpoint.read_arrays(checkpoints / at.best_file) if at.best_file else {})
-    _refuse_apart(group, [])
-
-
-def _refuse_apart(group: Group, others: Sequence[str]) -> None:
-    """Raises KerastuneError in every worker if one of them would train something else."""
-    said = group.gather(["\n".join(others).encode()])
-    found = {rank: text.decode() for rank, text in enumerate(said) if text}
-    if found:
-        listed = "\n".join(f"  worker {rank}: {line}" for rank, text in found.items() for line in text.splitlines())
-        raise KerastuneError(
-            f"The workers would not train the same thing:\n{listed}",
-            "Give all workers the same data, weights and versions.",
-        )
-
-
-def refuse_joint(recipe: Recipe, group: Group) -> None:
-    """Refuses several workers for a task that no sum of parts computes.
-
-    Raises:
-        RecipeError: as said.
-    """
-    why = tasks.get(recipe.task).learning.joint(recipe)
-    if any(phase.contrastive for phase in recipe.phases):
-        why = "a contrastive phase compares the examples of a whole batch"
-    if group.count > 1 and why:
-        raise RecipeError(f"{recipe.task} cannot train with {group.count} workers: {why}.", "Train with one.")
-
-
-_UNCHANGED = ("recipe", "data", "preset_sha256", "versions")
-
-
-def facts_of(made: Plan, job: Literal["train", "run"] = "train", workers: int = 1) -> dict[str, Any]:
-    """Returns the facts that decide the bits, and may not change before a resumption; also time and machine."""
-    weights = hashlib.sha256()
-    for weight in made.task.backbone.weights:
-        weights.update(np.ascontiguousarray(weight.numpy()).tobytes())
-    return {
-        "recipe": made.recipe.model_dump(mode="json"),
-        "data": {"fingerprint": made.splits.fingerprint, **made.counts},
-        "preset_sha256": weights.hexdigest(),
-        "versions": environment.versions(),
-        "machine": {**environment.machine(), "gpus": [d.name for d in tf.config.list_physical_devices("GPU")]},
-        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "job": job,
-        "workers": workers,
-        "before": {},
-        "resumed": [],
-    }
 
 
 def _decided(like: run.Run | None) -> list[Decision]:
@@ -242,31 +153,6 @@ def _tell_differences(like: run.Run, recipe: Recipe, facts: Mapping[str, Any], p
     }
     for line in differences(then, {key: now[key] for key in then}):
         progress.say(f"Not like {like.folder.name}, so the bits may differ: {line}")
-
-
-@contextlib.contextmanager
-def _memory_told() -> Iterator[None]:
-    """Says in words that the memory, or a GPU's, ran out, and who holds it."""
-    try:
-        yield
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
-        what = str(error).partition("\n")[0] or "no more is given"
-        raise ConverterError(
-            f"The memory ran out ({shortened(what)}). Of {environment.memory_total() / 1e9:.1f} GB, "
-            f"{environment.memory_holders()}.",
-            'Lower train.batch_size or the size of inputs, set train.cache = "disk" or "off", or end other programs.',
-        ) from error
-
-
-def _refuse_changes(then: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    keys = [key for key in (*_UNCHANGED, "workers") if key in now]
-    changes = [line for key in keys for line in differences(then.get(key, 1), now[key], key)]
-    if changes:
-        listed = "\n".join(f"  {line}" for line in changes)
-        raise KerastuneError(
-            f"{folder} cannot be resumed to the same bits; these changed since its last checkpoint:\n{listed}",
-            "Put them back as they were, or train again from the start: kerastune run RECIPE -o DIR --force",
-        )
 
 
 def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch", force: bool) -> run.Run:

@@ -64,13 +64,14 @@ class Group:
 
     def cut(self, size: int) -> list[slice]:
         """Returns the rows of a batch that each part of this process takes; none where a batch is too small for all."""
-        return [slice(size * rank // self.count, size * (rank + 1) // self.count) for rank in self.parts]
+        return [slice(own.start, own.stop) for own in (self._share(rank, size) for rank in self.parts)]
 
     def block(self, size: int) -> range:
         """Returns the share of `size` things that this process does where each is done once."""
-        if not self.is_apart:
-            return range(size)
-        return range(size * self.rank // self.count, size * (self.rank + 1) // self.count)
+        return self._share(self.rank, size) if self.is_apart else range(size)
+
+    def _share(self, rank: int, size: int) -> range:
+        return range(size * rank // self.count, size * (rank + 1) // self.count)
 
     def total(self, vectors: Sequence[Any]) -> Any:
         """Returns the sum over all workers of a float32 [n] for each part of this process, added in the same order

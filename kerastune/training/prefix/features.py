@@ -5,7 +5,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kerastune import environment
-from kerastune.data import Order
 from kerastune.progress import Progress
 from kerastune.tasks.contract import Targets, Tensors
 from kerastune.training.batches import Batches
@@ -122,11 +121,9 @@ def keep(
             stage, total = f"{title}, frozen layers ({name})", len(batches.split(name))
             seen = truths.Gathered(own)
             shares = group.is_apart and view is None and not on_disk
-            order = _order(batches, name)
-            mine = group.block(order.steps) if shares else range(order.steps)
             known = cache.compute(
                 run_prefix,
-                _inputs(batches, phase, name, view, None if view is None else seen.add, mine),
+                _inputs(batches, phase, name, view, None if view is None else seen.add, group if shares else None),
                 total,
                 cut.specs,
                 kept_as,
@@ -151,17 +148,19 @@ def _inputs(
     name: str,
     view: int | None,
     told: Callable[[Any, Any, Any], None] | None = None,
-    own: range | None = None,
+    group: Group | None = None,
 ) -> Iterator[tuple[Any, Any]]:
-    """Yields batches of (inputs, indices of their rows), by default all; `told` gets the truth, weights and indices."""
-    order = _order(batches, name, own.start if own else 0)
-    found = batches.of(name, order, None if view is None else batches.changes(phase, view))
-    for x, truth, weights, i in itertools.islice(found, len(own) if own is not None else None):
+    """Yields batches of (inputs, indices of their rows), a group's part of them or all.
+
+    Args:
+        told: gets the truth, weights and indices of each batch.
+    """
+    # Texts come in order of length, but the timed batches should be typical.
+    order = batches.order(name, seed=(0,) if batches.bucketed else None)
+    own = (group or Group()).block(order.steps)
+    changes = None if view is None else batches.changes(phase, view)
+    found = batches.of(name, replace(order, start=own.start), changes)
+    for x, truth, weights, i in itertools.islice(found, len(own)):
         if told:
             told(truth, weights, i)
         yield x, i
-
-
-def _order(batches: Batches, name: str, start: int = 0) -> Order:
-    # Texts come in order of length, but the timed batches should be typical.
-    return batches.order(name, seed=(0,) if batches.bucketed else None, start=start)
