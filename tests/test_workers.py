@@ -64,7 +64,7 @@ def started(count: int, command: list[Any]) -> Iterator[list[subprocess.Popen[st
 
 def trained_by(count: int, folder: Path, out: Path, apart: bool) -> None:
     with started(count if apart else 1, [JOINED, folder, out, count]) as processes:
-        said = [process.communicate(timeout=300)[0] for process in processes]
+        said = [process.communicate(timeout=900)[0] for process in processes]
         assert [process.returncode for process in processes] == [0] * len(processes), said
 
 
@@ -116,6 +116,17 @@ def test_a_sum_in_the_order_of_the_ring_is_one_of_all_workers() -> None:
     np.testing.assert_allclose(summed, np.sum(vectors, 0), rtol=1e-5, atol=1e-6)
     second = vectors[1] + vectors[2] + vectors[3] + vectors[0]  # the second chunk begins with the second worker
     assert np.array_equal(summed[256:512], second[256:512]) and not np.array_equal(summed[:256], second[:256])
+
+
+def test_a_signal_that_comes_while_the_workers_add_is_heard_with_the_next_sum() -> None:
+    def reduce(vector: np.ndarray) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return vector
+
+    group = Group(2, 0, reduce)
+    with group.listening():
+        heard = [(group.told([np.ones(3, np.float32)]).tolist(), group.stopping) for _ in range(2)]
+    assert heard == [([1, 1, 1], False), ([1, 1, 1], True)]
 
 
 def test_parts_cover_a_batch_and_may_be_empty() -> None:
@@ -182,7 +193,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, recipe: Callable[..., Any
     steps = {"batch_size": 8, "precision": "float32", "checkpoint_every": "3 steps"}
     (folder / "my.toml").write_text(recipe(phases=phases, train=steps).to_toml(), encoding="utf-8")
     made = train(folder / "my.toml", folder / "made")
-    said, _ = made.communicate(timeout=120)
+    said, _ = made.communicate(timeout=600)
     assert made.returncode == 0, said
     return folder / "my.toml", folder / "made"
 
@@ -198,12 +209,12 @@ def test_a_worker_that_dies_ends_the_others_and_all_go_on_to_the_same_bits(
         time.sleep(0.05)
     other = follower(chief.pid)
     os.kill(other if who == "follower" else chief.pid, signal.Signals[f"SIG{with_signal}"])
-    said, _ = chief.communicate(timeout=60)
+    said, _ = chief.communicate(timeout=600)
     expected = {("follower", "KILL"): 4, ("chief", "KILL"): -9, ("chief", "TERM"): 130}[who, with_signal]
     assert chief.returncode == expected, said
     assert who == "chief" or "Another worker has ended" in said
     with suppress(psutil.NoSuchProcess):
-        psutil.Process(other).wait(30)
+        psutil.Process(other).wait(600)
     resumed = subprocess.run(
         [sys.executable, "-m", "kerastune", "resume", tmp_path / "made", "--workers", "2"], check=False
     )

@@ -118,11 +118,7 @@ def together(
             is_empty = not len(part[-1])
             vectors.append(np.zeros(numbers, np.float32) if is_empty else backward_step(*part))
         parts.use(group.parts[0])
-        wishes = np.array([group.due, group.stopping], np.float32)
-        said = [np.concatenate([vector, wishes if i == 0 else 0 * wishes]) for i, vector in enumerate(vectors)]
-        summed = group.total(said)
-        apply_step(summed[:-2])
-        group.due, group.stopping = summed[-2] > 0, summed[-1] > 0
+        apply_step(group.told(vectors))
 
     one_by_one = compiled(feed, task, loss_function, optimizer, metrics, xla)
     return Steps(train, one_by_one.test)

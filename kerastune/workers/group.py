@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+from tensorflow.python.eager import context
 
 from kerastune import environment
 from kerastune.errors import ConverterError, KerastuneError
@@ -29,6 +31,7 @@ Reduce = Callable[[Vector], Vector]
 
 _PIECE = 2**20
 """Numbers that are summed at once. TensorFlow's ring adds a piece in one known order up to this size."""
+_SILENT = 60.0  # seconds without a sign of life after which a worker counts as dead; a busy host may need ten
 _ALIGNED = 16  # numbers; TensorFlow cuts a piece into a chunk for each worker, of a multiple of 64 bytes
 
 
@@ -44,14 +47,15 @@ class Group:
 
     Attributes:
         parts: the ranks whose parts of a batch this process computes.
-        due: the chief's wish for a checkpoint after the next step.
-        stopping: this process's wish to end after the next step.
+        due: the chief's wish for a checkpoint after the next step; after it, what all have heard.
+        asked: whether this process was asked to end.
+        stopping: whether all have heard, with the last step, that one of them was asked to end.
     """
 
     def __init__(self, count: int = 1, rank: int = 0, reduce: Reduce | None = None) -> None:
         self.count, self.rank, self._reduce = count, rank, reduce
         self.parts = range(rank, rank + 1) if reduce else range(count)
-        self.due = self.stopping = False
+        self.due = self.asked = self.stopping = False
 
     @property
     def is_chief(self) -> bool:
@@ -80,6 +84,14 @@ class Group:
             return _ring([np.asarray(vector) for vector in vectors])
         (vector,) = vectors
         return self._summed(np.asarray(vector))
+
+    def told(self, vectors: Sequence[Any]) -> Any:
+        """Returns the total, as `total` does; on the way, all hear whether one wishes a checkpoint or the end."""
+        wishes = np.array([self.due, self.asked], np.float32)
+        said = [np.concatenate([vector, wishes if i == 0 else 0 * wishes]) for i, vector in enumerate(vectors)]
+        summed = self.total(said)
+        self.due, self.stopping = bool(summed[-2]), bool(summed[-1])
+        return summed[:-2]
 
     def gather(self, own: Sequence[bytes]) -> list[bytes]:
         """Returns every worker's bytes, given those of the parts of this process."""
@@ -129,7 +141,7 @@ class Group:
             return
 
         def stop(number: int, frame: Any) -> None:
-            self.stopping = True
+            self.asked = True  # and never taken back, as a signal may come while the others are being told
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
@@ -149,6 +161,7 @@ def joined(of: cluster.Cluster) -> Group:
     if of.count == 1:
         return Group()
     environment.prepare_gpus()
+    _wait_for_slow_hosts()
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
@@ -175,11 +188,23 @@ def joined(of: cluster.Cluster) -> Group:
     return Group(of.count, of.rank, reduce)
 
 
+def _wait_for_slow_hosts() -> None:
+    """Configures heartbeats as MultiWorkerMirroredStrategy would, to which ten silent seconds are a death."""
+    spec = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
+    counts = {role: spec.num_tasks(role) for role in ("chief", "worker") if role in spec.jobs}
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader=f"/job:{next(iter(counts))}/replica:0/task:0",
+        heartbeat_timeout_in_ms=round(1000 * _SILENT),
+        coordinated_jobs=[CoordinatedJob(name=role, num_tasks=count) for role, count in counts.items()],
+    )
+
+
 def _all_sum(strategy: Any, dtype: tf.DType) -> Any:
     def summed(vector: tf.Tensor) -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
+        replica = tf.distribute.get_replica_context()
         # A tensor from outside the replica has no device, and all_reduce refuses it.
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(vector))
+        return replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(vector))
 
     return tf.function(lambda v: strategy.run(summed, args=(v,)), input_signature=[tf.TensorSpec([None], dtype)])
 
