@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from importlib.metadata import requires, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -66,6 +66,34 @@ def prepare_gpus() -> None:
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def nvidia() -> dict[str, Any] | None:
+    """Returns what TensorFlow needs of NVIDIA and whether it is there; None without a driver.
+
+    Returns:
+        "driver": its version. "missing": the wheels of tensorflow[and-cuda] that are not installed, or of another
+        version, in words. "libdevice": XLA's file of mathematical functions, or None.
+    """
+    from packaging.requirements import Requirement
+
+    path = _PROC / "driver" / "nvidia" / "version"
+    if not path.is_file():
+        return None
+    driver = re.search(r"Kernel Module\b.*?\s(\d+(?:\.\d+)+)", path.read_text(errors="replace"))
+    wanted = [one for one in map(Requirement, requires("tensorflow") or ()) if "and-cuda" in str(one.marker)]
+    missing = []
+    for one in wanted:
+        try:
+            if not one.specifier.contains(found := version(one.name)):
+                missing.append(f"{one.name} ({found} is not {one.specifier})")
+        except PackageNotFoundError:
+            missing.append(one.name)
+    roots = [Path(where) / "nvidia" / "cuda_nvcc" for where in sys.path]
+    roots += [Path(where) for where in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if where]
+    places = (root / "nvvm" / "libdevice" / "libdevice.10.bc" for root in roots)
+    libdevice = next((str(place) for place in places if place.is_file()), None)
+    return {"driver": driver[1] if driver else "of an unknown version", "missing": missing, "libdevice": libdevice}
 
 
 def install(package: str) -> str:

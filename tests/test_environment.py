@@ -1,11 +1,13 @@
-"""Memory is what the process may use: the machine's, or less in a container."""
+"""Memory is what the process may use: the machine's, or less in a container. A GPU needs a driver and wheels."""
 
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from kerastune import environment
+from kerastune.cli import doctor
 from kerastune.formats import support
 
 GB = 10**9
@@ -89,3 +91,46 @@ def test_gpus_give_memory_as_it_is_needed_and_compute_float32_in_full(monkeypatc
     tf.config.experimental.enable_tensor_float_32_execution(True)
     environment.prepare_gpus()
     assert grown == ["free"] and not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
+DRIVERS = {
+    "535.161.08": "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.161.08  Sat Feb 17 2024\nGCC version: 12.2.0\n",
+    "580.82.07": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\n",
+    "of an unknown version": "",
+}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_nvidias_driver_and_wheels_are_told(groups: Path, driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"nvidia-cudnn-cu12": "8.9", "nvidia-nccl-cu12": "2.28"}
+
+    def version(package: str) -> str:
+        if package not in versions:
+            raise environment.PackageNotFoundError(package)
+        return versions[package]
+
+    assert environment.nvidia() is None
+    (groups.parent / "proc/driver/nvidia").mkdir(parents=True)
+    (groups.parent / "proc/driver/nvidia/version").write_text(DRIVERS[driver])
+    monkeypatch.setattr(environment, "version", version)
+    found = environment.nvidia()
+    assert found and found["driver"] == driver
+    assert "nvidia-cublas-cu12" in found["missing"] and "nvidia-nccl-cu12" not in found["missing"]
+    assert any(one.startswith("nvidia-cudnn-cu12 (8.9 is not ") for one in found["missing"])
+
+
+ALL = {"driver": "535.1", "missing": [], "libdevice": "/there"}
+
+
+@pytest.mark.parametrize(
+    ("nvidia", "is_seen", "advice"),
+    [
+        (ALL, True, None),
+        (ALL, False, "a newer driver"),
+        ({**ALL, "libdevice": None}, True, "pip install nvidia-cuda-nvcc-cu12"),
+        ({**ALL, "missing": ["nvidia-cudnn-cu12"]}, False, "the GPU needs nvidia-cudnn-cu12"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_gets_advice(nvidia: dict[str, Any], is_seen: bool, advice: str | None) -> None:
+    said = doctor._gpu_advice(nvidia, is_seen, xla_works=True)
+    assert said == [] if advice is None else advice in said[0]

@@ -40,17 +40,37 @@ def examine() -> dict[str, Any]:
     gpus = tf.config.list_physical_devices("GPU")
     missing = dict.fromkeys(row.install for row in RUNTIMES.values() if not row.version)
     advice = [f"{command}   # to verify in this runtime" for command in missing]
-    if not gpus and tf.test.is_built_with_cuda():
-        advice.append("pip install 'tensorflow[and-cuda]'   # if this machine has an NVIDIA GPU")
+    nvidia, xla = environment.nvidia(), _xla_works()
+    if nvidia:
+        advice += _gpu_advice(nvidia, bool(gpus), xla)
     return {
         "versions": environment.versions(),
         "machine": environment.machine(),
         "gpus": [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus],
-        "xla": _xla_works(),
+        "nvidia": nvidia,
+        "xla": xla,
         "runtimes": {name: row.version for name, row in RUNTIMES.items()},
         "hubs": {name: _reachable(url) for name, url in _HUBS.items()},
         "advice": advice,
     }
+
+
+def _gpu_advice(nvidia: dict[str, Any], is_seen: bool, xla_works: bool) -> list[str]:
+    """Returns what to do so that TensorFlow uses the GPU of a machine that has NVIDIA's driver."""
+    import tensorflow as tf
+
+    if nvidia["missing"]:
+        wheels = ", ".join(nvidia["missing"])
+        return [f"pip install 'tensorflow[and-cuda]=={tf.__version__}'   # the GPU needs {wheels}"]
+    if not is_seen:
+        cuda = tf.sysconfig.get_build_info().get("cuda_version", "")
+        return [
+            f"a newer driver from https://www.nvidia.com/drivers   # {nvidia['driver']} is there, TensorFlow's CUDA is "
+            f"{cuda}, and it sees no GPU; KERASTUNE_DEBUG=1 kerastune doctor shows why"
+        ]
+    if not xla_works or not nvidia["libdevice"]:
+        return ["pip install nvidia-cuda-nvcc-cu12   # XLA needs its libdevice.10.bc; until then, train.xla = false"]
+    return []
 
 
 def _xla_works() -> bool:

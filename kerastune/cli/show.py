@@ -337,6 +337,9 @@ def machine(found: dict[str, Any]) -> None:
     has = found["machine"]
     put(f"\nmachine: {has['cpu']}, {has['cores']} cores, {has['memory_gb']} GB, {has['system']}")
     put(f"GPUs: {', '.join(found['gpus']) or 'none'}")
+    if nvidia := found["nvidia"]:
+        wheels = f"without {', '.join(nvidia['missing'])}" if nvidia["missing"] else "all wheels"
+        put(f"NVIDIA: driver {nvidia['driver']}; CUDA: {wheels}; XLA's libdevice: {nvidia['libdevice'] or 'missing'}")
     put(f"XLA: {'works' if found['xla'] else 'does not work'}")
     for name, version in found["runtimes"].items():
         put(f"runtime {name}: {version or 'not installed'}")
