@@ -22,10 +22,12 @@ import pytest
 from kerastune import verify
 from kerastune.errors import KerastuneError, VerificationError
 from kerastune.recipe import parse_export
+from kerastune.targets import answers
 from kerastune.targets import images as shared
 from kerastune.targets.browser import reader
 from kerastune.tasks.learnt.contract import ROUNDING
 from kerastune.verifying import artifact, runtimes
+from kerastune.verifying.manifest import Decision
 
 FOLDER = Path(__file__).parents[1] / "export" / "browser"
 SOURCES = sorted([*FOLDER.glob("*.js"), *FOLDER.glob("*.html")])
@@ -34,6 +36,8 @@ FORMATS = ["browser", "browser-onnx"]
 needs_chromium = pytest.mark.skipif(
     not reader.installed(), reason=f"no Chromium, or no runtimes in $KERASTUNE_BROWSER: {reader.INSTALL}"
 )
+
+needs_node = pytest.mark.skipif(not shutil.which("node"), reason="no node: apt-get install nodejs")
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +148,11 @@ class Spy(reader.Server):
 def seen(of, photo):
     """What index.html?check shows once it has checked, and a photo was chosen: element id -> text."""
     shutil.copy(photo, of.folder / "photo.png")
-    answers, data = queue.Queue(), ("manifest.json", "golden.npz", of.manifest.model, "photo.png")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Spy, of.folder, data, queue.Queue(), answers)) as server:
+    told, data = queue.Queue(), ("manifest.json", "golden.npz", of.manifest.model, "photo.png")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Spy, of.folder, data, queue.Queue(), told)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with reader.browsing(f"http://127.0.0.1:{server.server_port}/spy"):
-            said = json.loads(answers.get(timeout=60)[1])
+            said = json.loads(told.get(timeout=60)[1])
         server.shutdown()
     return said
 
@@ -171,6 +175,14 @@ def test_the_page_shows_damage_and_writes_labels_as_text(made, copied, pictures)
     said = seen(of, pictures / "red" / "00.png")
     assert said["check"].startswith("FAILED: 32 golden images, largest error ")
     assert hostile in said["labels"]
+
+
+@needs_chromium
+def test_the_page_decides_by_the_threshold(made, copied, pictures):
+    manifest = replace(made["browser"].manifest, decision=Decision(label="red", threshold=0.5))
+    of = artifact.write(copied(made["browser"]).folder, manifest, made["browser"].golden)
+    for color, said in (("red", "decision: red"), ("blue", "decision: not red")):
+        assert said in seen(of, pictures / color / "00.png")["labels"]
 
 
 # --- without a browser ---------------------------------------------------------------------------------------
@@ -218,7 +230,19 @@ def test_what_the_page_cannot_run_is_refused(made):
     assert runtimes.refusal("browser", manifest) is None
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="no node to run images.js in: apt-get install nodejs")
+@needs_node
+@pytest.mark.parametrize("score", [0.2249, 0.225, 0.5])
+def test_the_page_decides_as_the_readers_do(score):
+    manifest = {"learnt": "label", "labels": ["well", "ill"], "decision": {"label": "ill", "threshold": 0.225}}
+    outputs = f"{{ scores: {{ data: [{1 - score}, {score}] }} }}"
+    source = (FOLDER / "answers.js").read_text("utf-8")
+    code = f"const m = {json.dumps(manifest)}; console.log(answers(m).rows({outputs}, m, 1).at(-1)[0]);"
+    done = subprocess.run(["node", "--input-type=module"], input=source + code, capture_output=True, text=True)
+    line = answers.decided({"scores": np.array([1 - score, score])}, manifest["labels"], manifest["decision"])[1]
+    assert line.startswith(f"{done.stdout.strip()} ("), done.stderr
+
+
+@needs_node
 @pytest.mark.parametrize("shape", [(50, 36), (31, 97), (64, 64), (7, 9), (32, 24)])
 def test_the_page_resizes_as_the_readers_do(shape):
     """To the bit; bicubic to a pixel value, whose weights numpy computes in float32."""
