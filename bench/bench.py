@@ -190,23 +190,24 @@ def run(command, env):
     return done.stdout
 
 
-def make_torch_environment():
+def make_torch_environment(venv=VENV, more=()):
     """A virtual environment for PyTorch, with MiniLM's source: in one process with TensorFlow it would crash."""
-    done, what = VENV / "installed", "\n".join((*TORCH, WHEEL.file))
+    packages = (*TORCH, *more)
+    done, what, python = venv / "installed", "\n".join((*packages, WHEEL.file)), venv / "bin" / "python"
     if done.is_file() and done.read_text() == what:
-        return
-    subprocess.run([sys.executable, "-m", "venv", "--clear", VENV], check=True)
-    python = VENV / "bin" / "python"
+        return python
+    subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     # uv knows PyTorch's index of CPU wheels, pip the mirrors of closed networks.
-    cpu = [uv, "pip", "install", "--quiet", "--python", python, "--torch-backend", "cpu", *TORCH]
+    cpu = [uv, "pip", "install", "--quiet", "--python", python, "--torch-backend", "cpu", *packages]
     if not uv or subprocess.run(cpu, capture_output=True).returncode:
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *TORCH], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
     with tempfile.TemporaryDirectory() as scratch:
         wheel = download_wheel(WHEEL, Path(scratch))
         check_sha256(wheel.read_bytes(), WHEEL.sha256, WHEEL.file)
-        zipfile.ZipFile(wheel).extractall(VENV)
+        zipfile.ZipFile(wheel).extractall(venv)
     done.write_text(what)
+    return python
 
 
 def judge(row, runs):

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from kerastune import data
+from kerastune import data, fine_tune
+from kerastune.cli import cli
 from kerastune.errors import KerastuneError, RecipeError
 from kerastune.records import CurvePoint, curve_means, read_curve
 from kerastune.training import curve
@@ -47,11 +49,23 @@ def test_a_draw_is_that_of_per_label(seed: int, text_recipe: Callable[..., Any])
     assert set(drawn) < set(curve.drawn(whole, 10, seed))
 
 
+def test_a_guess_knows_how_common_labels_are_where_training_evens_them_out(
+    text_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = "".join(f"{'a good old' if n % 4 else 'a bad'} text {n},{'usual' if n % 4 else 'rare'}\n" for n in range(80))
+    (tmp_path / "rows.csv").write_text(f"text,label\n{rows}")
+    few = {"path": str(tmp_path / "rows.csv"), "per_label": 4}
+    recipe = text_recipe(data=few, head="mean", phases=[{"unfreeze": "head", "epochs": 1, "learning_rate": 1e-3}])
+    guess = fine_tune(recipe, tmp_path / "run").record.metrics["test"]["baseline"]
+    assert (guess["answer"], guess["accuracy"]) == ("always usual", pytest.approx(0.75, abs=0.05))
+
+
 def test_a_curve_is_measured_and_goes_on_after_a_kill(
     text_recipe: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, out = text_recipe(head="mean", train={"precision": "float32"}), tmp_path / "curve"
-    whole = curve.measure(recipe, tmp_path / "whole")
+    few = text_recipe(head="mean", train={"precision": "float32"}, data={"per_label": 5})
+    whole = curve.measure(few, tmp_path / "whole")  # draws from all examples nevertheless
     real, calls = curve._point, []
 
     def dying(*arguments: Any) -> Any:
@@ -70,6 +84,11 @@ def test_a_curve_is_measured_and_goes_on_after_a_kill(
     figures = [[(p.weights, p.per_label, p.seed, p.accuracy) for p in one.points] for one in (whole, found)]
     assert figures[0] == figures[1] and read_curve(out) == found
     assert {p.weights for p in found.points} == {"pretrained", "random"}
+
+    (tmp_path / "my.toml").write_text(recipe.to_toml(), encoding="utf-8")
+    told = CliRunner().invoke(cli, ["curve", str(tmp_path / "my.toml"), "-o", str(out)])
+    assert told.exit_code == 0 and found.sentence in told.output.replace("\n", " ")
+    assert "<svg" in (out / "curve.svg").read_text("utf-8")
 
 
 def test_a_folder_of_another_curve_is_refused(text_recipe: Callable[..., Any], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """kerastune curve: what further examples would bring."""
 
+import base64
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,9 +53,12 @@ def curve(
 
     with progress() as told:
         found = curves.measure(wanted, folder, force=force, progress=told)
-        if of:
-            from kerastune.reporting import report
+        from kerastune.reporting import charts, report
 
+        picture = charts.learning_curve(found).partition(",")[2]  # of a data URI
+        with files.whole_file(folder / "curve.svg") as file:
+            file.write(base64.b64decode(picture))
+        if of:
             report.write(of, progress=told)
     document = {**asdict(found), "folder": str(folder)}
     emit(as_json, document, lambda: _show(found, folder))
@@ -77,4 +81,4 @@ def _show(found: "Curve", folder: Path) -> None:
     put(f"(test accuracy on {found.test:,} examples: the mean of three draws ± half their range; all are one draw)")
     put()
     put(found.sentence)
-    put(f"curve: {shown(folder / 'curve.json')}")
+    put(f"curve: {shown(folder / 'curve.json')}, drawn in {shown(folder / 'curve.svg')}")

@@ -44,6 +44,8 @@ _LAST = 3  # sizes that the value of twice the examples is estimated from
 def measure(recipe: Recipe, out: Path, *, force: bool = False, progress: Progress | None = None) -> Curve:
     """Measures the curve and writes it to `out`/curve.json; after a kill, goes on with what is there.
 
+    `data.per_label` is left out.
+
     Raises:
         RecipeError: the examples do not have one label each.
         KerastuneError: `out` holds the curve of another recipe, or of other data, and `force` is not set.
@@ -52,9 +54,8 @@ def measure(recipe: Recipe, out: Path, *, force: bool = False, progress: Progres
     if recipe.data.target != "label":
         raise RecipeError("A learning curve needs one label for each example.", "Use a recipe that classifies.")
     if recipe.data.per_label:
-        raise RecipeError(
-            "data.per_label leaves out the examples whose worth a curve measures.", "Leave it out: -s data.per_label=…"
-        )
+        progress.say(f"data.per_label = {recipe.data.per_label} is left out: a curve draws from all examples.")
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"per_label": None})})
     made = plan(recipe, progress)
     _claim(out, {"recipe": made.recipe.sha256(), "data": made.splits.fingerprint}, force)
     known = {(p.weights, p.per_label, p.seed): p for p in _stored(out)}

@@ -31,6 +31,7 @@ from kerastune.training.steps import Steps, compiled, together
 from kerastune.workers.group import Group
 
 _SHORT = 5.0  # seconds: epochs that end sooner after a checkpoint are sooner trained again than written
+_SHARE = 20  # times as long as writing a checkpoint: the pause between two, so that they take 5 % of the time at most
 
 
 class Training:
@@ -60,6 +61,7 @@ class Training:
         self._left: checkpoint.Arrays = {}  # of a checkpoint: what is put back once its variables exist
         self._unwritten: checkpoint.Arrays = {}  # the best weights, if they are newer than the last checkpoint
         self._lap = self._saved = time.perf_counter()
+        self._pause = _SHORT
 
     @property
     def phase(self) -> Phase:
@@ -118,6 +120,8 @@ class Training:
             with interrupts.delayed():
                 self.progress.say(f"Interrupted in {self.title}: keeping {self._describe_best()}.")
                 if not self._left:  # else nothing was done since the checkpoint that is gone on from
+                    if self.at.frozen and not self._is_gradual:
+                        self._prove(self.at.frozen)
                     self.save()
                 self._load_best()
                 lora.merge(self.task)
@@ -164,21 +168,29 @@ class Training:
         while at.epoch <= phase.epochs and not (patience and at.waited >= patience):
             # `_phase` has unfrozen all layers that this phase will ever train; the cut lies in front of them.
             feed = feed or self.feed(phase.epochs)
-            audit = self.batches.counted(freezing.freeze(self.task, phase, at.epoch))
-            stage = [unit.name for unit in audit.units if unit.trainable_parameters]
-            if steps is None or stage != at.stage:
-                self.progress.phase(f"{self.title}, from epoch {at.epoch}", audit)
-                if stage != at.stage:
-                    at.stage, at.frozen = stage, freezing.frozen_hashes(self.task)
-                steps = self._functions(feed)
-                self.save()  # what was measured holds for whoever resumes
+            if steps is None or self._is_gradual:
+                audit = self.batches.counted(freezing.freeze(self.task, phase, at.epoch))
+                stage = [unit.name for unit in audit.units if unit.trainable_parameters]
+                if steps is None or stage != at.stage:
+                    self.progress.phase(f"{self.title}, from epoch {at.epoch}", audit)
+                    if stage != at.stage:
+                        at.stage, at.frozen = stage, freezing.frozen_hashes(self.task)
+                    steps = self._functions(feed)
+                    self.save()  # what was measured holds for whoever resumes
             row, validated = self._epoch(feed, steps)
-            self._prove(at.frozen)
+            if self._is_gradual:
+                self._prove(at.frozen)
             with interrupts.delayed():
                 self._end_epoch(row, validated)
+        self._prove(at.frozen)
         if at.epoch <= phase.epochs:
             what = f"{patience} epoch{'s' if patience > 1 else ''}"
             self.progress.say(f"{self.title}: stopped early, no better epoch in the last {what}")
+
+    @property
+    def _is_gradual(self) -> bool:
+        """Whether each epoch freezes fewer weights than the one before."""
+        return self.phase.unfreeze == "gradual"
 
     def feed(self, epochs: int, cached: bool = True) -> Feed:
         """Returns the batches of the current phase, cut in front of the layers that are trainable now.
@@ -214,7 +226,7 @@ class Training:
         return features.keep(batches, phase, cut, key, by, on_disk, self.title, self.progress, run_prefix, self.group)
 
     def _epoch(self, feed: Feed, steps: Steps) -> tuple[dict[str, float], checkpoint.Arrays]:
-        """Finishes an epoch and validates. Returns the history's row and the validated weights."""
+        """Finishes an epoch and validates. Returns the history's row, and the weights if they are the best so far."""
         at, started = self.at, time.perf_counter()
         first = at.step
         for batch in feed.train(at.epoch, at.step):
@@ -233,12 +245,19 @@ class Training:
             row = {"phase": at.phase, "epoch": at.epoch} | {m.name: float(m.result()) for m in self.metrics}
         with optimizers.averaged(self.optimizer, self.task):
             row |= {f"val_{name}": value for name, value in self._validate(feed, steps).items()}
-            validated = self._weights()
+            row = self.group.agree(row)  # what is decided by it is decided alike
+            validated = self._weights() if self._is_best(row) else {}
             if self.group.is_chief and (samples := self.kind.learning.samples(self.recipe, self.task, self.splits)):
                 self.at.said[f"{at.phase}.{at.epoch}"] = samples
         rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
-        row |= {"learning_rate": rate, "seconds": round(time.perf_counter() - started, 2)}
-        return self.group.agree(row), validated  # what is decided by it is decided alike
+        seconds = self.group.agree(round(time.perf_counter() - started, 2))
+        return row | {"learning_rate": rate, "seconds": seconds}, validated
+
+    def _is_best(self, row: dict[str, float]) -> bool:
+        """Returns whether an epoch is better than all before. Of contrastive ones, the last one counts: a dozen
+        validation examples cannot tell them apart."""
+        best = self.at.best
+        return self.phase.contrastive or best is None or self.judge.rank(row) > self.judge.rank(best)
 
     def _validate(self, feed: Feed, steps: Steps) -> dict[str, float]:
         train_state = [variable.numpy() for metric in self.metrics for variable in metric.variables]
@@ -274,8 +293,7 @@ class Training:
                 "To train again into the same folder, add --force.",
             )
         metric, judge, seen = self.metric, self.judge, self.metrics[1].name
-        # A dozen examples cannot tell contrastive epochs apart: the last one counts.
-        if self.phase.contrastive or at.best is None or judge.rank(row) > judge.rank(at.best):
+        if validated:
             self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", f"val_{metric}", "val_loss")}}, validated)
         improved = at.phase_best is None or judge.rank(row) > judge.rank(at.phase_best)
         at.phase_best, at.waited = (row, 0) if improved else (at.phase_best, at.waited + 1)
@@ -291,7 +309,7 @@ class Training:
         self.happened(epochs_run=self.ran.epochs_run + 1)
         at.epoch, at.step = at.epoch + 1, 0
         self._reset_metrics()
-        if at.epoch > self.phase.epochs or time.perf_counter() - self._saved > _SHORT:
+        if at.epoch > self.phase.epochs or time.perf_counter() - self._saved > self._pause:
             self.save()
 
     def _log(self, row: dict[str, float]) -> None:
@@ -454,6 +472,7 @@ class Training:
         for path in self.folder.glob("best-*.npz"):
             if path.name not in needed:
                 path.unlink()
+        self._pause = max(_SHORT, _SHARE * (time.perf_counter() - now))
 
     def _due(self, step: int) -> bool:
         """Returns whether a checkpoint follows an epoch's first `step` steps."""

@@ -267,6 +267,11 @@ def save(batches: Batches, folder: Path) -> tuple[Any, list[str]]:
     return (loaded if precision == "float32" else building.load(str(folder), recipe, "float32")), notes
 
 
+def _natural(recipe: Recipe, splits: Splits) -> Any:
+    """Returns a truth in which labels are as common as they are; `data.per_label` evens them out in training."""
+    return (splits.validation if recipe.data.per_label else splits.train).labels
+
+
 def score(
     recipe: Recipe, task: Any, splits: Splits, progress: Progress
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -291,7 +296,7 @@ def score(
         predictions |= ragged.packed(stored, f"{name}/")
         predictions |= ragged.packed(found, f"{name}/predictions/")
         metrics[name] = learnt.metrics(splits.labels, split.labels, found)
-        guess = statistics.beside_guess(learnt, splits.labels, splits.train.labels, split.labels, found)
+        guess = statistics.beside_guess(learnt, splits.labels, _natural(recipe, splits), split.labels, found)
         if guess:
             metrics[name]["baseline"] = guess
     told = functools.partial(progress.advance, "scoring other data")

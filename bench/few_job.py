@@ -1,0 +1,49 @@
+"""kerastune's side of few.py: the recipe `few` on the drawn examples, texts or clothes."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from kerastune import Progress, fine_tune, read_recipe
+
+HOME = Path(os.environ["KERASTUNE_HOME"])
+CLOTHES = {
+    "task": "image_classification",
+    "preset": "efficientnet-lite0-imagenet",
+    "data": {"source": "folder", "path": str(HOME / "data")},
+    "train": {"batch_size": 32, "xla": False},
+    "phases": [{"unfreeze": "head", "epochs": 60, "learning_rate": 3e-3}],
+}
+
+
+def recipe(job):
+    if job["kind"] == "clothes":
+        return read_recipe({**CLOTHES, "name": "few", "seed": job["seed"]})
+    changes = [f"data.path={HOME / 'data'}", f"data.per_label={job['size']}", f"seed={job['seed']}", "train.xla=false"]
+    return read_recipe("few", changes)
+
+
+class Watch(Progress):
+    """Notes the processor's time when the first phase begins, and when the last one has ended."""
+
+    def __init__(self):
+        self.began = self.ended = None
+
+    def phase(self, title, audit):
+        self.began = self.began or os.times()
+
+    def say(self, text):
+        if text.startswith("Keeping "):
+            self.ended = os.times()
+
+
+def main(job):
+    watch = Watch()
+    record = fine_tune(recipe(job), HOME / "run", progress=watch).record
+    seconds = sum(watch.ended[:2]) - sum(watch.began[:2])
+    print(json.dumps({"cpu_seconds": seconds, "accuracy": record.metrics["test"]["accuracy"]}))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
