@@ -193,7 +193,7 @@ def test_a_reader_needs_numpy_and_its_runtime_only(path: Path) -> None:
     if path.parent.name == "tf-serving":  # a client; saved_model.py beside it runs the model
         packages |= {"grpc", "saved_model", "tensorflow_serving"}
     packages |= {"torch"} if "transformers" in packages else set()
-    allowed = sys.stdlib_module_names | {"numpy", "artifact", "chats", "operators"} | packages
+    allowed = sys.stdlib_module_names | {"numpy", "artifact", "chats", "operators", "speech"} | packages
     assert tops(imported(path.read_text("utf-8"), lazy=True)) <= allowed
 
 

@@ -23,7 +23,7 @@ from kerastune.targets.audio import fit
 from kerastune.tasks.learnt import words
 from kerastune.tasks.learnt.transcripts import TRANSCRIPT, metrics, predictions, texts
 from kerastune.tasks.log_mel import log_mel
-from kerastune.tasks.speech_to_text import decoding, feeding, hugging_face, scoring
+from kerastune.tasks.speech_to_text import decoding, feeding, hugging_face, scoring, tracing
 from kerastune.training import train
 from kerastune.verifying import comparing
 
@@ -348,6 +348,14 @@ def test_a_run_transcribes_a_recording(made: Any, spoken: Path) -> None:
     assert result.exit_code == 0, result.output
     (found,) = json.loads(result.stdout)
     assert set(found["text"].split()) <= {"do", "mi", "so"}
+
+
+def test_a_server_takes_wav_files(model: Any, made: Any, spoken: Path) -> None:
+    function, specs = tracing.signatures(model)["serve_bytes"]
+    files = [(spoken / name).read_bytes() for name in TEST[:3]]
+    found = tf.function(function, input_signature=specs, autograph=False)(tf.constant(files))
+    expected = texts(decoding.uncached(model, heard(made.splits(Progress()).test)))[:3]
+    assert [text.decode() for text in found["text"].numpy()] == expected
 
 
 def test_a_run_is_a_preset_of_keras_hub_and_of_another_recipe(made: Any, speech_recipe: Callable[..., Any]) -> None:

@@ -249,7 +249,7 @@ def test_a_changed_weight_of_an_artifact_is_caught(made: dict[str, Any], copied:
 
 def test_what_kerashub_does_not_write_is_refused_with_what_it_does() -> None:
     why = support.refusal("Qwen3Backbone", "transformers", "none", "text")
-    assert why == "Qwen3 cannot be exported as transformers: KerasHub writes Gemma, GPT2, Llama3, Mistral, Qwen"
+    assert why == "Qwen3 cannot be exported as transformers, only Gemma, GPT2, Llama3, Mistral, Qwen, Speech"
 
 
 def test_a_recipe_of_another_task_is_refused() -> None:
@@ -260,5 +260,5 @@ def test_a_recipe_of_another_task_is_refused() -> None:
         "phases": [{"unfreeze": "all", "epochs": 1, "learning_rate": 1e-3}],
     }
     values |= {"data": {"source": "csv", "path": "a.csv"}, "exports": [{"target": "transformers"}]}
-    with pytest.raises(RecipeError, match="target transformers is for conversations"):
+    with pytest.raises(RecipeError, match="target transformers is for conversations and sounds"):
         parse(values, "test")

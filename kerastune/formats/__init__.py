@@ -52,13 +52,14 @@ _ROWS: Sequence[Format] = (
         ("none", "float16", "dynamic", "int8", "int16x8", "int4", "auto"),
     ),
     Format("onnx", "model.onnx", "onnxruntime", "graph", ("none", "dynamic", "int8", "auto")),
-    # transformers loads the artifact's folder. KerasHub writes these families, and transformers was seen to agree.
+    # transformers loads the artifact's folder. KerasHub writes these families, and kerastune Speech, a Whisper;
+    # transformers was seen to agree.
     Format(
         "transformers",
         "model.safetensors",
         "transformers",
         "folder",
-        families=("Gemma", "GPT2", "Llama3", "Mistral", "Qwen"),
+        families=("Gemma", "GPT2", "Llama3", "Mistral", "Qwen", "Speech"),
     ),
 )
 FORMATS = {row.name: row for row in _ROWS}

@@ -16,6 +16,7 @@ from kerastune.formats.contract import Converter, Traced
 from kerastune.formats.conversion import Conversion, calibration
 
 OPSET = 17  # tf2onnx 1.17 writes 11 to 18
+_LARGE = 2**16  # numbers of a matrix; looking for the twins of smaller ones gains nothing
 # Ops to quantise: those with weights, and those between two of them. Resize runs first and stays in float.
 _INT8 = ["Conv", "Gemm", "MatMul", "Add", "Clip", "Relu", "AveragePool", "GlobalAveragePool", "MaxPool", "Concat"]
 
@@ -113,7 +114,29 @@ def _convert(work: Path, signature: str) -> Any:
         opset=OPSET,
         tensors_to_rename={**ends["inputs"], **ends["outputs"]},
     )
+    _share_transposed(model.graph)
     return model
+
+
+def _share_transposed(graph: Any) -> None:
+    """Stores a matrix once that is there in both orders, as the embedding that is also a decoder's head.
+
+    tf2onnx folds the transposition into a second constant. ONNX Runtime folds it again when it loads the file.
+    """
+    from onnx import helper, numpy_helper
+
+    large = [one for one in graph.initializer if len(one.dims) == 2 and math.prod(one.dims) >= _LARGE]
+    matrices = {one.name: numpy_helper.to_array(one) for one in large}
+    for one in large:
+        name, values = one.name, matrices.pop(one.name)
+        twin = next((other for other, found in matrices.items() if _equal(found, values.T)), None)
+        if twin is not None:
+            graph.node.insert(0, helper.make_node("Transpose", [twin], [name], f"{name}_from_{twin}", perm=[1, 0]))
+            graph.initializer.remove(one)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a.dtype == b.dtype and np.array_equal(a, b)
 
 
 def _quantise(work: Path, path: Path, conversion: Conversion) -> None:

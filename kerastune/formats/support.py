@@ -70,7 +70,7 @@ def refusal(backbone: Any, format: str, quantize: str, unit: str = "image") -> s
         if fits and quantize in (row.quantizations or (quantize,)):
             return f"{family} cannot be exported as {format} with quantize = {quantize!r}: {row.why}"
     if (known := FORMATS[format].families) and family not in known:
-        return f"{family} cannot be exported as {format}: KerasHub writes {', '.join(known)}"
+        return f"{family} cannot be exported as {format}, only {', '.join(known)}"
     return texts_refusal(quantize) if unit == "text" else None
 
 

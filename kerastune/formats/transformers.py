@@ -1,4 +1,4 @@
-"""A Hugging Face folder, as `causal_lm.hugging_face` wrote it: config, safetensors, tokenizer and chat template."""
+"""A Hugging Face folder, as the task wrote it: config, safetensors and tokenizer; a chat template, or a front end."""
 
 import json
 import shutil
@@ -27,7 +27,8 @@ def inspect(path: Path) -> tuple[list[str], list[str]]:
     dtypes = {row["dtype"] for name, row in header.items() if name != "__metadata__"}
     problems = [f"weights in {', '.join(sorted(dtypes - {'F32'}))}"] if dtypes != {"F32"} else []
     problems += ["config.json names code of its own: auto_map"] if "auto_map" in config else []
-    return problems, ["input_ids"]
+    hears = path.with_name("preprocessor_config.json").is_file()
+    return problems, ["input_features" if hears else "input_ids"]
 
 
 CONVERTER = Converter(trace, write, inspect)

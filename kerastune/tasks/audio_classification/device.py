@@ -38,7 +38,9 @@ def form(recipe: AudioClassification, wanted: Wanted) -> Form:
 
 
 def refusal(recipe: AudioClassification, wanted: Wanted) -> str | None:
-    """Returns why sounds cannot be heard in integers, or None."""
+    """Returns why sounds cannot be heard in integers or by transformers, or None."""
+    if wanted.style == "folder":
+        return "audio_classification has a head that transformers lacks: use onnxruntime or linux"
     return sound_device.refusal(wanted, ("int8", "int16x8"), "sounds")
 
 

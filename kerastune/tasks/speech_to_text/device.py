@@ -14,7 +14,7 @@ from kerastune.tasks.learnt.transcripts import TRANSCRIPT, with_terms
 from kerastune.tasks.speech_to_text.settings import SpeechToText
 
 GOLDEN = 20
-SERVING = ("serving_default",)
+SERVING = ("serving_default", "serve_bytes")
 _TWO = "encode+decode"
 
 
@@ -31,7 +31,7 @@ def samples(recipe: SpeechToText) -> int:
 def form(recipe: SpeechToText, wanted: Wanted) -> Form:
     """Returns a form with the loop inside for servers, and with the cache outside for all others."""
     # A near tie may end in another token, so predictions of the whole split are judged by their words.
-    return Form("serving" if wanted.style == "serving" else _TWO, exact=False)
+    return Form({"serving": "serving", "folder": "folder"}.get(wanted.style, _TWO), exact=False)
 
 
 def refusal(recipe: SpeechToText, wanted: Wanted) -> str | None:
@@ -54,6 +54,8 @@ def golden(recipe: SpeechToText, splits: Splits) -> list[Example]:
 def manifest(recipe: SpeechToText, wanted: Wanted, form: Form, work: Path) -> Record:
     """Describes samples in and text out."""
     settings = json.loads((work / "speech.json").read_text("utf-8"))
+    if form.signature == "folder":
+        return _of_folder(settings)
     is_whole = form.signature == "serving"
     batch = None if is_whole else 1
     arrays = {"dtype": "float32", "range": None}
@@ -63,16 +65,11 @@ def manifest(recipe: SpeechToText, wanted: Wanted, form: Form, work: Path) -> Re
         {"name": "self_kv", "shape": settings["cache"], **arrays, "meaning": "the cache; zeros at the beginning"},
         {"name": "cross_kv", "shape": settings["cross"], **arrays, "meaning": "what encode gave for the sound"},
     ]
-    rows: dict[str, Any] = {"shape": [batch, None], "range": None}
     return {
         "signatures": list(SERVING) if is_whole else form.signature.split("+"),
         "reading": settings,
         "inputs": [sound_device.sounds(settings, batch), *([] if is_whole else decoder)],
-        "outputs": [
-            {"name": "margins", **rows, "dtype": "float32", "meaning": "lead in nats of each token over the second"},
-            {"name": "text", **rows, "dtype": "uint8", "meaning": "the transcript in UTF-8, by the reader"},
-            {"name": "tokens", **rows, "dtype": "int32", "meaning": "tokens of the transcript, by the reader"},
-        ],
+        "outputs": _written(batch),
         "preprocessing": {
             "inside": [
                 sound_device.SPECTRUM,
@@ -84,6 +81,30 @@ def manifest(recipe: SpeechToText, wanted: Wanted, form: Form, work: Path) -> Re
             ],
         },
     }
+
+
+def _of_folder(settings: Record) -> Record:
+    """Returns the entries for a Whisper that transformers runs with its own front end and cache."""
+    frames = {"dtype": "float32", "range": None, "meaning": "log-mel spectrum, by WhisperFeatureExtractor"}
+    return {
+        "signatures": ["generate"],
+        "reading": {name: value for name, value in settings.items() if name not in ("cache", "cross")},
+        "inputs": [{"name": "input_features", "shape": [1, settings["mels"], settings["frames"]], **frames}],
+        "outputs": _written(1),
+        "preprocessing": {
+            "inside": ["generate: choose each next token"],
+            "outside": [*sound_device.outside(settings), "WhisperFeatureExtractor", "WhisperTokenizer.decode"],
+        },
+    }
+
+
+def _written(batch: int | None) -> list[Record]:
+    rows: dict[str, Any] = {"shape": [batch, None], "range": None}
+    return [
+        {"name": "margins", **rows, "dtype": "float32", "meaning": "lead in nats of each token over the second"},
+        {"name": "text", **rows, "dtype": "uint8", "meaning": "the transcript in UTF-8, by the reader"},
+        {"name": "tokens", **rows, "dtype": "int32", "meaning": "tokens of the transcript, by the reader"},
+    ]
 
 
 DEVICE: Device[SpeechToText] = Device(

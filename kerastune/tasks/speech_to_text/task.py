@@ -10,7 +10,7 @@ from kerastune.tasks import text_models
 from kerastune.tasks.causal_lm.learning import loss, metric
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Learning, Model, Targets, Task
 from kerastune.tasks.pipeline import with_truth
-from kerastune.tasks.speech_to_text import tracing
+from kerastune.tasks.speech_to_text import hugging_face_writing, tracing
 from kerastune.tasks.speech_to_text.building import build, describe, load, settled
 from kerastune.tasks.speech_to_text.decoding import uncached
 from kerastune.tasks.speech_to_text.feeding import batches, example, order, preprocessing, targets
@@ -68,4 +68,7 @@ TASK: Task[SpeechToText] = Task(
     trace=lambda recipe, model, work, wanted: tracing.trace(model, work, wanted),
     reference=lambda recipe, model, examples: uncached(model, examples),
     beside=controlled,
+    folder=lambda recipe, model, work, folder: hugging_face_writing.write(
+        model, recipe.language, recipe.translate, folder
+    ),
 )

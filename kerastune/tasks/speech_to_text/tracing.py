@@ -10,6 +10,7 @@ import tensorflow as tf
 from kerastune.files import write_json
 from kerastune.formats.graphs import Signature
 from kerastune.targets import speech as reader
+from kerastune.tasks import wav
 from kerastune.tasks.log_mel import log_mel
 from kerastune.tasks.speech_to_text.decoding import cache_shape, cross_kv, encoder, limits, step, writing
 from kerastune.tasks.speech_to_text.model import Transcriber, pieces
@@ -19,7 +20,7 @@ def signatures(model: Transcriber) -> dict[str, Signature]:
     """Returns the signatures of an exported model: name -> (function, its inputs).
 
     "encode" and "decode" are called by whoever writes token by token, and keeps the cache; "serving_default" does all
-    of it for a batch of windows. The spectrum is inside and in float.
+    of it for a batch of windows, and "serve_bytes" for WAV files. The spectrum is inside and in float.
     """
     whisper, settings = model.whisper, model.settings
     front_end = log_mel(model.converter(), exported=True)
@@ -43,6 +44,9 @@ def signatures(model: Transcriber) -> dict[str, Signature]:
             "text": tf.strings.strip(tf.strings.reduce_join(said, axis=1), name="text"),
         }
 
+    def transcribe_files(sound_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        return transcribe(wav.windows(sound_bytes, model.samples, settings["sample_rate"]))
+
     frames = settings["samples"] // model.parts.converter.stride // 2
     heads, width = whisper.num_heads, whisper.hidden_dim // whisper.num_heads
     return {
@@ -57,17 +61,20 @@ def signatures(model: Transcriber) -> dict[str, Signature]:
             ],
         ),
         "serving_default": (transcribe, [tf.TensorSpec([None, model.samples], tf.float32, name="sounds")]),
+        "serve_bytes": (transcribe_files, [tf.TensorSpec([None], tf.string, name="sound_bytes")]),
     }
 
 
 def trace(model: Transcriber, work: Path, wanted: Sequence[str]) -> None:
     """Writes how devices call the model, and its vocabulary."""
     whisper = model.whisper
-    frames = model.samples // model.parts.converter.stride // 2
+    hops = model.samples // model.parts.converter.stride
     settings: dict[str, Any] = {
         **model.settings,
         "cache": cache_shape(model),
-        "cross": [1, whisper.num_layers, 2, frames, *cache_shape(model)[4:]],
+        "cross": [1, whisper.num_layers, 2, hops // 2, *cache_shape(model)[4:]],
+        "frames": hops,
+        "mels": whisper.num_mels,
         "vocabulary": whisper.vocabulary_size,
     }
     write_json(work / "speech.json", settings)
