@@ -222,7 +222,7 @@ def test_clutter_is_ignored_and_other_files_are_counted(pets: Path) -> None:
 
 def test_photos_in_formats_that_are_not_read_are_listed_and_not_lost(pets: Path) -> None:
     put(pets / "cat/a.heic", b"x")
-    assert "cat/a.heic: is a HEIC image; convert it to jpg or png" in refused(lambda: folder(pets))
+    assert "cat/a.heic: is in the format HEIC; convert it to jpg or png" in refused(lambda: folder(pets))
 
 
 def test_what_was_read_specially_is_counted(pets: Path) -> None:

@@ -195,7 +195,7 @@ def test_every_bad_sound_of_a_folder_is_named_at_once(hits: Path) -> None:
         data.load(FolderSounds(source="folder", path=str(hits)))
     said = str(error.value)
     assert "low/cut.wav: is truncated" in said and "high/empty.flac: is empty (0 bytes)" in said
-    assert "low/song.m4a: is a M4A sound; convert it to wav or flac" in said
+    assert "low/song.m4a: is in the format M4A; convert it to wav or flac" in said
 
 
 def manifest(folder: Path, rows: list[dict[str, Any]], kind: str) -> str:

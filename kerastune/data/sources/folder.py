@@ -161,8 +161,7 @@ def _collect(entry: os.DirEntry[str], where: _Where, found: _Found) -> None:
     """Adds one entry of a label folder: an example, or a folder of them."""
     problem = _unusable(entry, found.root)
     if not _is_dir(entry) and _extension(entry.name) in found.stored.foreign:
-        kind = f"{_extension(entry.name).upper()} {found.modality.name}"
-        cure = f"is a {kind}; convert it to {found.stored.convert}"
+        cure = f"is in the format {_extension(entry.name).upper()}; convert it to {found.stored.convert}"
         found.problems.append(Problem(relative(entry.path, found.root), cure))
     elif not _is_dir(entry) and _extension(entry.name) not in found.stored.extensions:
         found.foreign[_extension(entry.name)] += 1
