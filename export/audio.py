@@ -1,4 +1,4 @@
-"""Reads sounds and prepares them for an exported model, without kerastune: numpy, and soundfile and soxr for files.
+"""Reads sounds and prepares them for an exported model, without kerastune: numpy, soundfile and soxr; PyAV for video.
 
 Training reads sounds with this module as well. manifest.json has the model's settings under "reading":
 
@@ -93,6 +93,11 @@ def speech():
     return import_module(f"{__package__}.speech" if __package__ else "speech")
 
 
+def containers():
+    """Returns the module next to this one that reads other files."""
+    return import_module(f"{__package__}.containers" if __package__ else "containers")
+
+
 def fit(sound, samples):
     """Returns the sound cut or padded with silence to a number of samples, float32 [samples]."""
     cut = np.asarray(sound[:samples], np.float32)
@@ -133,10 +138,11 @@ def opened(data: bytes):
 
     if not data:
         raise ValueError("is empty (0 bytes)")
-    kind = format_of(data)
+    kind, remarks = format_of(data), []
+    if kind is None and (file := containers().opened(data)):
+        return _plausible(file), remarks
     if kind is None:
         raise ValueError(f"is not a {', '.join(_FORMATS)} file")
-    remarks = []
     if (missing := _missing(data, kind)) is None:
         remarks.append("no length in its header, read to its end")
     elif missing > 0:
@@ -147,11 +153,15 @@ def opened(data: bytes):
         raise ValueError(f"is damaged: {kind} that cannot be opened ({_words(error)})") from error
     if file.format not in _FORMATS[kind][1]:
         raise ValueError(f"is {file.format} inside, not {kind}")
+    return _plausible(file), remarks
+
+
+def _plausible(file):
     if not _RATES[0] <= file.samplerate <= _RATES[1]:
         raise ValueError(
             f"has {file.samplerate:,} samples per second, not {_RATES[0]:,} to {_RATES[1]:,}; its header may be damaged"
         )
-    return file, remarks
+    return file
 
 
 def blocks(file) -> Iterator:
@@ -179,7 +189,7 @@ def blocks(file) -> Iterator:
         yield block
     if not read:
         raise ValueError("is empty: it holds no samples")
-    if format_of_file(file) == "flac" and 0 < read < left < 2**62:
+    if format_of_file(file) in ("flac", None) and 0 < read < left < 2**62:
         raise ValueError(f"is cut off: it ends {left - read:,} samples early")
 
 
@@ -188,9 +198,9 @@ def format_of(data: bytes) -> str | None:
     return next((kind for kind, (magic, _) in _FORMATS.items() if re.match(magic, data[:16])), None)
 
 
-def format_of_file(file) -> str:
-    """Returns the format of an open file, as `format_of` names it."""
-    return next(kind for kind, (_, names) in _FORMATS.items() if file.format in names)
+def format_of_file(file) -> str | None:
+    """Returns the format of an open file, as `format_of` names it; None for containers."""
+    return next((kind for kind, (_, names) in _FORMATS.items() if file.format in names), None)
 
 
 def mono(block):

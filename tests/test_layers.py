@@ -204,6 +204,7 @@ def test_a_reader_needs_numpy_and_its_runtime_only(path: Path) -> None:
         ("answers", set(), set()),
         ("images", {"PIL"}, set()),
         ("audio", {"soundfile", "soxr"}, set()),
+        ("containers", {"av"}, set()),
         ("texts", set(), {"tokenizers"}),
         ("chats", {"tokenizers"}, {"jinja2"}),
         ("operators", set(), {"tensorflow"}),

@@ -24,11 +24,14 @@ from kerastune.errors import DataError
 from kerastune.modalities.asked import Kind
 from kerastune.modalities.contract import Asked, Example, Modality, Report, Stored
 from kerastune.targets import audio as reader
+from kerastune.targets import containers
 
 RATE: int = reader.RATE
 """Samples per second of a decoded sound."""
-EXTENSIONS = ("wav", "flac", "ogg", "opus", "mp3", "aif", "aiff", "aifc")
-FOREIGN_EXTENSIONS = ("m4a", "aac", "wma", "mp4", "webm", "mkv", "mov", "avi", "g722", "gsm", "amr", "caf", "au", "ape")
+EXTENSIONS: tuple[str, ...] = ("wav", "flac", "ogg", "opus", "mp3", "aif", "aiff", "aifc")
+CONTAINERS = ("m4a", "aac", "wma", "mp4", "webm", "mkv", "mov", "avi", "amr")
+"""Extensions of files that are read where PyAV is installed."""
+FOREIGN_EXTENSIONS: tuple[str, ...] = ("g722", "gsm", "ape", "caf", "au")
 LARGEST = 2**29  # bytes of a file: 50 minutes of 44.1 kHz stereo in 16 bits fit
 
 _CLIPPED = 1e-3  # share of samples at full scale, above which a sound is called clipped
@@ -55,7 +58,7 @@ def decode(data: bytes) -> Example:
     """Decodes a sound to float32 [n]: 16,000 samples per second, the mean of all channels.
 
     Raises:
-        UnreadableSound: the bytes are empty, truncated, damaged, too long or not one of the five formats.
+        UnreadableSound: the bytes are empty, truncated, damaged, too long or not in a format that is read here.
     """
     return beginning(data, None)
 
@@ -115,12 +118,13 @@ class _Heard:
 
 
 def _why(data: bytes, error: ValueError) -> str:
-    if data and reader.format_of(data) is None:
-        for what, magic in _FOREIGN.items():
-            if re.match(magic, data[:64]):
-                return f"is {what}, which is not supported; convert it to wav or flac"
-        return f"is not a sound (starts with {data[:12]!r})"
-    return str(error)
+    if not str(error).startswith("is not a "):
+        return str(error)
+    for what, magic in _FOREIGN.items():
+        if re.match(magic, data[:64]):
+            more = "" if containers.is_here() else ", or install PyAV, which reads most (pip install av)"
+            return f"is {what}, which is not supported; convert it to wav or flac{more}"
+    return f"is not a sound (starts with {data[:12]!r})"
 
 
 def cut(data: bytes, start: float, end: float | None) -> bytes:
@@ -236,6 +240,15 @@ def is_one(array: npt.NDArray[Any]) -> bool:
     return array.dtype == np.float32 and array.ndim == 1 and array.size > 0
 
 
+def _stored() -> Stored:
+    read, foreign = EXTENSIONS, FOREIGN_EXTENSIONS
+    if containers.is_here():
+        read = (*read, *CONTAINERS)
+    else:
+        foreign = (*CONTAINERS, *foreign)
+    return Stored(read, foreign, "wav or flac", LARGEST, cut, longer)
+
+
 AUDIO = Modality(
     name="sound",
     plural="sounds",
@@ -247,9 +260,9 @@ AUDIO = Modality(
     ask=ask,
     asked_as="clip.wav",
     is_picture=True,
-    readers=("audio.py",),
+    readers=("audio.py", "containers.py"),
     packages=("soundfile", "soxr"),
-    stored=Stored(EXTENSIONS, FOREIGN_EXTENSIONS, "wav or flac", LARGEST, cut, longer),
+    stored=_stored(),
     parts=parts,
     missing=missing,
 )
