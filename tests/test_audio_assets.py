@@ -1,6 +1,8 @@
-"""Whisper and the drum kits: what is read from the packages, and what is refused."""
+"""Whisper, the drum kits and the jargon: what is read from the packages, and what is refused."""
 
+import json
 import struct
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from sounds import noise, write
 
-from kerastune.assets import drumkits, whisper_base
+from kerastune.assets import drumkits, jargon, whisper_base
 from kerastune.assets.asset import AssetError
 
 
@@ -93,3 +95,39 @@ def test_another_model_is_refused(version: int, kind: str) -> None:
 def test_wheels_that_are_not_the_pinned_ones_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AssetError, match="is not what kerastune was tested with"):
         whisper_base.build_from_wheels([b"one", b"two"], tmp_path, lambda line: None)
+
+
+# --- jargon --------------------------------------------------------------------------------------------------
+
+
+def test_test_sentences_and_their_voice_are_not_learnt(tmp_path: Path) -> None:
+    voices: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
+
+    def speak(text: str, voice: str, rate: int, path: Path) -> None:
+        voices[path.parent.name].add(voice)
+
+    jargon.write(tmp_path, speak)
+    rows = [json.loads(line) for line in (tmp_path / "jargon.jsonl").read_text("utf-8").splitlines()]
+    texts = {split: {row["text"] for row in rows if row["split"] == split} for split in voices}
+    for other in ("validation", "test"):
+        assert not voices["train"] & voices[other] and not texts["train"] & texts[other]
+    for split in voices:
+        assert all(sum(term in text for text in texts[split]) >= 3 for term in jargon.TERMS)
+
+
+def test_the_recipe_lists_the_terms_of_the_sentences() -> None:
+    recipe = tomllib.loads((Path(__file__).parents[1] / "recipes" / "jargon.toml").read_text("utf-8"))
+    assert tuple(recipe["terms"]) == jargon.TERMS
+
+
+class Voice:
+    """A voice that says the number of its phonemes."""
+
+    def run(self, names: None, inputs: dict[str, Any]) -> list[Any]:
+        assert inputs["input"].shape == (1, inputs["input_lengths"][0])
+        return [np.array([[[float(inputs["input"].size), 0.5]]], np.float32)]
+
+
+def test_phonemes_that_a_voice_does_not_know_are_passed_over() -> None:
+    settings = {"phoneme_id_map": {"_": [0], "^": [1], "$": [2], "a": [3]}, "inference": {"length_scale": 1}}
+    assert jargon.spoken(Voice(), settings, "a").tolist() == [1.0, 0.5]  # never louder than full scale
