@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from kerastune.tasks import geometry
+from kerastune.tasks import draws, geometry
+
+
+def keys(seed, count):
+    return draws.keys(seed, 0, np.arange(count))
 
 
 def a_square():
@@ -29,19 +33,18 @@ def test_the_whole_window_changes_nothing():
 def test_a_box_stays_on_its_square(flip):
     """Within the pixel that resampling blurs."""
     picture, box = a_square()
-    for number in range(20):
-        window = geometry.windows(3, number, 1, flip, 0.3, 0.5)
+    for window in geometry.windows(keys(3, 20), flip, 0.3, 0.5)[:, None]:
         moved, seen = geometry.boxes(box, window)
         if seen[0, 0]:
             np.testing.assert_allclose(box_of(geometry.pictures(picture, window).numpy()), moved[0, 0], atol=1.5 / 64)
 
 
 def test_half_of_the_windows_are_mirrored_and_draws_can_be_repeated():
-    drawn = geometry.windows(0, 7, 400, "horizontal", 0.0)
+    drawn = geometry.windows(keys(7, 400), "horizontal", 0.0)
     assert 150 < (drawn[:, 1] > drawn[:, 3]).numpy().sum() < 250
     assert (drawn[:, 0] < drawn[:, 2]).numpy().all()
-    np.testing.assert_array_equal(drawn, geometry.windows(0, 7, 400, "horizontal", 0.0))
-    assert not np.array_equal(drawn, geometry.windows(0, 8, 400, "horizontal", 0.0))
+    np.testing.assert_array_equal(drawn, geometry.windows(keys(7, 400), "horizontal", 0.0))
+    assert not np.array_equal(drawn, geometry.windows(keys(8, 400), "horizontal", 0.0))
 
 
 def test_a_box_that_is_mostly_cut_off_is_not_seen():
@@ -54,6 +57,6 @@ def test_a_box_that_is_mostly_cut_off_is_not_seen():
 
 def test_class_ids_are_never_blended():
     ids = np.random.default_rng(0).integers(1, 5, (2, 32, 32, 1)).astype(np.float32)
-    window = geometry.windows(1, 0, 2, "horizontal", 0.4, 0.3)
+    window = geometry.windows(keys(1, 2), "horizontal", 0.4, 0.3)
     found = geometry.pictures(ids, window, "nearest").numpy()
     assert set(np.unique(found)) <= {0, 1, 2, 3, 4}

@@ -107,7 +107,7 @@ def test_each_augmentation_changes_training_images_within_their_range(trained, c
     task = image_classification.load(str(trained("resnet").folder))
     split = splits_of(trained("resnet")).train
     plain, changed = (
-        next(iter(feeding.batches(task, split, Order(len(split), 16), augment)))[0].numpy()
+        next(iter(feeding.training(task, split, Order(len(split), 16), augment)))[0].numpy()
         for augment in (None, Augment(**change))
     )
     assert np.abs(plain - changed).max() > 0.01
@@ -186,7 +186,7 @@ def test_a_batch_is_the_same_whenever_it_is_made(trained):
     split = splits_of(trained("resnet")).train
     augment = Augment(flip="horizontal", crop=0.2, color=0.3, rand_augment=0.3)
     whole, late = (
-        list(feeding.batches(task, split, Order(len(split), 8, 2, (7,), start), augment, seed=3)) for start in (0, 13)
+        list(feeding.training(task, split, Order(len(split), 8, 2, (7,), start), augment, seed=3)) for start in (0, 13)
     )
     assert len(whole) == len(late) + 13
     for (x, i), (again, same) in zip(whole[13:], late, strict=True):
@@ -212,7 +212,7 @@ def test_views_differ_and_each_is_the_same_again(trained):
 
     def view(number):
         order = Order(len(split), 8)
-        found = feeding.batches(task, split, order, Augment(color=0.5), seed=3, view=number)
+        found = feeding.training(task, split, order, Augment(color=0.5), seed=3, view=number)
         return np.concatenate([x for x, _ in found])
 
     np.testing.assert_array_equal(view(0), view(0))

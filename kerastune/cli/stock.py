@@ -101,7 +101,7 @@ def targets_show(name: str, as_json: bool) -> None:
 
 @click.group()
 def cache() -> None:
-    """List and delete cached outputs of frozen layers."""
+    """List and delete cached outputs of frozen layers, and decoded images."""
 
 
 @cache.command("ls")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ class Split:
     modality: Modality
     truth: Truth
     groups: tuple[str | None, ...] = ()  # what each example belongs to; empty: not known
+    kept: Callable[[Any], Any] | None = None  # indices int64 [b] -> decoded examples for training; None: not kept
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,4 +80,5 @@ def picked(split: Split, chosen: Sequence[int]) -> Split:
         labels=split.labels[list(chosen)],
         read=lambda i: split.read(chosen[i]),
         groups=tuple(split.groups[i] for i in chosen) if split.groups else (),
+        kept=None,
     )

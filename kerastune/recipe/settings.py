@@ -42,6 +42,8 @@ class Train(Settings):
     cache_views: Annotated[int, Field(ge=0, le=1000)] = 0
     """With [augment]: cache this many augmented views of each example and cycle through them. 0: augmented phases run
     uncached."""
+    inputs: Literal["auto", "off", "memory", "disk"] = "auto"
+    """Where to keep decoded and resized images, so that each is decoded once and not once per epoch."""
     checkpoint_every: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8} (steps|minutes)$")] = "10 minutes"
     """How often to write a checkpoint within an epoch: "500 steps" or "10 minutes". An epoch also ends with one, unless
     the last one is seconds old."""

@@ -92,8 +92,9 @@ class Changes:
     """Random changes to training examples in a phase.
 
     Attributes:
-        seed: determines all draws, together with the batch number, so that a resumed run draws the same.
-        view: a number to draw with instead of the batch number, for a cache of augmented views.
+        seed: determines all draws, together with the epoch and the example (sounds: the batch number), so that a
+            resumed run draws the same.
+        view: a number to draw with instead of the epoch or batch number, for a cache of augmented views.
     """
 
     seed: int
@@ -112,6 +113,9 @@ class Feeding(Generic[R]):
         fingerprint: (recipe, model, changed) -> everything that determines the inputs made from given data, for cache
             keys.
         shapes: "fixed" if batches differ only in size, "bucketed" if other axes vary.
+        decoded: (recipe, model, split, order) -> a dataset of (examples as `batches` has them before random changes,
+            indices into the split int64 [B]), of one shape. They can be kept: `batches` takes them from `Split.kept`
+            where that is set, with the same result. None where reading costs little.
     """
 
     order: Callable[[R, Model, Split, int, int, tuple[int, ...] | None, int], Order]
@@ -119,6 +123,7 @@ class Feeding(Generic[R]):
     example: Callable[[R, Model, Split, int], Tensors]
     fingerprint: Callable[[R, Model, bool], str]
     shapes: Literal["fixed", "bucketed"]
+    decoded: Callable[[R, Model, Split, Order], Dataset] | None = None
 
 
 class Loss(Protocol):

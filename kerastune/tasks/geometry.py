@@ -8,23 +8,24 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
+from kerastune.tasks import draws
+
 Tensor = Any
 Flip = Literal["none", "horizontal", "vertical", "horizontal_and_vertical"]
 
 _LEAST_SEEN = 0.3  # share of a box that must stay in view
 
 
-def windows(seed: int, number: Tensor, count: Tensor, flip: Flip, crop: float, zoom_out: float = 0.0) -> Tensor:
-    """Returns random windows, float32 [count, 4].
+def windows(keys: Tensor, flip: Flip, crop: float, zoom_out: float = 0.0) -> Tensor:
+    """Returns random windows, float32 [B, 4].
 
     Args:
-        seed, number: determine the draws; `number` is the batch's.
+        keys: determine the draws, as of `draws.keys`.
         flip: the axes along which half of the windows are mirrored.
         crop: the largest share of the height and width that a window leaves out.
         zoom_out: the largest share by which a window exceeds the picture.
     """
-    key = tf.stack([tf.cast(seed % 2**31, tf.int64), tf.cast(number, tf.int64)])
-    drawn = tf.random.stateless_uniform([count, 7], key)
+    drawn = draws.uniform(keys, 7)
     size = tf.where(
         drawn[:, 0] * (crop + zoom_out) < crop,
         1 - crop * drawn[:, 1],

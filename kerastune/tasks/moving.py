@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from kerastune.data import Order, Split
 from kerastune.recipe.settings import Recipe
-from kerastune.tasks import geometry
+from kerastune.tasks import draws, geometry
 from kerastune.tasks.contract import Changes, Dataset, Feeding, Model, Targets
 from kerastune.tasks.image_classification import feeding
 from kerastune.tasks.image_classification.settings import Augment as Colours
@@ -38,19 +38,16 @@ def moving(augment_of: Callable[[Any], Augment], moved: Callable[[Any, tf.Tensor
         recipe: Recipe, model: Model, split: Split, order: Order, targets: Targets, changes: Changes | None
     ) -> Dataset:
         if changes is None:
-            return with_truth(feeding.batches(model, split, order), targets)
-        augment, seed = augment_of(recipe), changes.seed
-        made = feeding.batches(model, split, order, Colours(color=augment.color), seed, changes.view)
-        found = with_truth(made, targets)
+            return with_truth(feeding.training(model, split, order), targets)
+        augment, seed, view = augment_of(recipe), changes.seed, changes.view
+        found = with_truth(feeding.training(model, split, order, Colours(color=augment.color), seed, view), targets)
         if not (augment.flip != "none" or augment.crop or augment.zoom_out):
             return found
-        first = 0 if changes.view is None else (changes.view + 1) * feeding.VIEW
 
         def seen(number: tf.Tensor, batch: Any) -> Any:
             x, truth, weights, i = batch
-            windows = geometry.windows(
-                seed, number + first, tf.shape(x)[0], augment.flip, augment.crop, augment.zoom_out
-            )
+            keys = draws.keys(seed, draws.time(order, number, view), i)
+            windows = geometry.windows(keys, augment.flip, augment.crop, augment.zoom_out)
             x = tf.ensure_shape(geometry.pictures(x, windows), x.shape)
             return x, moved(truth, windows), weights, i
 
@@ -64,4 +61,5 @@ def moving(augment_of: Callable[[Any], Augment], moved: Callable[[Any, tf.Tensor
             feeding.preprocessing(model) + (augment_of(recipe).model_dump_json() if changed else "")
         ),
         shapes="fixed",
+        decoded=lambda recipe, *rest: feeding.decoded(*rest),
     )

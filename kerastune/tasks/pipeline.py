@@ -9,16 +9,19 @@ from kerastune.data import Order
 from kerastune.tasks.contract import Targets
 
 
-def in_order(order: Order, read: Callable[[tf.Tensor], Any]) -> tf.data.Dataset:
+def in_order(order: Order, read: Callable[[tf.Tensor], Any], together: bool = False) -> tf.data.Dataset:
     """Yields the batches of an order without groups, each with its number, counted over all epochs.
 
     Args:
         read: an index into the split, int64 [] -> the example, of one shape. Called in parallel.
+        together: `read` takes the indices of a batch, int64 [B], and returns its examples.
     """
 
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         indices = tf.ensure_shape(tf.numpy_function(order.epoch, [number], tf.int64), [order.size])
         left = tf.data.Dataset.from_tensor_slices(indices).skip(tf.where(number == first, skipped, none))
+        if together:
+            return left.batch(order.batch_size).map(read, num_parallel_calls=2)
         return left.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(order.batch_size)
 
     first, none = order.start // order.steps, tf.constant(0, tf.int64)

@@ -78,6 +78,12 @@ class Batches:
         """Returns a dataset of (inputs, truth, weights float32 [B], indices into the split int64 [B])."""
         return self._feeding.batches(self.recipe, self.task, self.split(name), order, self.targets[name], changes)
 
+    def decoded(self, name: str, order: Order | None = None) -> Dataset | None:
+        """Returns a dataset of (examples as they are before random changes, indices into the split int64 [B]), or None
+        where there is nothing to keep."""
+        made = self._feeding.decoded
+        return made and made(self.recipe, self.task, self.split(name), order or self.order(name))
+
     def changes(self, phase: int, view: int | None = None) -> Changes:
         """Returns the random changes of a phase's training examples."""
         return Changes(seed_of(self.recipe.seed, phase), view)

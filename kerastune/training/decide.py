@@ -1,4 +1,5 @@
-"""Makes the decisions that a recipe leaves to `auto`: where to cache a phase's features, and whether to use XLA."""
+"""Makes the decisions that a recipe leaves to `auto`: where to keep features and decoded examples, and whether to use
+XLA."""
 
 import itertools
 import math
@@ -13,7 +14,9 @@ import tensorflow as tf
 
 from kerastune import environment, keras_private, tasks
 from kerastune.errors import RecipeError
+from kerastune.recipe import Recipe
 from kerastune.records import Decision
+from kerastune.training import inputs as decoded
 from kerastune.training.batches import Batches
 from kerastune.training.prefix import cache as store
 from kerastune.training.prefix import cutting, features
@@ -79,7 +82,7 @@ def place(
     Raises:
         RecipeError: what was asked for cannot be had.
     """
-    size, memory, disk = map(store.shown_size, (bytes_needed, memory_available, disk_available))
+    size = store.shown_size(bytes_needed)
     if asked == "off":
         return "off", "as asked"
     if asked != "auto":
@@ -108,6 +111,11 @@ def place(
         return "disk", f"an earlier run cached them ({size})"
     if epochs <= 1:
         return "off", "the phase has one epoch, so nothing would be used twice"
+    return _by_size(bytes_needed, memory_available, disk_available)
+
+
+def _by_size(bytes_needed: int, memory_available: int, disk_available: int) -> tuple[Where, str]:
+    size, memory, disk = map(store.shown_size, (bytes_needed, memory_available, disk_available))
     if bytes_needed <= memory_available / 4:
         return "memory", f"{size}, at most a quarter of the {memory} of free memory"
     if bytes_needed <= disk_available:
@@ -116,6 +124,52 @@ def place(
         "off",
         f"{size}, more than a quarter of the {memory} of free memory, and more than the disk has room for ({disk})",
     )
+
+
+# --- decoded examples ----------------------------------------------------------------------------------------
+
+
+def inputs(batches: Batches, caches: Sequence[Decision]) -> Decision | None:
+    """Decides where to keep decoded examples, in all phases; None for a task that keeps none and was not asked to.
+
+    Args:
+        caches: what `cache` has decided for each phase.
+
+    Raises:
+        RecipeError: what was asked for cannot be had.
+    """
+    recipe, of = batches.recipe, decoded.spec(batches)
+    asked, wish = recipe.train.inputs, f'train.inputs = "{recipe.train.inputs}"'
+    if of is None:
+        if asked in ("memory", "disk"):
+            units = batches.splits.train.modality.plural
+            raise RecipeError(f"{wish}, but {recipe.task} keeps no decoded {units}.", "Remove it.")
+        return None
+    if asked == "off":
+        return Decision("train.inputs", asked, "off", "as asked")
+    needed, memory, disk = decoded.size(batches, of), environment.memory_available(), store.room()
+    is_stored, what = decoded.stored(batches, of), f"{store.shown_size(needed)} of decoded examples"
+    if asked != "auto":
+        available = memory if asked == "memory" else disk
+        if needed > available and not (asked == "disk" and is_stored):
+            raise RecipeError(
+                f"{wish}, but there are {what}, and the {asked} has room for {store.shown_size(available)}.",
+                'Use inputs = "auto"; KERASTUNE_CACHE_GB limits the disk.',
+            )
+        return Decision("train.inputs", asked, asked, f"as requested; {what}")
+    read = sum(_read(recipe, one) for one in caches)
+    if read <= 1:
+        return Decision("train.inputs", asked, "off", "each example is read once, so nothing would be used twice")
+    if is_stored:
+        return Decision("train.inputs", asked, "disk", f"an earlier run kept them ({what})")
+    got, why = _by_size(needed, memory, disk)
+    return Decision("train.inputs", asked, got, f"examples are read {read} times; {why}")
+
+
+def _read(recipe: Recipe, decision: Decision) -> int:
+    """Returns how often a phase reads an example, given where it keeps features."""
+    epochs = recipe.phases[(decision.phase or 1) - 1].epochs
+    return epochs if decision.got == "off" else max(recipe.train.cache_views, 1)
 
 
 # --- XLA -----------------------------------------------------------------------------------------------------

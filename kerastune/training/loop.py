@@ -19,7 +19,7 @@ from kerastune.recipe import Phase
 from kerastune.records import Decision, Ran, Recalibration, to_json
 from kerastune.tasks import contrast
 from kerastune.tasks.learnt import Metric
-from kerastune.training import batch_norm, checkpoint, decide, freezing, interrupts, lora, memory, optimizers
+from kerastune.training import batch_norm, checkpoint, decide, freezing, inputs, interrupts, lora, memory, optimizers
 from kerastune.training.batches import Batches, seed_of
 from kerastune.training.feed import Feed
 from kerastune.training.parts import Parts
@@ -200,6 +200,7 @@ class Training:
             cached: use the features that were decided to be kept; else all batches hold inputs.
         """
         cut, kept, decision = None, None, self.decision("train.cache")
+        self._keep_inputs()
         batches = self.batches.of_phase(self.phase)
         if decision and decision.after:  # the plan has proved that the two parts are the whole
             cut, why = cutting.cut(batches.task, batches.example, batches.bucketed)
@@ -207,6 +208,12 @@ class Training:
             if cached and decision.got != "off":
                 kept = self._kept(batches, cut, on_disk=decision.got == "disk")
         return Feed(batches, self.at.phase, epochs, cut, kept, self.group)
+
+    def _keep_inputs(self) -> None:
+        """Decodes all examples, once in a process, if it was decided to keep them."""
+        decision = next((one for one in self.at.decisions if one.key == "train.inputs"), None)
+        if decision and decision.got != "off" and not self.batches.splits.train.kept:
+            self.batches = inputs.keep(self.batches, decision.got == "disk", self.progress, self.group)
 
     def _kept(self, batches: Batches, cut: cutting.Cut, on_disk: bool) -> features.Kept:
         """Runs the frozen layers over all examples, or finds the features that an earlier run cached."""

@@ -102,6 +102,10 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         known = next((one for one in decided if (one.key, one.phase) == ("train.cache", number)), None)
         decisions.append(known or decide.cache(batches.of_phase(phase), number))
         lora.merge(task)
+    if not kind.learning.fit:
+        caches = [one for one in decisions if one.key == "train.cache"]
+        known = next((one for one in decided if one.key == "train.inputs"), None) or decide.inputs(batches, caches)
+        decisions += [known] if known else []
     numbers = range(1, len(recipe.phases) + 1)
     decisions += [one for one in decided if one.key != "train.cache" and one.phase in numbers]
     return Plan(batches, tuple(audits), tuple(decisions), moving, round(memory.most / 1e6))

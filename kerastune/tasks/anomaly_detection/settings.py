@@ -58,6 +58,7 @@ class AnomalyDetection(Recipe):
             "xla": train.xla is True,
             "early_stopping": train.early_stopping,
             "cache": train.cache in ("memory", "disk"),
+            "inputs": train.inputs in ("memory", "disk"),
             "tensorboard": train.tensorboard,
             "precision": train.precision not in ("auto", "float32"),
         }

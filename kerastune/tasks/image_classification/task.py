@@ -18,7 +18,16 @@ from kerastune.data import Order, Split
 from kerastune.errors import RecipeError, shortened
 from kerastune.tasks import losses
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task
-from kerastune.tasks.image_classification.feeding import batches, example, mixing, order, preprocessing, weighed
+from kerastune.tasks.image_classification.feeding import (
+    batches,
+    decoded,
+    example,
+    mixing,
+    order,
+    preprocessing,
+    training,
+    weighed,
+)
 from kerastune.tasks.image_classification.settings import ImageClassification
 from kerastune.tasks.image_classification.tracing import Scores, reference, signatures, trace
 from kerastune.tasks.losses import activated
@@ -155,9 +164,9 @@ def _batches(
     recipe: ImageClassification, model: Model, split: Split, order: Order, targets: Targets, changes: Changes | None
 ) -> Dataset:
     if changes is None:
-        return with_truth(batches(model, split, order), targets)
+        return with_truth(training(model, split, order), targets)
     augment = recipe.augment
-    found = with_truth(batches(model, split, order, augment, changes.seed, changes.view), targets)
+    found = with_truth(training(model, split, order, augment, changes.seed, changes.view), targets)
     mix = mixing(augment, changes.seed) if changes.view is None else None
     if mix is None:
         return found
@@ -187,6 +196,7 @@ TASK: Task[ImageClassification] = Task(
         example=lambda recipe, model, split, batch_size: example(model, split, batch_size),
         fingerprint=lambda recipe, model, changed: preprocessing(model, recipe.augment if changed else None),
         shapes="fixed",
+        decoded=lambda recipe, *rest: decoded(*rest),
     ),
     learning=losses.learning(_target),
     predict=lambda recipe, model, split, batch_size, told: {

@@ -20,7 +20,7 @@ from kerastune.tasks import losses
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task
 from kerastune.tasks.image_classification import task as images
 from kerastune.tasks.image_classification import tracing
-from kerastune.tasks.image_classification.feeding import batches, example, order, preprocessing
+from kerastune.tasks.image_classification.feeding import batches, decoded, example, order, preprocessing, training
 from kerastune.tasks.image_embedding.learning import LEARNING
 from kerastune.tasks.image_embedding.settings import ImageEmbedding
 from kerastune.tasks.pipeline import with_truth
@@ -74,7 +74,7 @@ def _batches(
     recipe: ImageEmbedding, model: Model, split: Split, order: Order, targets: Targets, changes: Changes | None
 ) -> Dataset:
     more = (recipe.augment, changes.seed, changes.view) if changes else ()
-    return with_truth(batches(model, split, order, *more), targets)
+    return with_truth(training(model, split, order, *more), targets)
 
 
 def vectors(model: Model, split: Split, batch_size: int, each: Callable[[int], None] = lambda n: None) -> Vectors:
@@ -115,6 +115,7 @@ TASK: Task[ImageEmbedding] = Task(
         example=lambda recipe, model, split, batch_size: example(model, split, batch_size),
         fingerprint=lambda recipe, model, changed: preprocessing(model, recipe.augment if changed else None),
         shapes="fixed",
+        decoded=lambda recipe, *rest: decoded(*rest),
     ),
     learning=LEARNING,
     predict=lambda recipe, model, split, batch_size, told: {"embeddings": vectors(model, split, batch_size, told)},

@@ -106,7 +106,7 @@ def compute(
             raise KerastuneError(
                 f"Features of {shown_size(needed)} cannot be kept: {_root()} cannot be written, and "
                 f"{shown_size(free)} of memory are free.",
-                'Set KERASTUNE_HOME to a folder of yours, or use train.cache = "off".',
+                'Set KERASTUNE_HOME to a folder of yours, or set train.cache and train.inputs to "off".',
             )
         return _in_memory(forward, batches, n, specs, each)
     _make_room(needed)
@@ -335,7 +335,7 @@ def _make_room(needed: int) -> None:
         raise KerastuneError(
             f"Features of {shown_size(needed)} do not fit on the disk any more: there is room for {shown_size(room())} "
             f"in {_root()}.",
-            'Make room, raise KERASTUNE_CACHE_GB, or use train.cache = "off".',
+            'Make room, raise KERASTUNE_CACHE_GB, or set train.cache and train.inputs to "off".',
         )
     entries = listing()
     total = sum(entry["bytes"] for entry in entries)

@@ -1,0 +1,51 @@
+"""Random numbers that belong to an example: the same in a batch of any size, and however many workers share it."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kerastune.data import Order
+
+Tensor = Any
+
+_SEEDS = 64  # that a picture's changes draw at most; RandAugment draws the most, 40
+
+
+def time(order: Order, number: Tensor, view: int | None) -> Tensor:
+    """Returns when a batch is drawn, int64 []: in which epoch, or for which view."""
+    return tf.cast(number // order.steps if view is None else -1 - view, tf.int64)
+
+
+def keys(seed: int, time: Tensor, indices: Tensor) -> Tensor:
+    """Returns a key for the draws of each example, int64 [B, 2].
+
+    Args:
+        seed: that of the changes.
+        time: as of `time`.
+        indices: those of the examples in their split, int64 [B].
+    """
+    fold = tf.random.experimental.stateless_fold_in
+    start = fold(tf.constant([seed, 0], tf.int64), tf.cast(time, tf.int64))
+    return tf.map_fn(lambda i: fold(start, i), indices, fn_output_signature=tf.TensorSpec([2], tf.int64))
+
+
+def uniform(keys: Tensor, count: int) -> Tensor:
+    """Returns `count` numbers from 0 to 1 for each key, float32 [B, count]."""
+    return tf.map_fn(
+        lambda key: tf.random.stateless_uniform([count], key),
+        keys,
+        fn_output_signature=tf.TensorSpec([count], tf.float32),
+    )
+
+
+class Seeds(keras.random.SeedGenerator):  # type: ignore[misc]
+    """Gives Keras's layers seeds that a key determines, instead of those of a variable that counts draws."""
+
+    def begin(self, key: Tensor) -> None:
+        """Begins the seeds of a key, int64 [2], for the layers that are called next."""
+        drawn = tf.random.stateless_uniform([_SEEDS, 2], key, None, None, tf.int32)
+        self._given = iter(tf.unstack(drawn))
+
+    def next(self, ordered: bool = True) -> Tensor:
+        return next(self._given)
