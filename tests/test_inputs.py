@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from bits import assert_same_bits
 
-from kerastune import fine_tune
+from kerastune import data, fine_tune
 from kerastune.data import Order
 from kerastune.errors import RecipeError
 from kerastune.progress import Progress
 from kerastune.tasks.image_classification import feeding
 from kerastune.tasks.image_classification.settings import Augment
 from kerastune.training import decide, inputs
+from kerastune.training.feed import Feed
 from kerastune.training.plan import plan
+from kerastune.workers.group import Group
 
 CHANGES = {"flip": "horizontal", "crop": 0.2, "color": 0.3, "mixup": 0.2}
 PHASES = [{"unfreeze": "all", "epochs": 2, "learning_rate": 1e-3}]
@@ -129,3 +131,34 @@ def test_a_changed_byte_on_disk_is_found_and_made_again(wanted, tmp_path):
         path.write_bytes(data)
     again = inputs.keep(made.batches, True, Progress()).splits.train.kept(np.arange(3))
     np.testing.assert_array_equal(first, again)
+
+
+def alone(rank):
+    """One of two workers, which hears only itself."""
+    return Group(2, rank, lambda vector: vector)
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_worker_reads_only_its_part_of_a_batch_with_the_pixels_of_the_whole(wanted, is_kept):
+    made = plan(wanted(augment={**CHANGES, "mixup": 0.0}))
+    train = data.picked(made.splits.train, range(22))  # three batches of 7, and one picture, which the second gets
+    batches = replace(made.batches, splits=replace(made.splits, train=train))
+    whole = list(Feed(batches, 1, 1, group=Group(2)).train(1, 0))
+    for rank in range(2):
+        read: list[int] = []
+        counted = replace(train, read=lambda i, read=read: read.append(int(i)) or train.read(i))
+        own = replace(batches, splits=replace(made.splits, train=counted))
+        own = inputs.keep(own, False, Progress()) if is_kept else own
+        found = list(Feed(own, 1, 1, group=alone(rank)).train(1, 0))
+        assert [len(part[0]) for (part,) in found] == [[3, 3, 3, 0], [4, 4, 4, 1]][rank]
+        for (part,), parts in zip(found, whole, strict=True):
+            for ours, theirs in zip(part, parts[rank], strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+        assert is_kept or len(read) == len(set(read)) == sum(len(part[0]) for (part,) in found)
+
+
+def test_mixed_pictures_are_made_from_whole_batches(wanted):
+    made = plan(wanted())
+    whole, own = (list(Feed(made.batches, 1, 1, group=group).train(1, 0)) for group in (Group(2), alone(1)))
+    for parts, (part,) in zip(whole, own, strict=True):
+        np.testing.assert_array_equal(parts[1][0], part[0])

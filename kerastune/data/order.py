@@ -1,7 +1,7 @@
 """Orders examples into batches, as a function of a seed and a position, so that a resumed run continues unchanged."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ class Order:
         groups: group of each example, int64 [size]; examples in a group have similar lengths.
         kinds: kind of each example, int64 [size]; a shuffled epoch keeps `TOGETHER` of a kind next to each other, so
             that they meet in a batch.
+        part: size of a batch -> the rows of it that are read; None: all. Only pipelines of single examples ask it, of
+            tasks whose `Feeding.parts` allows it.
     """
 
     size: int
@@ -33,6 +35,7 @@ class Order:
     start: int = 0
     groups: npt.NDArray[np.int64] | None = None
     kinds: npt.NDArray[np.int64] | None = None
+    part: Callable[[int], slice] | None = None
 
     @property
     def steps(self) -> int:

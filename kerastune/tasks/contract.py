@@ -116,6 +116,7 @@ class Feeding(Generic[R]):
         decoded: (recipe, model, split, order) -> a dataset of (examples as `batches` has them before random changes,
             indices into the split int64 [B]), of one shape. They can be kept: `batches` takes them from `Split.kept`
             where that is set, with the same result. None where reading costs little.
+        parts: recipe -> whether `batches` makes a part of a batch (`Order.part`) as it is in the whole.
     """
 
     order: Callable[[R, Model, Split, int, int, tuple[int, ...] | None, int], Order]
@@ -124,6 +125,7 @@ class Feeding(Generic[R]):
     fingerprint: Callable[[R, Model, bool], str]
     shapes: Literal["fixed", "bucketed"]
     decoded: Callable[[R, Model, Split, Order], Dataset] | None = None
+    parts: Callable[[R], bool] = lambda recipe: False
 
 
 class Loss(Protocol):

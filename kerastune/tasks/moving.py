@@ -62,4 +62,5 @@ def moving(augment_of: Callable[[Any], Augment], moved: Callable[[Any, tf.Tensor
         ),
         shapes="fixed",
         decoded=lambda recipe, *rest: feeding.decoded(*rest),
+        parts=lambda recipe: True,
     )

@@ -20,13 +20,28 @@ def in_order(order: Order, read: Callable[[tf.Tensor], Any], together: bool = Fa
     def epoch(number: tf.Tensor) -> tf.data.Dataset:
         indices = tf.ensure_shape(tf.numpy_function(order.epoch, [number], tf.int64), [order.size])
         left = tf.data.Dataset.from_tensor_slices(indices).skip(tf.where(number == first, skipped, none))
-        if together:
-            return left.batch(order.batch_size).map(read, num_parallel_calls=2)
-        return left.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(order.batch_size)
+        if not together and order.part is None:
+            return left.map(read, num_parallel_calls=tf.data.AUTOTUNE).batch(order.batch_size)
+        signature = None if together else left.map(read).element_spec
+
+        def batch(i: tf.Tensor) -> Any:
+            own = _own(order, i)
+            return read(own) if together else tf.map_fn(read, own, fn_output_signature=signature)
+
+        return left.batch(order.batch_size).map(batch, num_parallel_calls=2)
 
     first, none = order.start // order.steps, tf.constant(0, tf.int64)
     skipped = tf.constant(order.start % order.steps * order.batch_size, tf.int64)
     return tf.data.Dataset.range(first, order.epochs).flat_map(epoch).enumerate(order.start)
+
+
+def _own(order: Order, indices: tf.Tensor) -> tf.Tensor:
+    """Returns the part of a batch's indices that this process reads, which may be empty."""
+    if order.part is None:
+        return indices
+    full, last = (order.part(size) for size in (order.batch_size, order.size % order.batch_size or order.batch_size))
+    is_full = tf.shape(indices)[0] == order.batch_size
+    return indices[tf.where(is_full, full.start, last.start) : tf.where(is_full, full.stop, last.stop)]
 
 
 def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:

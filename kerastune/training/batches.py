@@ -41,6 +41,11 @@ class Batches:
         """Returns whether axes other than the first vary between batches."""
         return self._feeding.shapes == "bucketed"
 
+    @property
+    def parts(self) -> bool:
+        """Returns whether a part of a training batch can be made without the rest."""
+        return self._feeding.parts(self.recipe)
+
     @cached_property
     def targets(self) -> dict[str, Targets]:
         """Training targets by split. Label smoothing and class weights apply only to training."""

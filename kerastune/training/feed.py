@@ -89,8 +89,13 @@ class Feed:
             )
 
     def _fresh(self, start: int) -> Iterator[tuple[Any, ...]] | tf.data.Dataset:
-        found = self._batches.of("train", self._order(start), self._batches.changes(self._phase))
+        order, apart = self._order(start), self._group.is_apart and self._batches.parts
+        if apart:  # the examples of the others' parts are not even read
+            order = replace(order, part=lambda size: self._group.cut(size)[0])
+        found = self._batches.of("train", order, self._batches.changes(self._phase))
         batches = found.map(lambda x, y, weights, i: (x, y, weights)).prefetch(1)
+        if apart:
+            return ((batch,) for batch in batches)
         return batches if self._group.count == 1 else map(self._parts, batches)
 
     def _parts(self, batch: Any) -> tuple[Any, ...]:

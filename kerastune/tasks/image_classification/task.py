@@ -197,6 +197,7 @@ TASK: Task[ImageClassification] = Task(
         fingerprint=lambda recipe, model, changed: preprocessing(model, recipe.augment if changed else None),
         shapes="fixed",
         decoded=lambda recipe, *rest: decoded(*rest),
+        parts=lambda recipe: not (recipe.augment.mixup or recipe.augment.cutmix),
     ),
     learning=losses.learning(_target),
     predict=lambda recipe, model, split, batch_size, told: {
