@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Any
 
 from kerastune.data import cells
+from kerastune.data.contents import Contents
 from kerastune.data.source import Example, Problem, Progress, Source, counted, named
 from kerastune.data.sources.messages import turns_of
 from kerastune.data.sources.table import all_rows, cleaned, in_column, placed
@@ -22,7 +23,7 @@ def examples(settings: ChatData, progress: Progress) -> Source:
         DataError: a file cannot be read in its format, or lacks a column.
     """
     found: list[Example] = []
-    contents: list[bytes] = []
+    contents = Contents()
     problems: list[Problem] = []
     notes: Counter[str] = Counter()
     more: list[str] = []
