@@ -148,6 +148,12 @@ def test_a_proof_is_not_unpacked_beyond_memory(made: Artifact, monkeypatch: pyte
         _ = artifact.load(made.folder).golden
 
 
+def test_a_model_in_several_files_has_the_size_of_all(made: Artifact) -> None:
+    (made.folder / "decode.tflite").write_bytes(b"TFL3 with a cache")
+    (made.folder / "reader.txt").write_text("no part of it")
+    assert artifact.write(made.folder, a_manifest(), made.golden).size_bytes == 4 + 17
+
+
 def test_a_file_that_was_added_is_named(made: Artifact) -> None:
     for name in ("__pycache__/artifact.pyc", "js/runtime.js", artifact.REPORT):
         (made.folder / name).parent.mkdir(exist_ok=True)

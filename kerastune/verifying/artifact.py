@@ -102,9 +102,10 @@ class Artifact:
 
     @property
     def size_bytes(self) -> int:
-        """The model's size: what a device has to hold."""
-        of_model = (file.bytes for name, file in self.manifest.files.items() if name.startswith(self.manifest.model))
-        return sum(of_model)
+        """The model's size: what a device has to hold, in one file or several."""
+        model, kind = self.manifest.model, Path(self.manifest.model).suffix
+        files = self.manifest.files.items()
+        return sum(file.bytes for name, file in files if name.startswith(model) or (kind and Path(name).suffix == kind))
 
     @property
     def report(self) -> VerificationReport | None:
