@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv-setfit"
 RESULTS = HERE / "few.json"
 TEXTS = {"questions": "trec-questions", "spam": "sms-spam", "reviews": "vader-movie-reviews"}
+PEER = {**dict.fromkeys(TEXTS, "setfit"), "clothes": "keras"}
 SIZES = {**dict.fromkeys(TEXTS, (8, 16, 64)), "clothes": (8, 32)}
 SEEDS = range(3)
 ONE_THREAD = {
@@ -50,7 +51,7 @@ def jobs():
     for name, sizes in SIZES.items():
         for size in sizes:
             for seed in SEEDS:
-                for side in ("kerastune", "setfit" if name in TEXTS else "keras"):
+                for side in ("kerastune", PEER[name]):
                     yield name, size, seed, side
 
 
@@ -86,13 +87,11 @@ def draw_clothes(name, size, seed, folder):
     draw = random.Random(seed)
     where = str(assets.home() / "assets" / "fashion-mnist")
     for split, part in (("train", "train[:10000]"), ("validation", "train[55000:]"), ("test", "test[:1000]")):
-        images = [
-            (str(y), x)
-            for x, y in tfds.as_numpy(tfds.load("fashion_mnist", split=part, data_dir=where, as_supervised=True))
-        ]
-        for i, (label, image) in enumerate(
-            images if split == "test" else of_each(images, size if split == "train" else 16, draw)
-        ):
+        stored = tfds.load("fashion_mnist", split=part, data_dir=where, as_supervised=True)
+        images = [(str(label), image) for image, label in tfds.as_numpy(stored)]
+        if split != "test":
+            images = of_each(images, size if split == "train" else 16, draw)
+        for i, (label, image) in enumerate(images):
             path = folder / split / label / f"{i:05}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image[:, :, 0]).save(path)
@@ -111,7 +110,7 @@ def table(found):
         for size in sizes:
             sides = [
                 [found[key] for seed in SEEDS if (key := f"{name}:{size}:{seed}:{side}") in found]
-                for side in ("kerastune", "setfit" if name in TEXTS else "keras")
+                for side in ("kerastune", PEER[name])
             ]
             if all(sides):
                 seconds = [statistics.mean(one["cpu_seconds"] for one in side) for side in sides]

@@ -20,8 +20,9 @@ CLOTHES = {
 def recipe(job):
     if job["kind"] == "clothes":
         return read_recipe({**CLOTHES, "name": "few", "seed": job["seed"]})
-    changes = [f"data.path={HOME / 'data'}", f"data.per_label={job['size']}", f"seed={job['seed']}", "train.xla=false"]
-    return read_recipe("few", changes)
+    data = {"path": HOME / "data", "per_label": job["size"], "max_length": job["max_length"]}
+    changes = [f"data.{key}={value}" for key, value in data.items()]
+    return read_recipe("few", [*changes, f"seed={job['seed']}", "train.xla=false"])
 
 
 class Watch(Progress):
