@@ -2,13 +2,14 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from kerastune import files, forkserver
 from kerastune.errors import AssetError
@@ -83,16 +84,22 @@ def check_difference(found: float, allowed: float, what: str) -> None:
         )
 
 
-def run_tool(command: Sequence[str], doing: str, hint: str, cwd: Path | None = None) -> None:
-    """Runs a program without output; if it fails, raises AssetError with its last lines."""
+def run_tool(command: Sequence[str], doing: str, hint: str, cwd: Path | None = None) -> bytes:
+    """Runs a program and returns its output; if it fails, raises AssetError with its last lines."""
     done = subprocess.run(
         forkserver.tied(command),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
         env={**os.environ, "LC_ALL": "C"},
     )
     if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip() or "it printed nothing").splitlines()
-        raise AssetError(f"{doing} failed (exit status {done.returncode}):\n" + "\n".join(words[-4:]), hint)
+        printed = (done.stderr.strip() or done.stdout.strip() or b"it printed nothing").decode(errors="replace")
+        words = "\n".join(printed.splitlines()[-4:])
+        raise AssetError(f"{doing} failed (exit status {done.returncode}):\n{words}", hint)
+    return done.stdout
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a JSON Lines file."""
+    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), "utf-8")

@@ -8,7 +8,6 @@ in others. LANGUAGE.jsonl has a row for each recording that has a transcript: "a
 import gzip
 import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kerastune import environment
 from kerastune.assets import debian
-from kerastune.assets.asset import Asset, Progress
+from kerastune.assets.asset import Asset, Progress, write_rows
 from kerastune.errors import AssetError
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def build_from_packages(content: Path, folder: Path) -> None:
             seconds = round(len(sound) / _RATE, 3)
             group = " ".join(re.findall(r"\w+", text.lower()))
             rows.append({"audio": f"{code}/{name}.flac", "text": text, "group": group, "seconds": seconds})
-        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-        (folder / f"{code}.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+        write_rows(folder / f"{code}.jsonl", rows)
 
 
 def check(content: Path) -> None:

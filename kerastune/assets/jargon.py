@@ -9,14 +9,13 @@ import io
 import json
 import random
 import shutil
-import subprocess
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kerastune import environment, forkserver
-from kerastune.assets.asset import Asset, Progress, Wheel, check_sha256, read_wheel
+from kerastune import environment
+from kerastune.assets.asset import Asset, Progress, Wheel, check_sha256, read_wheel, run_tool, write_rows
 from kerastune.errors import AssetError
 
 if TYPE_CHECKING:
@@ -95,14 +94,13 @@ def build(folder: Path, progress: Progress) -> None:
         voice = onnxruntime.InferenceSession(archive.read(_VOICE), providers=["CPUExecutionProvider"])
 
     def speak(text: str, name: str, rate: int, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if name == "piper":
-            sound = spoken(voice, settings, phonemes(text))
-            soundfile.write(path, sound, settings["audio"]["sample_rate"], subtype="PCM_16")
+            sound, samples_per_second = spoken(voice, settings, phonemes(text)), settings["audio"]["sample_rate"]
         else:
             said = _espeak("-v", name, "-s", str(rate), "--stdout", text)
             sound, samples_per_second = soundfile.read(io.BytesIO(said))
-            soundfile.write(path, sound, samples_per_second, subtype="PCM_16")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, sound, samples_per_second, subtype="PCM_16")
 
     progress("speaking")
     write(folder, speak)
@@ -110,11 +108,10 @@ def build(folder: Path, progress: Progress) -> None:
 
 def write(folder: Path, speak: Speak) -> None:
     """Writes the recordings that `speak(text, voice, words per minute, path)` makes, and the tables."""
-    lines = []
-    for row, voice, rate in sentences():
+    planned = list(sentences())
+    for row, voice, rate in planned:
         speak(row["text"], voice, rate, folder / row["audio"])
-        lines.append(json.dumps(row))
-    (folder / "jargon.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    write_rows(folder / "jargon.jsonl", (row for row, _, _ in planned))
     (folder / "terms.txt").write_text("\n".join(TERMS) + "\n", "utf-8")
 
 
@@ -153,13 +150,11 @@ def spoken(voice: Any, settings: Mapping[str, Any], phonemes: str) -> "NDArray[A
 
 
 def _espeak(*arguments: str) -> bytes:
-    done = subprocess.run(
-        forkserver.tied(["espeak-ng", *arguments]), stdin=subprocess.DEVNULL, capture_output=True, check=False
-    )
-    if done.returncode or not done.stdout:
-        said = done.stderr.decode(errors="replace").strip()[-300:]
-        raise AssetError(f"espeak-ng failed: {said or 'it gave nothing'}", "Use espeak-ng 1.51 or later.")
-    return done.stdout
+    hint = "Use espeak-ng 1.51 or later."
+    said = run_tool(["espeak-ng", *arguments], doing="espeak-ng", hint=hint)
+    if not said:
+        raise AssetError("espeak-ng failed: it gave nothing", hint)
+    return said
 
 
 ASSET = Asset(
