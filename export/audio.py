@@ -132,6 +132,10 @@ def decode(data: bytes, most: int | None = None):
     return np.concatenate(parts)[:most], remarks
 
 
+class UnknownFormat(ValueError):
+    """The file is in no format that is read here."""
+
+
 def opened(data: bytes):
     """Opens an encoded sound without decoding it, and returns it with remarks; raises ValueError as `decode`."""
     import soundfile
@@ -142,7 +146,7 @@ def opened(data: bytes):
     if kind is None and (file := containers().opened(data)):
         return _plausible(file), remarks
     if kind is None:
-        raise ValueError(f"is not a {', '.join(_FORMATS)} file")
+        raise UnknownFormat(f"is not a {', '.join(_FORMATS)} file")
     if (missing := _missing(data, kind)) is None:
         remarks.append("no length in its header, read to its end")
     elif missing > 0:

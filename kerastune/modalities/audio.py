@@ -118,7 +118,7 @@ class _Heard:
 
 
 def _why(data: bytes, error: ValueError) -> str:
-    if not str(error).startswith("is not a "):
+    if not isinstance(error, reader.UnknownFormat):
         return str(error)
     for what, magic in _FOREIGN.items():
         if re.match(magic, data[:64]):
