@@ -1,6 +1,5 @@
 """kerastune curve: what further examples would bring."""
 
-import base64
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,12 +52,13 @@ def curve(
 
     with progress() as told:
         found = curves.measure(wanted, folder, force=force, progress=told)
-        from kerastune.reporting import charts, report
+        from kerastune.reporting import charts
 
-        picture = charts.learning_curve(found).partition(",")[2]  # of a data URI
         with files.whole_file(folder / "curve.svg") as file:
-            file.write(base64.b64decode(picture))
+            file.write(charts.learning_curve(found).encode())
         if of:
+            from kerastune.reporting import report
+
             report.write(of, progress=told)
     document = {**asdict(found), "folder": str(folder)}
     emit(as_json, document, lambda: _show(found, folder))

@@ -18,8 +18,8 @@ _INK = "#010203"  # placeholder for the text colour, which follows the reader's 
 _INK_STYLE = "svg{color:#1d2127}@media(prefers-color-scheme:dark){svg{color:#e3e6ea}}"
 
 
-def drawn(name: str, draw: Callable[[Figure, Any], None]) -> str:
-    """Returns a chart as a data URI; `draw` gets the figure and its axes.
+def svg(name: str, draw: Callable[[Figure, Any], None]) -> str:
+    """Returns a chart as SVG; `draw` gets the figure and its axes.
 
     Args:
         name: makes the ids in the picture reproducible.
@@ -33,8 +33,18 @@ def drawn(name: str, draw: Callable[[Figure, Any], None]) -> str:
         draw(figure, axes)
         axes.grid(axis="y", color="#808080", alpha=0.25)
         figure.savefig(buffer := io.StringIO(), format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue().replace(_INK, "currentColor").replace("*{", _INK_STYLE + "*{", 1)
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg[svg.index('<svg') :].encode()).decode()}"
+    made = buffer.getvalue().replace(_INK, "currentColor").replace("*{", _INK_STYLE + "*{", 1)
+    return made[made.index("<svg") :]
+
+
+def inline(picture: str) -> str:
+    """Returns an SVG picture as a data URI."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture.encode()).decode()}"
+
+
+def drawn(name: str, draw: Callable[[Figure, Any], None]) -> str:
+    """Returns a chart as a data URI; the arguments are those of `svg`."""
+    return inline(svg(name, draw))
 
 
 def curve(metric: str, record: RunRecord, history: list[dict[str, float]], kept: int) -> str:
@@ -68,7 +78,7 @@ def plot(one: Plot) -> str:
 
 
 def learning_curve(found: Curve) -> str:
-    """Plots the accuracy against the number of training examples, with the range of the draws."""
+    """Plots the accuracy against the number of training examples, with the range of the draws, as SVG."""
 
     def draw(figure: Figure, axes: Any) -> None:
         looks: tuple[tuple[Weights, str, str], ...] = (("pretrained", _VALIDATION, "-"), ("random", _TRAIN, "--"))
@@ -79,7 +89,7 @@ def learning_curve(found: Curve) -> str:
         axes.set(xscale="log", xlabel="training examples", ylabel="test accuracy")
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
 
-    return drawn("learning curve", draw)
+    return svg("learning curve", draw)
 
 
 def _bands(axes: Any, numbers: list[int], phases: Sequence[Audit]) -> None:

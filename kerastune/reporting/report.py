@@ -80,7 +80,7 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
         refused=of.failures,
         said=_said(of, history),
         worth_more=read_curve(of.folder / "curve"),
-        learning_curve=charts.learning_curve,
+        learning_curve=lambda found: charts.inline(charts.learning_curve(found)),
         curve_means=curve_means,
         missing=sorted(
             {export_name(e) for e in of.recipe.exports}

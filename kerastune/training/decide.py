@@ -96,12 +96,9 @@ def place(
                 f"{wish}, but [augment] changes the images every epoch.",
                 "Set train.cache_views to the number of views of each to cache, or leave out [augment].",
             )
-        available = memory_available if asked == "memory" else disk_available
-        if bytes_needed > available and not (asked == "disk" and is_stored):
-            raise RecipeError(
-                f"{wish}, but the features take {size}, and the {asked} has room for {store.shown_size(available)}.",
-                'Use cache = "auto"; KERASTUNE_CACHE_GB limits the disk.',
-            )
+        if not (asked == "disk" and is_stored):
+            available = memory_available if asked == "memory" else disk_available
+            _refuse_without_room("cache", asked, f"the features take {size}", bytes_needed, available)
         return asked, f"as requested; {size}"
     if cut_reason is not None:
         return "off", f"nothing to cache: {cut_reason}"
@@ -112,6 +109,14 @@ def place(
     if epochs <= 1:
         return "off", "the phase has one epoch, so nothing would be used twice"
     return _by_size(bytes_needed, memory_available, disk_available)
+
+
+def _refuse_without_room(key: str, asked: Where, what: str, bytes_needed: int, available: int) -> None:
+    if bytes_needed > available:
+        raise RecipeError(
+            f'train.{key} = "{asked}", but {what}, and the {asked} has room for {store.shown_size(available)}.',
+            f'Use {key} = "auto"; KERASTUNE_CACHE_GB limits the disk.',
+        )
 
 
 def _by_size(bytes_needed: int, memory_available: int, disk_available: int) -> tuple[Where, str]:
@@ -139,23 +144,21 @@ def inputs(batches: Batches, caches: Sequence[Decision]) -> Decision | None:
         RecipeError: what was asked for cannot be had.
     """
     recipe, of = batches.recipe, decoded.spec(batches)
-    asked, wish = recipe.train.inputs, f'train.inputs = "{recipe.train.inputs}"'
+    asked = recipe.train.inputs
     if of is None:
         if asked in ("memory", "disk"):
             units = batches.splits.train.modality.plural
-            raise RecipeError(f"{wish}, but {recipe.task} keeps no decoded {units}.", "Remove it.")
+            said = f'train.inputs = "{asked}", but {recipe.task} keeps no decoded {units}.'
+            raise RecipeError(said, "Remove it.")
         return None
     if asked == "off":
         return Decision("train.inputs", asked, "off", "as asked")
     needed, memory, disk = decoded.size(batches, of), environment.memory_available(), store.room()
     is_stored, what = decoded.stored(batches, of), f"{store.shown_size(needed)} of decoded examples"
     if asked != "auto":
-        available = memory if asked == "memory" else disk
-        if needed > available and not (asked == "disk" and is_stored):
-            raise RecipeError(
-                f"{wish}, but there are {what}, and the {asked} has room for {store.shown_size(available)}.",
-                'Use inputs = "auto"; KERASTUNE_CACHE_GB limits the disk.',
-            )
+        if not (asked == "disk" and is_stored):
+            available = memory if asked == "memory" else disk
+            _refuse_without_room("inputs", asked, f"there are {what}", needed, available)
         return Decision("train.inputs", asked, asked, f"as requested; {what}")
     read = sum(_read(recipe, one) for one in caches)
     if read <= 1:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,4 @@ def _decoded(batches: Batches, name: str, group: Group) -> Iterator[tuple[Any, A
     order = replace(order, start=own.start, kinds=None)
     found = batches.decoded(name, order)
     assert found is not None
-    for number, batch in enumerate(found, own.start):
-        if number == own.stop:
-            return
-        yield batch
+    yield from islice(found, len(own))

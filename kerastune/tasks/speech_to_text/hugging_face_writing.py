@@ -20,7 +20,7 @@ def write(model: Transcriber, language: str, translate: bool, folder: Path) -> N
     """Creates the folder, with weights in float32, and language and task as defaults of `generate`."""
     from safetensors.numpy import save_file
 
-    parts, frames = model.parts, _frames(model.parts)
+    parts, frames = model.parts, model.parts.hops // 2
     stored = {name: np.ascontiguousarray(turned(one.numpy())) for name, one, turned in named(parts.whisper)}
     places = "model.encoder.embed_positions.weight"
     stored[places] = np.ascontiguousarray(stored[places][:frames])
@@ -47,11 +47,6 @@ def write(model: Transcriber, language: str, translate: bool, folder: Path) -> N
     for name, document in documents.items():
         (folder / name).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", "utf-8")
-
-
-def _frames(parts: Parts) -> int:
-    """Returns the number of encoder frames of the window."""
-    return int(parts.settings["samples"]) // int(parts.converter.stride) // 2
 
 
 def _special(tokenizer: Any) -> dict[str, int]:
@@ -125,7 +120,7 @@ def _hearing(parts: Parts) -> dict[str, Any]:
         "sampling_rate": rate,
         "chunk_length": -(-samples // rate),  # whole seconds; `max_length=samples` pads to others
         "n_samples": samples,
-        "nb_max_frames": samples // config["stride"],
+        "nb_max_frames": parts.hops,
         "padding_side": "right",
         "padding_value": 0.0,
         "return_attention_mask": False,

@@ -83,6 +83,11 @@ class Parts:
     converter: Any
     settings: dict[str, Any]
 
+    @property
+    def hops(self) -> int:
+        """Returns the length of the window in frames of the spectrum; the encoder makes one of two."""
+        return int(self.settings["samples"]) // int(self.converter.stride)
+
 
 class _Preprocessor:
     """Holds the tokenizer where `training.saving` looks for it."""
@@ -102,9 +107,8 @@ class Transcriber(keras.Model):  # type: ignore[misc]
     """
 
     def __init__(self, parts: Parts, **kwargs: Any) -> None:
-        stride, settings = parts.converter.stride, parts.settings
-        length = len(settings["prompt"]) + settings["max_tokens"]
-        backbone = SpeechBackbone(parts.whisper, settings["samples"] // stride, length, name="whisper")
+        length = len(parts.settings["prompt"]) + parts.settings["max_tokens"]
+        backbone = SpeechBackbone(parts.whisper, parts.hops, length, name="whisper")
         inputs = {name: keras.Input(x.shape[1:], dtype=x.dtype, name=name) for name, x in backbone.input.items()}
         super().__init__(inputs, backbone(inputs), **kwargs)
         self.backbone, self.parts = backbone, parts

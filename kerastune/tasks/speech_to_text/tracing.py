@@ -47,7 +47,7 @@ def signatures(model: Transcriber) -> dict[str, Signature]:
     def transcribe_files(sound_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return transcribe(wav.windows(sound_bytes, model.samples, settings["sample_rate"]))
 
-    frames = settings["samples"] // model.parts.converter.stride // 2
+    frames = model.parts.hops // 2
     heads, width = whisper.num_heads, whisper.hidden_dim // whisper.num_heads
     return {
         "encode": (encode, [tf.TensorSpec([1, model.samples], tf.float32, name="sounds")]),
@@ -67,8 +67,7 @@ def signatures(model: Transcriber) -> dict[str, Signature]:
 
 def trace(model: Transcriber, work: Path, wanted: Sequence[str]) -> None:
     """Writes how devices call the model, and its vocabulary."""
-    whisper = model.whisper
-    hops = model.samples // model.parts.converter.stride
+    whisper, hops = model.whisper, model.parts.hops
     settings: dict[str, Any] = {
         **model.settings,
         "cache": cache_shape(model),
