@@ -57,9 +57,21 @@ def boxes(outputs, labels, top):
 
 
 def shares(outputs, labels, top):
-    """Returns the classes with their shares of the picture, the largest first."""
+    """Returns the classes with their shares of the picture, the largest first, and how probable they are there."""
     found = np.bincount(outputs["class_map"].ravel().astype(int), minlength=len(labels)) / outputs["class_map"].size
-    return [f"{found[i]:.1%}  {labels[i]}" for i in np.argsort(-found, kind="stable")[:top] if found[i]]
+    order = [i for i in np.argsort(-found, kind="stable")[:top] if found[i]]
+    if "probabilities" not in outputs:
+        return [f"{found[i]:.1%}  {labels[i]}" for i in order]
+    sure = certainty(outputs)
+    return [f"{found[i]:.1%}  {labels[i]}, with a mean probability of {sure[i]:.3f}" for i in order]
+
+
+def certainty(outputs):
+    """Returns the mean probability of each class at the pixels that got it, [K]; 0 where none did."""
+    said = outputs["class_map"].ravel().astype(int)
+    probable = outputs["probabilities"].reshape(len(said), -1)
+    sums = np.bincount(said, probable[np.arange(len(said)), said], minlength=probable.shape[1])
+    return sums / np.maximum(np.bincount(said, minlength=probable.shape[1]), 1)
 
 
 def answer(outputs, labels, top):
@@ -118,13 +130,18 @@ def same_boxes(ours, theirs):
 
 def pixels(ours, theirs):
     """Returns the largest difference of a logit; or, if that is more, what it would take to change a pixel's class that
-    differs: half of the margin between the two classes. Without logits, returns the share of pixels that differ."""
+    differs: half of the margin between the two classes; or to change a probability: twice its difference, since a
+    softmax changes by at most half of what its logits do. Without logits, returns the share of pixels that differ."""
     if ours["class_map"].shape != theirs["class_map"].shape:
         return np.inf
     differ = ours["class_map"] != theirs["class_map"]
     if "logits" not in theirs:
         return differ.mean()
     raw = np.abs(ours["logits"].astype(np.float64) - theirs["logits"]).max()
+    if "probabilities" in theirs:
+        if ours["probabilities"].shape != theirs["probabilities"].shape:
+            return np.inf
+        raw = np.maximum(raw, 2 * np.abs(ours["probabilities"] - theirs["probabilities"]).max())  # NaN stays
     rows, columns = np.nonzero(differ)
     if not len(rows):
         return raw

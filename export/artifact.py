@@ -29,6 +29,9 @@ proof is more than outputs, and `Refused` for examples that the model cannot tak
 FAILED = 3
 """Exit code for an artifact that has changed, does not compute what was trained, or could do more than compute."""
 
+MINOR = ("detail", "cells", "probabilities")
+"""Roles of outputs that are compared for the golden examples alone: a validation split may have gigabytes of them."""
+
 REFUSED = 5
 """Exit code for an example that the model cannot take, whatever the runtime."""
 
@@ -154,11 +157,10 @@ def stream(predict, take, restore, examples, manifest, out, load_seconds, detail
     An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], texts str [1 or 2] or [B, 1 or 2],
     a conversation, turns of role and content, str [T, 2], or a sound, float32 [n]. Writes "outputs/NAME", one row per
     example, and "outputs/NAME/offsets" for outputs whose number of rows varies by example; for maps, also
-    "outputs/NAME/shapes". Outputs whose role is "detail" or "cells" are stored for the first `details` examples; None:
-    for all.
+    "outputs/NAME/shapes". Outputs with a `MINOR` role are stored for the first `details` examples; None: for all.
     """
     found, seconds, refused = {}, [], getattr(examples, "Refused", ())
-    minor, done = {one["name"] for one in manifest["outputs"] if one.get("role") in ("detail", "cells")}, 0
+    minor, done = {"probabilities", *(one["name"] for one in manifest["outputs"] if one.get("role") in MINOR)}, 0
     while size := sys.stdin.buffer.read(8):
         file = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(size, "little")))
         example = np.load(file, allow_pickle=False)
@@ -208,7 +210,7 @@ def rows_of(stored, prefix):
             offsets, shapes = stored.get(f"{key}/offsets"), stored.get(f"{key}/shapes")
             parts = values if offsets is None else np.split(values, offsets[1:-1])
             if shapes is not None:
-                parts = [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+                parts = [part.reshape(*shape, *part.shape[1:]) for part, shape in zip(parts, shapes, strict=True)]
             found[key.removeprefix(prefix)] = list(parts)
     return found
 
@@ -219,9 +221,9 @@ def arrays_of(rows, manifest):
     found = {}
     for name, some in rows.items():
         if name in maps(manifest):
-            found[f"outputs/{name}/offsets"] = np.cumsum([0, *(one.size for one in some)])
-            found[f"outputs/{name}/shapes"] = np.array([one.shape for one in some])
-            found[f"outputs/{name}"] = np.concatenate([np.ravel(one) for one in some])
+            found[f"outputs/{name}/shapes"] = np.array([one.shape[:2] for one in some])
+            found[f"outputs/{name}/offsets"] = np.cumsum([0, *found[f"outputs/{name}/shapes"].prod(axis=1)])
+            found[f"outputs/{name}"] = np.concatenate([np.reshape(one, (-1, *one.shape[2:])) for one in some])
         elif name in ragged(manifest):
             found[f"outputs/{name}/offsets"] = np.cumsum([0, *map(len, some)])
             found[f"outputs/{name}"] = np.concatenate(some)
@@ -236,9 +238,10 @@ def ragged(manifest):
 
 
 def maps(manifest):
-    """Returns the names of outputs that have a value for each pixel, in as many rows and columns as a picture has."""
-    found = {one["name"] for one in manifest["outputs"] if one.get("role") == "map"}
-    return found | {"class_map" for one in manifest["outputs"] if one.get("role") == "cells"}
+    """Returns the names of outputs that have values of each pixel, in as many rows and columns as a picture has."""
+    found = {one["name"] for one in manifest["outputs"] if one.get("role") in ("map", "probabilities")}
+    made = ("class_map", "probabilities") if any(one.get("role") == "cells" for one in manifest["outputs"]) else ()
+    return found.union(made)
 
 
 def names(manifest):

@@ -74,7 +74,7 @@ def restored(outputs, example, manifest):
     """Returns outputs in pixels of the picture itself where the reader has resized it: boxes, and maps of its pixels.
 
     What MediaPipe's ObjectDetector reads, boxes in shares of the picture, becomes rows of detections; what its
-    ImageSegmenter reads, logits, also becomes a map.
+    ImageSegmenter reads, logits, also becomes a map and, if asked for, probabilities.
     """
     if "box_scores" in outputs:
         height, width = example.shape[-3:-1]
@@ -89,8 +89,11 @@ def restored(outputs, example, manifest):
     found = dict(outputs)
     roles = {one["name"]: one.get("role") for one in manifest["outputs"]}
     for name in (name for name, role in roles.items() if role == "cells"):
-        found["class_map"] = [mapped(np.asarray(row), height, width) for row in outputs[name]]
-    for name in (name for name, role in roles.items() if role == "map"):
+        logits = [enlarged(np.asarray(row), height, width) for row in outputs[name]]
+        found["class_map"] = [one.argmax(-1).astype(np.uint8) for one in logits]
+        if settings.get("probabilities"):
+            found["probabilities"] = [softmax(one) for one in logits]
+    for name in (name for name, role in roles.items() if role in ("map", "probabilities")):
         coarse = np.asarray(outputs[name])
         rows, columns = np.arange(height) * coarse.shape[1] // height, np.arange(width) * coarse.shape[2] // width
         found[name] = coarse[:, rows][:, :, columns]
@@ -100,15 +103,21 @@ def restored(outputs, example, manifest):
     return found
 
 
-def mapped(logits, height, width):
-    """Returns the class of each pixel, uint8 [height, width], of logits in larger cells, float32 [h, w, K]."""
+def enlarged(logits, height, width):
+    """Returns the logits of each pixel, float32 [height, width, K], of logits in larger cells, float32 [h, w, K]."""
     from PIL import Image
 
     planes = (
         Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR)
         for plane in np.moveaxis(logits, -1, 0)
     )
-    return np.stack([np.asarray(plane) for plane in planes]).argmax(0).astype(np.uint8)
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def softmax(logits):
+    """Returns the probabilities of logits [..., K]."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 # --- files -------------------------------------------------------------------------------------------------

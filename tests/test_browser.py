@@ -243,6 +243,34 @@ def test_the_page_decides_as_the_readers_do(score):
 
 
 @needs_node
+def test_the_page_enlarges_maps_and_probabilities_and_says_what_the_readers_do():
+    random = np.random.default_rng(0)
+    probable = random.dirichlet((1, 1, 1), (1, 8, 6)).astype(np.float32)
+    outputs = {"class_map": probable.argmax(-1).astype(np.uint8), "probabilities": probable}
+    reading = {"resize": "outside", "height": 8, "width": 6}
+    roles = [{"name": "class_map", "role": "map"}, {"name": "probabilities", "role": "probabilities"}]
+    manifest = {"learnt": "mask", "labels": ["ground", "square", "disc"], "outputs": roles, "reading": reading}
+    expected = shared.restored(outputs, np.zeros((13, 17, 3), np.uint8), manifest)
+    said = {name: {"shape": rows.shape[1:], "data": rows.ravel().tolist()} for name, rows in outputs.items()}
+    images, shown = ((FOLDER / f"{name}.js").read_text("utf-8") for name in ("images", "answers"))
+    code = (
+        f"const m = {json.dumps(manifest)}, image = {{ height: 13, width: 17 }};"
+        f"const found = images.restored({json.dumps(said)}, image, m);"
+        "const rows = answers(m).rows(found, m, 3).map(([label, words]) => `${words}, ${label}`);"
+        "console.log(JSON.stringify([rows, [...found.probabilities.data], [...found.class_map.data]]));"
+    )
+    done = subprocess.run(["node", "--input-type=module"], input=images + shown + code, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows, probabilities, classes = json.loads(done.stdout)
+    np.testing.assert_array_equal(np.array(probabilities, np.float32), expected["probabilities"].ravel())
+    np.testing.assert_array_equal(classes, expected["class_map"].ravel())
+    one = {name: array[0] for name, array in expected.items()}
+    for ours, theirs in zip(rows, answers.shares(one, manifest["labels"], 3), strict=True):
+        share, probability, label = re.fullmatch(r"([\d.]+) %, mean probability ([\d.]+), (\w+)", ours).groups()
+        assert theirs == f"{share}%  {label}, with a mean probability of {probability}"
+
+
+@needs_node
 @pytest.mark.parametrize("shape", [(50, 36), (31, 97), (64, 64), (7, 9), (32, 24)])
 def test_the_page_resizes_as_the_readers_do(shape):
     """To the bit; bicubic to a pixel value, whose weights numpy computes in float32."""

@@ -11,8 +11,10 @@ import tensorflow as tf
 from kerastune import export, fine_tune, tasks, verify
 from kerastune.data import masks, ragged
 from kerastune.errors import RecipeError, VerificationError
+from kerastune.predicting import inference
 from kerastune.recipe import read
 from kerastune.recipe.reading import parse_export
+from kerastune.run import load
 from kerastune.targets import images as reader
 from kerastune.targets.browser import reader as browser
 from kerastune.tasks import geometry, registered
@@ -252,15 +254,82 @@ def test_an_android_file_gives_mediapipe_the_logits_and_its_reader_the_map(made)
     if find_spec("mediapipe"):
         picture = file.golden.examples[0]
         said = ask("ImageSegmenter", content, "segment", picture, output_category_mask=True)
-        known = reader.mapped(file.golden.found["logits"][0], *picture.shape[:2])
+        known = reader.enlarged(file.golden.found["logits"][0], *picture.shape[:2]).argmax(-1)
         assert (said.category_mask.numpy_view().squeeze() == known).mean() > 0.9  # it enlarges a little differently
 
 
 def test_a_reader_enlarges_logits_as_the_graph_does():
     logits = np.random.default_rng(0).normal(size=(6, 8, 3)).astype(np.float32)
-    found = reader.mapped(logits, 45, 70)
-    known = task.mapped(tf.constant(logits[None]), tf.constant([[45, 70]]))[0].numpy()
-    assert found.shape == (45, 70) and (found == known).mean() > 0.999  # but where two all but tie
+    found = reader.enlarged(logits, 45, 70)
+    known = task.at_pixels(tf.constant(logits[None]), tf.constant([[45, 70]]), probabilities=True)
+    assert (found.argmax(-1) == known["class_map"][0].numpy()).mean() > 0.999  # but where two all but tie
+    np.testing.assert_allclose(reader.softmax(found), known["probabilities"][0], atol=1e-5)
+
+
+# --- probabilities -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def probable(made, tmp_path_factory):
+    """The same model, whose files also give probabilities."""
+    copy = tmp_path_factory.mktemp("probable") / "run"
+    shutil.copytree(made.folder, copy, ignore=shutil.ignore_patterns("exports"))
+    text = (copy / "recipe.toml").read_text("utf-8")
+    (copy / "recipe.toml").write_text(text.replace("probabilities = false", "probabilities = true"), "utf-8")
+    return load(copy)
+
+
+@pytest.mark.parametrize("target", ["linux", "onnxruntime", "tf-serving", "browser", "android"])
+def test_a_file_gives_probabilities_of_the_picture_s_size_if_asked(probable, target, tmp_path):
+    (of,) = export(probable, parse_export({"target": target, "quantize": "none"}), tmp_path / target)
+    picture = np.kron(of.golden.examples[0], np.ones((1, 2, 1), np.uint8))[:-3]
+    said, keras = (inference.outputs(one, [picture], {}) for one in (of, probable))
+    for outputs in (said, keras):
+        (map_,), (found,) = outputs["class_map"], outputs["probabilities"]
+        assert found.shape == (*picture.shape[:2], len(drawn.CLASSES)) and map_.shape == picture.shape[:2]
+        np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+        assert (found.argmax(-1) == map_).mean() > 0.999
+    if of.manifest.inputs[0].shape[1] is None:  # it takes pictures as they are
+        np.testing.assert_allclose(said["probabilities"][0], keras["probabilities"][0], atol=1e-4)
+
+
+def test_changed_probabilities_are_a_fault_though_map_and_logits_are_right(outputs):
+    found = tf.nn.softmax(tf.image.resize(outputs["logits"], (24, 40))).numpy()
+    known = {**outputs, "probabilities": ragged.of_maps(list(found), np.zeros((0, 3), np.float32))}
+    assert faults(known, known) == []
+    for other in (found[..., ::-1], found[:, ::-1], found * 0.99):
+        changed = {**known, "probabilities": ragged.of_maps(list(other), np.zeros((0, 3), np.float32))}
+        assert any("largest error" in problem for problem in faults(changed, known))
+
+
+def test_pictures_of_several_sizes_get_probabilities_of_0_outside(outputs):
+    sized = tf.Variable([[24, 40], [12, 20]], shape=[None, 2])
+    found = tf.function(task.at_pixels)(tf.constant(outputs["logits"]), sized, True)["probabilities"].numpy()
+    assert found.shape == (2, 24, 40, 3) and not found[1, 12:].any() and not found[1, :, 20:].any()
+    np.testing.assert_allclose(found[1, :12, :20].sum(-1), 1, atol=1e-6)
+
+
+def test_an_answer_says_how_probable_a_class_is_and_the_drawing_is_paler_where_it_is_not():
+    map_ = np.repeat([[0, 1]], 4, axis=0).repeat(4, axis=1)
+    sure = np.where(np.arange(8) < 6, 0.9, 0.6)[None, :, None] * np.ones((4, 1, 1))
+    probable = np.where(map_[..., None] == np.arange(2), sure, 1 - sure).astype(np.float32)
+    found = said(map_) | {"probabilities": ragged.of_maps([probable], np.zeros((0, 2), np.float32))}
+    answer = learnt.MASK.shown.answer(LABELS, found, 0, 2)
+    assert answer.lines[1] == "50.0%  square, with a mean probability of 0.750"
+    assert answer.document["mean_probabilities"] == pytest.approx({"ground": 0.9, "square": 0.75})
+    picture = np.asarray(learnt.MASK.shown.drawn(LABELS, found, 0, np.full((4, 8, 3), 200, np.uint8))).astype(int)
+    apart = np.abs(picture - 200).max(-1)[0]
+    assert not apart[:4].any() and apart[4] > apart[7] > 0
+
+
+def test_more_probabilities_than_a_proof_holds_are_refused(recipe):
+    asked = recipe.model_dump() | {"segmenter": {"probabilities": True}}
+    asked["data"] |= {"image_size": 4096}
+    with pytest.raises(RecipeError, match="has 50,331,648 of 3 classes, and 16,777,216 are allowed"):
+        read(asked)
+
+
+# --- people --------------------------------------------------------------------------------------------------
 
 
 def test_the_report_outlines_the_worst_pictures(made):

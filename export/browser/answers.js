@@ -44,12 +44,16 @@ function boxes({ detections: { shape, data } }, { labels }) {
   ]);
 }
 
-/** The share of the picture that each class has, the largest first. */
-function shares({ class_map: { data } }, { labels }, top) {
-  const counts = labels.map(() => 0);
-  for (const number of data) counts[number] += 1;
+/** The share of the picture that each class has, the largest first, and how probable it is there. */
+function shares({ class_map: { data }, probabilities }, { labels }, top) {
+  const [counts, sums] = [labels.map(() => 0), labels.map(() => 0)];
+  data.forEach((number, k) => {
+    counts[number] += 1;
+    if (probabilities) sums[number] += probabilities.data[k * labels.length + number];
+  });
   const found = ranked(counts).filter((i) => counts[i]).slice(0, top);
-  return found.map((i) => [labels[i], percent(counts[i] / data.length), counts[i] / data.length]);
+  const sure = (i) => (probabilities ? `, mean probability ${(sums[i] / counts[i]).toFixed(3)}` : "");
+  return found.map((i) => [labels[i], percent(counts[i] / data.length) + sure(i), counts[i] / data.length]);
 }
 
 /** Whether all but a thousandth of the pixels have the same class. */

@@ -44,14 +44,18 @@ function restored(outputs, image, { outputs: specs, reading }) {
     const width = shape.at(-1);
     data.forEach((value, k) => { if (k % width < 4) data[k] = value * (k % 2 ? y : x); });
   }
-  for (const { name } of specs.filter(({ role }) => role === "map")) {
-    const { shape: [rows, columns], data } = outputs[name];
+  for (const { name } of specs.filter(({ role }) => role === "map" || role === "probabilities")) {
+    const { shape: [rows, columns, ...rest], data } = outputs[name];
+    const [depth = 1] = rest;
     const [row, column] = [[image.height, rows], [image.width, columns]].map(([size, old]) =>
       Int32Array.from({ length: size }, (_, k) => Math.floor((k * old) / size)),
     );
-    const enlarged = new Float32Array(image.height * image.width);
-    row.forEach((from, y) => column.forEach((at, x) => { enlarged[y * image.width + x] = data[from * columns + at]; }));
-    outputs[name] = { shape: [image.height, image.width], data: enlarged };
+    const enlarged = new Float32Array(image.height * image.width * depth);
+    row.forEach((from, y) => column.forEach((at, x) => {
+      const [to, of] = [(y * image.width + x) * depth, (from * columns + at) * depth];
+      for (let k = 0; k < depth; k++) enlarged[to + k] = data[of + k];
+    }));
+    outputs[name] = { shape: [image.height, image.width, ...rest], data: enlarged };
   }
   return outputs;
 }

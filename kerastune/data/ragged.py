@@ -20,8 +20,8 @@ class Ragged:
     Attributes:
         values: [rows, …].
         offsets: start of each example's rows, and the end of the last, int64 [n + 1].
-        shapes: for maps, whose height and width vary by example, int64 [n, 2]; their rows are the pixels. None for
-            everything else.
+        shapes: for maps, whose height and width vary by example, int64 [n, 2]; their rows are the pixels, each a value
+            or several. None for everything else.
     """
 
     values: npt.NDArray[Any]
@@ -35,7 +35,7 @@ class Ragged:
         """Returns the rows of one example, or a `Ragged` of several."""
         if isinstance(index, int | np.integer):
             rows = self.values[self.offsets[index] : self.offsets[index + 1]]
-            return rows if self.shapes is None else rows.reshape(self.shapes[index])
+            return rows if self.shapes is None else rows.reshape(*self.shapes[index], *rows.shape[1:])
         some = [self[int(i)] for i in np.arange(len(self))[index]]
         return of_rows(some, self.values[:0]) if self.shapes is None else of_maps(some, self.values[:0])
 
@@ -57,9 +57,9 @@ def of_rows(rows: Sequence[npt.NDArray[Any]], empty: npt.NDArray[Any]) -> Ragged
 
 
 def of_maps(maps: Sequence[npt.NDArray[Any]], empty: npt.NDArray[Any]) -> Ragged:
-    """Joins a map [height, width] of each example to a `Ragged`; `empty` gives the dtype if there are none."""
-    rows = of_rows([one.reshape(-1) for one in maps], empty)
-    return Ragged(rows.values, rows.offsets, np.array([one.shape for one in maps], np.int64).reshape(-1, 2))
+    """Joins a map [height, width, …] of each example to a `Ragged`; `empty` gives dtype and shape of no pixel."""
+    rows = of_rows([one.reshape(-1, *one.shape[2:]) for one in maps], empty)
+    return Ragged(rows.values, rows.offsets, np.array([one.shape[:2] for one in maps], np.int64).reshape(-1, 2))
 
 
 def take(arrays: Arrays, index: Any) -> dict[str, Array]:

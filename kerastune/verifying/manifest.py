@@ -29,9 +29,10 @@ class Tensor:
         dtype: name of a NumPy dtype.
         range: the smallest and the largest value, or None.
         role: "boxes" for rows of x1, y1, x2, y2 in pixels of the picture, which a reader that resizes it scales back;
-            "map" for a whole number of each pixel, in as many rows and columns as the picture has, likewise; "detail"
-            for what other outputs are made of, compared for the golden examples alone; "cells" for logits in larger
-            cells than pixels, of which a reader makes a map; else None.
+            "map" for a whole number of each pixel, in as many rows and columns as the picture has, likewise;
+            "probabilities" for one of each class at each pixel, likewise, and "detail" for what other outputs are made
+            of, both compared for the golden examples alone; "cells" for logits in larger cells than pixels, of which a
+            reader makes a map; else None.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Tensor:
     dtype: str
     range: tuple[float, float] | None
     meaning: str
-    role: Literal["boxes", "map", "detail", "cells"] | None = None
+    role: Literal["boxes", "map", "probabilities", "detail", "cells"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -20,6 +20,7 @@ from kerastune.formats import FORMATS
 from kerastune.modalities import Example
 from kerastune.progress import Progress, shown_by_default
 from kerastune.run import Run
+from kerastune.targets import artifact as reader
 from kerastune.targets import chats
 from kerastune.tasks.learnt import Learnt
 from kerastune.tasks.learnt.statistics import Paired, paired
@@ -215,7 +216,7 @@ def _in_runtime(of: Artifact, name: str, source: Run | None, progress: Progress)
     chosen = _chosen(unseen, name) if unseen else []
     parts = [*_golden_parts(of, name), *([_validation_part(of, source, chosen, progress)] if source else [])]
     proven = sum(part.answers for part in parts[: -1 if source else None])
-    details = ["--details", str(proven)] if any(one.role in ("detail", "cells") for one in manifest.outputs) else []
+    details = ["--details", str(proven)] if any(one.role in reader.MINOR for one in manifest.outputs) else []
     said = runtimes.ask(of, name, chain.from_iterable(part.arrays for part in parts), details)
     ends = np.cumsum([0, *(part.answers for part in parts)])
     found = [

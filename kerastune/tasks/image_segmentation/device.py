@@ -10,10 +10,11 @@ from kerastune.modalities import Example
 from kerastune.modalities.image import IMAGE, shrunk, tinted
 from kerastune.tasks.contract import Device, Form, Record, Wanted
 from kerastune.tasks.image_classification import device as images
-from kerastune.tasks.image_segmentation.settings import ImageSegmentation
+from kerastune.tasks.image_segmentation.settings import MOST, ImageSegmentation
 from kerastune.tasks.learnt import LEARNT
 
 GOLDEN, TINTED = 8, 3
+LEAST = 2  # pictures that prove probabilities, however many a picture has
 
 
 def form(recipe: ImageSegmentation, wanted: Wanted) -> Form:
@@ -37,9 +38,15 @@ def refusal(recipe: ImageSegmentation, wanted: Wanted) -> str | None:
 
 
 def golden(recipe: ImageSegmentation, splits: Splits) -> list[Example]:
-    """Returns validation pictures, spread over the classes, some of them also tinted red and blue."""
-    pictures = [calibration(recipe, splits.validation, i) for i in spread(splits.validation, GOLDEN)]
-    return [*pictures, *(tint for picture in pictures[:TINTED] for tint in tinted(picture))]
+    """Returns validation pictures, spread over the classes, some of them also tinted red and blue; fewer where the
+    proof holds many probabilities of each."""
+    count, also = GOLDEN, TINTED
+    if recipe.segmenter.probabilities:
+        each = max(recipe.data.image_size, images.LARGEST_SIDE) ** 2 * len(recipe.data.classes)
+        count = min(count, max(MOST // each, LEAST))
+        also = min(also, count // 2)
+    pictures = [calibration(recipe, splits.validation, i) for i in spread(splits.validation, count)]
+    return [*pictures, *(tint for picture in pictures[:also] for tint in tinted(picture))]
 
 
 def calibration(recipe: ImageSegmentation, split: Split, i: int) -> Example:
@@ -48,12 +55,13 @@ def calibration(recipe: ImageSegmentation, split: Split, i: int) -> Example:
 
 
 def manifest(recipe: ImageSegmentation, wanted: Wanted, form: Form, work: Path) -> Record:
-    """Describes pixels in, and a class map and logits out."""
+    """Describes pixels in, and a class map, logits and, if asked for, probabilities out."""
     batch, classes = images.batch_of(form), len(recipe.data.classes)
     with np.load(work / "golden_expected.npz", allow_pickle=False) as stored:
         rows, columns = stored["logits"].shape[1:3]
     size = [None, None] if form.exact else [recipe.data.image_size, recipe.data.image_size]
     where = "of the picture" if form.exact else "of the resized picture: enlarge it to the picture's size, nearest"
+    asked = recipe.segmenter.probabilities
     outputs: list[Record] = [
         {
             "name": "class_map",
@@ -75,8 +83,21 @@ def manifest(recipe: ImageSegmentation, wanted: Wanted, form: Form, work: Path) 
     if form.signature.endswith("_mediapipe"):
         (logits,) = outputs[1:]
         meaning = "softmax: probabilities of the classes, in cells; enlarged (bilinear), the largest is a pixel's class"
-        return images.described(form, work, [], [{**logits, "meaning": meaning, "role": "cells"}])
+        found = images.described(form, work, [], [{**logits, "meaning": meaning, "role": "cells"}])
+        return {**found, "reading": found["reading"] | ({"probabilities": True} if asked else {})}
     inside = ["enlarge the logits to the picture's size, bilinear", "the largest logit of each pixel"]
+    if asked:
+        inside.append("softmax of each pixel's logits")
+        outputs.append(
+            {
+                "name": "probabilities",
+                "shape": [batch, *size, classes],
+                "dtype": "float32",
+                "range": [0, 1],
+                "meaning": f"the probability of each class at each pixel {where}",
+                "role": "probabilities",
+            }
+        )
     return images.described(form, work, inside, outputs)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from kerastune.recipe.base import Settings
 from kerastune.recipe.mask_sources import MaskData
@@ -36,6 +36,13 @@ class Segmenter(Settings):
     """Channels of the head."""
     dice: Annotated[float, Field(ge=0, le=10)] = 1.0
     """Weight of the Dice loss (Milletari et al. 2016, arXiv:1606.04797) beside the cross-entropy."""
+    probabilities: bool = False
+    """Whether exported files also give the probability of each class at each pixel: 4 bytes each, so those of 7 classes
+    take 28 times as much as the map."""
+
+
+MOST = 2**24
+"""Probabilities of a picture of the model's size, at most: a proof holds those of four pictures, of 64 MiB each."""
 
 
 class ImageSegmentation(Recipe):
@@ -49,6 +56,16 @@ class ImageSegmentation(Recipe):
     @property
     def augments(self) -> bool:
         return self.augment.any
+
+    @model_validator(mode="after")
+    def _holds_its_probabilities(self) -> "ImageSegmentation":
+        side, classes = self.data.image_size, len(self.data.classes)
+        if self.segmenter.probabilities and (count := side**2 * classes) > MOST:
+            raise ValueError(
+                f"segmenter.probabilities: a picture of {side} x {side} pixels has {count:,} of {classes} classes, and "
+                f"{MOST:,} are allowed; lower data.image_size, or leave it out and take the logits, in larger cells"
+            )
+        return self
 
 
 RECIPE = ImageSegmentation

@@ -105,30 +105,46 @@ def moved_masks(mask: tf.Tensor, windows: tf.Tensor) -> tf.Tensor:
 
 
 def mapped(logits: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Returns the class of each pixel of pictures.
+    """Returns the class of each pixel of pictures, uint8 [B, H, W], as `at_pixels` does."""
+    return at_pixels(logits, size)["class_map"]
+
+
+def at_pixels(logits: tf.Tensor, size: tf.Tensor, probabilities: bool = False) -> dict[str, tf.Tensor]:
+    """Returns what a model says of each pixel of pictures.
 
     Args:
         logits: float32 [B, h, w, K].
         size: the pictures' height and width, int32 [1, 2] for all of them; or [B, 2], and then maps are padded with
-            `masks.IGNORED` to the largest.
+            `masks.IGNORED` to the largest, and probabilities with 0.
 
     Returns:
-        uint8 [B, H, W].
+        "class_map", uint8 [B, H, W]; and, if asked for, "probabilities", float32 [B, H, W, K].
     """
 
-    def one_size(some: tf.Tensor, height_and_width: tf.Tensor) -> tf.Tensor:
-        return tf.cast(tf.argmax(tf.image.resize(some, height_and_width), -1, tf.int32), tf.uint8)
+    def one_size(some: tf.Tensor, height_and_width: tf.Tensor) -> dict[str, tf.Tensor]:
+        enlarged = tf.image.resize(some, height_and_width)
+        found = {"class_map": tf.cast(tf.argmax(enlarged, -1, tf.int32), tf.uint8)}
+        return found | ({"probabilities": tf.nn.softmax(enlarged)} if probabilities else {})
 
     if size.shape[0] == 1:
         return one_size(logits, size[0])
     largest = tf.reduce_max(size, axis=0)
 
-    def padded(pair: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-        found, own = one_size(pair[0][None], pair[1])[0], pair[1]
-        below, right = tf.unstack(largest - own)
-        return tf.pad(found, [[0, below], [0, right]], constant_values=tf.constant(masks.IGNORED, tf.uint8))
+    def padded(pair: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+        below, right = tf.unstack(largest - pair[1])
+        found = {name: output[0] for name, output in one_size(pair[0][None], pair[1]).items()}
+        added = {name: [[0, below], [0, right], [0, 0]][: output.shape.rank] for name, output in found.items()}
+        outside = {"class_map": masks.IGNORED, "probabilities": 0}
+        return {
+            name: tf.pad(output, added[name], constant_values=tf.constant(outside[name], output.dtype))
+            for name, output in found.items()
+        }
 
-    return tf.map_fn(padded, (logits, size), fn_output_signature=tf.TensorSpec([None, None], tf.uint8))
+    specs = {"class_map": tf.TensorSpec([None, None], tf.uint8)}
+    if probabilities:
+        specs["probabilities"] = tf.TensorSpec([None, None, logits.shape[-1]], tf.float32)
+    found: dict[str, tf.Tensor] = tf.map_fn(padded, (logits, size), fn_output_signature=specs)
+    return found
 
 
 def predict(recipe: ImageSegmentation, model: Model, split: Split, batch_size: int, told: Told) -> Predictions:
@@ -146,23 +162,27 @@ def predict(recipe: ImageSegmentation, model: Model, split: Split, batch_size: i
     return {"class_map": ragged.of_maps(maps, np.zeros(0, np.uint8))}
 
 
-def reference(model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Predictions:
+def reference(recipe: ImageSegmentation, model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Predictions:
     """Returns Keras's own outputs, outside any graph, one picture at a time."""
-    maps, logits = list[npt.NDArray[np.uint8]](), list[npt.NDArray[np.float32]]()
+    maps, logits = dict[str, list[npt.NDArray[Any]]](), list[npt.NDArray[np.float32]]()
     for image in images:
         x = model.preprocessor.image_converter(np.asarray(image, np.float32)[None])
-        found = tf.convert_to_tensor(model(x, training=False))
-        maps.append(mapped(found, tf.constant([image.shape[:2]]))[0].numpy())
-        logits.append(found.numpy())
-    return {"class_map": ragged.of_maps(maps, np.zeros(0, np.uint8)), "logits": np.concatenate(logits)}
+        cells = tf.convert_to_tensor(model(x, training=False))
+        logits.append(cells.numpy())
+        found = at_pixels(cells, tf.constant([image.shape[:2]]), recipe.segmenter.probabilities)
+        for name, output in found.items():
+            maps.setdefault(name, []).append(output[0].numpy())
+    joined = {name: ragged.of_maps(several, several[0][:0, 0]) for name, several in maps.items()}
+    return {**joined, "logits": np.concatenate(logits)}
 
 
-def signatures(model: Model) -> dict[str, Signature]:
-    """Returns the signatures of an image model, with a class map of the picture's size, and what it is made of."""
+def signatures(recipe: ImageSegmentation, model: Model) -> dict[str, Signature]:
+    """Returns the signatures of an image model, with what it says of each pixel of the picture, and what that is made
+    of."""
 
     def answer(x: tf.Tensor, size: tf.Tensor) -> dict[str, tf.Tensor]:
         logits = tf.convert_to_tensor(model(x, training=False))
-        found = {"class_map": mapped(logits, size), "logits": logits}
+        found = at_pixels(logits, size, recipe.segmenter.probabilities) | {"logits": logits}
         return {name: tf.identity(output, name=name) for name, output in found.items()}
 
     found = signatures_of(answer, model)
@@ -184,8 +204,8 @@ TASK: Task[ImageSegmentation] = Task(
     feeding=moving(lambda recipe: recipe.augment, _moved),
     learning=LEARNING,
     predict=predict,
-    answer=lambda recipe, model, examples, options: reference(model, examples),
-    signatures=lambda recipe, model: signatures(model),
+    answer=lambda recipe, model, examples, options: reference(recipe, model, examples),
+    signatures=signatures,
     trace=trace,
-    reference=lambda recipe, model, examples: reference(model, examples),
+    reference=reference,
 )

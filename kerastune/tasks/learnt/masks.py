@@ -1,5 +1,6 @@
 """The class of each pixel: outputs "class_map", whole numbers of as many rows and columns as the picture has, and, for
-golden examples alone, "logits", float [n, h, w, K], which the map is made from.
+golden examples alone, "logits", float [n, h, w, K], which the map is made from, and "probabilities" of each pixel, if
+the recipe asks for them.
 
 The truth is a packed mask for each picture (`kerastune.data.masks`), unpacked one at a time.
 """
@@ -162,7 +163,7 @@ def _edge(inside: Bools) -> Bools:
 def _distance(ours: Predictions, theirs: Predictions) -> Doubles:
     """Returns the largest error of a logit, or what it would take to change a pixel that differs; without logits, the
     share of pixels that differ. float64 [n]."""
-    names = [name for name in ("class_map", "logits") if name in ours and name in theirs]
+    names = [name for name in ("class_map", "logits", "probabilities") if name in ours and name in theirs]
     parts = ([dict(zip(names, row, strict=True)) for row in _rows(one, names)] for one in (ours, theirs))
     return np.array([answers.pixels(mine, known) for mine, known in zip(*parts, strict=True)], np.float64)
 
@@ -206,25 +207,43 @@ def _scale(predictions: Predictions) -> float:
 
 
 def answer(labels: Labels, predictions: Predictions, index: int, top: int) -> Answer:
-    """Returns the classes with their shares of the picture."""
-    said = np.asarray(predictions["class_map"][index])
+    """Returns the classes with their shares of the picture, and how probable they are there."""
+    found = _at(predictions, index)
+    said = found["class_map"]
     shares = np.bincount(said.reshape(-1).astype(np.int64), minlength=len(labels)) / said.size
-    named = {labels[i]: float(shares[i]) for i in np.argsort(-shares, kind="stable") if shares[i]}
-    lines = tuple(answers.shares({"class_map": said}, labels, top))
-    return Answer(lines, {"shares": named, "height": said.shape[0], "width": said.shape[1]})
+    order = [i for i in np.argsort(-shares, kind="stable") if shares[i]]
+    document: dict[str, Any] = {"shares": {labels[i]: float(shares[i]) for i in order}}
+    if "probabilities" in found:
+        sure = answers.certainty(found)
+        document["mean_probabilities"] = {labels[i]: float(sure[i]) for i in order}
+    lines = tuple(answers.shares(found, labels, top))
+    return Answer(lines, {**document, "height": said.shape[0], "width": said.shape[1]})
 
 
-def painted(pixels: npt.NDArray[np.uint8], said: Map) -> Image.Image:
-    """Returns a picture under the colours of its classes; the first class, usually the background, has none."""
+def _at(predictions: Predictions, index: int) -> dict[str, Map]:
+    """Returns what is said of the pixels of one picture."""
+    names = [name for name in ("class_map", "probabilities") if name in predictions]
+    return {name: np.asarray(predictions[name][index]) for name in names}
+
+
+def painted(pixels: npt.NDArray[np.uint8], said: Map, sure: Map | None = None) -> Image.Image:
+    """Returns a picture under the colours of its classes; the first class, usually the background, has none.
+
+    Args:
+        sure: the probability of each pixel's class, of the same size as the picture: colours are as strong.
+    """
     said = at_size(said, pixels.shape[:2]).astype(np.int64)
     colours = _COLOURS[np.where(said == IGNORED, 0, said) % len(_COLOURS)]
     strength = _STRENGTH * ((said > 0) & (said != IGNORED))[..., None]
+    if sure is not None:
+        strength = strength * sure[..., None]
     return Image.fromarray((pixels * (1 - strength) + colours * strength).astype(np.uint8))
 
 
 def drawn(labels: Labels, predictions: Predictions, index: int, pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """Returns a picture under the colours of the classes that are said."""
-    return painted(pixels, np.asarray(predictions["class_map"][index]))
+    """Returns a picture under the colours of the classes that are said, paler where their probabilities are low."""
+    found = _at(predictions, index)
+    return painted(pixels, found["class_map"], found["probabilities"].max(-1) if "probabilities" in found else None)
 
 
 def _context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
