@@ -60,7 +60,7 @@ def measure(family: Any) -> dict[str, Any]:
         cells = {"saved_model none": found["saved_model", "none", widest]}
         cells |= {f"tflite {quantize}": found["tflite", quantize, "one"] for quantize in ("none", *QUANTIZED["tflite"])}
         cells |= {f"onnx {quantize}": found["onnx", quantize, onnx] for quantize in ("none", *QUANTIZED["onnx"])}
-        model = _path(work, ("onnx", "none", onnx))
+        model = path_of(work, ("onnx", "none", onnx))
         cells["openvino none"] = replay(work, model, "openvino", onnx) if model.is_file() else cells["onnx none"]
         for format in ("tflite", "onnx"):
             for axis in narrower or ("batch",):
@@ -81,16 +81,16 @@ def attempt(work: Path, jobs: list[Job]) -> dict[Job, Cell]:
             child.run("The converter", [str(HERE / "convert.py"), str(work), *map("/".join, left)])
         except ConverterError as problem:
             said = problem.message
-        left = [job for job in left if not _why(work, job).is_file()]
+        left = [job for job in left if not why_not(work, job).is_file()]
         if left:
-            _why(work, left[0]).write_text(said, "utf-8")
+            why_not(work, left[0]).write_text(said, "utf-8")
             left = left[1:]
     return {job: _judged(work, job) for job in jobs}
 
 
 def _judged(work: Path, job: Job) -> Cell:
-    (format, _, signature), path = job, _path(work, job)
-    if why := _why(work, job).read_text("utf-8"):
+    (format, _, signature), path = job, path_of(work, job)
+    if why := why_not(work, job).read_text("utf-8"):
         return {"error": None, "bytes": None, "why": why}
     cell = replay(work, path, RUNTIMES[format], signature)
     if cell["why"] is None:
@@ -102,11 +102,13 @@ def _judged(work: Path, job: Job) -> Cell:
     return cell
 
 
-def _path(work: Path, job: Job) -> Path:
-    return work / f"{'-'.join(job)}.model"
+def path_of(work: Path, job: Job) -> Path:
+    """Returns the model's path, in a folder of its own as an artifact has it."""
+    return work / "-".join(job) / FORMATS[job[0]].model
 
 
-def _why(work: Path, job: Job) -> Path:
+def why_not(work: Path, job: Job) -> Path:
+    """Returns the path of what went wrong."""
     return work / f"{'-'.join(job)}.why"
 
 

@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 from families import FAMILIES, model
 from matrix import AXES, FLOAT, PAGE, QUANTIZED, problems, refusal
-from measure import RUNTIMES, TOLERANCE, largest_error, measure, passed, replay
+from measure import RUNTIMES, TOLERANCE, attempt, largest_error, measure, passed, path_of, replay
 from trace_family import write_examples, write_graphs
 
-from kerastune.formats import FORMATS, graphs, support, tflite
+from kerastune.formats import graphs, support, tflite
 from kerastune.formats.conversion import Conversion
 
 # The converter's own, where it measures ranges.
@@ -35,24 +35,20 @@ def traced(tmp_path_factory):
     return family, made, work
 
 
-def converted(work, format, quantize, signature):
-    path = work / f"{format}-{quantize}"
-    FORMATS[format].converter.write(
-        work, path, Conversion("serving" if format == "saved_model" else signature, quantize)
-    )
-    return replay(work, path, RUNTIMES[format], signature)
+@pytest.fixture(scope="module")
+def cells(traced):
+    return attempt(traced[2], CONVERSIONS)
 
 
-@pytest.mark.parametrize(("format", "quantize", "signature"), CONVERSIONS)
-def test_a_text_classifier_exports_in_every_format_and_quantisation(traced, format, quantize, signature):
-    cell = converted(traced[2], format, quantize, signature)
+@pytest.mark.parametrize("conversion", CONVERSIONS, ids="-".join)
+def test_a_text_classifier_exports_in_every_format_and_quantisation(cells, conversion):
+    cell, (_, quantize, _) = cells[conversion], conversion
     assert cell["why"] is None
     assert passed(cell) if quantize == "none" else cell["error"] < 1
 
 
-def test_an_onnx_file_says_the_same_in_openvino(traced):
-    path = traced[2] / "for-openvino"
-    FORMATS["onnx"].converter.write(traced[2], path, Conversion("any"))
+def test_an_onnx_file_says_the_same_in_openvino(cells, traced):
+    path = path_of(traced[2], ("onnx", "none", "any"))
     assert passed(replay(traced[2], path, "openvino", "any"))
 
 
@@ -63,7 +59,8 @@ def test_a_weight_that_is_off_by_a_hundredth_fails_the_gate(traced, tmp_path):
     kernel.assign(kernel + 0.01)
     write_graphs(made, family, tmp_path, "one")
     kernel.assign(kernel - 0.01)
-    cell = converted(tmp_path, "tflite", "none", "one")
+    job = ("tflite", "none", "one")
+    cell = attempt(tmp_path, [job])[job]
     assert not passed(cell) and TOLERANCE < cell["error"] < 1
     assert list(problems({"family": family.name, "cells": {"tflite none": cell}}))
 
