@@ -62,6 +62,11 @@ class Run:
         return self.record.labels
 
     @property
+    def colors(self) -> tuple[str, ...]:
+        """The colours of the labels, where the data have some."""
+        return tuple(self.record.model.get("colors", ()))
+
+    @property
     def metric(self) -> str:
         """The name of the figure that chose the best epoch: "accuracy", "r2", …"""
         return self.record.metric

@@ -25,11 +25,14 @@ def scenes(count, side=64, seed=0):
         yield pixels.astype(np.uint8), classes
 
 
-def write(folder: Path, count=48, side=64, seed=0):
-    """Writes images/ and masks/."""
+def write(folder: Path, count=48, side=64, seed=0, palette=()):
+    """Writes images/ and masks/, whose values have the colours of a palette."""
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     for number, (pixels, mask) in enumerate(scenes(count, side, seed)):
         Image.fromarray(pixels).save(folder / "images" / f"{number:03}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{number:03}.png")
+        stored = Image.fromarray(mask)
+        if palette:
+            stored.putpalette(bytes.fromhex("".join(palette).replace("#", "")))
+        stored.save(folder / "masks" / f"{number:03}.png")
     return folder

@@ -69,13 +69,25 @@ def test_numbers_of_a_palette_are_the_classes_whatever_its_colours(folder: Path)
     assert load(settings(folder)).fingerprint == before
 
 
+def test_colours_of_the_classes_are_those_of_palettes_that_all_masks_share_and_that_can_be_told_apart(tmp_path) -> None:
+    def colors(name: str, palette: tuple[str, ...] = ()) -> tuple[str, ...]:
+        return load(settings(drawn.write(tmp_path / name, 24, palette=palette))).colors
+
+    assert colors("grey") == colors("ramp", ("#000000", "#010101", "#020202")) == colors("short", ("#000000",)) == ()
+    assert colors("painted", drawn.COLOURS) == drawn.COLOURS
+    drawn.write(tmp_path / "other", 1, palette=("#000000", "#ffffff", "#ff0000"))
+    shutil.copy(tmp_path / "other" / "masks" / "000.png", tmp_path / "painted" / "masks")
+    assert load(settings(tmp_path / "painted")).colors == ()
+
+
 def test_painted_masks_are_read_by_their_colours(folder: Path) -> None:
     before = load(settings(folder)).fingerprint
     colours = np.array([[int(one[i : i + 2], 16) for i in (1, 3, 5)] for one in drawn.COLOURS], np.uint8)
     for path in (folder / "masks").iterdir():
         paint(folder, path.name, lambda mask: colours[mask])
     assert "data.colors says which class" in refused(folder)
-    assert load(settings(folder, colors=list(drawn.COLOURS))).fingerprint == before
+    splits = load(settings(folder, colors=list(drawn.COLOURS)))
+    assert (splits.fingerprint, splits.colors) == (before, drawn.COLOURS)
 
 
 def test_ignored_pixels_are_no_class(folder: Path) -> None:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from kerastune import export, fine_tune, tasks, verify
 from kerastune.data import masks, ragged
@@ -25,6 +26,7 @@ from tests import drawn
 from tests.test_mediapipe import ask
 
 LABELS = ("ground", "square")
+_, RED, BLUE = drawn.COLOURS
 
 
 def truth(*several):
@@ -168,7 +170,7 @@ def test_rarer_classes_weigh_more_and_a_pixel_weighs_one_on_average():
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, preset):
     folder = tmp_path_factory.mktemp("outlines")
-    drawn.write(folder / "shapes")
+    drawn.write(folder / "shapes", palette=drawn.COLOURS)
     return read(
         {
             "task": "image_segmentation",
@@ -337,6 +339,7 @@ def test_the_report_outlines_the_worst_pictures(made):
 
     page = report.write(made).read_text("utf-8")
     assert "The worst pictures" in page and "What is there: " in page and "always ground" in page
+    assert all(f'color: {colour}">■</span> <bdi>{name}' in page for colour, name in ((RED, "square"), (BLUE, "disc")))
 
 
 def test_a_backbone_without_feature_maps_is_refused_in_words(recipe, preset):
@@ -353,3 +356,15 @@ def test_a_picture_is_drawn_under_the_colours_of_its_classes():
     map_[:, 4:] = 1
     picture = np.asarray(learnt.MASK.shown.drawn(LABELS, said(map_), 0, pixels))
     assert (picture[:, :4] == 200).all() and (picture[:, 4:] != 200).any()
+
+
+def test_maps_are_drawn_in_the_colours_of_the_data(made, tmp_path):
+    of = artifact.load(made.exports / "linux")
+    assert made.colors == of.manifest.colors == drawn.COLOURS
+    Image.fromarray(of.golden.examples[0]).save(tmp_path / "scene.png")
+    map_ = of.golden.expected["class_map"][0]
+    for one in (made, of):
+        inference.predict(one, tmp_path / "scene.png", draw=tmp_path / "drawn")
+        picture = np.asarray(Image.open(tmp_path / "drawn" / "scene.png")).astype(int)
+        added = (picture - 0.4 * of.golden.examples[0])[map_ == 2] / 0.6  # under six tenths of the colour
+        np.testing.assert_allclose(added.mean(axis=0), [0x32, 0x5A, 0xDC], atol=2)

@@ -194,6 +194,7 @@ def _build(draft: Draft) -> Splits:
         fingerprint=hashlib.sha256("\n".join(facts).encode()).hexdigest(),
         notes=tuple(draft.notes),
         skipped=tuple({"id": problem.id, "problem": problem.text} for problem in draft.problems),
+        colors=draft.source.colors,
         known=known if len(known) else None,
     )
 

@@ -106,6 +106,7 @@ class Source:
     examples: Sequence[Example]
     read: Callable[[int], bytes]  # an encoded image, or a JSON list of texts or messages; thread-safe
     labels: tuple[str, ...] | None = None  # the order of the labels; None: by name
+    colors: tuple[str, ...] = ()  # of the labels in this order, such as "#ff8000"; none: they have none
     mendable: bool = True  # False: curated data that a user cannot change
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()

@@ -43,6 +43,7 @@ class Splits:
     fingerprint: str  # of (split, digest, label) in any order: equal for equal data
     notes: tuple[str, ...]  # counts of what was corrected or left out
     skipped: tuple[dict[str, str], ...]  # {"id", "problem"} of what skip_bad left out
+    colors: tuple[str, ...] = ()  # of the labels, such as "#ff8000"; none: they have none
     known: Split | None = None  # examples that training never saw, of labels that it did; None: test has those
 
     @property

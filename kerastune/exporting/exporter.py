@@ -369,6 +369,7 @@ def _manifest(of: Run, job: _Job, conversion: Conversion, work: Path, scale: flo
         "learnt": learnt.name,
         **device.manifest(of.recipe, replace(job.wanted, quantize=quantize), job.form, work),
         "labels": learnt.labels(of.labels),
+        "colors": of.colors,
         "metric": of.metric,
         "test": tested[of.metric],
         "baseline": guess and {"answer": guess["answer"], "value": guess[of.metric], "beaten": guess["beaten"]},

@@ -108,6 +108,16 @@ def stored(data: bytes) -> npt.NDArray[np.generic]:
         raise UnreadableImage(f"is damaged: {' '.join(str(error).split())[:80]}") from error
 
 
+def palette(data: bytes) -> list[tuple[int, int, int]]:
+    """Returns the colours in the header of an image file whose pixels are numbers of them; none of other files."""
+    try:
+        with reader.opened(data) as image:
+            values = (image.getpalette("RGB") if image.mode == "P" else None) or []
+    except (KeyError, *reader.DAMAGE, Image.DecompressionBombError):
+        return []
+    return [(values[i], values[i + 1], values[i + 2]) for i in range(0, len(values), 3)]
+
+
 def _read(data: bytes) -> tuple[npt.NDArray[np.uint8], list[str]]:
     """Decodes with the device's own reader, so that both see the same pixels."""
     kind = reader.format_of(data)

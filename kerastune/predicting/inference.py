@@ -123,7 +123,7 @@ def outputs(of: Run | Artifact, examples: Sequence[Example], options: Mapping[st
 
 def learnt_by(of: Run | Artifact) -> Learnt:
     """Returns the kind of output of a run or an artifact."""
-    return of.learnt if isinstance(of, Artifact) else device_of(of).learnt(of.recipe)
+    return of.learnt if isinstance(of, Artifact) else device_of(of).learnt(of.recipe).in_colors(of.colors)
 
 
 def device_of(of: Run | Artifact) -> Device[Any]:

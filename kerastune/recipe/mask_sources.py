@@ -48,7 +48,8 @@ class StoredMasks(Masks):
     """Settings of sources whose masks are pictures."""
 
     colors: Annotated[tuple[Colour, ...], Field(strict=False)] = ()
-    """Colours of the classes in their order, such as "#ff8000", for masks that are painted with colours."""
+    """Colours of the classes in their order, such as "#ff8000", for masks that are painted with colours. Maps are drawn
+    in them, or else in those of the masks' palettes."""
     ignore: Annotated[int, Field(ge=0, le=255)] | None = 255
     """Value of pixels that neither train nor count, such as borders."""
 

@@ -40,7 +40,7 @@ def write(of: Run, *, progress: Progress | None = None) -> Path:
     """Builds report.html from the run folder. Works without exports, scores or data."""
     record, metrics, history = of.record, of.record.metrics, of.history
     device = tasks.device(of.recipe.task)
-    learnt, modality = device.learnt(of.recipe), device.modality
+    learnt, modality = device.learnt(of.recipe).in_colors(of.colors), device.modality
     ids, wrong, shown, context, without = list[str](), list[Mistake](), dict[int, Markup](), dict[str, Any](), None
     if metrics:
         ids, truth, predictions = of.predictions("test")

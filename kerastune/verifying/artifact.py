@@ -98,7 +98,7 @@ class Artifact:
     @property
     def learnt(self) -> Learnt:
         """The kind of output."""
-        return LEARNT[self.manifest.learnt]
+        return LEARNT[self.manifest.learnt].in_colors(self.manifest.colors)
 
     @property
     def size_bytes(self) -> int:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
@@ -113,6 +113,7 @@ class Manifest:
         signatures: names of the model's signatures.
         reading: what the modality's reader needs to turn an example into inputs.
         labels: the labels in the order of the outputs.
+        colors: of the labels of pixels, for drawings; empty where the data have none.
         metric, test: the run's metric, and its value on the test split.
         baseline: None where there is no guess without a model.
         decision: None where the most probable label is the answer.
@@ -139,6 +140,7 @@ class Manifest:
     reading: dict[str, Any]
     preprocessing: Preprocessing
     labels: tuple[str, ...]
+    colors: tuple[Annotated[str, Field(pattern="^#[0-9a-f]{6}$")], ...] = ()
     metric: str
     test: float
     baseline: Baseline | None = None

@@ -36,6 +36,7 @@ _LAYOUT = (
 )
 _BLOCK = 128  # pictures between two calls of `progress`
 _MOST_NAMED = 5
+_APART = 32  # of 256 steps of a channel: colours of a palette that are closer were not made to be seen
 
 
 @dataclass
@@ -43,6 +44,7 @@ class _Found:
     paths: list[str] = field(default_factory=list)
     examples: list[Example] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    palettes: set[tuple[str, ...]] = field(default_factory=set)
 
 
 def examples(settings: MaskFolders, progress: Progress) -> Source:
@@ -61,12 +63,13 @@ def examples(settings: MaskFolders, progress: Progress) -> Source:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # zlib and Pillow release the GIL
             for start in range(0, len(asked), _BLOCK):
                 block = asked[start : start + _BLOCK]
-                for (picture, _), label in zip(
+                for (picture, _), (label, colors) in zip(
                     block, pool.map(lambda pair: _label(settings, root, *pair), block), strict=True
                 ):
                     if isinstance(label, Problem):
                         found.problems.append(label)
                         continue
+                    found.palettes.add(colors)
                     found.paths.append(picture)
                     found.examples.append(Example(relative(picture, root), label, split))
                 progress("reading masks", len(found.paths), 0)
@@ -79,6 +82,7 @@ def examples(settings: MaskFolders, progress: Progress) -> Source:
         examples=found.examples,
         read=lambda i: files.read_bounded(found.paths[i], image.LARGEST, "an image"),
         labels=settings.classes,
+        colors=settings.colors or _shared(found.palettes, len(settings.classes)),
         problems=tuple(found.problems),
         notes=tuple(notes),
     )
@@ -126,18 +130,33 @@ def _listed(folder: str, root: str) -> dict[str, str]:
     return found
 
 
-def _label(settings: MaskFolders, root: str, picture: str, mask: str | None) -> Masked | Problem:
+def _label(
+    settings: MaskFolders, root: str, picture: str, mask: str | None
+) -> tuple[Masked | Problem, tuple[str, ...]]:
+    """Returns the truth of a picture, and the colours that its mask has for the classes."""
     if mask is None:
-        return Problem(relative(picture, root), f"has no mask in {settings.masks}/")
+        return Problem(relative(picture, root), f"has no mask in {settings.masks}/"), ()
     id = relative(mask, root)
     try:
-        pixels = _pixels(files.read_bounded(mask, image.LARGEST, "an image"))
+        data = files.read_bounded(mask, image.LARGEST, "an image")
+        pixels, colors = _pixels(data), image.palette(data)[: len(settings.classes)]
         size = image.upright_size(files.read_bounded(picture, image.LARGEST, "an image"))
-        return masked(settings, pixels, size, f"its picture {relative(picture, root)}")
+        label = masked(settings, pixels, size, f"its picture {relative(picture, root)}")
+        return label, tuple("#{:02x}{:02x}{:02x}".format(*one) for one in colors)
     except OSError as error:
-        return Problem(id, f"cannot be read: {error.strerror or error}")
+        return Problem(id, f"cannot be read: {error.strerror or error}"), ()
     except ValueError as error:
-        return Problem(id, str(error))
+        return Problem(id, str(error)), ()
+
+
+def _shared(palettes: set[tuple[str, ...]], classes: int) -> tuple[str, ...]:
+    """Returns the colours of the classes that all masks share, if these can be told apart; else none."""
+    colors = next(iter(palettes), ())
+    if len(palettes) > 1 or len(colors) < classes:
+        return ()
+    values = np.array([[int(one[i : i + 2], 16) for i in (1, 3, 5)] for one in colors]).reshape(-1, 3)
+    apart = np.abs(values[:, None] - values).max(axis=-1)
+    return colors if (apart[~np.eye(len(colors), dtype=np.bool_)] >= _APART).all() else ()
 
 
 def masked(settings: StoredMasks, pixels: npt.NDArray[Any], size: tuple[int, int] | None, picture: str) -> Masked:

@@ -51,6 +51,7 @@ def examples(settings: TfdsMasks, progress: Progress) -> Source:
         examples=found,
         read=spool.read,
         labels=settings.classes,
+        colors=settings.colors,
         mendable=False,
         problems=tuple(problems),
         notes=notes,

@@ -73,7 +73,8 @@ def load(folder: str, recipe: ImageSegmentation, precision: str) -> Model:
 
 
 def describe(recipe: ImageSegmentation, model: ImageSegmenter, splits: Splits) -> dict[str, Any]:
-    """Returns the size of pictures, and the share of pixels that each class has in training, for run.json."""
+    """Returns the size of pictures, the share of pixels that each class has in training, and the colours of the
+    classes, for run.json."""
     counts = np.zeros(masks.IGNORED + 1, np.int64)
     for row in splits.train.labels:
         counts += np.bincount(masks.unpacked(row).reshape(-1), minlength=masks.IGNORED + 1)
@@ -83,6 +84,7 @@ def describe(recipe: ImageSegmentation, model: ImageSegmenter, splits: Splits) -
         "image_size": list(model.preprocessor.image_converter.image_size),
         "shares_of_pixels": shares,
         "ignored_share": float(counts[masks.IGNORED] / total),
+        "colors": list(splits.colors),
     }
 
 

@@ -4,7 +4,7 @@ Does not import TensorFlow, so that verification, reports and `kerastune predict
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -143,6 +143,7 @@ class Shown:
         validation: what the validation split was used for.
         drawn: (labels, predictions, index, picture) -> the picture with its output drawn on it, for `predict --draw`;
             None where there is nothing to draw.
+        colored: colours of the labels, such as "#ff8000" -> the same, drawn in these; None where labels have none.
     """
 
     fragment: str
@@ -155,6 +156,7 @@ class Shown:
     note: str = ""
     validation: str = "used to select the epoch"
     drawn: Callable[[Labels, Predictions, int, Any], Image.Image] | None = None
+    colored: Callable[[tuple[str, ...]], "Shown"] | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,10 @@ class Learnt:
     labels: Callable[[Labels], Labels] = field(default=lambda labels: labels)
     guess: Callable[[Labels, Truth, int], Guess] | None = None
     among: Callable[[Truth, Predictions, Truth, Predictions], dict[str, Any]] | None = None
+
+    def in_colors(self, colors: tuple[str, ...]) -> "Learnt":
+        """Returns the same, drawn in the data's own colours of its labels, if they have some."""
+        return replace(self, shown=self.shown.colored(colors)) if colors and self.shown.colored else self
 
 
 def by_rows(

@@ -6,6 +6,8 @@ The truth is a packed mask for each picture (`kerastune.data.masks`), unpacked o
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,13 +36,14 @@ from kerastune.tasks.learnt.contract import (
 
 Ints = npt.NDArray[np.int64]
 Map = npt.NDArray[Any]
+Palette = npt.NDArray[np.uint8]
 
 _NEAR = 0.0075  # of the picture's diagonal: boundaries at most so far apart are the same (Csurka et al. 2013)
 _ALIKE = 0.99  # share of a picture's pixels
 _SHOWN = 12
 _SIDE = 240  # pixels of a picture in the report
 _STRENGTH = 0.6  # of colours over a picture
-_COLOURS = np.array(
+_COLOURS: Palette = np.array(
     [
         *((0, 0, 0), (31, 119, 180), (214, 39, 40), (44, 160, 44), (227, 119, 194), (255, 187, 0), (148, 103, 189)),
         *((23, 190, 207), (140, 86, 75), (188, 189, 34), (255, 127, 14), (127, 127, 127), (0, 80, 60), (90, 0, 60)),
@@ -226,27 +229,38 @@ def _at(predictions: Predictions, index: int) -> dict[str, Map]:
     return {name: np.asarray(predictions[name][index]) for name in names}
 
 
-def painted(pixels: npt.NDArray[np.uint8], said: Map, sure: Map | None = None) -> Image.Image:
+def painted(
+    pixels: npt.NDArray[np.uint8], said: Map, sure: Map | None = None, palette: Palette = _COLOURS
+) -> Image.Image:
     """Returns a picture under the colours of its classes; the first class, usually the background, has none.
 
     Args:
         sure: the probability of each pixel's class, of the same size as the picture: colours are as strong.
     """
     said = at_size(said, pixels.shape[:2]).astype(np.int64)
-    colours = _COLOURS[np.where(said == IGNORED, 0, said) % len(_COLOURS)]
+    colours = palette[np.where(said == IGNORED, 0, said) % len(palette)]
     strength = _STRENGTH * ((said > 0) & (said != IGNORED))[..., None]
     if sure is not None:
         strength = strength * sure[..., None]
     return Image.fromarray((pixels * (1 - strength) + colours * strength).astype(np.uint8))
 
 
-def drawn(labels: Labels, predictions: Predictions, index: int, pixels: npt.NDArray[np.uint8]) -> Image.Image:
+def drawn(
+    labels: Labels,
+    predictions: Predictions,
+    index: int,
+    pixels: npt.NDArray[np.uint8],
+    palette: Palette = _COLOURS,
+) -> Image.Image:
     """Returns a picture under the colours of the classes that are said, paler where their probabilities are low."""
     found = _at(predictions, index)
-    return painted(pixels, found["class_map"], found["probabilities"].max(-1) if "probabilities" in found else None)
+    sure = found["probabilities"].max(-1) if "probabilities" in found else None
+    return painted(pixels, found["class_map"], sure, palette)
 
 
-def _context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) -> dict[str, Any]:
+def _context(
+    labels: Labels, truth: Truth, predictions: Predictions, test: Any, palette: Palette = _COLOURS
+) -> dict[str, Any]:
     """Returns the pictures with the lowest mIoU, under the truth and under what was said."""
     each = per_example(truth, predictions)
     own = np.array([mean_overlap(one[None]) for one in each])
@@ -255,17 +269,23 @@ def _context(labels: Labels, truth: Truth, predictions: Predictions, test: Any) 
         for i in np.argsort(own, kind="stable")[:_SHOWN]:
             pixels, name = test.example(int(i)), printable(test.ids[i])
             known, said = masks.unpacked(truth[int(i)]), np.asarray(predictions["class_map"][int(i)])
-            parts = [_small(painted(pixels, one)) for one in (known, said)]
+            parts = [_small(painted(pixels, one, palette=palette)) for one in (known, said)]
             words = ("What is there", "What the model says")
             pictures = [embedded(part, f"{word}: {name}") for part, word in zip(parts, words, strict=True)]
             shown.append({"id": name, "miou": float(own[i]), "pictures": pictures})
-    keys = [(label, "#{:02x}{:02x}{:02x}".format(*_COLOURS[n % len(_COLOURS)])) for n, label in enumerate(labels)]
+    keys = [(label, "#{:02x}{:02x}{:02x}".format(*palette[n % len(palette)])) for n, label in enumerate(labels)]
     return {"overlays": shown, "keys": keys[1:]}
 
 
 def _small(picture: Image.Image) -> Image.Image:
     picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     return picture
+
+
+def _colored(colors: tuple[str, ...]) -> Shown:
+    """Returns how maps are shown in the data's own colours."""
+    palette = np.array([[int(one[i : i + 2], 16) for i in (1, 3, 5)] for one in colors], np.uint8)
+    return replace(MASK.shown, context=partial(_context, palette=palette), drawn=partial(drawn, palette=palette))
 
 
 def _said(labels: Labels, record: Mapping[str, Any]) -> str:
@@ -298,6 +318,7 @@ MASK = Learnt(
         _said,
         ("pixel_accuracy", "boundary_f1"),
         drawn=drawn,
+        colored=_colored,
         note="The figures of an epoch are those at the model's size; those of the test split at the pictures' own.",
     ),
     guess=_commonest,
