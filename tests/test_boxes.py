@@ -63,6 +63,71 @@ def test_three_kinds_of_file_give_the_same_boxes(tmp_path):
                 np.testing.assert_allclose(ours[1:], theirs[1:], atol=1e-3)
 
 
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+    """A TFDS data set "shapes" of 24 pictures, 64 pixels high and, with a plain part at the right, 96 wide."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    names = ["square", "disc"]
+
+    def records():
+        for picture, boxes in drawing.scenes(24):
+            wide = np.pad(np.asarray(picture), ((0, 0), (0, 32), (0, 0)), constant_values=99)
+            corners = [[y1 / 64, x1 / 96, y2 / 64, x2 / 96] for _, x1, y1, x2, y2 in boxes]
+            labels = [names.index(label) for label, *_ in boxes]
+            yield {"image": wide, "objects": {"bbox": np.reshape(corners, (-1, 4)), "label": labels}}
+
+    objects = {"bbox": tf.TensorSpec([None, 4], tf.float32), "label": tf.TensorSpec([None], tf.int64)}
+    specs = {"image": tf.TensorSpec([64, 96, 3], tf.uint8), "objects": objects}
+    features = {
+        "image": tfds.features.Image(shape=(64, 96, 3), encoding_format="png"),
+        "objects": tfds.features.Sequence(
+            {"bbox": tfds.features.BBoxFeature(), "label": tfds.features.ClassLabel(names=names)}
+        ),
+    }
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="shapes",
+        version="1.0.0",
+        data_dir=folder,
+        split_datasets={"train": tf.data.Dataset.from_generator(records, output_signature=specs)},
+        features=tfds.features.FeaturesDict(features),
+    )
+    return folder
+
+
+def test_a_tfds_data_set_has_boxes_in_shares_of_its_pictures(tfds_dir):
+    splits = read(source="tfds", name="shapes", data_dir=tfds_dir)
+    assert splits.labels == ("square", "disc") and sum(map(len, splits.parts.values())) == 24
+    known = {picture.tobytes(): boxes for picture, boxes in drawing.scenes(24)}
+    for split in splits.parts.values():
+        for i, rows in enumerate(split.labels):
+            pixels = split.example(i)
+            expected = known[Image.fromarray(pixels[:, :64]).tobytes()]
+            assert pixels.shape == (64, 96, 3) and rows["corners"][0].tolist() == [0, 0, 96, 64]
+            assert [splits.labels[n] for n in rows["label"][1:]] == [label for label, *_ in expected]
+            np.testing.assert_allclose(
+                rows["corners"][1:], np.reshape([box[1:] for box in expected], (-1, 4)), atol=1e-3
+            )
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"objects_key": "things"}, "has no boxes called 'things' / 'bbox'"),
+        ({"box_key": "box"}, "has no boxes called 'objects' / 'box'"),
+        ({"label_key": "bbox"}, "has no label called 'objects' / 'bbox'"),
+        ({"image_key": "picture"}, "has no image called 'picture'"),
+        ({"group_key": "photo"}, "has no feature called 'photo'"),
+    ],
+)
+def test_features_that_a_tfds_data_set_lacks_are_named(tfds_dir, more, words):
+    with pytest.raises(DataError, match=words) as error:
+        read(source="tfds", name="shapes", data_dir=tfds_dir, **more)
+    assert "Features: image (Image), objects (Sequence)." in str(error.value.hint)
+
+
 def test_a_picture_is_the_first_row_of_its_truth(tmp_path):
     drawing.coco(tmp_path / "coco", 24)
     train = read(source="coco", path=str(tmp_path / "coco")).train
