@@ -47,45 +47,39 @@ def asked(arguments, settings):
         except (OSError, ValueError) as error:
             sys.exit(f"{path} cannot be read as a sound: it {error}")
         size = settings["samples"]
-        if len(sound) <= size:
+        if len(sound) <= size or "prompt" in settings:
             yield path, sound
             continue
-        for start, part in parted(sound, size, at_pauses="prompt" in settings):
+        for start, part in parted(sound, size):
             yield f"{path} from {start / settings['sample_rate']:.1f} s", part
 
 
-def parted(sound, samples, at_pauses):
-    """Yields the start of each part of a longer sound, and the part: of at most `samples`, one after the other.
+def parted(sound, samples):
+    """Yields the start of each part of a sound, and the part: windows one after the other."""
+    yield from zip(range(0, len(sound), samples), windows([sound], samples, samples), strict=True)
 
-    Args:
-        at_pauses: end a part where it is quietest for a fifth of a second, in its last third; a word is then not torn.
-    """
-    step, start = RATE // 50, 0
-    while at_pauses and len(sound) - start > samples:
-        loud = (
-            np.square(sound[start : start + samples // step * step].astype(np.float64)).reshape(-1, step).mean(axis=1)
-        )
-        loud = np.convolve(loud, np.ones(10), "same")
-        first = len(loud) * 2 // 3
-        end = start + (first + int(np.argmin(loud[first:-1]))) * step + step // 2
-        yield start, sound[start:end]
-        start = end
-    rest = sound[start:]
-    yield from zip(range(start, len(sound), samples), windows([rest], samples, samples), strict=True)
+
+def overlapping(sound, samples):
+    """Returns windows of a sound, float32 [W, samples]; each begins with the last third of the one before."""
+    shared = samples // 3
+    starts = range(0, max(len(sound) - shared, 1), samples - shared)
+    return np.stack([fit(sound[start:], samples) for start in starts])
 
 
 def taking(predict, folder, settings):
-    """Returns a function from a sound, float32 [n], or a batch of sounds of one length to inputs."""
+    """Returns a function from a sound, float32 [n], or a batch of sounds of one length to inputs: a window of each, or
+    all windows where what they hear is joined."""
+    prepare = overlapping if "prompt" in settings else fit
 
     def take(example):
-        return {"sounds": np.stack([fit(sound, settings["samples"]) for sound in np.atleast_2d(example)])}
+        return {"sounds": np.stack([prepare(sound, settings["samples"]) for sound in np.atleast_2d(example)])}
 
     return take
 
 
 def predicting(run, folder, manifest, options):
-    """Returns `run`, or what writes speech down with it, token by token."""
-    return speech().predicting(run, folder, manifest) if "prompt" in manifest["reading"] else run
+    """Returns `run`, or what writes speech down with it, window by window."""
+    return speech().predicting(run, folder, manifest, options) if "prompt" in manifest["reading"] else run
 
 
 def speech():

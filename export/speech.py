@@ -15,10 +15,13 @@ A model is either one function from windows of samples to tokens, or two:
     max_tokens  longest transcript, in tokens
     cache       shape of self_kv
 
-Training decodes with the rules of this module as well: at most `limit` tokens, and no endless repetition.
+Training decodes with the rules of this module as well: at most `limit` tokens, and no endless repetition. A recording
+that is longer than the window is written down in windows that overlap, and their transcripts are joined.
 """
 
 import json
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +34,8 @@ TOKENS = 12
 """The most tokens per second of sound; fast speakers reach 8."""
 SPARE = 12
 """Tokens in addition, for short sounds."""
+AT_ONCE = 4
+"""Windows of a long recording that a model gets in one call."""
 
 
 def repeats(phrase: int) -> int:
@@ -97,23 +102,63 @@ def text_of(tokens, pieces):
     return b"".join(pieces[token] for token in tokens if token < len(pieces)).strip()
 
 
-def predicting(run, folder, manifest):
-    """Returns a function from {"sounds": float32 [B, samples]} to rows of "tokens", "margins" and "text"."""
-    settings = manifest["reading"]
-    if "encode" not in manifest["signatures"]:
-        return lambda inputs: rows_of(run(inputs), settings)
-    vocabulary = json.loads(Path(folder, VOCABULARY).read_text("utf-8"))
-    known = pieces(vocabulary)
+def spelling(vocabulary):
+    """Returns `text_of` for a byte-level vocabulary: tokens -> their text in UTF-8."""
+    return partial(text_of, pieces=pieces(vocabulary))
 
-    def predict(inputs):
-        written = [transcribe(run, window, settings) for window in inputs["sounds"]]
-        return {
-            "tokens": [np.array(one.tokens, np.int32) for one in written],
-            "margins": [np.array(one.margins, np.float32) for one in written],
-            "text": [np.frombuffer(text_of(one.tokens, known), np.uint8) for one in written],
-        }
 
-    return predict
+@dataclass
+class Written:
+    """A transcript: chosen tokens, their margins in nats, and their text in UTF-8."""
+
+    tokens: list
+    margins: list
+    text: bytes
+
+
+def predicting(run, folder, manifest, options):
+    """Returns a function from windows of sounds, float32 [B, W, samples], to rows of "tokens", "margins" and "text"."""
+    settings, many = manifest["reading"], "encode" not in manifest["signatures"]
+    spell = getattr(run, "spelled", None) or spelling(json.loads(Path(folder, VOCABULARY).read_text("utf-8")))
+    write = partial(at_once, run) if many else partial(one_by_one, run, spell, settings)
+    alive = options.stream.touch if options.stream else lambda: None  # a long recording takes its time
+    return partial(transcripts, write, spell, settings, alive)
+
+
+def transcripts(write, spell, settings, alive, inputs):
+    """Returns rows of "tokens", "margins" and "text", one for each sound, whose windows' transcripts are joined.
+
+    Args:
+        write: windows, float32 [n, samples] -> a `Written` for each.
+        spell: tokens -> their text in UTF-8.
+        alive: called after some windows.
+        inputs: "sounds" are windows that overlap, float32 [B, W, samples].
+    """
+    count, each, samples = inputs["sounds"].shape
+    windows, size, found = inputs["sounds"].reshape(-1, samples), max(count, AT_ONCE), []
+    for start in range(0, len(windows), size):
+        found += write(windows[start : start + size])
+        alive()
+    rows = [joined(found[i : i + each], spell, settings) for i in range(0, len(found), each)]
+    return {
+        "tokens": [np.array(one.tokens, np.int32) for one in rows],
+        "margins": [np.array(one.margins, np.float32) for one in rows],
+        "text": [np.frombuffer(one.text, np.uint8) for one in rows],
+    }
+
+
+def one_by_one(run, spell, settings, windows):
+    """Writes windows down with a model that gives the logits of the next token."""
+    each = [transcribe(run, window, settings) for window in windows]
+    return [Written(one.tokens, one.margins, spell(one.tokens)) for one in each]
+
+
+def at_once(run, windows):
+    """Writes windows down with a model that chooses tokens itself, int32 [B, M], padded with -1."""
+    found = run({"sounds": windows})
+    counts = [int((row >= 0).sum()) for row in found["tokens"]]
+    rows = zip(counts, *(found[name] for name in ("tokens", "margins", "text")), strict=True)
+    return [Written(list(tokens[:n]), list(margins[:n]), bytes(text)) for n, tokens, margins, text in rows]
 
 
 def transcribe(run, window, settings):
@@ -137,11 +182,56 @@ def _step(run, token, position, cache, cross):
     return run({"tokens": tokens, "position": place, "self_kv": cache, "cross_kv": cross})
 
 
-def rows_of(found, settings):
-    """Returns rows of a model that writes by itself, with tokens int32 [B, M] that are padded with -1."""
-    counts = [int((row >= 0).sum()) for row in found["tokens"]]
-    return {
-        "tokens": [np.asarray(row[:n], np.int32) for row, n in zip(found["tokens"], counts, strict=True)],
-        "margins": [np.asarray(row[:n], np.float32) for row, n in zip(found["margins"], counts, strict=True)],
-        "text": [np.frombuffer(bytes(text), np.uint8) for text in found["text"]],
-    }
+# --- long recordings ---------------------------------------------------------------------------------------
+
+
+def joined(parts, spell, settings):
+    """Returns the transcript of windows that overlap, from those of each."""
+    if len(parts) == 1:
+        return parts[0]
+    tokens, margins = [], []
+    left, leads = _said(parts[0], settings)
+    for part in parts[1:]:
+        right, theirs = _said(part, settings)
+        stop, start = seam(left, right)
+        tokens, margins = tokens + left[:stop], margins + leads[:stop]
+        left, leads = right[start:], theirs[start:]
+    tokens, margins = tokens + left, margins + leads
+    return Written(tokens, margins, spell(tokens))
+
+
+def _said(part, settings):
+    """Returns tokens and margins without the end token."""
+    said = part.tokens[:-1] if part.tokens[-1:] == [settings["end"]] else part.tokens
+    return said, part.margins[: len(said)]
+
+
+def seam(left, right):
+    """Returns how many tokens of a window are kept, and the first one that is kept of the next window.
+
+    The two are laid over each other where they have most in common: equal tokens count 1, all others between them -1
+    (Smith and Waterman 1981). The seam is in the middle of that, because words at the edges of windows are torn. A
+    window that repeats itself ends, or begins, with what is made up: of equal places, the first of the left window and
+    the last of the right one count. With fewer than two tokens in common, all are kept.
+    """
+    table = [[0] * (len(right) + 1)]
+    for mine in left:
+        above, row = table[-1], [0]
+        for j, theirs in enumerate(right):
+            row.append(max(0, above[j] + (1 if mine == theirs else -1), above[j + 1] - 1, row[j] - 1))
+        table.append(row)
+    best, i, j = max((score, -i, j) for i, row in enumerate(table) for j, score in enumerate(row))
+    i, pairs = -i, []
+    while table[i][j]:
+        if is_same := left[i - 1] == right[j - 1]:
+            pairs.append((i - 1, j - 1))
+        if table[i][j] == table[i - 1][j - 1] + (1 if is_same else -1):
+            i, j = i - 1, j - 1
+        elif table[i][j] == table[i - 1][j] - 1:
+            i -= 1
+        else:
+            j -= 1
+    if best < 2:
+        return len(left), 0
+    # The next window hears more, so it has given up where it writes nothing more.
+    return (len(left), len(right)) if pairs[0][1] == len(right) - 1 else pairs[len(pairs) // 2]

@@ -2,16 +2,18 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import sounds
 import tensorflow as tf
 from click.testing import CliRunner
 
-from kerastune import data, export, fine_tune, tasks
+from kerastune import data, export, fine_tune, predict, tasks
 from kerastune.cli import cli
 from kerastune.errors import DataError, KerastuneError, RecipeError
 from kerastune.progress import Progress
@@ -332,12 +334,63 @@ def test_keys_of_another_sound_are_caught(problems: Callable[..., list[str]]) ->
     assert problems(crossed=late)
 
 
-def test_long_recordings_are_cut_at_pauses() -> None:
-    spoken, pause = sounds.tone(300, 0.7), np.zeros(3200, np.float32)
-    long = np.concatenate([spoken, pause] * 4)
-    found = list(audio.parted(long, 16_000, at_pauses=True))
-    assert len(found) == 4 and all(long[start] == 0 for start, _ in found[1:])
-    np.testing.assert_array_equal(np.concatenate([part for _, part in found])[: len(long)], long)
+# --- long recordings ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("samples", "count"), [(1, 1), (900, 1), (901, 2), (1500, 2), (1501, 3)])
+def test_windows_overlap_by_a_third_and_leave_nothing_out(samples: int, count: int) -> None:
+    sound = np.arange(1, samples + 1, dtype=np.float32)
+    found = audio.overlapping(sound, 900)
+    assert found.shape == (count, 900)
+    for one, following in pairwise(found):
+        np.testing.assert_array_equal(one[600:], following[:300])
+    assert set(sound) == set(found.ravel()) - {0}
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        (["abcdef", "defghi"], "abcdefghi"),
+        (["abcdeX", "Ycdefg"], "abcdefg"),  # a torn word at each edge
+        (["abcdef", "dXXefghi", "ghijkl"], "abcdefghijkl"),  # more between equal tokens
+        (["abcdefXcdefXcdef", "defghi"], "abcdefghi"),  # a repetition at the end of a window
+        (["abcdef", "deYdeYdefgh"], "abcdefgh"),  # at the beginning
+        (["abc", "def"], "abcdef"),  # nothing in common: nothing is left out
+        (["abcd", "dxyz"], "abcddxyz"),  # one token is no evidence
+        (["", "abc"], "abc"),
+        (["abcdef", "bc", "xyz"], "abcdefxyz"),  # a window that gave up
+    ],
+)
+def test_transcripts_are_joined_where_they_have_most_in_common(windows: list[str], expected: str) -> None:
+    settings = {"end": ord("$")}
+    parts = [reader.Written([*map(ord, f"{one}$")], list(range(len(one) + 1)), b"") for one in windows]
+    whole = reader.joined(parts, lambda tokens: "".join(map(chr, tokens)).encode(), settings)
+    assert whole.text.decode() == expected and len(whole.margins) == len(expected)
+
+
+@pytest.fixture(scope="module")
+def long(spoken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of some seconds, of which the model hears one at a time."""
+    path = tmp_path_factory.mktemp("long") / "long.wav"
+    return sounds.write(path, np.concatenate([soundfile.read(spoken / name)[0] for name in TEST]))
+
+
+def test_a_run_joins_what_it_hears_in_the_windows_of_a_recording(made: Any, model: Any, long: Path) -> None:
+    (found,) = predict(made, [long])
+    windows = audio.overlapping(audio.decode(long.read_bytes())[0], 16_000)
+    known = decoding.pieces(model.parts.tokenizer, model.settings["words"])
+    each = scoring.answers(model, windows)
+    parts = [reader.Written(*map(list, one), b"") for one in zip(each["tokens"], each["margins"], strict=True)]
+    whole = reader.joined(parts, lambda tokens: reader.text_of(tokens, known), model.settings)
+    assert found.input == str(long) and found.document == {"text": whole.text.decode()}
+    assert len(windows) == 5
+
+
+@pytest.mark.parametrize("target", ["linux", "tf-serving"])
+def test_an_artifact_writes_a_long_recording_down_as_its_run(made: Any, long: Path, target: str) -> None:
+    (of,) = export(made, Export(target=target))
+    (ours,), (theirs,) = predict(made, [long]), predict(of, [long])
+    assert theirs.document == ours.document and theirs.input == str(long)
 
 
 # --- where it goes -------------------------------------------------------------------------------------------

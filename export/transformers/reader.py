@@ -73,7 +73,10 @@ def writing(folder, settings, options):
             if not said.is_over:
                 said.add(logits[0].numpy())
         tokens = found.sequences[0, len(found.sequences[0]) - len(found.logits) :].tolist()[: len(said.tokens)]
-        return tokens, said.margins, tokenizer.decode(tokens, skip_special_tokens=True).strip().encode()
+        return tokens, said.margins, spelled(tokens)
+
+    def spelled(tokens):
+        return tokenizer.decode(tokens, skip_special_tokens=True).strip().encode()
 
     def run(inputs):
         rows = [written(window) for window in inputs["sounds"]]
@@ -84,6 +87,7 @@ def writing(folder, settings, options):
             "text": [text for _, _, text in rows],
         }
 
+    run.spelled = spelled
     return run
 
 

@@ -221,7 +221,7 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
     return Kind("a sound", LARGEST, check, decode).ask(paths)
 
 
-def parts(asked: Asked, samples: int, at_pauses: bool) -> Asked:
+def parts(asked: Asked, samples: int) -> Asked:
     """Returns the parts of longer sounds, one after the other, named by the second where each starts."""
     names, examples = list[str](), list[Example]()
     for name, sound in zip(asked.names, asked.examples, strict=True):
@@ -229,7 +229,7 @@ def parts(asked: Asked, samples: int, at_pauses: bool) -> Asked:
             names.append(name)
             examples.append(sound)
             continue
-        for start, part in reader.parted(sound, samples, at_pauses):
+        for start, part in reader.parted(sound, samples):
             names.append(f"{name} from {start / RATE:.1f} s")
             examples.append(part)
     return Asked(names, examples)

@@ -71,8 +71,8 @@ class Modality:
         encode: example -> a file, which some devices take; None if there are no such files.
         question: example -> the example without its answer.
         stored: how its examples are stored in files; None if they are texts in a table.
-        parts: (asked examples, size, whether to cut at pauses) -> the same, each that is longer than this size as
-            several, with their places in their names; None if examples have no length.
+        parts: (asked examples, size) -> the same, each that is longer than this size as several, with their places in
+            their names; None if examples have no length.
         missing: returns why this installation cannot read such examples, with the command that helps; None if it can.
     """
 
@@ -91,5 +91,5 @@ class Modality:
     encode: Callable[[Example], bytes] | None = None
     question: Callable[[Example], Example] = lambda example: example
     stored: Stored | None = None
-    parts: Callable[[Asked, int, bool], Asked] | None = None
+    parts: Callable[[Asked, int], Asked] | None = None
     missing: Callable[[], str | None] = lambda: None

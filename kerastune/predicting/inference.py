@@ -50,7 +50,8 @@ def predict(
 
     Args:
         examples: paths of image or sound files; texts, two per example for a model of pairs; or prompts. A sound that
-            is longer than the model's window becomes one example per window.
+            is longer than the model's window becomes one example per window; a recording of speech stays one, whose
+            windows overlap.
         top: number of labels, most probable first.
         max_tokens: maximum tokens of an answer; default: 64.
         temperature: 0, the default, takes the most likely token; above 0, tokens are sampled (1: from the model's
@@ -77,9 +78,9 @@ def predict(
         )
     sides = of.manifest.sides if isinstance(of, Artifact) else device_of(of).sides(of.recipe)
     asked = device_of(of).modality.ask([examples] if isinstance(examples, str | Path) else examples, sides)
-    window = of.manifest.reading.get("samples") if isinstance(of, Artifact) else device_of(of).window(of.recipe)
-    if window and (parts := device_of(of).modality.parts):
-        asked = parts(asked, window, device_of(of).at_pauses)
+    window, parts = device_of(of).window, device_of(of).modality.parts
+    if window and parts:
+        asked = parts(asked, of.manifest.reading["samples"] if isinstance(of, Artifact) else window(of.recipe))
     found, answer = outputs(of, asked.examples, options), _answering(of, top)
     answers = [answer(found, i) for i in range(len(asked.names))]
     if draw is not None:

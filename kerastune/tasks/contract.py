@@ -285,8 +285,8 @@ class Device(Generic[R]):
         pipeline_tag: Hugging Face's name of the task: "image-classification".
         unit: what a latency measures: "an image", "a token".
         rounding: the largest difference between two float32 runtimes, relative to the outputs' scale.
-        window: recipe -> the length of the window that the model takes, if its examples can be longer; else None.
-        at_pauses: whether `kerastune predict` cuts longer examples at pauses, and not at the window's length.
+        window: recipe -> the length of the window that the model takes, if `kerastune predict` cuts longer examples
+            into parts that have an answer each; else None.
         options: options of `kerastune predict` and their defaults; `Task.answer` gets them, and an artifact's reader
             gets them as --max-tokens and so on.
         mediapipe: recipe -> the outputs that a task of MediaPipe reads, as rows of `kerastune.formats.metadata.KINDS`,
@@ -309,8 +309,7 @@ class Device(Generic[R]):
     pipeline_tag: str
     unit: str
     rounding: float = ROUNDING
-    window: Callable[[R], int | None] = lambda recipe: None
-    at_pauses: bool = False
+    window: Callable[[R], int] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     mediapipe: Callable[[R], Mapping[str, str]] = lambda recipe: {}
     readers: tuple[str, ...] = ()

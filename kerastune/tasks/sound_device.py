@@ -67,11 +67,11 @@ def sounds(settings: Record, batch: int | None) -> Record:
     return {"name": "sounds", "shape": [batch, size], "dtype": "float32", "range": [-1, 1], "meaning": meaning}
 
 
-def outside(settings: Record) -> list[str]:
-    """Returns what is done with a file before the model hears it."""
+def outside(settings: Record, cut: str = "cut to") -> list[str]:
+    """Returns what is done with a file before the model hears it; `cut` says how it is cut to the window's length."""
     return [
         "decode the file",
         "average its channels",
         f"resample to {settings['sample_rate']:,} samples per second",
-        f"cut to {settings['samples']:,} samples, or pad with zeros at the end",
+        f"{cut} {settings['samples']:,} samples, or pad with zeros at the end",
     ]

@@ -121,7 +121,7 @@ def _transformers() -> str | None:
 SUBSET = 64
 
 SECONDS = 15 * 60.0
-"""Time limit of a runtime for one array, and for its start, in seconds."""
+"""Time limit of a runtime for one array, for some windows of a long one, and for its start, in seconds."""
 
 _PLAIN = {
     "conversation": "its reference kernels take seconds per token of a language model",

@@ -16,6 +16,7 @@ from kerastune.tasks.speech_to_text.settings import SpeechToText
 GOLDEN = 20
 SERVING = ("serving_default", "serve_bytes")
 _TWO = "encode+decode"
+_CUT = "cut, with an overlap of a third, into windows of"
 
 
 def learnt(recipe: SpeechToText) -> Learnt:
@@ -76,7 +77,7 @@ def manifest(recipe: SpeechToText, wanted: Wanted, form: Form, work: Path) -> Re
                 *(["choose each next token, join their texts"] if is_whole else []),
             ],
             "outside": [
-                *sound_device.outside(settings),
+                *sound_device.outside(settings, _CUT),
                 *([] if is_whole else ["choose each next token (speech.py), join their texts (vocabulary.json)"]),
             ],
         },
@@ -93,7 +94,7 @@ def _of_folder(settings: Record) -> Record:
         "outputs": _written(1),
         "preprocessing": {
             "inside": ["generate: choose each next token"],
-            "outside": [*sound_device.outside(settings), "WhisperFeatureExtractor", "WhisperTokenizer.decode"],
+            "outside": [*sound_device.outside(settings, _CUT), "WhisperFeatureExtractor", "WhisperTokenizer.decode"],
         },
     }
 
@@ -122,7 +123,5 @@ DEVICE: Device[SpeechToText] = Device(
     serving=SERVING,
     pipeline_tag="automatic-speech-recognition",
     unit="a sound",
-    window=samples,
-    at_pauses=True,
     readers=("speech.py",),
 )

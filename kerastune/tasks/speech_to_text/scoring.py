@@ -1,7 +1,8 @@
 """Transcribes whole splits with the Keras model, and scores a control set."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,12 +13,14 @@ import tensorflow as tf
 from kerastune import environment
 from kerastune.data import Order, Split, Splits, picked, whole
 from kerastune.data.ragged import Ragged
-from kerastune.tasks.learnt.transcripts import TRANSCRIPT
+from kerastune.targets import speech as reader
+from kerastune.targets.audio import overlapping
+from kerastune.tasks.learnt.transcripts import TRANSCRIPT, predictions
 from kerastune.tasks.log_mel import log_mel
 from kerastune.tasks.speech_to_text.building import prompt_of
-from kerastune.tasks.speech_to_text.decoding import collected, encoder, limits, writing
+from kerastune.tasks.speech_to_text.decoding import cache_shape, collected, cross_kv, encoder, limits, step, writing
 from kerastune.tasks.speech_to_text.feeding import windows
-from kerastune.tasks.speech_to_text.model import Transcriber
+from kerastune.tasks.speech_to_text.model import Transcriber, pieces
 from kerastune.tasks.speech_to_text.settings import SpeechToText
 
 _DECODED = 16  # sounds whose transcripts are written together
@@ -42,6 +45,39 @@ def transcripts(
         margins.append(found[1].numpy())
         each(done := done + len(chosen))
     return collected(model, np.concatenate(tokens), np.concatenate(margins))
+
+
+def answers(model: Transcriber, sounds: Sequence[npt.NDArray[np.float32]]) -> dict[str, Ragged]:
+    """Returns the predictions for sounds of any length, as the reader of an artifact writes them."""
+    settings = {**model.settings, "cache": cache_shape(model)}
+    spell = partial(reader.text_of, pieces=pieces(model.parts.tokenizer, settings["words"]))
+    write = partial(reader.one_by_one, _functions(model), spell, settings)
+    rows: dict[str, list[Any]] = {"tokens": [], "margins": [], "text": []}
+    for sound in sounds:
+        heard = {"sounds": overlapping(sound, model.samples)[None]}
+        for name, found in reader.transcripts(write, spell, settings, lambda: None, heard).items():
+            rows[name] += found
+    return predictions(rows["tokens"], rows["margins"], [one.tobytes() for one in rows["text"]])
+
+
+def _functions(model: Transcriber) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Returns what `kerastune.targets.speech` takes for an exported model of two functions."""
+    whisper, front_end = model.whisper, log_mel(model.converter())
+
+    def encode(sounds: Any) -> dict[str, Any]:
+        return {"cross_kv": cross_kv(whisper, encoder(whisper, front_end(sounds)))}
+
+    def decode(tokens: Any, position: Any, self_kv: Any, cross_kv: Any) -> dict[str, Any]:
+        logits, following = step(whisper, tokens, position[0], self_kv, cross_kv)
+        return {"logits": logits, "self_kv_next": following}
+
+    compiled = [tf.function(one, autograph=False) for one in (encode, decode)]
+
+    def run(inputs: dict[str, Any]) -> dict[str, Any]:
+        given = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
+        return compiled["tokens" in given](**given)  # type: ignore[no-any-return]
+
+    return run
 
 
 def validated(recipe: SpeechToText, model: Transcriber, splits: Splits) -> dict[str, float]:

@@ -1,8 +1,5 @@
 """Speech to text: a Whisper whose decoder learns the words of a domain, judged by what it writes."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import numpy as np
 
 from kerastune.data import Order, Split, Splits
@@ -14,7 +11,7 @@ from kerastune.tasks.speech_to_text import hugging_face_writing, tracing
 from kerastune.tasks.speech_to_text.building import build, describe, load, settled
 from kerastune.tasks.speech_to_text.decoding import uncached
 from kerastune.tasks.speech_to_text.feeding import batches, example, order, preprocessing, targets
-from kerastune.tasks.speech_to_text.scoring import controlled, transcripts, validated
+from kerastune.tasks.speech_to_text.scoring import answers, controlled, transcripts, validated
 from kerastune.tasks.speech_to_text.settings import SpeechToText
 
 
@@ -28,10 +25,6 @@ def _batches(
 ) -> Dataset:
     more = (recipe.augment, changes.seed, changes.view) if changes else ()
     return with_truth(batches(model, split, order, *more), targets)
-
-
-def _answer(recipe: SpeechToText, model: Model, examples: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    return {**uncached(model, examples)}
 
 
 TASK: Task[SpeechToText] = Task(
@@ -63,7 +56,7 @@ TASK: Task[SpeechToText] = Task(
         samples=lambda recipe, model, splits: [],
     ),
     predict=lambda recipe, model, split, batch_size, told: transcripts(model, split, told),
-    answer=_answer,
+    answer=lambda recipe, model, examples, options: {**answers(model, examples)},
     signatures=lambda recipe, model: tracing.signatures(model),
     trace=lambda recipe, model, work, wanted: tracing.trace(model, work, wanted),
     reference=lambda recipe, model, examples: uncached(model, examples),
