@@ -80,8 +80,17 @@ def answer(outputs, labels, top):
 
 
 def transcript(outputs, labels, top):
-    """Returns the text of a transcript."""
+    """Returns the text of a transcript; with times, a line for each segment."""
+    if "segments" in outputs:
+        return [f"{start:.2f} to {end:.2f} s  {text}" for start, end, text in segments(outputs)] or ["(nothing)"]
     return [bytes(outputs["text"]).decode("utf-8", "replace").strip() or "(nothing)"]
+
+
+def segments(outputs):
+    """Returns start and end in seconds, and the text, of each segment of a transcript with times."""
+    lines = bytes(outputs["text"]).decode("utf-8", "replace").split("\n")
+    times = np.asarray(outputs["segments"]).tolist()
+    return [(start, end, text) for (start, end), text in zip(times, lines, strict=False)]
 
 
 def plain(outputs, labels, top):

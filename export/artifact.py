@@ -33,7 +33,7 @@ MINOR = ("detail", "cells", "probabilities")
 """Roles of outputs that are compared for the golden examples alone: a validation split may have gigabytes of them."""
 
 REFUSED = 5
-"""Exit code for an example that the model cannot take, whatever the runtime."""
+"""Exit code for an example or an option that the model cannot take, whatever the runtime."""
 
 
 def main(load, *arguments):
@@ -77,7 +77,11 @@ def run_reader(load, *arguments):
     examples = import_module(EXAMPLES[manifest["modality"]])
     predict = load(folder, manifest, options)
     if hasattr(examples, "predicting"):
-        predict = examples.predicting(predict, folder, manifest, options)
+        try:
+            predict = examples.predicting(predict, folder, manifest, options)
+        except getattr(examples, "Refused", ()) as error:
+            print(error, file=sys.stderr)
+            sys.exit(REFUSED)
     take = examples.taking(predict, folder, manifest["reading"])
     restore = getattr(examples, "restored", lambda outputs, example, manifest: outputs)
     if options.stream:
@@ -234,7 +238,7 @@ def arrays_of(rows, manifest):
 
 def ragged(manifest):
     """Returns the names of outputs whose number of rows varies by example."""
-    return {one["name"] for one in manifest["outputs"] if one["shape"][1:2] == [None]}
+    return {one["name"] for one in manifest["outputs"] if one["shape"][1:2] == [None]} | {"segments"}
 
 
 def maps(manifest):
@@ -281,10 +285,11 @@ def threads(parser):
 
 
 def answering(parser):
-    """Adds options for answers of a language model."""
+    """Adds options for answers of a language model, and for transcripts."""
     parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="maximum tokens of an answer")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: greedy; above 0: sample")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="sampling seed")
+    parser.add_argument("--timestamps", action="store_true", help="print when each segment of speech is said")
 
 
 def peak_mb():

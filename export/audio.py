@@ -59,17 +59,10 @@ def parted(sound, samples):
     yield from zip(range(0, len(sound), samples), windows([sound], samples, samples), strict=True)
 
 
-def overlapping(sound, samples):
-    """Returns windows of a sound, float32 [W, samples]; each begins with the last third of the one before."""
-    shared = samples // 3
-    starts = range(0, max(len(sound) - shared, 1), samples - shared)
-    return np.stack([fit(sound[start:], samples) for start in starts])
-
-
 def taking(predict, folder, settings):
     """Returns a function from a sound, float32 [n], or a batch of sounds of one length to inputs: a window of each, or
     all windows where what they hear is joined."""
-    prepare = overlapping if "prompt" in settings else fit
+    prepare = speech().overlapping if "prompt" in settings else fit
 
     def take(example):
         return {"sounds": np.stack([prepare(sound, settings["samples"]) for sound in np.atleast_2d(example)])}
@@ -78,8 +71,17 @@ def taking(predict, folder, settings):
 
 
 def predicting(run, folder, manifest, options):
-    """Returns `run`, or what writes speech down with it, window by window."""
-    return speech().predicting(run, folder, manifest, options) if "prompt" in manifest["reading"] else run
+    """Returns `run`, or what writes speech down with it, window by window; raises Refused if it cannot."""
+    if "prompt" not in manifest["reading"]:
+        return run
+    asked = {**manifest["reading"], "timestamps": options.timestamps}
+    if why := speech().refusal(asked, speech().chooses(manifest)):
+        raise Refused(why)
+    return speech().predicting(run, folder, manifest, asked, options.stream)
+
+
+class Refused(ValueError):
+    """The model cannot write as asked."""
 
 
 def speech():

@@ -9,10 +9,12 @@ A model is either one function from windows of samples to tokens, or two:
 "reading":
 
     sample_rate, samples  as in audio.py
-    prompt      ids before a transcript, which name language and task
+    prompt      ids before a transcript, which name language and task; the last says that it has no times
     end         the id after a transcript
     words       ids from 0 to here are pieces of text; others but `end` are never chosen
     max_tokens  longest transcript, in tokens
+    times       id of the time 0.00, if the model has times; each of the next ones is 0.02 s later
+    timestamps  whether to write times, at the beginning and at the end of each segment
     cache       shape of self_kv
 
 Training decodes with the rules of this module as well: at most `limit` tokens, and no endless repetition. A recording
@@ -36,6 +38,10 @@ SPARE = 12
 """Tokens in addition, for short sounds."""
 AT_ONCE = 4
 """Windows of a long recording that a model gets in one call."""
+TICK = 320
+"""Samples between two times."""
+_BEGINS = 50
+"""Ticks: what is said first begins within a second."""
 
 
 def repeats(phrase: int) -> int:
@@ -45,7 +51,21 @@ def repeats(phrase: int) -> int:
 
 def limit(samples: int, settings) -> int:
     """Returns the most tokens for a sound of this many samples: text beyond it is not spoken, but made up."""
-    return min(settings["max_tokens"], SPARE + -(-samples * TOKENS // RATE))
+    rate = TOKENS + 2 * settings.get("timestamps", False)
+    return min(settings["max_tokens"], SPARE + -(-samples * rate // RATE))
+
+
+def refusal(settings, is_whole):
+    """Returns why the model cannot write with these settings, or None.
+
+    Args:
+        is_whole: whether the file chooses the tokens.
+    """
+    if settings["timestamps"] and "times" not in settings:
+        return "the model has no tokens for times, so it cannot tell when something is said"
+    if settings["timestamps"] and is_whole:
+        return "the file chooses its tokens itself, and no times: ask the run, or an artifact in TFLite or ONNX"
+    return None
 
 
 def heard(window) -> int:
@@ -68,14 +88,13 @@ class Writing:
 
     def add(self, logits):
         """Chooses the most likely allowed token: logits float32 [vocabulary]."""
-        words, end = self._settings["words"], self._settings["end"]
-        allowed = np.append(logits[:words], logits[end]) if end >= words else logits[:words]
-        first, second = np.argsort(-allowed, kind="stable")[:2]
-        token = int(first) if first < words else end
-        self.margins.append(float(allowed[first] - allowed[second]))
+        allowed = open_logits(logits, self.tokens, self._settings)
+        token = int(allowed.argmax())
+        margin, allowed[token] = allowed[token], -np.inf
+        self.margins.append(float(margin - allowed.max()))
         self.tokens.append(token)
-        self.is_over = token == end or len(self.tokens) == self._most
-        if token != end:
+        self.is_over = token == self._settings["end"] or len(self.tokens) == self._most
+        if token != self._settings["end"]:
             self._notice_loops()
 
     def _notice_loops(self):
@@ -87,6 +106,41 @@ class Writing:
                 kept = len(said) - repeats(phrase) * phrase
                 self.tokens, self.margins, self.is_over = said[:kept], self.margins[:kept], True
                 return
+
+
+def open_logits(logits, said, settings):
+    """Returns the logits of the tokens that may follow what is said, float32 [vocabulary]; those of others are -inf."""
+    allowed = np.full(len(logits), -np.inf, np.float32)
+    open_ids = [slice(settings["words"]), settings["end"]]
+    if settings.get("timestamps"):
+        first = settings["times"]
+        open_ids.append(slice(first, first + settings["samples"] // TICK + 1))
+    for ids in open_ids:
+        allowed[ids] = logits[ids]
+    if settings.get("timestamps"):
+        _keep_times(allowed, said, settings)
+    return allowed
+
+
+def _keep_times(allowed, said, settings):
+    """Shuts tokens that may not follow: times stand at the beginning and at the end of a segment, and never go back.
+
+    These are Whisper's own rules (`ApplyTimestampRules` in its decoding.py).
+    """
+    first = settings["times"]
+    words, times = allowed[:first], allowed[first:]  # with the end token
+    if not said:
+        words[:] = times[_BEGINS + 1 :] = -np.inf
+        return
+    ends = said[-1] >= first and len(said) > 1 and said[-2] < first  # the last token is the end of a segment
+    if ends:
+        allowed[: settings["words"]] = -np.inf
+    elif said[-1] >= first:
+        times[:] = -np.inf
+    ticks = [token - first for token in said if token >= first]
+    times[: ticks[-1] + (not ends)] = -np.inf
+    if np.logaddexp.reduce(times) > words.max():
+        words[:] = -np.inf
 
 
 def pieces(vocabulary):
@@ -116,17 +170,26 @@ class Written:
     text: bytes
 
 
-def predicting(run, folder, manifest, options):
-    """Returns a function from windows of sounds, float32 [B, W, samples], to rows of "tokens", "margins" and "text"."""
-    settings, many = manifest["reading"], "encode" not in manifest["signatures"]
+def predicting(run, folder, manifest, settings, stream):
+    """Returns a function from windows of sounds, float32 [B, W, samples], to rows of "tokens", "margins" and "text".
+
+    Args:
+        stream: a file to touch while a long recording takes its time, or None.
+    """
     spell = getattr(run, "spelled", None) or spelling(json.loads(Path(folder, VOCABULARY).read_text("utf-8")))
-    write = partial(at_once, run) if many else partial(one_by_one, run, spell, settings)
-    alive = options.stream.touch if options.stream else lambda: None  # a long recording takes its time
-    return partial(transcripts, write, spell, settings, alive)
+    write = partial(at_once, run) if chooses(manifest) else partial(one_by_one, run, spell, settings)
+    return partial(transcripts, write, spell, settings, stream.touch if stream else lambda: None)
+
+
+def chooses(manifest):
+    """Returns whether the file chooses the tokens, and not its reader."""
+    return "encode" not in manifest["signatures"]
 
 
 def transcripts(write, spell, settings, alive, inputs):
     """Returns rows of "tokens", "margins" and "text", one for each sound, whose windows' transcripts are joined.
+
+    With times, there are "segments" as well, float32 [n, 2]: start and end in seconds of each line of "text".
 
     Args:
         write: windows, float32 [n, samples] -> a `Written` for each.
@@ -140,7 +203,15 @@ def transcripts(write, spell, settings, alive, inputs):
         found += write(windows[start : start + size])
         alive()
     rows = [joined(found[i : i + each], spell, settings) for i in range(0, len(found), each)]
+    timed = {}
+    if settings.get("timestamps"):
+        ends = [(each - 1) * hop(samples) + heard(one[-1]) for one in inputs["sounds"]]
+        parts = [segments(one.tokens, spell, settings, end / RATE) for one, end in zip(rows, ends, strict=True)]
+        timed["segments"] = [np.array([one[:2] for one in some], np.float32).reshape(-1, 2) for some in parts]
+        for one, some in zip(rows, parts, strict=True):
+            one.text = b"\n".join(text for _, _, text in some)
     return {
+        **timed,
         "tokens": [np.array(one.tokens, np.int32) for one in rows],
         "margins": [np.array(one.margins, np.float32) for one in rows],
         "text": [np.frombuffer(one.text, np.uint8) for one in rows],
@@ -166,6 +237,7 @@ def transcribe(run, window, settings):
     said = Writing(limit(heard(window), settings), settings)
     cross = run({"sounds": window[None]})["cross_kv"]
     cache, prompt = np.zeros(settings["cache"], np.float32), settings["prompt"]
+    prompt = prompt[:-1] if settings.get("timestamps") else prompt
     for position, token in enumerate(prompt[:-1]):
         cache = _step(run, token, position, cache, cross)["self_kv_next"]
     token, position = prompt[-1], len(prompt) - 1
@@ -182,7 +254,44 @@ def _step(run, token, position, cache, cross):
     return run({"tokens": tokens, "position": place, "self_kv": cache, "cross_kv": cross})
 
 
+# --- times -------------------------------------------------------------------------------------------------
+
+
+def segments(tokens, spell, settings, seconds):
+    """Returns start and end in seconds, and the text, of each part of a transcript between times.
+
+    Args:
+        seconds: length of the sound, where a segment without a time at its end ends.
+    """
+    found, start, said = [], 0.0, []
+    for token in [*tokens, None]:
+        if token is not None and token < settings["words"]:
+            said.append(token)
+        elif token is None or token >= settings["times"]:
+            at = seconds if token is None else (token - settings["times"]) * TICK / RATE
+            at = max(start, min(at, seconds))
+            if text := b" ".join(spell(said).split()):
+                found.append((start, at, text))
+            start, said = at, []
+    return found
+
+
 # --- long recordings ---------------------------------------------------------------------------------------
+
+
+def hop(samples):
+    """Returns how many samples after a window of this many the next one begins: two thirds, in whole times."""
+    return samples - samples // (3 * TICK) * TICK
+
+
+def overlapping(sound, samples):
+    """Returns windows of a sound, float32 [W, samples]; each begins with the last third of the one before."""
+    starts = range(0, max(len(sound) - samples + hop(samples), 1), hop(samples))
+    windows = np.zeros([len(starts), samples], np.float32)
+    for window, start in zip(windows, starts, strict=True):
+        part = sound[start : start + samples]
+        window[: len(part)] = part
+    return windows
 
 
 def joined(parts, spell, settings):
@@ -190,20 +299,30 @@ def joined(parts, spell, settings):
     if len(parts) == 1:
         return parts[0]
     tokens, margins = [], []
-    left, leads = _said(parts[0], settings)
-    for part in parts[1:]:
-        right, theirs = _said(part, settings)
-        stop, start = seam(left, right)
+    left, leads = _said(parts[0], settings, 0)
+    for number, part in enumerate(parts[1:], start=1):
+        right, theirs = _said(part, settings, number)
+        stop, start = _seam_of_words(left, right, settings["words"])
         tokens, margins = tokens + left[:stop], margins + leads[:stop]
         left, leads = right[start:], theirs[start:]
     tokens, margins = tokens + left, margins + leads
     return Written(tokens, margins, spell(tokens))
 
 
-def _said(part, settings):
-    """Returns tokens and margins without the end token."""
+def _said(part, settings, number):
+    """Returns tokens and margins without the end token, and with the recording's times."""
     said = part.tokens[:-1] if part.tokens[-1:] == [settings["end"]] else part.tokens
+    if settings.get("timestamps"):
+        later = number * hop(settings["samples"]) // TICK
+        said = [token + later if token >= settings["times"] else token for token in said]
     return said, part.margins[: len(said)]
+
+
+def _seam_of_words(left, right, words):
+    """Returns the `seam`, found without times, as places among all tokens."""
+    mine, theirs = ([i for i, token in enumerate(one) if token < words] for one in (left, right))
+    stop, start = seam([left[i] for i in mine], [right[i] for i in theirs])
+    return [*mine, len(left)][stop], [*theirs, len(right)][start] if start else 0
 
 
 def seam(left, right):

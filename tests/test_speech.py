@@ -1,6 +1,7 @@
 """speech_to_text: what is learnt, how it is written down, what is measured, and what is refused."""
 
 import json
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import soundfile
 import sounds
 import tensorflow as tf
+import tiny
 from click.testing import CliRunner
 
 from kerastune import data, export, fine_tune, predict, tasks
@@ -49,6 +51,19 @@ def made(speech_recipe: Callable[..., Any], spoken: Path, tmp_path_factory: pyte
 @pytest.fixture(scope="module")
 def model(made: Any) -> Any:
     return tasks.get("speech_to_text").building.load(str(made.folder), made.recipe, "float32")
+
+
+@pytest.fixture(scope="module")
+def exports(made: Any) -> dict[str, Any]:
+    """A file whose reader chooses the tokens, and one that chooses them itself."""
+    return {target: export(made, Export(target=target))[0] for target in ("linux", "tf-serving")}
+
+
+@pytest.fixture(scope="module")
+def long(spoken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recording of some seconds, of which the model hears one at a time."""
+    path = tmp_path_factory.mktemp("long") / "long.wav"
+    return sounds.write(path, np.concatenate([soundfile.read(spoken / name)[0] for name in TEST]))
 
 
 def heard(split: Any, samples: int = 16_000) -> list[Any]:
@@ -337,13 +352,13 @@ def test_keys_of_another_sound_are_caught(problems: Callable[..., list[str]]) ->
 # --- long recordings ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("samples", "count"), [(1, 1), (900, 1), (901, 2), (1500, 2), (1501, 3)])
+@pytest.mark.parametrize(("samples", "count"), [(1, 1), (960, 1), (961, 2), (1600, 2), (1601, 3)])
 def test_windows_overlap_by_a_third_and_leave_nothing_out(samples: int, count: int) -> None:
     sound = np.arange(1, samples + 1, dtype=np.float32)
-    found = audio.overlapping(sound, 900)
-    assert found.shape == (count, 900)
+    found = reader.overlapping(sound, 960)
+    assert found.shape == (count, 960)
     for one, following in pairwise(found):
-        np.testing.assert_array_equal(one[600:], following[:300])
+        np.testing.assert_array_equal(one[640:], following[:320])
     assert set(sound) == set(found.ravel()) - {0}
 
 
@@ -362,22 +377,15 @@ def test_windows_overlap_by_a_third_and_leave_nothing_out(samples: int, count: i
     ],
 )
 def test_transcripts_are_joined_where_they_have_most_in_common(windows: list[str], expected: str) -> None:
-    settings = {"end": ord("$")}
+    settings = {"end": ord("$"), "words": 256}
     parts = [reader.Written([*map(ord, f"{one}$")], list(range(len(one) + 1)), b"") for one in windows]
     whole = reader.joined(parts, lambda tokens: "".join(map(chr, tokens)).encode(), settings)
     assert whole.text.decode() == expected and len(whole.margins) == len(expected)
 
 
-@pytest.fixture(scope="module")
-def long(spoken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recording of some seconds, of which the model hears one at a time."""
-    path = tmp_path_factory.mktemp("long") / "long.wav"
-    return sounds.write(path, np.concatenate([soundfile.read(spoken / name)[0] for name in TEST]))
-
-
 def test_a_run_joins_what_it_hears_in_the_windows_of_a_recording(made: Any, model: Any, long: Path) -> None:
     (found,) = predict(made, [long])
-    windows = audio.overlapping(audio.decode(long.read_bytes())[0], 16_000)
+    windows = reader.overlapping(audio.decode(long.read_bytes())[0], 16_000)
     known = decoding.pieces(model.parts.tokenizer, model.settings["words"])
     each = scoring.answers(model, windows)
     parts = [reader.Written(*map(list, one), b"") for one in zip(each["tokens"], each["margins"], strict=True)]
@@ -386,11 +394,89 @@ def test_a_run_joins_what_it_hears_in_the_windows_of_a_recording(made: Any, mode
     assert len(windows) == 5
 
 
-@pytest.mark.parametrize("target", ["linux", "tf-serving"])
-def test_an_artifact_writes_a_long_recording_down_as_its_run(made: Any, long: Path, target: str) -> None:
-    (of,) = export(made, Export(target=target))
-    (ours,), (theirs,) = predict(made, [long]), predict(of, [long])
-    assert theirs.document == ours.document and theirs.input == str(long)
+def test_artifacts_write_a_long_recording_down_as_their_run(made: Any, exports: dict[str, Any], long: Path) -> None:
+    (ours,) = predict(made, [long])
+    for of in exports.values():
+        (theirs,) = predict(of, [long])
+        assert theirs.document == ours.document and theirs.input == str(long)
+
+
+# --- times -------------------------------------------------------------------------------------------------
+
+TIMED = {**SETTINGS, "times": 7, "timestamps": True, "samples": 16_000}  # words 0 to 4, the end 5, times from 7 on
+
+
+def open_after(said: list[int], likely: int = 0) -> set[int]:
+    logits = np.zeros(7 + 1501, np.float32)
+    logits[likely] = 20
+    return set(np.flatnonzero(np.isfinite(reader.open_logits(logits, said, TIMED))).tolist())
+
+
+def test_times_begin_and_end_segments_and_never_go_back() -> None:
+    words, end = set(range(5)), 5
+    assert open_after([]) == set(range(7, 7 + 51))  # a time within the first second
+    assert open_after([9]) == words | {end}
+    assert open_after([9, 1]) == words | {end} | set(range(10, 58))
+    assert open_after([9, 1, 20], likely=end) == {end} | set(range(20, 58))
+    assert open_after([9, 1, 20, 20]) == words | {end}
+    assert open_after([9, 1], likely=30) == set(range(10, 58))  # times together are likelier than any word
+    assert not {6, 58} & open_after([9, 1])  # other special tokens, and times after the window
+
+
+def spelled(tokens: list[int]) -> bytes:
+    return "".join("abcde"[token] for token in tokens if token < 5).encode()
+
+
+def test_segments_have_times_in_seconds() -> None:
+    found = reader.segments([7, 0, 1, 17, 27, 2, 37, 5], spelled, TIMED, 1.0)
+    assert found == [(0.0, pytest.approx(0.2), b"ab"), (pytest.approx(0.4), pytest.approx(0.6), b"c")]
+    assert reader.segments([7, 0, 17, 17, 1], spelled, TIMED, 0.3)[-1] == (pytest.approx(0.2), 0.3, b"b")
+
+
+def test_times_of_joined_windows_are_those_of_the_recording() -> None:
+    """Each window begins 0.68 s after the one before. The seam is in "bcd", which both hear."""
+    left = reader.Written([7, 0, 1, 2, 3, 47, 5], [0.0] * 7, b"")
+    right = reader.Written([7, 1, 2, 3, 12, 22, 4, 32, 5], [0.0] * 9, b"")
+    whole = reader.joined([left, right], spelled, TIMED)
+    assert reader.segments(whole.tokens, spelled, TIMED, 5.0) == [
+        (0.0, pytest.approx(0.78), b"abcd"),
+        (pytest.approx(0.98), pytest.approx(1.18), b"e"),
+    ]
+    gave_up = reader.Written([7, 1, 2, 3, 12, 5], [0.0] * 6, b"")
+    assert reader.joined([left, gave_up], spelled, TIMED).tokens == left.tokens[:-1]
+
+
+@pytest.fixture(scope="module")
+def clock(speech_recipe: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run whose preset has times, of which it learns nothing."""
+    folder = tmp_path_factory.mktemp("timed")
+    tiny.speech_preset(folder / "preset", times=1501)
+    phases = [{"unfreeze": "all", "lora": False, "epochs": 14, "learning_rate": 4e-3}]
+    return fine_tune(speech_recipe(preset=str(folder / "preset"), phases=phases), folder / "run")
+
+
+def test_a_run_and_its_artifact_tell_the_same_times(clock: Any, long: Path) -> None:
+    (of,) = export(clock, Export(target="onnxruntime"))
+    (ours,), (theirs,) = (predict(one, [long], timestamps=True) for one in (clock, of))
+    assert ours.document == theirs.document and ours.lines == theirs.lines
+    parts = ours.document["segments"]
+    times = [time for one in parts for time in (one["start"], one["end"])]
+    assert times == sorted(times) and " ".join(one["text"] for one in parts) == ours.document["text"]
+    assert "segments" not in predict(clock, [long])[0].document
+
+
+def test_the_command_prints_a_line_for_each_segment(clock: Any, long: Path) -> None:
+    result = CliRunner().invoke(cli, ["predict", str(clock.folder), str(long), "--timestamps"])
+    assert result.exit_code == 0 and re.search(r"^  \d+\.\d\d to \d+\.\d\d s  \w", result.stdout, re.MULTILINE)
+
+
+def test_times_are_refused_where_there_are_none(made: Any, exports: dict[str, Any], long: Path, exported: Any) -> None:
+    for of in (made, exports["linux"]):
+        with pytest.raises(KerastuneError, match="has no tokens for times"):
+            predict(of, [long], timestamps=True)
+    assert "chooses its tokens itself" in str(reader.refusal(TIMED, is_whole=True))
+    with pytest.raises(KerastuneError, match="timestamps: only for models of speech"):
+        predict(exported("resnet")["onnx"], "photo.png", timestamps=True)
 
 
 # --- where it goes -------------------------------------------------------------------------------------------

@@ -215,8 +215,12 @@ def causal_lm(family: str) -> Any:
     return kind(backbone=backbone, preprocessor=kind.preprocessor_cls(tokenizer, sequence_length=96))
 
 
-def speech_preset(folder: Path, seed: int = 1) -> None:
-    """Writes a preset of a Whisper that hears at most 2 s and writes letters, with its tokenizer."""
+def speech_preset(folder: Path, seed: int = 1, times: int = 0) -> None:
+    """Writes a preset of a Whisper that hears at most 2 s and writes letters, with its tokenizer.
+
+    Args:
+        times: tokens for times, after all others.
+    """
     keras.config.set_dtype_policy("float32")
     keras.utils.set_random_seed(seed)
     merges = [pair for a, b in ("do", "mi", "so") for pair in (f"{a} {b}", f"Ġ {a}{b}")]
@@ -231,6 +235,7 @@ def speech_preset(folder: Path, seed: int = 1) -> None:
         language_tokens=languages,
     )
     size = {**TEXT, "hidden_dim": 32, "intermediate_dim": 64, "num_heads": 2}
+    size["vocabulary_size"] = len(letters) + 7 + times if times else 50
     whisper = hub.WhisperBackbone(**size, max_encoder_sequence_length=200, max_decoder_sequence_length=40)
     for part in (whisper, tokenizer, keras_hub.layers.WhisperAudioConverter()):
         part.save_to_preset(str(folder))

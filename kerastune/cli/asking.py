@@ -18,6 +18,7 @@ from kerastune.cli.terminal import emit, put, say, say_next, shown, table, typed
 @click.option("--max-tokens", type=click.IntRange(1), help="Maximum tokens to generate; default: 64.")
 @click.option("--temperature", type=click.FloatRange(0), help="0 = greedy; above 0 = sample; default: 0.")
 @click.option("--seed", type=click.IntRange(0), help="Sampling seed; default: 0.")
+@click.option("--timestamps", is_flag=True, help="Tell when each segment of speech is said.")
 @click.option(
     "--draw", type=click.Path(path_type=Path), help="Folder for the images with boxes, classes or heat maps drawn."
 )
@@ -30,19 +31,21 @@ def predict(
     max_tokens: int | None,
     temperature: float | None,
     seed: int | None,
+    timestamps: bool,
     draw: Path | None,
     as_json: bool,
 ) -> None:
-    """Label image files or texts, or ask a language model.
+    """Label image files or texts, write speech down, or ask a language model.
 
     A run answers in Keras, an artifact in its own runtime. A model for pairs takes two texts per answer. Embedders
-    print vectors. --max-tokens, --temperature and --seed are for language models.
+    print vectors. --max-tokens, --temperature and --seed are for language models, --timestamps is for speech.
 
     \b
     Example: kerastune predict runs/first/exports/onnxruntime photo.jpg --top 1
              kerastune predict runs/birds/exports/linux photos/*.jpg --draw drawn
              kerastune predict runs/questions "Where is the Louvre?"
              kerastune predict runs/tone "How do I boil an egg?" --temperature 0.7
+             kerastune predict runs/speech interview.wav --timestamps
     """
     from kerastune.predicting import inference
     from kerastune.predicting import search as searching
@@ -52,10 +55,10 @@ def predict(
     if not asked:
         raise click.UsageError("Give image files or texts.")
     of = inference.opened(folder)
-    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "timestamps": timestamps or None}
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     if foreign := [name for name in given if name not in inference.options_of(of)]:
-        raise click.UsageError(f"--{foreign[0].replace('_', '-')} is for language models.")
+        raise click.UsageError(f"--{foreign[0].replace('_', '-')} is for {inference.made_for(foreign[0])}.")
     with progress() as told, told.working("loading and asking the model"):
         found = inference.predict(of, asked, top, draw=draw, **given)
 
@@ -66,7 +69,7 @@ def predict(
     emit(as_json, [{"input": each.input, **each.document} for each in found], answers)
     if searching.makes_vectors(of):
         say_next(f"{typed('kerastune', 'search', folder)} --index FILE QUERY", "--json, which prints all numbers")
-    elif not inference.options_of(of):
+    elif "temperature" not in inference.options_of(of):
         of_run = of.folder if isinstance(of, Run) else of.run
         where = shown(of_run / "report.html") if of_run else "its run's report.html"
         say_next(f"open {where} in a browser, which shows where this model is wrong")

@@ -28,7 +28,8 @@ class Prediction:
         input: the file's path or the text; the texts of a pair are joined by " | ".
         lines: the output in words.
         document: the same as JSON-ready values: "labels" with their "probability", and the "decision" at a
-            threshold, if there is one; a "number", an "embedding", or an "answer".
+            threshold, if there is one; a "number", an "embedding", an "answer", or a "text", which may
+            have "segments".
     """
 
     input: str
@@ -44,6 +45,7 @@ def predict(
     max_tokens: int | None = None,
     temperature: float | None = None,
     seed: int | None = None,
+    timestamps: bool = False,
     draw: str | Path | None = None,
 ) -> list[Prediction]:
     """Predicts image or sound files, read as in training, or texts, or answers prompts.
@@ -57,6 +59,7 @@ def predict(
         temperature: 0, the default, takes the most likely token; above 0, tokens are sampled (1: from the model's
             distribution).
         seed: the sampling seed; default: 0.
+        timestamps: also tell when each segment of speech is said.
         draw: a folder for PNG files of the images with the output drawn on them: boxes, classes, or heat maps.
 
     Raises:
@@ -67,11 +70,12 @@ def predict(
         ConverterError: the artifact's runtime failed.
     """
     of = opened(of)
-    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "timestamps": timestamps or None}
     given = {name: value for name, value in settings.items() if value is not None}
     options = {**options_of(of), **given}
     if foreign := sorted(set(given) - set(options_of(of))):
-        raise KerastuneError(f"{' and '.join(foreign)}: only for language models, and {of.folder} is not one.")
+        kinds = " and ".join(dict.fromkeys(map(made_for, foreign)))
+        raise KerastuneError(f"{' and '.join(foreign)}: only for {kinds}, and {of.folder} is not one.")
     if draw is not None and learnt_by(of).shown.drawn is None:
         raise KerastuneError(
             f"{of.folder} gives nothing to draw.", "Boxes, classes of pixels and heat maps of images can be drawn."
@@ -110,11 +114,17 @@ def options_of(of: Run | Artifact) -> Mapping[str, Any]:
     return device_of(of).options
 
 
+def made_for(option: str) -> str:
+    """Returns the models that have an option."""
+    return "models of speech" if option == "timestamps" else "language models"
+
+
 def outputs(of: Run | Artifact, examples: Sequence[Example], options: Mapping[str, Any]) -> Arrays:
     """Returns the outputs for examples by name, one row per example."""
     if isinstance(of, Artifact):
         of.check_files()
-        flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        given = {f"--{name.replace('_', '-')}": value for name, value in options.items() if value is not False}
+        flags = [part for flag, value in given.items() for part in ([flag] if value is True else [flag, str(value)])]
         return runtimes.ask(of, of.manifest.runtime, examples, flags).outputs
     task = tasks.get(of.recipe.task)
     with assets.reading(str(of.folder)):

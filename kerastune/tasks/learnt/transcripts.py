@@ -127,9 +127,14 @@ def mistakes(labels: Labels, truth: Truth, found: Predictions) -> list[Mistake]:
 
 
 def answer(labels: Labels, found: Predictions, index: int, top: int) -> Answer:
-    """Returns a transcript."""
-    text = texts({"text": found["text"][index : index + 1]})[0]
-    return Answer((text or "(nothing)",), {"text": text})
+    """Returns a transcript, with its segments if they are there."""
+    outputs = {name: found[name][index] for name in ("text", "segments") if name in found}
+    lines = tuple(reader.transcript(outputs, labels, top))
+    text = " ".join(texts({"text": found["text"][index : index + 1]})[0].split("\n"))
+    if "segments" not in outputs:
+        return Answer(lines, {"text": text})
+    parts = [{"start": round(a, 2), "end": round(b, 2), "text": said} for a, b, said in reader.segments(outputs)]
+    return Answer(lines, {"text": text, "segments": parts})
 
 
 def _context(labels: Labels, truth: Truth, found: Predictions, test: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from kerastune.tasks.speech_to_text.model import SETTINGS, Parts, Transcriber
 from kerastune.tasks.speech_to_text.settings import SpeechToText
 
 _STEP = 320  # samples: two strides of the front end, of which the encoder makes one frame
+_TIMES = 1501  # tokens from <|0.00|> to <|30.00|>
 _LONGEST_FILE = 2**20  # bytes of a list of terms
 
 
@@ -45,6 +46,7 @@ def build(recipe: SpeechToText, preset: str, precision: str) -> Transcriber:
         "end": int(tokenizer.eos_token_id),
         "words": _words(tokenizer),
         "max_tokens": min(recipe.tokens, most),
+        **_times(whisper, tokenizer),
     }
     return Transcriber(Parts(whisper, tokenizer, converter, settings))
 
@@ -85,6 +87,12 @@ def prompt_of(tokenizer: Any, language: str, translate: bool) -> list[int]:
         raise RecipeError(f"The preset does not know language = {quoted(language)}.", f"It knows {codes}.")
     ids = (tokenizer.bos_token_id, known[token], task, tokenizer.no_timestamps_token_id)
     return [int(one) for one in ids]
+
+
+def _times(whisper: Any, tokenizer: Any) -> dict[str, int]:
+    """Returns the id of the time 0.00 as "times", which KerasHub does not name; nothing if there are none."""
+    first = int(tokenizer.no_timestamps_token_id) + 1
+    return {"times": first} if whisper.vocabulary_size - first >= _TIMES else {}
 
 
 def _words(tokenizer: Any) -> int:

@@ -123,5 +123,6 @@ DEVICE: Device[SpeechToText] = Device(
     serving=SERVING,
     pipeline_tag="automatic-speech-recognition",
     unit="a sound",
+    options={"timestamps": False},
     readers=("speech.py",),
 )

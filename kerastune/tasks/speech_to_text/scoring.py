@@ -1,6 +1,7 @@
 """Transcribes whole splits with the Keras model, and scores a control set."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,10 +12,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kerastune import environment
-from kerastune.data import Order, Split, Splits, picked, whole
+from kerastune.data import Order, Split, Splits, picked, ragged, whole
 from kerastune.data.ragged import Ragged
+from kerastune.errors import KerastuneError
 from kerastune.targets import speech as reader
-from kerastune.targets.audio import overlapping
 from kerastune.tasks.learnt.transcripts import TRANSCRIPT, predictions
 from kerastune.tasks.log_mel import log_mel
 from kerastune.tasks.speech_to_text.building import prompt_of
@@ -47,17 +48,30 @@ def transcripts(
     return collected(model, np.concatenate(tokens), np.concatenate(margins))
 
 
-def answers(model: Transcriber, sounds: Sequence[npt.NDArray[np.float32]]) -> dict[str, Ragged]:
-    """Returns the predictions for sounds of any length, as the reader of an artifact writes them."""
-    settings = {**model.settings, "cache": cache_shape(model)}
+def answers(
+    model: Transcriber, sounds: Sequence[npt.NDArray[np.float32]], timestamps: bool = False
+) -> dict[str, Ragged]:
+    """Returns the predictions for sounds of any length, as the reader of an artifact writes them.
+
+    Args:
+        timestamps: also give "segments", float32 [n, 2]: start and end in seconds of each line of "text".
+
+    Raises:
+        KerastuneError: the model has no times.
+    """
+    settings = {**model.settings, "cache": cache_shape(model), "timestamps": timestamps}
+    if why := reader.refusal(settings, is_whole=False):
+        raise KerastuneError(f"{why[0].upper()}{why[1:]}.")
     spell = partial(reader.text_of, pieces=pieces(model.parts.tokenizer, settings["words"]))
     write = partial(reader.one_by_one, _functions(model), spell, settings)
-    rows: dict[str, list[Any]] = {"tokens": [], "margins": [], "text": []}
+    rows: defaultdict[str, list[Any]] = defaultdict(list)
     for sound in sounds:
-        heard = {"sounds": overlapping(sound, model.samples)[None]}
+        heard = {"sounds": reader.overlapping(sound, model.samples)[None]}
         for name, found in reader.transcripts(write, spell, settings, lambda: None, heard).items():
             rows[name] += found
-    return predictions(rows["tokens"], rows["margins"], [one.tobytes() for one in rows["text"]])
+    said = predictions(rows["tokens"], rows["margins"], [one.tobytes() for one in rows["text"]])
+    timed = {"segments": ragged.of_rows(rows["segments"], np.zeros([0, 2], np.float32))} if timestamps else {}
+    return {**said, **timed}
 
 
 def _functions(model: Transcriber) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -56,7 +56,7 @@ TASK: Task[SpeechToText] = Task(
         samples=lambda recipe, model, splits: [],
     ),
     predict=lambda recipe, model, split, batch_size, told: transcripts(model, split, told),
-    answer=lambda recipe, model, examples, options: {**answers(model, examples)},
+    answer=lambda recipe, model, examples, options: {**answers(model, examples, **options)},
     signatures=lambda recipe, model: tracing.signatures(model),
     trace=lambda recipe, model, work, wanted: tracing.trace(model, work, wanted),
     reference=lambda recipe, model, examples: uncached(model, examples),
