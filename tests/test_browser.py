@@ -148,7 +148,7 @@ class Spy(reader.Server):
 def seen(of, photo):
     """What index.html?check shows once it has checked, and a photo was chosen: element id -> text."""
     shutil.copy(photo, of.folder / "photo.png")
-    told, data = queue.Queue(), ("manifest.json", "golden.npz", of.manifest.model, "photo.png")
+    told, data = queue.Queue(), ("manifest.json", "golden.npz", "catalogue.npz", of.manifest.model, "photo.png")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Spy, of.folder, data, queue.Queue(), told)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with reader.browsing(f"http://127.0.0.1:{server.server_port}/spy"):

@@ -1,10 +1,12 @@
 """Images become vectors: learnt by contrast, judged on labels that training never saw, the same in every file."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,14 @@ from kerastune.predicting.inference import predict
 from kerastune.predicting.search import search
 from kerastune.recipe import Export, parse
 from kerastune.reporting.report import write
+from kerastune.targets import catalogue as reader
 from kerastune.targets.browser import reader as browser
 from kerastune.tasks import contrast
 from kerastune.tasks.image_embedding import learning
 from kerastune.tasks.learnt import LEARNT
 from kerastune.tasks.learnt.vectors import precisions, unit
 from kerastune.verifying import runtimes
+from tests.test_browser import seen
 
 LABELS = 24
 
@@ -281,6 +285,34 @@ def test_a_catalogue_is_verified_and_its_reader_says_the_same(
         verify(damaged)
 
 
+@pytest.mark.skipif(not shutil.which("node"), reason="no node: apt-get install nodejs")
+def test_a_page_reads_a_catalogue_and_says_what_its_reader_does(shop: tuple[Path, Path]) -> None:
+    folder, manifest = shop[0], json.loads((shop[0] / "manifest.json").read_text("utf-8"))
+    stored = reader.opened(folder)[2]
+    vectors = [stored[12], stored[40] + stored[3], -stored[7]]
+    page = resources.files("kerastune.targets") / "browser"
+    source = "".join((page / f"{name}.js").read_text("utf-8") for name in ("artifact", "catalogue"))
+    code = (
+        'import { readFileSync } from "node:fs";'
+        f"const stored = readFileSync({json.dumps(str(folder / 'catalogue.npz'))});"
+        "const arrays = await npz(stored.buffer.slice(stored.byteOffset, stored.byteOffset + stored.length));"
+        f"const [m, vectors] = {json.dumps([manifest, [row.tolist() for row in vectors]])};"
+        "const { rows, about } = catalogue(arrays, m);"
+        "const found = vectors.map((data) => rows({ embeddings: { data: Float32Array.from(data) } }, m, 3));"
+        "console.log(JSON.stringify([about(), ...found]));"
+    )
+    script = "const [images, sounds] = [];" + re.sub("^import .*", "", source, flags=re.MULTILINE) + code
+    done = subprocess.run(["node", "--input-type=module"], input=script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    about, *found = json.loads(done.stdout)
+    assert about == "16 products in 80 photos"
+    for rows, vector in zip(found, vectors, strict=True):
+        known, nearest = reader.looking(folder, manifest["extras"]["catalogue"]["threshold"])({"embeddings": vector}, 3)
+        assert [name for name, *_ in rows[not known :]] == [name for name, _ in nearest]
+        assert [float(value) for _, value, _ in rows[not known :]] == pytest.approx([c for _, c in nearest], abs=1e-4)
+        assert (rows[0][0] == "unknown") == (not known)
+
+
 def test_photos_are_added_to_a_catalogue_without_training(
     shop: tuple[Path, Path], products: Path, tmp_path: Path
 ) -> None:
@@ -339,6 +371,19 @@ def test_photos_are_searched_and_the_index_is_kept(tuned: Any, shop: tuple[Path,
 def test_the_page_gives_keras_s_vectors(tuned: Any, tmp_path: Path) -> None:
     (made,) = export(tuned, Export(target="browser"), tmp_path / "page")
     assert made.report and made.report.runtimes["browser"].passed
+
+
+@pytest.mark.skipif(not browser.installed(), reason=f"no Chromium or no runtimes: {browser.INSTALL}")
+def test_a_page_with_a_catalogue_names_the_product_in_a_photo(
+    tuned: Any, shop: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (made,) = export(tuned, Export(target="browser"), tmp_path / "page")
+    of, _ = catalogue.index(made, shop[1], tmp_path / "shop")
+    photo = shop[1] / "p03" / "1.png"
+    said = seen(of, photo)
+    assert said["about"].startswith("16 products in 80 photos, in ") and said["check"].startswith("ok: ")
+    (best,) = (one["product"] for one in asked(shop[0], photo)["products"][:1])
+    assert said["labels"].splitlines()[0] == best == "p03"
 
 
 @pytest.mark.slow

@@ -1,16 +1,20 @@
 // Runs an artifact in a page: its manifest, its model in the runtime of its format, and its golden examples.
 import { answers } from "./answers.js";
+import { catalogue, FILE } from "./catalogue.js";
 import { images } from "./images.js";
 import { sounds } from "./sounds.js";
 
 const KINDS = { image: images, sound: sounds };
 const RUNTIMES = { tflite: "./litert.js", onnx: "./onnx.js" };
 const DTYPES = { float32: Float32Array, uint8: Uint8Array };
-const NPY_DTYPES = { "|u1": Uint8Array, "<f4": Float32Array, "<i8": BigInt64Array };
+const NPY_DTYPES = { "|u1": Uint8Array, "|i1": Int8Array, "<i4": Int32Array, "<f4": Float32Array, "<i8": BigInt64Array };
 
 // A kind of example says how it is read, and what the model takes. Outputs are { name: { shape, data } }, of one example.
 
-/** Opens the artifact beside this file: { manifest, kind, runtime, read(file) -> example, predict(example) -> outputs }. */
+/**
+ * Opens the artifact beside this file: { manifest, kind, runtime, words, read(file) -> example, predict(example) -> outputs }.
+ * `words` says about the model and its outputs what a row of ANSWERS does.
+ */
 export async function load() {
   const manifest = await (await fetched("manifest.json")).json();
   const kind = KINDS[manifest.modality];
@@ -21,12 +25,13 @@ export async function load() {
     const found = await run(Values.from(kind.taken(example, manifest.reading)));
     return kind.restored(found, example, manifest);
   };
-  return { manifest, kind, runtime: runtime.name, read: (file) => kind.read(file, manifest.reading), predict };
+  const words = manifest.extras.catalogue ? catalogue(await arraysIn(FILE), manifest) : answers(manifest);
+  return { manifest, kind, runtime: runtime.name, words, read: (file) => kind.read(file, manifest.reading), predict };
 }
 
 /** Replays the golden examples and compares with what Keras said about them. */
 export async function check({ manifest, kind, predict }) {
-  const golden = await npz(await (await fetched("golden.npz")).arrayBuffer());
+  const golden = await arraysIn("golden.npz");
   const examples = Object.keys(golden).filter((name) => name.startsWith("example_")).sort();
   const { alike } = answers(manifest);
   let [error, agree] = [0, alike && 0];
@@ -74,7 +79,9 @@ async function fetched(name) {
 
 // --- numpy's files -----------------------------------------------------------------------------------------
 
-/** The numeric arrays of an .npz, a zip of deflated .npy files: name -> { shape, data }. */
+const arraysIn = async (name) => npz(await (await fetched(name)).arrayBuffer());
+
+/** The numeric arrays of an .npz, a zip of .npy files, deflated or as they are: name -> { shape, data }. */
 async function npz(buffer) {
   const view = new DataView(buffer);
   let end = buffer.byteLength - 22;
@@ -86,8 +93,9 @@ async function npz(buffer) {
     const local = view.getUint32(at + 42, true);
     const start = local + 30 + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
     const packed = new Blob([new Uint8Array(buffer, start, view.getUint32(at + 20, true))]);
-    const whole = new Response(packed.stream().pipeThrough(new DecompressionStream("deflate-raw")));
-    const array = npy(await whole.arrayBuffer());
+    const isDeflated = view.getUint16(at + 10, true) === 8;
+    const whole = isDeflated ? packed.stream().pipeThrough(new DecompressionStream("deflate-raw")) : packed;
+    const array = npy(await new Response(whole).arrayBuffer());
     if (array) arrays[name.replace(/\.npy$/, "")] = array;
     at += 46 + nameLength + extra + comment;
   }

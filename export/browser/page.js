@@ -1,5 +1,4 @@
 // The page: a photo or a sound in, what the model says of it out. With ?check it replays the golden examples.
-import { answers } from "./answers.js";
 import { check, load } from "./artifact.js";
 
 const TOP = 5;
@@ -21,7 +20,7 @@ function row([what, value, share]) {
   return item;
 }
 
-async function ask({ manifest, kind, read, predict }, chosen) {
+async function ask({ manifest, kind, words, read, predict }, chosen) {
   const shown = kind.record ? player : photo;
   labels.replaceChildren();
   try {
@@ -33,7 +32,7 @@ async function ask({ manifest, kind, read, predict }, chosen) {
     const parts = kind.parts(example, manifest.reading);
     const top = parts.length > 1 ? 1 : TOP;
     for (const [where, part] of parts) {
-      const rows = answers(manifest).rows(await predict(part), manifest, top);
+      const rows = words.rows(await predict(part), manifest, top);
       labels.append(...rows.map(([what, ...rest]) => row([where + what, ...rest])));
     }
     say(took, `${kind.about(example)}, ${(performance.now() - start).toFixed(1)} ms`);
@@ -66,10 +65,10 @@ async function replay(artifact) {
 
 try {
   const artifact = await load();
-  const { manifest, kind, runtime } = artifact;
+  const { manifest, kind, runtime, words } = artifact;
   document.title = manifest.name;
   say(name, manifest.name);
-  say(about, `${answers(manifest).about(manifest)}, in ${runtime}`);
+  say(about, `${words.about(manifest)}, in ${runtime}`);
   say(choose, kind.choose);
   say(stay, kind.stay);
   file.accept = kind.accept;

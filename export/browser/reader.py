@@ -105,7 +105,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
 def load(folder, manifest, options):
     examples, answers = queue.Queue(), queue.Queue()
-    data = ("manifest.json", "golden.npz", manifest["model"])
+    data = ("manifest.json", "golden.npz", "catalogue.npz", manifest["model"])
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(Server, folder.resolve(), data, examples, answers)
     )

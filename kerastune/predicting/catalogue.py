@@ -133,10 +133,6 @@ def _artifact(of: Run | Artifact) -> Artifact:
             f"{of.folder} does not make vectors of images.",
             'A recipe with task = "image_embedding" trains a model that does.',
         )
-    if any(of.folder.glob("*.html")):
-        raise KerastuneError(
-            f"{of.folder} is a page, which shows vectors and reads no catalogue.", "Use another target."
-        )
     of.check_files()
     return of
 
