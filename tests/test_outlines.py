@@ -118,7 +118,7 @@ def test_equal_outputs_have_no_fault(outputs):
 )
 def test_a_changed_map_is_a_fault_though_its_logits_are_right(outputs, change):
     (problem,) = faults(changed(outputs, change), outputs)
-    assert "largest error" in problem
+    assert "largest error" in problem or "class_map has the size [40, 24] for example 1 instead of [24, 40]" in problem
 
 
 def test_a_pixel_may_differ_where_two_classes_tie(outputs):
@@ -171,6 +171,8 @@ def test_rarer_classes_weigh_more_and_a_pixel_weighs_one_on_average():
 def recipe(tmp_path_factory, preset):
     folder = tmp_path_factory.mktemp("outlines")
     drawn.write(folder / "shapes", palette=drawn.COLOURS)
+    for path in sorted((folder / "shapes").glob("*/*[13579].png")):  # pictures of two sizes
+        Image.open(path).crop((0, 0, 64, 52)).save(path)
     return read(
         {
             "task": "image_segmentation",
@@ -231,7 +233,7 @@ def test_a_transposed_map_is_caught_in_each_format(made, tmp_path, target):
     (of,) = export(made, parse_export({"target": target}), tmp_path / "turned")
     turned = ragged.of_maps([one.T for one in of.golden.expected["class_map"]], np.zeros(0, np.uint8))
     proof = replace(of.golden, expected={**of.golden.expected, "class_map": turned})
-    with pytest.raises(VerificationError, match="largest error"):
+    with pytest.raises(VerificationError, match=r"class_map has the size|largest error"):
         verify(artifact.write(of.folder, of.manifest, proof).folder)
 
 

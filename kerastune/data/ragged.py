@@ -62,6 +62,13 @@ def of_maps(maps: Sequence[npt.NDArray[Any]], empty: npt.NDArray[Any]) -> Ragged
     return Ragged(rows.values, rows.offsets, np.array([one.shape[:2] for one in maps], np.int64).reshape(-1, 2))
 
 
+def joined(rows: Sequence[npt.NDArray[Any]], like: Array) -> Array:
+    """Joins the rows of each example to an array of the kind of another one."""
+    if not isinstance(like, Ragged):
+        return np.stack(rows)
+    return (of_rows if like.shapes is None else of_maps)(rows, like.values[:0])
+
+
 def take(arrays: Arrays, index: Any) -> dict[str, Array]:
     """Returns the arrays for some examples."""
     return {name: array[index] for name, array in arrays.items()}
@@ -79,8 +86,7 @@ def concatenated(parts: Sequence[Arrays]) -> dict[str, Array]:
 
 def _joined(parts: Sequence[Array]) -> Array:
     if isinstance(parts[0], Ragged):
-        join = of_rows if parts[0].shapes is None else of_maps
-        return join([rows for part in parts for rows in part], parts[0].values[:0])
+        return joined([rows for part in parts for rows in part], parts[0])
     return np.concatenate([np.asarray(part) for part in parts])
 
 

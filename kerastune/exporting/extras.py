@@ -44,7 +44,7 @@ def _warmup(of: Artifact, progress: Progress) -> dict[str, Any]:
     answers = files.write_warmup(of.folder / of.manifest.model, requests)
     if answers:
         expected = ragged.take(of.golden.expected, np.arange(len(examples)).repeat(2))
-        found = ragged.concatenated([{name: outputs[name] for name in expected} for outputs in answers])
+        found = {name: ragged.joined([one[name][0] for one in answers], known) for name, known in expected.items()}
         error = comparing.largest_error(of.learnt, found, expected)
         if not error <= (of.manifest.tolerance.golden_error or 0.0):
             raise VerificationError(

@@ -153,7 +153,16 @@ def _misshapen(found: Arrays, expected: Arrays) -> str | None:
     for name, array in expected.items():
         if (ours := _shape(found[name])) != (theirs := _shape(array)):
             return f"{name} has the shape {ours} instead of {theirs}"
+        if (sizes := _sizes(array)) != (own := _sizes(found[name])):
+            n = next(n for n, pair in enumerate(zip(own, sizes, strict=True)) if pair[0] != pair[1])
+            return f"{name} has the size {own[n]} for example {n + 1} instead of {sizes[n]}"
     return None
+
+
+def _sizes(array: Array) -> list[Any]:
+    """Returns the height and width of each map; None for each row of other arrays."""
+    shapes = array.shapes if isinstance(array, Ragged) else None
+    return [None] * len(array) if shapes is None else shapes.tolist()
 
 
 def _shape(array: Array) -> tuple[Any, ...]:
