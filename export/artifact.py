@@ -110,10 +110,15 @@ def show(predict, take, restore, asked, folder, manifest, top):
     from answers import ANSWERS, PLAIN, decided
 
     kind, said, words = ANSWERS.get(manifest["learnt"], PLAIN), [], None
+    refused = getattr(import_module(EXAMPLES[manifest["modality"]]), "Refused", ())
     if "catalogue" in manifest["extras"]:
         words = import_module("catalogue").answering(folder, manifest)
     for name, example in asked:
-        (outputs,) = by_example(restore(predict(take(example)), example, manifest))
+        try:
+            (outputs,) = by_example(restore(predict(take(example)), example, manifest))
+        except refused as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            sys.exit(REFUSED)
         said.append((name, outputs))
         print(name)
         for line in words(outputs, top) if words else kind.lines(outputs, manifest["labels"], top):
@@ -168,9 +173,9 @@ def stream(predict, take, restore, examples, manifest, out, load_seconds, detail
     while size := sys.stdin.buffer.read(8):
         file = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(size, "little")))
         example = np.load(file, allow_pickle=False)
-        inputs = take(example)
-        start = time.perf_counter()
         try:
+            inputs = take(example)
+            start = time.perf_counter()
             outputs = predict(inputs)
         except refused as error:
             print(f"example {len(seconds) + 1}: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ Training reads images with this module as well. manifest.json has the model's se
     interpolation  nearest, bilinear or bicubic
     crop_to_aspect_ratio, pad_to_aspect_ratio
                    whether to crop to the centre, or add black borders, before resizing
+    own_size       true: the model looks at pictures as they are, and takes no others than of height and width
 """
 
 import io
@@ -46,6 +47,10 @@ class TooLarge(ValueError):
     """An image has more pixels than are safe to open."""
 
 
+class Refused(ValueError):
+    """An image that the model cannot take."""
+
+
 def asked(arguments, settings):
     """Yields the name and the pixels of each image file or .npy file of uint8 [H, W, 3]."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # odd metadata, which is not used
@@ -60,14 +65,31 @@ def asked(arguments, settings):
 
 
 def taking(predict, folder, settings):
-    """Returns a function from an image uint8 [H, W, 3], a batch [B, H, W, 3] or an encoded file [n] to inputs."""
+    """Returns a function from an image uint8 [H, W, 3], a batch [B, H, W, 3] or an encoded file [n] to inputs.
+
+    The function raises Refused for an image of another size than the model can look at.
+    """
 
     def take(example):
         if example.ndim == 1:
             return {"image_bytes": np.array([example.tobytes()], object)}
+        if why := unfit(example, settings):
+            raise Refused(why)
         return {"images": fit(example, settings)[None] if example.ndim == 3 else example}
 
     return take
+
+
+def unfit(example, settings):
+    """Returns why a model cannot look at an image [H, W, 3] or a batch of them; None if it can."""
+    height, width = example.shape[-3:-1]
+    if not settings.get("own_size") or (height, width) == (settings["height"], settings["width"]):
+        return None
+    known = f"{settings['width']} x {settings['height']}"
+    return (
+        f"it has {width} x {height} pixels, but this model looks at pictures of {known} as they are: "
+        "small things vanish from resized ones; cut larger pictures into parts of that size"
+    )
 
 
 def restored(outputs, example, manifest):

@@ -2,6 +2,10 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
+from importlib import resources
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ from kerastune.data.truths import OUTLINE, outlines
 from kerastune.errors import DataError, RecipeError, VerificationError
 from kerastune.recipe import Export, parse
 from kerastune.targets.browser import reader as browser
+from kerastune.tasks.anomaly_detection import task
 from kerastune.tasks.anomaly_detection.conformal import conformal, fewest_for
 from kerastune.tasks.anomaly_detection.evening import evened
 from kerastune.tasks.anomaly_detection.fitting import coreset
@@ -172,6 +177,34 @@ def test_pictures_of_several_sizes_need_one_to_look_at_them(wanted, pieces, tmp_
         Image.open(path).resize((40, 32)).save(path)
     with pytest.raises(DataError, match="have 2 sizes, from 32 x 32 to 40 x 32 pixels"):
         fine_tune(wanted(tmp_path), tmp_path / "run")
+
+
+def test_pictures_of_another_size_for_validation_are_named_and_not_resized(wanted, pieces, tmp_path):
+    for n, split in enumerate(("train", "validation", "test")):
+        (tmp_path / "line" / split / "good").mkdir(parents=True)
+        for path in sorted((pieces / "good").iterdir())[20 * n : 20 * n + 20]:
+            shutil.copy(path, tmp_path / "line" / split / "good")
+    other = next((tmp_path / "line" / "validation" / "good").iterdir())
+    Image.open(other).resize((40, 32)).save(other)
+    with pytest.raises(DataError, match=rf"have 32 x 32 pixels .* another size: .*{other.name} \(40 x 32\)"):
+        fine_tune(wanted(tmp_path / "line"), tmp_path / "run")
+
+
+def test_pictures_too_large_to_be_looked_at_are_refused_with_what_to_do(wanted, tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "_MOST_PIXELS", 1000)
+    with pytest.raises(DataError, match="have 32 x 32 pixels, but only 16 x 16 to 1,000") as caught:
+        fine_tune(wanted(), tmp_path / "run")
+    assert "Cut all pictures into parts of one size" in caught.value.hint
+
+
+def test_pictures_that_are_made_much_smaller_are_said(wanted, pieces, tmp_path):
+    shutil.copytree(pieces / "good", tmp_path / "good")
+    for path in (tmp_path / "good").iterdir():
+        Image.open(path).resize((40, 32)).save(path)
+    recipe, model = wanted(tmp_path, data={"image_size": 16}), SimpleNamespace(image_size=(16, 16), cell=4)
+    (warning,) = task.describe(recipe, model, data.load(recipe.data))["warnings"]
+    assert warning.startswith("pictures of 40 x 32 pixels are made 2.5 times smaller (data.image_size = 16)")
+    assert "warnings" not in task.describe(recipe, SimpleNamespace(image_size=(20, 20), cell=4), data.load(recipe.data))
 
 
 def test_there_is_no_learning_rate_to_find(wanted):
@@ -335,6 +368,32 @@ def test_an_answer_says_the_decision_the_score_and_the_place(made, pieces):
     assert set(answer.document) == {"defective", "score", "parts", "most_at"}
     assert answer.document["defective"] == (answer.document["score"] > 1)
     assert answer.lines[0].startswith(("DEFECTIVE", "good"))
+
+
+def test_a_picture_of_another_size_is_refused_and_not_resized(made, pieces, tmp_path):
+    picture = Image.open(pieces / "good" / "000.png").resize((64, 48))
+    picture.save(tmp_path / "large.png")
+    why = "it has 64 x 48 pixels, but this model looks at pictures of 32 x 32 as they are"
+    for of in (made, *artifacts(made)):
+        with pytest.raises(DataError, match=f"Example 2: {why}"):
+            predict(of, [pieces / "good" / "000.png", tmp_path / "large.png"])
+    for folder in artifacts(made):
+        command = [sys.executable, folder / "reader.py", folder, tmp_path / "large.png"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 5 and f"large.png: {why}" in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="no node: apt-get install nodejs")
+def test_the_page_refuses_a_picture_of_another_size():
+    source = (resources.files("kerastune.targets") / "browser" / "images.js").read_text("utf-8")
+    code = (
+        "const reading = { own_size: true, height: 4, width: 6, interpolation: 'bilinear' };"
+        "const picture = (height, width) => ({ height, width, data: new Uint8Array(height * width * 3) });"
+        "console.log(images.taken(picture(4, 6), reading).length); images.taken(picture(8, 6), reading);"
+    )
+    done = subprocess.run(["node", "--input-type=module"], input=source + code, capture_output=True, text=True)
+    assert done.stdout == "72\n"
+    assert "it has 6 × 8 pixels, but this model looks at pictures of 6 × 4 as they are" in done.stderr
 
 
 def test_a_target_without_floating_point_is_refused_in_words(wanted, tmp_path):

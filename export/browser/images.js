@@ -10,7 +10,7 @@ export const images = {
   Values: Uint8Array,
   read: photo,
   of: ({ shape: [height, width], data }) => ({ height, width, data }),
-  taken: (image, reading) => fit(image, reading).data,
+  taken,
   restored,
   parts: (image) => [["", image]],
   about: ({ width, height }) => `${width} × ${height} pixels`,
@@ -33,6 +33,16 @@ async function photo(file) {
     data[j + 2] = rgba[i + 2];
   }
   return { height, width, data };
+}
+
+/** The model's input; no other sizes where it looks at images as they are. */
+function taken(image, reading) {
+  const { height, width } = reading;
+  if (reading.own_size && (image.height !== height || image.width !== width)) {
+    const has = `it has ${image.width} × ${image.height} pixels`;
+    throw new Error(`${has}, but this model looks at pictures of ${width} × ${height} as they are`);
+  }
+  return fit(image, reading).data;
 }
 
 /** Outputs in pixels of the image itself where it was resized for the model, as `restored` in images.py. */

@@ -60,15 +60,12 @@ def manifest(recipe: AnomalyDetection, wanted: Wanted, form: Form, work: Path) -
         ("parts", [batch, 3], "scores of patches, residuals and the whole image; 0 if not used"),
     )
     inside = [*(_STEPS[name] for name in recipe.detector.scores), "scale by held-out good pictures, and threshold"]
-    return images.described(
-        form,
-        work,
-        inside,
-        [
-            {"name": name, "shape": shape, "dtype": "float32", "range": None, "meaning": meaning}
-            for name, shape, meaning in outputs
-        ],
-    )
+    described = [
+        {"name": name, "shape": shape, "dtype": "float32", "range": None, "meaning": meaning}
+        for name, shape, meaning in outputs
+    ]
+    found = images.described(form, work, inside, described)
+    return {**found, "reading": {**found["reading"], "own_size": recipe.data.image_size is None}}
 
 
 DEVICE: Device[AnomalyDetection] = Device(

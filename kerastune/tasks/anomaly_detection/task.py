@@ -12,8 +12,11 @@ import tensorflow as tf
 
 from kerastune import assets
 from kerastune.data import Order, Split, Splits, ragged
+from kerastune.data.source import some
 from kerastune.errors import DataError, RecipeError
 from kerastune.formats.graphs import Signature
+from kerastune.modalities.image import upright_size
+from kerastune.targets.images import unfit
 from kerastune.tasks import registered
 from kerastune.tasks.anomaly_detection import fitting
 from kerastune.tasks.anomaly_detection.model import AnomalyDetector, padded_size
@@ -27,6 +30,7 @@ from kerastune.tasks.losses import no_answers, no_samples
 from kerastune.tasks.pipeline import with_truth
 
 _MOST_PIXELS = 2048 * 2048
+_SMALLER = 2.0  # times: what is made smaller by more is said
 
 
 def build(recipe: AnomalyDetection, preset: str, splits: Splits, precision: str) -> Model:
@@ -38,7 +42,7 @@ def build(recipe: AnomalyDetection, preset: str, splits: Splits, precision: str)
         DataError: the training pictures have several sizes, and the recipe names none; or there are too few.
     """
     fitting.require_enough(recipe, splits)
-    size = _size(recipe, splits.train)
+    size = _size(recipe, splits)
     keras.config.set_dtype_policy(precision)
     try:
         with assets.reaching(preset):
@@ -57,11 +61,11 @@ def build(recipe: AnomalyDetection, preset: str, splits: Splits, precision: str)
         ) from error
 
 
-def _size(recipe: AnomalyDetection, train: Split) -> tuple[int, int]:
-    """Returns the height and width of the training pictures, or the asked ones."""
+def _size(recipe: AnomalyDetection, splits: Splits) -> tuple[int, int]:
+    """Returns the height and width of all pictures, or the asked ones."""
     if asked := recipe.data.image_size:
         return asked, asked
-    sizes = {train.example(i).shape[:2] for i in range(len(train))}
+    sizes = set(_sizes(splits.train))
     if len(sizes) > 1:
         smallest, largest = min(sizes), max(sizes)
         raise DataError(
@@ -74,9 +78,28 @@ def _size(recipe: AnomalyDetection, train: Split) -> tuple[int, int]:
         raise DataError(
             f"The training pictures have {width} x {height} pixels, but only 16 x 16 to {_MOST_PIXELS:,} pixels can be "
             "looked at as they are.",
-            "Set data.image_size, or cut them into parts.",
+            "Cut all pictures into parts of one size, also those that are asked about later; or set data.image_size, "
+            "if defects survive that.",
         )
-    return int(height), int(width)
+    others = [
+        f"{id} ({size[1]} x {size[0]})"
+        for split in (splits.validation, splits.test)
+        for id, size in zip(split.ids, _sizes(split), strict=True)
+        if size != (height, width)
+    ]
+    if others:
+        raise DataError(
+            f"The training pictures have {width} x {height} pixels and are looked at as they are, but others for "
+            f"validation or test have another size: {some(others)}.",
+            "Take pictures of one size; or set data.image_size, the side of the squares to resize them to.",
+        )
+    return height, width
+
+
+def _sizes(split: Split) -> list[tuple[int, int]]:
+    """Returns the height and width of each picture of a split, from its header."""
+    found = [upright_size(split.read(i)) for i in range(len(split))]
+    return [size[::-1] for size in found if size]
 
 
 def load(folder: str, recipe: AnomalyDetection, precision: str) -> Model:
@@ -89,8 +112,18 @@ def load(folder: str, recipe: AnomalyDetection, precision: str) -> Model:
 
 
 def describe(recipe: AnomalyDetection, model: AnomalyDetector, splits: Splits) -> dict[str, Any]:
-    """Returns the sizes of pictures and cells for run.json."""
-    return {"image_size": list(model.image_size), "cell": model.cell, "scores": list(recipe.detector.scores)}
+    """Returns the sizes of pictures and cells for run.json, and a warning where pictures are made much smaller."""
+    found = {"image_size": list(model.image_size), "cell": model.cell, "scores": list(recipe.detector.scores)}
+    largest = max(_sizes(splits.train), key=lambda size: max(size))
+    times = max(before / after for before, after in zip(largest, model.image_size, strict=True))
+    if times <= _SMALLER:
+        return found
+    height, width = largest
+    warning = (
+        f"pictures of {width} x {height} pixels are made {times:.1f} times smaller (data.image_size = "
+        f"{recipe.data.image_size}): defects of fewer pixels across vanish"
+    )
+    return {**found, "warnings": [warning]}
 
 
 # --- scoring -------------------------------------------------------------------------------------------------
@@ -114,6 +147,20 @@ def reference(model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Predicti
         x = model.image_converter(np.asarray(image, np.float32)[None])
         found.append({name: np.asarray(output) for name, output in model(x, training=False).items()})
     return ragged.concatenated(found)
+
+
+def answer(recipe: AnomalyDetection, model: Model, images: Sequence[npt.NDArray[np.uint8]]) -> Predictions:
+    """Returns the outputs for new pictures.
+
+    Raises:
+        DataError: the model looks at pictures as they are, and some have another size.
+    """
+    height, width = model.image_size
+    settings = {"own_size": recipe.data.image_size is None, "height": height, "width": width}
+    problems = [f"Example {n}: {why}" for n, image in enumerate(images, 1) if (why := unfit(image, settings))]
+    if problems:
+        raise DataError("\n".join(problems) + ".")
+    return reference(model, images)
 
 
 def signatures(model: Model) -> dict[str, Signature]:
@@ -172,7 +219,7 @@ TASK: Task[AnomalyDetection] = Task(
         fit=fitting.fit,
     ),
     predict=predict,
-    answer=lambda recipe, model, examples, options: reference(model, examples),
+    answer=lambda recipe, model, examples, options: answer(recipe, model, examples),
     signatures=lambda recipe, model: signatures(model),
     trace=trace,
     reference=lambda recipe, model, examples: reference(model, examples),
