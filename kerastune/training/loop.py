@@ -16,12 +16,14 @@ from kerastune import run, tasks, weights
 from kerastune.errors import KerastuneError
 from kerastune.progress import Progress
 from kerastune.recipe import Phase
-from kerastune.records import Decision, Ran, Recalibration, to_json
+from kerastune.records import Decision, Ran, Recalibration
 from kerastune.tasks import contrast
 from kerastune.tasks.learnt import Metric
-from kerastune.training import batch_norm, checkpoint, decide, freezing, inputs, interrupts, lora, memory, optimizers
+from kerastune.training import batch_norm, decide, freezing, inputs, interrupts, lora, memory, optimizers
 from kerastune.training.batches import Batches, seed_of
+from kerastune.training.checkpoint import Arrays
 from kerastune.training.feed import Feed
+from kerastune.training.keeper import Keeper
 from kerastune.training.parts import Parts
 from kerastune.training.plan import Plan
 from kerastune.training.position import Position
@@ -29,9 +31,6 @@ from kerastune.training.prefix import cutting, features
 from kerastune.training.prefix.forward import Implementation
 from kerastune.training.steps import Steps, compiled, together
 from kerastune.workers.group import Group
-
-_SHORT = 5.0  # seconds: epochs that end sooner after a checkpoint are sooner trained again than written
-_SHARE = 20  # times as long as writing a checkpoint: the pause between two, so that they take 5 % of the time at most
 
 
 class Training:
@@ -49,8 +48,7 @@ class Training:
         self.group, self.parts = group or Group(), cast("Parts | None", None)
         self.recipe, self.splits, self.task, self.batches = made.recipe, made.splits, made.task, made.batches
         self.work, self.moving = work, made.moving
-        self.folder = work / run.CHECKPOINTS
-        self.folder.mkdir(exist_ok=True)
+        self.keeper = Keeper(work / run.CHECKPOINTS, facts, made.recipe.train.checkpoint_every)
         self.facts, self.progress = facts, progress
         self.kind = tasks.get(made.recipe.task)
         self.at = Position(decisions=list(made.decisions))
@@ -58,10 +56,8 @@ class Training:
         self._loss = keras.metrics.Mean(name="loss")
         self._meter = self.kind.learning.meter(made.recipe)
         self._found = contrast.FoundLabel(name=self._meter.name)
-        self._left: checkpoint.Arrays = {}  # of a checkpoint: what is put back once its variables exist
-        self._unwritten: checkpoint.Arrays = {}  # the best weights, if they are newer than the last checkpoint
-        self._lap = self._saved = time.perf_counter()
-        self._pause = _SHORT
+        self._left: Arrays = {}  # of a checkpoint: what is put back once its variables exist
+        self._told = time.perf_counter()
 
     @property
     def phase(self) -> Phase:
@@ -232,12 +228,12 @@ class Training:
             self.decided("train.cache forward", "auto", by, why)
         return features.keep(batches, phase, cut, key, by, on_disk, self.title, self.progress, run_prefix, self.group)
 
-    def _epoch(self, feed: Feed, steps: Steps) -> tuple[dict[str, float], checkpoint.Arrays]:
+    def _epoch(self, feed: Feed, steps: Steps) -> tuple[dict[str, float], Arrays]:
         """Finishes an epoch and validates. Returns the history's row, and the weights if they are the best so far."""
         at, started = self.at, time.perf_counter()
         first = at.step
         for batch in feed.train(at.epoch, at.step):
-            self.group.due = self.group.is_chief and self._due(at.step + 1)
+            self.group.due = self.group.is_chief and self.keeper.is_due(at.step + 1)
             with interrupts.delayed():  # a step and its count belong together
                 steps.train(*batch)
                 at.step += 1
@@ -289,7 +285,7 @@ class Training:
         """Holds the sums of all workers' metrics in the metrics inside the block."""
         return self.parts.totalled() if self.parts and shared else contextlib.nullcontext()
 
-    def _end_epoch(self, row: dict[str, float], validated: checkpoint.Arrays) -> None:
+    def _end_epoch(self, row: dict[str, float], validated: Arrays) -> None:
         at = self.at
         if not self.phase.contrastive:  # its figures are not those of the head
             at.history.append(row)
@@ -301,7 +297,8 @@ class Training:
             )
         metric, judge, seen = self.metric, self.judge, self.metrics[1].name
         if validated:
-            self._keep({"phase": at.phase, **{k: row[k] for k in ("epoch", f"val_{metric}", "val_loss")}}, validated)
+            figures = {k: row[k] for k in ("phase", "epoch", f"val_{metric}", "val_loss")}
+            self.keeper.keep(at, figures, validated)
         improved = at.phase_best is None or judge.rank(row) > judge.rank(at.phase_best)
         at.phase_best, at.waited = (row, 0) if improved else (at.phase_best, at.waited + 1)
         self.progress.say(
@@ -316,7 +313,7 @@ class Training:
         self.happened(epochs_run=self.ran.epochs_run + 1)
         at.epoch, at.step = at.epoch + 1, 0
         self._reset_metrics()
-        if at.epoch > self.phase.epochs or time.perf_counter() - self._saved > self._pause:
+        if at.epoch > self.phase.epochs or self.keeper.is_worth_while:
             self.save()
 
     def _log(self, row: dict[str, float]) -> None:
@@ -340,13 +337,14 @@ class Training:
             self.happened(recalibrated=self._recalibrate())
         if phase.lora:
             lora.merge(self.task)
-            self._keep(at.best, self._weights())
+            if at.best:
+                self.keeper.keep(at, at.best, self._weights())
         proof = (self.ran.frozen_sha256 or "")[:12]
         if frozen := self.ran.frozen_weights:
             self.progress.say(f"{self.title}: {frozen} frozen weights did not move (sha256 {proof})")
         self.happened(best=at.best)
         if phase.contrastive:
-            at.best, at.best_file, self._unwritten = None, "", {}
+            self.keeper.forget(at)
         self.at = dataclasses.replace(
             at, phase=at.phase + 1, epoch=1, step=0, waited=0, phase_best=None, stage=[], frozen={}
         )
@@ -365,7 +363,7 @@ class Training:
         self.progress.say(
             f"{self.title}: BatchNorm recalibrated, validation {metric} {was:.4f} before, {found[metric]:.4f} after"
         )
-        self._keep(best | {f"val_{name}": value for name, value in found.items()}, self._weights())
+        self.keeper.keep(self.at, best | {f"val_{name}": value for name, value in found.items()}, self._weights())
         return dataclasses.replace(measured, validation=found)
 
     # --- steps ---------------------------------------------------------------------------------------------
@@ -416,9 +414,9 @@ class Training:
 
     def _tell(self, first: int, started: float) -> None:
         at, now = self.at, time.perf_counter()
-        if now - self._lap < 0.1 and at.step < self.steps:
+        if now - self._told < 0.1 and at.step < self.steps:
             return  # reading the metrics costs more than a small step
-        self._lap = now
+        self._told = now
         rate = (at.step - first) * self.recipe.train.batch_size / (now - started)
         figures = "  ".join(f"{metric.name} {float(metric.result()):.4f}" for metric in self.metrics)
         stage = f"{self.title}, epoch {at.epoch}/{self.phase.epochs}"
@@ -437,15 +435,8 @@ class Training:
 
     # --- what is kept --------------------------------------------------------------------------------------
 
-    def _keep(self, best: dict[str, Any] | None, arrays: checkpoint.Arrays) -> None:
-        if best is None:
-            return
-        self.at.best, self.at.best_file = best, f"best-{self.at.phase}-{self.at.epoch}.npz"
-        self._unwritten = arrays
-
     def _load_best(self) -> None:
-        if self.at.best_file:
-            best = self._unwritten or checkpoint.read_arrays(self.folder / self.at.best_file)
+        if best := self.keeper.best(self.at):
             weights.restore(self.task, best)
 
     def _describe_best(self) -> str:
@@ -457,45 +448,27 @@ class Training:
         return f"the best epoch's weights ({figures})"
 
     def save(self) -> None:
-        """Writes a checkpoint and deletes files that only older ones needed.
+        """Writes a checkpoint.
 
         Raises:
             ConverterError: the disk is full; the last checkpoint is intact.
         """
-        now = time.perf_counter()
-        self.at.seconds += now - self._saved
+        seconds = self.keeper.lap()
+        self.at.seconds += seconds
         if self.at.ran:
-            self.happened(seconds=round(self.ran.seconds + now - self._saved, 2))
-        self._saved = now
+            self.happened(seconds=round(self.ran.seconds + seconds, 2))
         arrays = self._arrays() | (self.parts.gathered() if self.parts else {})
-        if not self.group.is_chief:
-            return
-        if self._unwritten:
-            checkpoint.write_arrays(self.folder / self.at.best_file, self._unwritten)
-            self._unwritten = {}
-        record = {**self.facts, "at": to_json(self.at)}
-        checkpoint.write(self.folder, record, arrays)
-        needed = {record["at"].get("best_file") for record in checkpoint.records(self.folder)}
-        for path in self.folder.glob("best-*.npz"):
-            if path.name not in needed:
-                path.unlink()
-        self._pause = max(_SHORT, _SHARE * (time.perf_counter() - now))
+        if self.group.is_chief:
+            self.keeper.write(self.at, arrays)
 
-    def _due(self, step: int) -> bool:
-        """Returns whether a checkpoint follows an epoch's first `step` steps."""
-        count, unit = self.recipe.train.checkpoint_every.split()
-        if unit == "steps":
-            return step % int(count) == 0
-        return time.perf_counter() - self._saved > 60 * int(count)
-
-    def _arrays(self) -> checkpoint.Arrays:
+    def _arrays(self) -> Arrays:
         """Returns every array that training changes: weights, optimizer, random states and running metrics."""
         arrays = {f"weights/{name}": value for name, value in self._weights().items()}
         for group, variables in self._groups().items():
             arrays |= {f"{group}/{i}": variable.numpy() for i, variable in enumerate(variables)}
         return arrays
 
-    def _weights(self) -> checkpoint.Arrays:
+    def _weights(self) -> Arrays:
         named = weights.named(self.task)
         return {name: weight.numpy() for name, weight in named.items() if weights.number(name) in self.moving}
 
@@ -506,11 +479,12 @@ class Training:
             "metrics": [variable for metric in self.metrics for variable in metric.variables],
         }
 
-    def go_on_from(self, at: Position, arrays: checkpoint.Arrays, best: checkpoint.Arrays | None = None) -> None:
+    def go_on_from(self, at: Position, arrays: Arrays, best: Arrays | None = None) -> None:
         """Continues from a checkpoint instead of from the start; `best`: its best file's content, if not here."""
-        self.at, self._left, self._unwritten = at, arrays, best or {}
+        self.at, self._left = at, arrays
+        self.keeper.hold(best or {})
 
-    def _put_back(self, arrays: checkpoint.Arrays | None = None) -> None:
+    def _put_back(self, arrays: Arrays | None = None) -> None:
         arrays, self._left = (self._left, {}) if arrays is None else (arrays, self._left)
         if not arrays:
             return
@@ -521,7 +495,7 @@ class Training:
         if self.parts and "parts/0/0" in arrays:
             self.parts.restore(arrays)
 
-    def _put_back_weights(self, arrays: checkpoint.Arrays) -> None:
+    def _put_back_weights(self, arrays: Arrays) -> None:
         stored = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
         if stored:
             weights.restore(self.task, stored)
