@@ -20,7 +20,8 @@ from kerastune.progress import Progress
 from kerastune.recipe import Export, read
 from kerastune.run import Run
 from kerastune.targets import audio as reader
-from kerastune.tasks.audio_classification.feeding import Draws, batches, changed, masked, order, telephone
+from kerastune.tasks import draws
+from kerastune.tasks.audio_classification.feeding import batches, changed, masked, order, telephone
 from kerastune.tasks.audio_classification.model import SoundClassifier, SoundEncoder
 from kerastune.tasks.audio_classification.settings import SoundAugment
 from kerastune.tasks.grouped import flattery
@@ -111,17 +112,18 @@ def test_loudness_says_nothing_where_the_level_is_taken_out(wanted: Callable[...
 SOUNDS = np.stack([tone(440), noise(0.5)])
 
 
-def augmented(seed: int = 0, number: int = 0, **settings: float) -> Any:
-    return changed(tf.constant(SOUNDS), SoundAugment(**settings), Draws(seed, tf.constant(number))).numpy()
+def augmented(seed: int = 0, epoch: int = 0, chosen: slice = slice(None), **settings: float) -> Any:
+    keys = draws.keys(seed, tf.constant(epoch), tf.constant([7, 3], tf.int64)[chosen])
+    return changed(tf.constant(SOUNDS[chosen]), SoundAugment(**settings), keys).numpy()
 
 
 @pytest.mark.parametrize("settings", [{"gain": 12.0}, {"shift": 0.3}, {"noise": 1.0}, {"telephone": 1.0}])
-def test_a_change_depends_on_seed_and_batch_alone(settings: dict[str, float]) -> None:
+def test_a_change_depends_on_seed_epoch_and_example_alone(settings: dict[str, float]) -> None:
     one = augmented(**settings)
-    np.testing.assert_array_equal(one, augmented(**settings))
     assert not np.array_equal(one, SOUNDS)
+    np.testing.assert_array_equal(one[1:], augmented(chosen=slice(1, 2), **settings))  # whatever else is in the batch
     if "telephone" not in settings:
-        assert not np.array_equal(one, augmented(number=1, **settings))
+        assert not np.array_equal(one, augmented(epoch=1, **settings))
         assert not np.array_equal(one, augmented(seed=1, **settings))
 
 
@@ -151,7 +153,9 @@ def test_a_telephone_passes_low_tones_and_stops_high_ones() -> None:
 
 def test_a_mask_hides_one_band_of_time_and_one_of_frequencies() -> None:
     frames = tf.random.stateless_normal([4, 50, 80], [0, 0])
-    hidden = (masked(frames, SoundAugment(mask=0.4), Draws(0, tf.constant(0))) != frames).numpy()
+    hidden = (
+        masked(frames, SoundAugment(mask=0.4), draws.keys(0, tf.constant(0), tf.range(4, dtype=tf.int64))) != frames
+    ).numpy()
     assert 0 < hidden.mean() < 0.8
     for one in hidden:
         assert one.all(1).any() and one.all(0).any() and not one.all()

@@ -1,5 +1,6 @@
 """Random numbers that belong to an example: the same in a batch of any size, and however many workers share it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -30,13 +31,24 @@ def keys(seed: int, time: Tensor, indices: Tensor) -> Tensor:
     return tf.map_fn(lambda i: fold(start, i), indices, fn_output_signature=tf.TensorSpec([2], tf.int64))
 
 
+def others(keys: Tensor, number: int) -> Tensor:
+    """Returns other keys, int64 [B, 2], whose draws have nothing to do with those of `keys` or of another number."""
+    fold, folded = tf.random.experimental.stateless_fold_in, tf.constant(number, tf.int64)
+    return _each(lambda key: fold(key, folded), keys, [2], tf.int64)
+
+
 def uniform(keys: Tensor, count: int) -> Tensor:
     """Returns `count` numbers from 0 to 1 for each key, float32 [B, count]."""
-    return tf.map_fn(
-        lambda key: tf.random.stateless_uniform([count], key),
-        keys,
-        fn_output_signature=tf.TensorSpec([count], tf.float32),
-    )
+    return _each(lambda key: tf.random.stateless_uniform([count], key), keys, [count])
+
+
+def normal(keys: Tensor, count: int) -> Tensor:
+    """Returns `count` numbers of mean 0 and deviation 1 for each key, float32 [B, count]."""
+    return _each(lambda key: tf.random.stateless_normal([count], key), keys, [count])
+
+
+def _each(draw: Callable[[Tensor], Tensor], keys: Tensor, shape: list[int], dtype: Any = tf.float32) -> Tensor:
+    return tf.map_fn(draw, keys, fn_output_signature=tf.TensorSpec(shape, dtype))
 
 
 class Seeds(keras.random.SeedGenerator):  # type: ignore[misc]

@@ -9,13 +9,13 @@ import tensorflow as tf
 from kerastune.data import Order, Split
 from kerastune.modalities import audio
 from kerastune.targets.audio import fit
+from kerastune.tasks import draws
 from kerastune.tasks.audio_classification.model import SoundClassifier
 from kerastune.tasks.audio_classification.settings import SoundAugment
 from kerastune.tasks.log_mel import log_mel
 from kerastune.tasks.pipeline import ahead, in_order
 
 _QUIET = 1e-3  # sounds below this are scaled as if they reached it
-_VIEW = 2**20  # maximum batches per view
 _MU = 255.0  # of G.711
 _TELEPHONE = 4000  # Hz: what a telephone line lets through
 
@@ -49,9 +49,8 @@ def batches(
 
     Args:
         augment: random changes to the sounds and their frames, or None.
-        seed: determines the changes, together with the batch number, so that a batch is the same whenever it is made,
-            even in a resumed run.
-        view: a number to draw with instead of the batch number, for a cache of augmented views.
+        seed: determines the changes, together with the epoch and the example.
+        view: a number to draw with instead of the epoch, for a cache of augmented views.
     """
     samples, front_end = model.samples, hearing(model)
 
@@ -65,8 +64,8 @@ def batches(
         sounds, i = batch
         if augment is None or not augment.any:
             return front_end(sounds), i
-        draws = Draws(seed, number if view is None else number + (view + 1) * _VIEW)
-        return masked(front_end(changed(sounds, augment, draws)), augment, draws), i
+        keys = draws.keys(seed, draws.time(order, number, view), i)
+        return masked(front_end(changed(sounds, augment, keys)), augment, keys), i
 
     return ahead(in_order(order, read).map(frames))
 
@@ -86,45 +85,31 @@ def levelled(sounds: tf.Tensor) -> tf.Tensor:
 # --- augmentation --------------------------------------------------------------------------------------------
 
 
-class Draws:
-    """Random numbers of a batch, which depend only on the seed, the batch number and the order of the calls."""
+def changed(sounds: tf.Tensor, augment: SoundAugment, keys: tf.Tensor) -> tf.Tensor:
+    """Returns changed sounds: float32 [B, n] -> the same.
 
-    def __init__(self, seed: int, number: tf.Tensor) -> None:
-        self._seed, self._number, self._count = seed, tf.cast(number, tf.int64), 0
-
-    def uniform(self, shape: list[tf.Tensor | int], low: float = 0.0, high: float = 1.0) -> tf.Tensor:
-        return tf.random.stateless_uniform(shape, self._next(), low, high)
-
-    def normal(self, shape: tf.Tensor) -> tf.Tensor:
-        return tf.random.stateless_normal(shape, self._next())
-
-    def _next(self) -> tf.Tensor:
-        self._count += 1
-        return tf.stack([tf.constant(self._seed, tf.int64), self._number * 64 + self._count])
-
-
-def changed(sounds: tf.Tensor, augment: SoundAugment, draws: Draws) -> tf.Tensor:
-    """Returns changed sounds: float32 [B, n] -> the same."""
-    size = tf.shape(sounds)[0]
+    Args:
+        keys: determine the draws, as of `draws.keys`.
+    """
+    gain, shift, quiet, noisy, afar = tf.split(draws.uniform(keys, 5), 5, axis=1)  # each [B, 1]
     if augment.gain:
-        decibels = draws.uniform([size, 1], -augment.gain, augment.gain)
-        sounds = sounds * tf.pow(10.0, decibels / 20)
+        sounds = sounds * tf.pow(10.0, augment.gain * (2 * gain - 1) / 20)
     if augment.shift:
-        sounds = _shifted(sounds, draws.uniform([size], -augment.shift, augment.shift))
+        sounds = _shifted(sounds, augment.shift * (2 * shift - 1))
     if augment.noise:
         power = tf.reduce_mean(tf.square(sounds), axis=1, keepdims=True)
-        below = tf.pow(10.0, -draws.uniform([size, 1], 10.0, 40.0) / 20)
-        noisy = sounds + draws.normal(tf.shape(sounds)) * tf.sqrt(power) * below
-        sounds = tf.where(draws.uniform([size, 1]) < augment.noise, noisy, sounds)
+        noise = draws.normal(draws.others(keys, 1), sounds.shape[1])
+        below = tf.pow(10.0, -(10 + 30 * quiet) / 20)  # by 10 to 40 dB
+        sounds = tf.where(noisy < augment.noise, sounds + noise * tf.sqrt(power) * below, sounds)
     if augment.telephone:
-        sounds = tf.where(draws.uniform([size, 1]) < augment.telephone, telephone(sounds), sounds)
+        sounds = tf.where(afar < augment.telephone, telephone(sounds), sounds)
     return sounds
 
 
 def _shifted(sounds: tf.Tensor, fractions: tf.Tensor) -> tf.Tensor:
-    """Moves each sound later by a fraction of its length, earlier if that is negative."""
+    """Moves each sound later by a fraction of its length, [B, 1]; earlier if that is negative."""
     length = sounds.shape[1]
-    offsets = tf.cast(tf.round(fractions * length), tf.int32)[:, None]
+    offsets = tf.cast(tf.round(fractions * length), tf.int32)
     places = tf.range(length)[None] - offsets
     inside = (places >= 0) & (places < length)
     return tf.where(inside, tf.gather(sounds, tf.clip_by_value(places, 0, length - 1), axis=1, batch_dims=1), 0.0)
@@ -142,15 +127,16 @@ def telephone(sounds: tf.Tensor) -> tf.Tensor:
     return tf.sign(coded) * (tf.pow(1 + _MU, tf.abs(coded)) - 1) / _MU
 
 
-def masked(frames: tf.Tensor, augment: SoundAugment, draws: Draws) -> tf.Tensor:
+def masked(frames: tf.Tensor, augment: SoundAugment, keys: tf.Tensor) -> tf.Tensor:
     """Returns frames with one band of frequencies and one of time masked by their mean: [B, T, mels] -> the same."""
     if not augment.mask:
         return frames
-    size, mean = tf.shape(frames)[0], tf.reduce_mean(frames, axis=[1, 2], keepdims=True)
+    mean = tf.reduce_mean(frames, axis=[1, 2], keepdims=True)
     for axis in (1, 2):
         length = float(frames.shape[axis])
-        wide = draws.uniform([size, 1], 0.0, augment.mask) * length
-        start = draws.uniform([size, 1]) * (length - wide)
+        share, place = tf.split(draws.uniform(draws.others(keys, 1 + axis), 2), 2, axis=1)
+        wide = augment.mask * share * length
+        start = place * (length - wide)
         places = tf.range(length)[None]
         hidden = tf.expand_dims((places >= start) & (places < start + wide), 3 - axis)
         frames = tf.where(hidden, mean, frames)

@@ -15,7 +15,8 @@ from kerastune.data.source import Problem
 from kerastune.errors import DataError, listed
 from kerastune.modalities import audio
 from kerastune.targets.audio import fit
-from kerastune.tasks.audio_classification.feeding import Draws, changed, masked
+from kerastune.tasks import draws
+from kerastune.tasks.audio_classification.feeding import changed, masked
 from kerastune.tasks.audio_classification.settings import SoundAugment
 from kerastune.tasks.causal_lm.feeding import UNSCORED
 from kerastune.tasks.log_mel import log_mel
@@ -26,7 +27,6 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 _BUCKET = 8  # tokens: transcripts that differ by less are batched together
-_VIEW = 2**20  # maximum batches per view
 
 _known: "WeakKeyDictionary[Split, dict[str, Ints]]" = WeakKeyDictionary()
 
@@ -102,8 +102,8 @@ def batches(
 
     Args:
         augment: random changes to the sounds and their frames, or None.
-        seed: determines the changes, together with the batch number, so that a batch is the same whenever it is made.
-        view: a number to draw with instead of the batch number, for a cache of augmented views.
+        seed: determines the changes, together with the epoch and the example.
+        view: a number to draw with instead of the epoch, for a cache of augmented views.
     """
     front_end, tokens = log_mel(model.converter()), tf.constant(written(model, split)[:, :-1])
 
@@ -116,8 +116,8 @@ def batches(
         if augment is None or not augment.any:
             frames = front_end(heard)
         else:
-            draws = Draws(seed, number if view is None else number + (view + 1) * _VIEW)
-            frames = masked(front_end(changed(heard, augment, draws)), augment, draws)
+            keys = draws.keys(seed, draws.time(order, number, view), i)
+            frames = masked(front_end(changed(heard, augment, keys)), augment, keys)
         return {"features": frames, "token_ids": tf.gather(tokens, i)}, i
 
     def indices() -> Iterator[npt.NDArray[np.int64]]:
