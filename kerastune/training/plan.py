@@ -71,7 +71,10 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         with progress.working(f"loading {recipe.preset}"), assets.reading(preset):
             return kind.building.build(recipe, preset, splits, policy)
 
-    decisions = [one for one in decided if one.key == "train.precision"]
+    def known(key: str, phase: int | None = None) -> Decision | None:
+        return next((one for one in decided if (one.key, one.phase) == (key, phase)), None)
+
+    decisions = [one for one in [known("train.precision")] if one]
     if recipe.train.precision != "auto":
         task = build(recipe.train.precision)
     elif decisions:
@@ -99,13 +102,12 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         audit = batches.counted(freezing.freeze(task, phase))
         audits.append(_of_statistics(audit) if kind.learning.fit else audit)
         moving |= _moving(task, phase)
-        known = next((one for one in decided if (one.key, one.phase) == ("train.cache", number)), None)
-        decisions.append(known or decide.cache(batches.of_phase(phase), number))
+        decisions.append(known("train.cache", number) or decide.cache(batches.of_phase(phase), number))
         lora.merge(task)
     if not kind.learning.fit:
         caches = [one for one in decisions if one.key == "train.cache"]
-        known = next((one for one in decided if one.key == "train.inputs"), None) or decide.inputs(batches, caches)
-        decisions += [known] if known else []
+        inputs = known("train.inputs") or decide.inputs(batches, caches)
+        decisions += [inputs] if inputs else []
     numbers = range(1, len(recipe.phases) + 1)
     decisions += [one for one in decided if one.key != "train.cache" and one.phase in numbers]
     return Plan(batches, tuple(audits), tuple(decisions), moving, round(memory.most / 1e6))
