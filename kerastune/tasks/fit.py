@@ -1,10 +1,9 @@
 """Tells whether a preset knows the language of the texts: tokens a word, and the share of unknown tokens."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from kerastune.data import Splits, few
@@ -41,11 +40,13 @@ def fit(model: Model, splits: Splits) -> dict[str, Any]:
     Special tokens do not count, nor does truncation. A tokenizer without an unknown token has an "unknown" of 0.
     """
     tokenizer = model.preprocessor.tokenizer
-    found = {"english": _figures(tokenizer, _ENGLISH)}
+    tokenise = tf.function(tokenizer, input_signature=[tf.TensorSpec([None], tf.string)])  # in a graph, as in training
+    unknown = _unknown(tokenizer)
+    found = {"english": _figures(tokenise, unknown, _ENGLISH)}
     for name in ("train", "validation", "test"):
         split = few(getattr(splits, name), _TEXTS)
         texts = [text for i in range(len(split)) for text in split.example(i).tolist()]
-        found[name] = _figures(tokenizer, texts)
+        found[name] = _figures(tokenise, unknown, texts)
     return found
 
 
@@ -63,11 +64,9 @@ def warnings(found: dict[str, Any], preset: str) -> list[str]:
     ]
 
 
-def _figures(tokenizer: Any, texts: Sequence[str]) -> dict[str, float]:
+def _figures(tokenise: Callable[[Any], Any], unknown: int | None, texts: Sequence[str]) -> dict[str, float]:
     words = sum(len(_WORD.findall(text)) for text in texts)
-    made = tf.data.Dataset.from_tensor_slices(list(texts)).batch(_TEXTS).map(tokenizer)  # in a graph, as in training
-    tokens = np.concatenate([batch.flat_values.numpy() for batch in made])
-    unknown = _unknown(tokenizer)
+    tokens = tokenise(tf.constant(list(texts))).flat_values.numpy()
     share = float((tokens == unknown).mean()) if unknown is not None and len(tokens) else 0.0
     return {"tokens_per_word": round(len(tokens) / max(words, 1), 3), "unknown": round(share, 4)}
 

@@ -4,6 +4,7 @@ A split is tokenised once, by the graph path of KerasHub's preprocessors (the on
 as int32 rows. Batches are cut from these rows, no longer than the longest text in their bucket.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -82,12 +83,25 @@ def tokenised(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> Tok
 def packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]], length: int) -> dict[str, Ints]:
     """Packs rows of one or two texts, int32 [n, length] by name of the model's input."""
     preprocessor.sequence_length = length
-    first, *others = (tf.constant(list(part)) for part in zip(*texts, strict=True))
-    # With a dummy target: the preprocessor would take a bare pair for a text and its target.
-    examples = ((first, *others) if others else first, tf.zeros([len(texts)]))
-    batches = tf.data.Dataset.from_tensor_slices(examples).batch(_CHUNK).map(preprocessor)
-    packed = [x if isinstance(x, dict) else {"token_ids": x} for x, _ in batches.as_numpy_iterator()]
+    pack, sides = _packer(preprocessor, length, len(texts[0])), tuple(zip(*texts, strict=True))
+    chunks = range(0, len(texts), _CHUNK)
+    packed = [pack(*(tf.constant(side[start : start + _CHUNK]) for side in sides)) for start in chunks]
     return {name: np.concatenate([part[name] for part in packed]).astype(np.int32) for name in packed[0]}
+
+
+@functools.lru_cache(maxsize=4)
+def _packer(preprocessor: Preprocessor, length: int, count: int) -> Callable[..., dict[str, tf.Tensor]]:
+    """Returns the graph that packs `count` texts a row to a length. Tracing it takes longer than hundreds of texts."""
+
+    def pack(*texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        # With a dummy target: the preprocessor would take a bare pair for a text and its target.
+        x, _ = preprocessor(texts if count > 1 else texts[0], tf.zeros(tf.shape(texts[0])))
+        return x if isinstance(x, dict) else {"token_ids": x}
+
+    graph: Callable[..., dict[str, tf.Tensor]] = tf.function(
+        pack, input_signature=[tf.TensorSpec([None], tf.string)] * count
+    )
+    return graph
 
 
 def buckets(lengths: npt.NDArray[np.int64], most: int = _BUCKETS) -> tuple[int, ...]:
