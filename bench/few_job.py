@@ -1,5 +1,6 @@
 """kerastune's side of few.py: the recipe `few` on the drawn examples, texts or clothes."""
 
+import contextlib
 import json
 import os
 import sys
@@ -26,13 +27,16 @@ def recipe(job):
 
 
 class Watch(Progress):
-    """Notes the processor's time when the first phase begins, and when the last one has ended."""
+    """Notes the processor's time when the model has been loaded, and when its weights are final."""
 
     def __init__(self):
         self.began = self.ended = None
 
-    def phase(self, title, audit):
-        self.began = self.began or os.times()
+    @contextlib.contextmanager
+    def working(self, stage):
+        yield
+        if stage.startswith("loading "):
+            self.began = os.times()
 
     def say(self, text):
         if text.startswith("Keeping "):
