@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from kerastune import data, fine_tune, resume, weights
 from kerastune.errors import RecipeError
+from kerastune.progress import Progress
 from kerastune.tasks import contrast, losses
 from kerastune.tasks.text_classification import task as text_classification
 from kerastune.training.batches import Batches
@@ -63,6 +64,18 @@ def test_a_warm_up_moves_the_encoder_and_leaves_the_head_to_the_next_phase(recip
     plain = fine_tune(recipe.model_copy(update={"phases": recipe.phases[1:]}), tmp_path / "plain")
     ours, theirs = (text_classification.load(str(one.folder)).backbone.weights for one in (made, plain))
     assert any(weights.sha256(a) != weights.sha256(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_only_the_last_epoch_of_a_warm_up_is_validated(recipe: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+
+    class Listening(Progress):
+        def say(self, line: str) -> None:
+            said.append(line)
+
+    fine_tune(recipe, tmp_path / "run", progress=Listening())
+    epochs = [line for line in said if line.startswith("phase 1/2 (all), epoch")]
+    assert ["validation loss" in line for line in epochs] == [False, False, True]
 
 
 def test_a_warm_up_that_was_killed_ends_with_the_same_bits(

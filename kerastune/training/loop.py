@@ -246,10 +246,12 @@ class Training:
             self.parts.meet()
         with self._totalled():
             row = {"phase": at.phase, "epoch": at.epoch} | {m.name: float(m.result()) for m in self.metrics}
+        # Of contrastive epochs the last one counts: a dozen validation examples cannot tell them apart.
+        counts = not self.phase.contrastive or at.epoch == self.phase.epochs
         with optimizers.averaged(self.optimizer, self.task):
-            row |= {f"val_{name}": value for name, value in self._validate(feed, steps).items()}
+            row |= {f"val_{name}": value for name, value in (self._validate(feed, steps) if counts else {}).items()}
             row = self.group.agree(row)  # what is decided by it is decided alike
-            validated = self._weights() if self._is_best(row) else {}
+            validated = self._weights() if counts and self._is_best(row) else {}
             if self.group.is_chief and (samples := self.kind.learning.samples(self.recipe, self.task, self.splits)):
                 self.at.said[f"{at.phase}.{at.epoch}"] = samples
         rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
@@ -257,8 +259,7 @@ class Training:
         return row | {"learning_rate": rate, "seconds": seconds}, validated
 
     def _is_best(self, row: dict[str, float]) -> bool:
-        """Returns whether an epoch is better than all before. Of contrastive ones, the last one counts: a dozen
-        validation examples cannot tell them apart."""
+        """Returns whether an epoch is better than all before."""
         best = self.at.best
         return self.phase.contrastive or best is None or self.judge.rank(row) > self.judge.rank(best)
 
@@ -289,9 +290,10 @@ class Training:
         at = self.at
         if not self.phase.contrastive:  # its figures are not those of the head
             at.history.append(row)
-        if not math.isfinite(row["val_loss"]):
+        kind, loss = ("validation", row["val_loss"]) if "val_loss" in row else ("training", row["loss"])
+        if not math.isfinite(loss):
             raise KerastuneError(
-                f"{self.title} diverged: the validation loss of epoch {at.epoch} is {row['val_loss']}.",
+                f"{self.title} diverged: the {kind} loss of epoch {at.epoch} is {loss}.",
                 f"Lower phases.{at.phase - 1}.learning_rate; kerastune lr-find RECIPE --phase {at.phase} suggests one. "
                 "To train again into the same folder, add --force.",
             )
@@ -299,13 +301,12 @@ class Training:
         if validated:
             figures = {k: row[k] for k in ("phase", "epoch", f"val_{metric}", "val_loss")}
             self.keeper.keep(at, figures, validated)
-        improved = at.phase_best is None or judge.rank(row) > judge.rank(at.phase_best)
-        at.phase_best, at.waited = (row, 0) if improved else (at.phase_best, at.waited + 1)
-        self.progress.say(
-            f"{self.title}, epoch {at.epoch}/{self.phase.epochs}: loss {row['loss']:.4f}, "
-            f"{seen} {row[seen]:.4f}, validation loss {row['val_loss']:.4f}, "
-            f"validation {metric} {row[f'val_{metric}']:.4f} ({row['seconds']:.0f} s)"
-        )
+        said = f"{self.title}, epoch {at.epoch}/{self.phase.epochs}: loss {row['loss']:.4f}, {seen} {row[seen]:.4f}"
+        if "val_loss" in row:
+            improved = at.phase_best is None or judge.rank(row) > judge.rank(at.phase_best)
+            at.phase_best, at.waited = (row, 0) if improved else (at.phase_best, at.waited + 1)
+            said += f", validation loss {row['val_loss']:.4f}, validation {metric} {row[f'val_{metric}']:.4f}"
+        self.progress.say(f"{said} ({row['seconds']:.0f} s)")
         if self.group.is_chief:
             run.write_history(self.work, at.history)
             if self.recipe.train.tensorboard:
