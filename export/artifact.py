@@ -294,6 +294,7 @@ def answering(parser):
     parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="maximum tokens of an answer")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0: greedy; above 0: sample")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="sampling seed")
+    parser.add_argument("--beams", type=int, metavar="N", help="drafts of a transcript to pursue; default: as trained")
     parser.add_argument("--timestamps", action="store_true", help="print when each segment of speech is said")
 
 

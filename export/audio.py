@@ -75,6 +75,7 @@ def predicting(run, folder, manifest, options):
     if "prompt" not in manifest["reading"]:
         return run
     asked = {**manifest["reading"], "timestamps": options.timestamps}
+    asked |= {"beams": options.beams} if options.beams is not None else {}
     if why := speech().refusal(asked, speech().chooses(manifest)):
         raise Refused(why)
     return speech().predicting(run, folder, manifest, asked, options.stream)

@@ -15,6 +15,7 @@ A model is either one function from windows of samples to tokens, or two:
     max_tokens  longest transcript, in tokens
     times       id of the time 0.00, if the model has times; each of the next ones is 0.02 s later
     timestamps  whether to write times, at the beginning and at the end of each segment
+    beams       drafts of a transcript that are pursued at a time; 1 takes the likeliest token each time
     cache       shape of self_kv
 
 Training decodes with the rules of this module as well: at most `limit` tokens, and no endless repetition. A recording
@@ -40,6 +41,8 @@ AT_ONCE = 4
 """Windows of a long recording that a model gets in one call."""
 TICK = 320
 """Samples between two times."""
+MOST_BEAMS = 8
+"""The most drafts of a transcript that are pursued at a time."""
 _BEGINS = 50
 """Ticks: what is said first begins within a second."""
 
@@ -61,6 +64,14 @@ def refusal(settings, is_whole):
     Args:
         is_whole: whether the file chooses the tokens.
     """
+    beams = settings.get("beams", 1)
+    if not 1 <= beams <= MOST_BEAMS:
+        return f"beams = {beams} is not a whole number from 1 to {MOST_BEAMS}"
+    if beams > 1 and is_whole:
+        return (
+            f"the file chooses its tokens itself, the likeliest each time, so it cannot pursue {beams} beams: ask the "
+            "run, or an artifact in TFLite or ONNX"
+        )
     if settings["timestamps"] and "times" not in settings:
         return "the model has no tokens for times, so it cannot tell when something is said"
     if settings["timestamps"] and is_whole:
@@ -74,38 +85,96 @@ def heard(window) -> int:
     return int(there[-1]) + 1 if len(there) else 0
 
 
-class Writing:
-    """The tokens of a transcript, chosen one by one.
+@dataclass
+class Draft:
+    """A transcript that is being written.
 
     Attributes:
-        tokens, margins: as they are chosen.
+        tokens, margins: as they are chosen, and their leads in logits over the likeliest other one.
+        scores: their log-probabilities.
+        runs: how many of the last tokens repeat those before, by the length of the phrase.
         is_over: whether nothing more is to be chosen: after the end token, at the limit, or in a loop.
     """
 
+    tokens: list
+    margins: list
+    scores: list
+    runs: list
+    is_over: bool
+
+    def followed(self, token, margin, score, is_last):
+        """Returns the draft with one more token; without repetitions, where it has become a loop."""
+        said, margins, scores = [*self.tokens, token], [*self.margins, margin], [*self.scores, score]
+        runs = [0] * (PHRASE + 1)
+        for phrase in range(1, min(PHRASE, len(self.tokens)) + 1):
+            runs[phrase] = self.runs[phrase] + 1 if token == said[-1 - phrase] else 0
+            if runs[phrase] >= repeats(phrase) * phrase:
+                kept = len(said) - repeats(phrase) * phrase
+                return Draft(said[:kept], margins[:kept], scores[:kept], runs, True)
+        return Draft(said, margins, scores, runs, is_last)
+
+
+class Writing:
+    """The drafts of a window's transcript, whose tokens are chosen step by step.
+
+    One draft takes the likeliest token each time. With more `beams`, the drafts that are likeliest as a whole are
+    pursued, until as many are over; of these, the one with the highest mean log-probability is the transcript (as in
+    Whisper's `BeamSearchDecoder`).
+
+    Attributes:
+        drafts: those that go on.
+    """
+
     def __init__(self, most, settings):
-        self.tokens, self.margins, self.is_over = [], [], most < 1
-        self._most, self._settings, self._runs = most, settings, [0] * (PHRASE + 1)
+        first = Draft([], [], [], [0] * (PHRASE + 1), most < 1)
+        self.drafts, self._over = ([], [first]) if first.is_over else ([first], [])
+        self._most, self._settings, self._beams = most, settings, settings.get("beams", 1)
+
+    @property
+    def is_over(self):
+        return not self.drafts or len(self._over) >= self._beams
+
+    @property
+    def best(self):
+        """The transcript, as a `Draft`."""
+        return max(self._over, key=lambda draft: sum(draft.scores) / max(len(draft.scores), 1))
 
     def add(self, logits):
-        """Chooses the most likely allowed token: logits float32 [vocabulary]."""
-        allowed = open_logits(logits, self.tokens, self._settings)
-        token = int(allowed.argmax())
-        margin, allowed[token] = allowed[token], -np.inf
-        self.margins.append(float(margin - allowed.max()))
-        self.tokens.append(token)
-        self.is_over = token == self._settings["end"] or len(self.tokens) == self._most
-        if token != self._settings["end"]:
-            self._notice_loops()
+        """Chooses the next token of each draft, from logits float32 [vocabulary] each.
 
-    def _notice_loops(self):
-        said = self.tokens
-        for phrase in range(1, PHRASE + 1):
-            again = len(said) > phrase and said[-1] == said[-1 - phrase]
-            self._runs[phrase] = self._runs[phrase] + 1 if again else 0
-            if self._runs[phrase] >= repeats(phrase) * phrase:  # keep the phrase once
-                kept = len(said) - repeats(phrase) * phrase
-                self.tokens, self.margins, self.is_over = said[:kept], self.margins[:kept], True
-                return
+        Returns:
+            For each draft that goes on, the place of the one that it goes on from.
+        """
+        found = []
+        for place, (draft, row) in enumerate(zip(self.drafts, logits, strict=True)):
+            found += [(sum(draft.scores) + score, place, *one, score) for *one, score in self._next(draft, row)]
+        before, self.drafts, places = self.drafts, [], []
+        for _, place, token, margin, score in sorted(found, key=lambda one: -one[0]):
+            is_last = token == self._settings["end"] or len(before[place].tokens) + 1 == self._most
+            draft = before[place].followed(token, margin, score, is_last)
+            if draft.is_over:
+                self._over.append(draft)
+            else:
+                self.drafts.append(draft)
+                places.append(place)
+            if len(self.drafts) == self._beams:
+                break
+        return places
+
+    def _next(self, draft, logits):
+        """Returns the likeliest tokens after a draft: their ids, margins and log-probabilities.
+
+        They are one more than beams, because one may be the end; a single draft ends if that is likeliest.
+        """
+        allowed = open_logits(logits, draft.tokens, self._settings)
+        count = min(self._beams + 1, len(allowed))
+        likely = np.sort(np.argpartition(-allowed, count - 1)[:count])
+        likely = likely[np.argsort(-allowed[likely], kind="stable")]
+        first, second = allowed[likely[0]], allowed[likely[1]]
+        every = first + np.log(np.exp(allowed - first).sum(dtype=np.float64))
+        leads = [float(first - second), *(allowed[likely[1:]] - first).tolist()]
+        rows = zip(likely.tolist(), leads, (allowed[likely] - every).tolist(), strict=True)
+        return [row for row in rows if row[2] != -np.inf][: self._beams if self._beams == 1 else count]
 
 
 def open_logits(logits, said, settings):
@@ -233,20 +302,20 @@ def at_once(run, windows):
 
 
 def transcribe(run, window, settings):
-    """Returns the `Writing` of one window, float32 [samples]."""
+    """Returns the transcript of one window, float32 [samples], as a `Draft`."""
     said = Writing(limit(heard(window), settings), settings)
     cross = run({"sounds": window[None]})["cross_kv"]
     cache, prompt = np.zeros(settings["cache"], np.float32), settings["prompt"]
     prompt = prompt[:-1] if settings.get("timestamps") else prompt
     for position, token in enumerate(prompt[:-1]):
         cache = _step(run, token, position, cache, cross)["self_kv_next"]
-    token, position = prompt[-1], len(prompt) - 1
+    tokens, caches, position = [prompt[-1]], [cache], len(prompt) - 1
     while not said.is_over:
-        found = _step(run, token, position, cache, cross)
-        said.add(np.asarray(found["logits"])[0])
-        cache = found["self_kv_next"]
-        token, position = (said.tokens or [settings["end"]])[-1], position + 1
-    return said
+        found = [_step(run, token, position, cache, cross) for token, cache in zip(tokens, caches, strict=True)]
+        places = said.add([np.asarray(one["logits"])[0] for one in found])
+        tokens, caches = [draft.tokens[-1] for draft in said.drafts], [found[i]["self_kv_next"] for i in places]
+        position += 1
+    return said.best
 
 
 def _step(run, token, position, cache, cross):

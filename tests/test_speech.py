@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -155,13 +156,13 @@ def test_a_transcript_does_not_depend_on_its_batch(model: Any, made: Any) -> Non
 SETTINGS = {"words": 5, "end": 5, "max_tokens": 200}
 
 
-def written(chosen: Callable[[int], int], most: int) -> reader.Writing:
+def written(chosen: Callable[[int], int], most: int) -> reader.Draft:
     said = reader.Writing(most, SETTINGS)
     n = 0
     while not said.is_over:
-        said.add(np.eye(6, dtype=np.float32)[chosen(n)])
+        said.add([np.eye(6, dtype=np.float32)[chosen(n)]])
         n += 1
-    return said
+    return said.best
 
 
 def test_an_endless_repetition_ends_and_is_written_once() -> None:
@@ -347,6 +348,92 @@ def test_keys_of_another_sound_are_caught(problems: Callable[..., list[str]]) ->
         return held[-2] if len(held) > 1 else cross
 
     assert problems(crossed=late)
+
+
+# --- beams -------------------------------------------------------------------------------------------------
+
+
+def best_of_all(logits: Callable[[list[int]], Any], most: int) -> list[int]:
+    """The transcript with the highest mean log-probability, found by trying every one."""
+
+    def every(said: list[int], scores: list[float]) -> Iterator[tuple[float, list[int]]]:
+        if said and (said[-1] == SETTINGS["end"] or len(said) == most):
+            yield float(np.mean(scores)), said
+            return
+        row = reader.open_logits(logits(said), said, SETTINGS).astype(np.float64)
+        for token in np.flatnonzero(np.isfinite(row)).tolist():
+            yield from every([*said, token], [*scores, row[token] - np.log(np.exp(row).sum())])
+
+    return max(every([], []))[1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_as_many_beams_as_tokens_find_the_best_of_all_transcripts_of_two(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    known: dict[tuple[int, ...], Any] = defaultdict(lambda: random.normal(size=6).astype(np.float32) * 2)
+    said = reader.Writing(2, {**SETTINGS, "beams": 6})
+    while not said.is_over:
+        said.add([known[tuple(draft.tokens)] for draft in said.drafts])
+    assert said.best.tokens == best_of_all(lambda tokens: known[tuple(tokens)], 2)
+
+
+def test_beams_find_what_the_likeliest_token_hides() -> None:
+    """Token 0 is likelier at first, but what follows it is not."""
+    after = {(): [1.0, 0.9], (0,): [0.0] * 6, (1,): [0, 0, 9.0]}
+
+    def tokens(beams: int) -> list[int]:
+        said = reader.Writing(2, {**SETTINGS, "beams": beams})
+        while not said.is_over:
+            rows = [after[tuple(draft.tokens)] for draft in said.drafts]
+            said.add([np.array([*row, *[-9.0] * (6 - len(row))], np.float32) for row in rows])
+        return said.best.tokens[:2]
+
+    assert tokens(1)[0] == 0 and tokens(2) == [1, 2]
+
+
+def test_beams_with_caches_write_what_they_write_without(plan: Any) -> None:
+    model, split = plan.task, data.few(plan.splits.train, 6)
+    greedy = scoring.transcripts(model, split)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(model.settings, "beams", 3)
+        fast, slow = scoring.transcripts(model, split), decoding.uncached(model, heard(split))
+        validated = scoring.validated(plan.recipe, model, plan.splits)
+    assert TRANSCRIPT.comparison.distance(fast, slow).max() < 1e-3
+    assert texts(fast) != texts(greedy) and validated["word_error_rate"] > 0
+
+
+def test_an_artifact_pursues_beams_as_its_run(made: Any, exports: dict[str, Any], long: Path) -> None:
+    ours, theirs = (predict(one, [long], beams=4)[0] for one in (made, exports["linux"]))
+    assert ours.document == theirs.document
+
+
+def test_a_run_that_was_measured_in_beams_is_proved_in_beams(speech_recipe: Callable[..., Any], tmp_path: Path) -> None:
+    phases = [{"unfreeze": "all", "lora": False, "epochs": 10, "learning_rate": 4e-3}]
+    made = fine_tune(speech_recipe(beams=3, phases=phases), tmp_path / "run")
+    (of,) = export(made, Export(target="linux"))
+    model = tasks.get("speech_to_text").building.load(str(made.folder), made.recipe, "float32")
+    split = made.splits(Progress()).validation
+    assert of.manifest.reading["beams"] == 3 and of.report.passed
+    assert texts(made.predicted("validation", split.digests)) == texts(decoding.uncached(model, heard(split)))
+
+
+def test_beams_are_refused_where_a_file_chooses_its_tokens(
+    speech_recipe: Callable[..., Any], exports: dict[str, Any], long: Path
+) -> None:
+    with pytest.raises(RecipeError, match="beams = 2, but the file itself chooses"):
+        train.plan(speech_recipe(beams=2, exports=[{"target": "tf-serving"}]))
+    with pytest.raises(KerastuneError, match="cannot pursue 2 beams"):
+        predict(exports["tf-serving"], [long], beams=2)
+
+
+@pytest.mark.parametrize("beams", [0, 9])
+def test_only_one_to_eight_beams_are_taken(
+    made: Any, speech_recipe: Callable[..., Any], long: Path, beams: int
+) -> None:
+    with pytest.raises(RecipeError, match="beams"):
+        speech_recipe(beams=beams)
+    with pytest.raises(KerastuneError, match=f"[Bb]eams = {beams} is not"):
+        predict(made, [long], beams=beams)
 
 
 # --- long recordings ---------------------------------------------------------------------------------------

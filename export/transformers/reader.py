@@ -71,9 +71,10 @@ def writing(folder, settings, options):
         said = Writing(most, settings)  # ends loops, and knows the margins
         for logits in found.logits:
             if not said.is_over:
-                said.add(logits[0].numpy())
-        tokens = found.sequences[0, len(found.sequences[0]) - len(found.logits) :].tolist()[: len(said.tokens)]
-        return tokens, said.margins, spelled(tokens)
+                said.add([logits[0].numpy()])
+        draft = said.best
+        tokens = found.sequences[0, len(found.sequences[0]) - len(found.logits) :].tolist()[: len(draft.tokens)]
+        return tokens, draft.margins, spelled(tokens)
 
     def spelled(tokens):
         return tokenizer.decode(tokens, skip_special_tokens=True).strip().encode()

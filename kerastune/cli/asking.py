@@ -18,6 +18,7 @@ from kerastune.cli.terminal import emit, put, say, say_next, shown, table, typed
 @click.option("--max-tokens", type=click.IntRange(1), help="Maximum tokens to generate; default: 64.")
 @click.option("--temperature", type=click.FloatRange(0), help="0 = greedy; above 0 = sample; default: 0.")
 @click.option("--seed", type=click.IntRange(0), help="Sampling seed; default: 0.")
+@click.option("--beams", type=click.IntRange(1, 8), help="Drafts of a transcript to pursue; default: the model's.")
 @click.option("--timestamps", is_flag=True, help="Tell when each segment of speech is said.")
 @click.option(
     "--draw", type=click.Path(path_type=Path), help="Folder for the images with boxes, classes or heat maps drawn."
@@ -31,6 +32,7 @@ def predict(
     max_tokens: int | None,
     temperature: float | None,
     seed: int | None,
+    beams: int | None,
     timestamps: bool,
     draw: Path | None,
     as_json: bool,
@@ -38,7 +40,8 @@ def predict(
     """Label image files or texts, write speech down, or ask a language model.
 
     A run answers in Keras, an artifact in its own runtime. A model for pairs takes two texts per answer. Embedders
-    print vectors. --max-tokens, --temperature and --seed are for language models, --timestamps is for speech.
+    print vectors. --max-tokens, --temperature and --seed are for language models, --beams and
+    --timestamps for speech.
 
     \b
     Example: kerastune predict runs/first/exports/onnxruntime photo.jpg --top 1
@@ -55,7 +58,8 @@ def predict(
     if not asked:
         raise click.UsageError("Give image files or texts.")
     of = inference.opened(folder)
-    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "timestamps": timestamps or None}
+    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "beams": beams}
+    settings["timestamps"] = timestamps or None
     given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
     if foreign := [name for name in given if name not in inference.options_of(of)]:
         raise click.UsageError(f"--{foreign[0].replace('_', '-')} is for {inference.made_for(foreign[0])}.")

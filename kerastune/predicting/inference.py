@@ -46,6 +46,7 @@ def predict(
     temperature: float | None = None,
     seed: int | None = None,
     timestamps: bool = False,
+    beams: int | None = None,
     draw: str | Path | None = None,
 ) -> list[Prediction]:
     """Predicts image or sound files, read as in training, or texts, or answers prompts.
@@ -60,6 +61,7 @@ def predict(
             distribution).
         seed: the sampling seed; default: 0.
         timestamps: also tell when each segment of speech is said.
+        beams: drafts of a transcript to pursue at a time, 1 to 8; default: the model's.
         draw: a folder for PNG files of the images with the output drawn on them: boxes, classes, or heat maps.
 
     Raises:
@@ -70,7 +72,8 @@ def predict(
         ConverterError: the artifact's runtime failed.
     """
     of = opened(of)
-    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "timestamps": timestamps or None}
+    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "beams": beams}
+    settings["timestamps"] = timestamps or None
     given = {name: value for name, value in settings.items() if value is not None}
     options = {**options_of(of), **given}
     if foreign := sorted(set(given) - set(options_of(of))):
@@ -116,14 +119,14 @@ def options_of(of: Run | Artifact) -> Mapping[str, Any]:
 
 def made_for(option: str) -> str:
     """Returns the models that have an option."""
-    return "models of speech" if option == "timestamps" else "language models"
+    return "models of speech" if option in ("timestamps", "beams") else "language models"
 
 
 def outputs(of: Run | Artifact, examples: Sequence[Example], options: Mapping[str, Any]) -> Arrays:
     """Returns the outputs for examples by name, one row per example."""
     if isinstance(of, Artifact):
         of.check_files()
-        given = {f"--{name.replace('_', '-')}": value for name, value in options.items() if value is not False}
+        given = {f"--{name.replace('_', '-')}": value for name, value in options.items() if value not in (None, False)}
         flags = [part for flag, value in given.items() for part in ([flag] if value is True else [flag, str(value)])]
         return runtimes.ask(of, of.manifest.runtime, examples, flags).outputs
     task = tasks.get(of.recipe.task)

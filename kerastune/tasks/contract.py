@@ -288,7 +288,7 @@ class Device(Generic[R]):
         window: recipe -> the length of the window that the model takes, if `kerastune predict` cuts longer examples
             into parts that have an answer each; else None.
         options: options of `kerastune predict` and their defaults; `Task.answer` gets them, and an artifact's reader
-            gets them as --max-tokens and so on; of those that are on or off, it gets the ones that are on.
+            gets them as --max-tokens and so on, but not what is off (False) or left to the model (None).
         mediapipe: recipe -> the outputs that a task of MediaPipe reads, as rows of `kerastune.formats.metadata.KINDS`,
             by name; a file with exactly these outputs gets their metadata.
         readers: files of export/ that ship with an artifact, in addition to the modality's.

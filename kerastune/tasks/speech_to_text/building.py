@@ -46,6 +46,7 @@ def build(recipe: SpeechToText, preset: str, precision: str) -> Transcriber:
         "end": int(tokenizer.eos_token_id),
         "words": _words(tokenizer),
         "max_tokens": min(recipe.tokens, most),
+        "beams": recipe.beams,
         **_times(whisper, tokenizer),
     }
     return Transcriber(Parts(whisper, tokenizer, converter, settings))

@@ -1,4 +1,4 @@
-"""Greedy decoding: with caches for batches, and without any as the reference.
+"""Decoding: greedy with caches for batches, in beams, and without any cache as the reference.
 
 The rules (which tokens are allowed, how many, and when a repetition ends a transcript) are those of
 `kerastune.targets.speech`, which devices decode with.
@@ -19,6 +19,7 @@ from kerastune.tasks.learnt.transcripts import predictions
 from kerastune.tasks.speech_to_text.model import Transcriber, pieces
 
 Floats = npt.NDArray[np.float32]
+_ROWS = 16  # drafts whose next tokens are computed together
 _PHRASES = np.arange(1, reader.PHRASE + 1, dtype=np.int32)
 _REPEATED = np.array([reader.repeats(int(n)) * n for n in _PHRASES], np.int32)  # tokens that repeat those before
 
@@ -154,6 +155,61 @@ def collected(model: Transcriber, tokens: npt.NDArray[Any], margins: npt.NDArray
     return predictions(rows, leads, [reader.text_of(row, known) for row in rows])
 
 
+# --- beams -------------------------------------------------------------------------------------------------
+
+
+def searching(model: Transcriber, prompt: Sequence[int] | None = None) -> Callable[[Any, Any], tuple[Any, Any]]:
+    """Returns the function of `writing` that pursues several drafts of each transcript, which it chooses in numpy."""
+    whisper, settings = model.whisper, model.settings
+    prompt, most = list(prompt or settings["prompt"]), settings["max_tokens"]
+    shape = tf.TensorShape(cache_shape(model, None))
+    takes = [
+        tf.TensorSpec([None, None], tf.int32),
+        tf.TensorSpec([], tf.int32),
+        tf.TensorSpec(shape, tf.float32),
+        tf.TensorSpec([None, *shape[1:3], None, *shape[4:]], tf.float32),
+    ]
+    following = tf.function(lambda *given: step(whisper, *given), input_signature=takes, autograph=False)
+    crossing = tf.function(lambda encoded: cross_kv(whisper, encoded), autograph=False, reduce_retracing=True)
+
+    def write(encoded: Any, limit: Any) -> tuple[Any, Any]:
+        size = max(_ROWS // settings["beams"], 1)
+        parts = [some(encoded[i : i + size], limit[i : i + size]) for i in range(0, len(limit), size)]
+        tokens, margins = zip(*parts, strict=True)
+        return tf.concat(tokens, 0), tf.concat(margins, 0)
+
+    def some(encoded: Any, limit: Any) -> tuple[Any, Any]:
+        each, cross = [reader.Writing(int(one), settings) for one in limit], crossing(encoded)
+        going = [i for i, said in enumerate(each) if not said.is_over]  # with one draft each
+        given, position = tf.tile([prompt], [len(going), 1]), 0
+        cache, owners = tf.zeros(cache_shape(model, len(going))), going
+        while going:
+            logits, cache = following(given, tf.constant(position), cache, tf.gather(cross, owners))
+            position, rows, at = position + given.shape[1], logits.numpy(), 0
+            places, owners, chosen = list[int](), list[int](), list[int]()
+            for i in going:
+                count = len(each[i].drafts)
+                kept = [at + place for place in each[i].add(rows[at : at + count])]
+                at += count
+                if not each[i].is_over:
+                    places += kept
+                    owners += [i] * len(kept)
+                    chosen += [draft.tokens[-1] for draft in each[i].drafts]
+            if going := list(dict.fromkeys(owners)):
+                given, cache = tf.constant(chosen, tf.int32)[:, None], tf.gather(cache, places)
+        return _padded([said.best for said in each], most)
+
+    return write
+
+
+def _padded(drafts: Sequence[Any], most: int) -> tuple[Any, Any]:
+    """Returns tokens and margins as `writing` gives them."""
+    tokens, margins = np.full([len(drafts), most], -1, np.int32), np.zeros([len(drafts), most], np.float32)
+    for i, draft in enumerate(drafts):
+        tokens[i, : len(draft.tokens)], margins[i, : len(draft.tokens)] = draft.tokens, draft.margins
+    return tf.constant(tokens), tf.constant(margins)
+
+
 # --- the reference -----------------------------------------------------------------------------------------
 
 
@@ -166,15 +222,21 @@ def uncached(model: Transcriber, sounds: Sequence[Floats]) -> dict[str, Ragged]:
         encoded = encoder(whisper, np.asarray(converter(window[None])))
         said = reader.Writing(reader.limit(reader.heard(window), settings), settings)
         while not said.is_over:
-            x = whisper.decoder_embeddings(np.array([settings["prompt"] + said.tokens], np.int32))
-            for layer in whisper.decoder_transformer_layers:
-                x = layer(x, encoded, training=False)
-            logits = whisper.token_embedding(whisper.decoder_layer_norm(x), reverse=True)
-            said.add(np.asarray(logits)[0, -1].astype(np.float32))
-        written.append(said)
+            said.add([_logits(whisper, settings["prompt"] + draft.tokens, encoded) for draft in said.drafts])
+        written.append(said.best)
     known = pieces(model.parts.tokenizer, settings["words"])
     return predictions(
         [np.array(one.tokens, np.int32) for one in written],
         [np.array(one.margins, np.float32) for one in written],
         [reader.text_of(one.tokens, known) for one in written],
     )
+
+
+def _logits(whisper: Any, tokens: list[int], encoded: Any) -> npt.NDArray[np.float32]:
+    """Returns the logits of the token after some, float32 [vocabulary]."""
+    x = whisper.decoder_embeddings(np.array([tokens], np.int32))
+    for layer in whisper.decoder_transformer_layers:
+        x = layer(x, encoded, training=False)
+    logits = whisper.token_embedding(whisper.decoder_layer_norm(x), reverse=True)
+    found: npt.NDArray[np.float32] = np.asarray(logits)[0, -1].astype(np.float32)
+    return found

@@ -42,6 +42,11 @@ def refusal(recipe: SpeechToText, wanted: Wanted) -> str | None:
             "speech_to_text asks a file once for each token, and the target's page or MediaPipe asks once in all: use "
             "linux on a phone's own code, or onnxruntime"
         )
+    if recipe.beams > 1 and wanted.style in ("serving", "folder"):
+        return (
+            f"beams = {recipe.beams}, but the file itself chooses its tokens, the likeliest each time: use a target "
+            "with TFLite or ONNX files, or beams = 1"
+        )
     return sound_device.refusal(wanted, ("int8", "int16x8", "int4"), "speech")
 
 
@@ -123,6 +128,6 @@ DEVICE: Device[SpeechToText] = Device(
     serving=SERVING,
     pipeline_tag="automatic-speech-recognition",
     unit="a sound",
-    options={"timestamps": False},
+    options={"timestamps": False, "beams": None},
     readers=("speech.py",),
 )

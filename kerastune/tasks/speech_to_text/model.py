@@ -75,8 +75,8 @@ class Parts:
         tokenizer: its tokenizer.
         converter: its audio converter.
         settings: "samples" of the window, "prompt" (ids before a transcript), "end" (the id after it), "words" (ids
-            from 0 to here are pieces of text), "max_tokens" of a transcript, and "times" (id of the time 0.00), if it
-            has times.
+            from 0 to here are pieces of text), "max_tokens" of a transcript, "beams" (drafts that are pursued),
+            and "times" (id of the time 0.00), if it has times.
     """
 
     whisper: Any

@@ -19,7 +19,16 @@ from kerastune.targets import speech as reader
 from kerastune.tasks.learnt.transcripts import TRANSCRIPT, predictions
 from kerastune.tasks.log_mel import log_mel
 from kerastune.tasks.speech_to_text.building import prompt_of
-from kerastune.tasks.speech_to_text.decoding import cache_shape, collected, cross_kv, encoder, limits, step, writing
+from kerastune.tasks.speech_to_text.decoding import (
+    cache_shape,
+    collected,
+    cross_kv,
+    encoder,
+    limits,
+    searching,
+    step,
+    writing,
+)
 from kerastune.tasks.speech_to_text.feeding import windows
 from kerastune.tasks.speech_to_text.model import Transcriber, pieces
 from kerastune.tasks.speech_to_text.settings import SpeechToText
@@ -49,17 +58,22 @@ def transcripts(
 
 
 def answers(
-    model: Transcriber, sounds: Sequence[npt.NDArray[np.float32]], timestamps: bool = False
+    model: Transcriber,
+    sounds: Sequence[npt.NDArray[np.float32]],
+    timestamps: bool = False,
+    beams: int | None = None,
 ) -> dict[str, Ragged]:
     """Returns the predictions for sounds of any length, as the reader of an artifact writes them.
 
     Args:
+        beams: drafts that are pursued; default: the model's.
         timestamps: also give "segments", float32 [n, 2]: start and end in seconds of each line of "text".
 
     Raises:
-        KerastuneError: the model has no times.
+        KerastuneError: the model has no times, or there are too many beams.
     """
     settings = {**model.settings, "cache": cache_shape(model), "timestamps": timestamps}
+    settings |= {} if beams is None else {"beams": beams}
     if why := reader.refusal(settings, is_whole=False):
         raise KerastuneError(f"{why[0].upper()}{why[1:]}.")
     spell = partial(reader.text_of, pieces=pieces(model.parts.tokenizer, settings["words"]))
@@ -132,6 +146,8 @@ def _hearing(model: Transcriber) -> Callable[[Any], tuple[Any, Any]]:
 
 
 def _compiled(model: Transcriber, prompt: list[int] | None = None) -> Callable[[Any, Any], tuple[Any, Any]]:
+    if model.settings.get("beams", 1) > 1:
+        return searching(model, prompt)
     width = model.whisper.hidden_dim
     takes = [tf.TensorSpec([None, None, width], tf.float32), tf.TensorSpec([None], tf.int32)]
     # A new trace, because adapters come and go.

@@ -48,6 +48,9 @@ class SpeechToText(Recipe):
     max_tokens: Annotated[int, Field(ge=1, le=440)] | None = None
     """Maximum tokens of a transcript, which also bounds memory. Default: 16 and 10 per second of data.window, at most
     224."""
+    beams: Annotated[int, Field(ge=1, le=8)] = 1
+    """Drafts of a transcript that decoding pursues at a time, which takes as many times as long. 1 takes the likeliest
+    token each time."""
     terms: Annotated[tuple[Text, ...], Field(strict=False)] = ()
     """Words and phrases whose recall and precision are measured, such as the terms of a trade."""
     terms_file: FilePath | None = None
