@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,3 +64,16 @@ def joined(rows: list[bytes]) -> Ragged:
     """Returns many packed masks as an array of rows of bytes."""
     offsets = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     return Ragged(np.frombuffer(b"".join(rows), np.uint8), offsets)
+
+
+# --- colours -------------------------------------------------------------------------------------------------
+
+
+def named_color(values: Sequence[int] | npt.NDArray[np.uint8]) -> str:
+    """Returns the name of red, green and blue, 0 to 255 each: "#ff8000"."""
+    return "#{:02x}{:02x}{:02x}".format(*values)
+
+
+def channels(colors: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Returns red, green and blue of colours such as "#ff8000", uint8 [n, 3]."""
+    return np.frombuffer(bytes.fromhex("".join(colors).replace("#", "")), np.uint8).reshape(-1, 3)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kerastune import assets, files
-from kerastune.data.masks import IGNORED, Mask, packed
+from kerastune.data.masks import IGNORED, Mask, channels, named_color, packed
 from kerastune.data.source import (
     SPLITS,
     Example,
@@ -142,7 +142,7 @@ def _label(
         pixels, colors = _pixels(data), image.palette(data)[: len(settings.classes)]
         size = image.upright_size(files.read_bounded(picture, image.LARGEST, "an image"))
         label = masked(settings, pixels, size, f"its picture {relative(picture, root)}")
-        return label, tuple("#{:02x}{:02x}{:02x}".format(*one) for one in colors)
+        return label, tuple(map(named_color, colors))
     except OSError as error:
         return Problem(id, f"cannot be read: {error.strerror or error}"), ()
     except ValueError as error:
@@ -154,7 +154,7 @@ def _shared(palettes: set[tuple[str, ...]], classes: int) -> tuple[str, ...]:
     colors = next(iter(palettes), ())
     if len(palettes) > 1 or len(colors) < classes:
         return ()
-    values = np.array([[int(one[i : i + 2], 16) for i in (1, 3, 5)] for one in colors]).reshape(-1, 3)
+    values = channels(colors).astype(int)
     apart = np.abs(values[:, None] - values).max(axis=-1)
     return colors if (apart[~np.eye(len(colors), dtype=np.bool_)] >= _APART).all() else ()
 

@@ -273,7 +273,7 @@ def _context(
             words = ("What is there", "What the model says")
             pictures = [embedded(part, f"{word}: {name}") for part, word in zip(parts, words, strict=True)]
             shown.append({"id": name, "miou": float(own[i]), "pictures": pictures})
-    keys = [(label, "#{:02x}{:02x}{:02x}".format(*palette[n % len(palette)])) for n, label in enumerate(labels)]
+    keys = [(label, masks.named_color(palette[n % len(palette)])) for n, label in enumerate(labels)]
     return {"overlays": shown, "keys": keys[1:]}
 
 
@@ -284,7 +284,7 @@ def _small(picture: Image.Image) -> Image.Image:
 
 def _colored(colors: tuple[str, ...]) -> Shown:
     """Returns how maps are shown in the data's own colours."""
-    palette = np.array([[int(one[i : i + 2], 16) for i in (1, 3, 5)] for one in colors], np.uint8)
+    palette = masks.channels(colors)
     return replace(MASK.shown, context=partial(_context, palette=palette), drawn=partial(drawn, palette=palette))
 
 
