@@ -75,23 +75,24 @@ def run_reader(load, *arguments):
         print(f"FAILED: changed since the export: {', '.join(changed)}", file=sys.stderr)
         sys.exit(FAILED)
     examples = import_module(EXAMPLES[manifest["modality"]])
+    refused = getattr(examples, "Refused", ())
     predict = load(folder, manifest, options)
     if hasattr(examples, "predicting"):
         try:
             predict = examples.predicting(predict, folder, manifest, options)
-        except getattr(examples, "Refused", ()) as error:
+        except refused as error:
             print(error, file=sys.stderr)
             sys.exit(REFUSED)
     take = examples.taking(predict, folder, manifest["reading"])
     restore = getattr(examples, "restored", lambda outputs, example, manifest: outputs)
     if options.stream:
         load_seconds = time.perf_counter() - started
-        stream(predict, take, restore, examples, manifest, options.stream, load_seconds, options.details)
+        stream(predict, take, restore, refused, manifest, options.stream, load_seconds, options.details)
     if options.check and not check(predict, take, restore, examples, folder, manifest):
         sys.exit(FAILED)
     if options.examples:
         asked = examples.asked(options.examples, manifest["reading"])
-        show(predict, take, restore, asked, folder, manifest, options.top)
+        show(predict, take, restore, asked, refused, folder, manifest, options.top)
 
 
 def same(path, file):
@@ -105,12 +106,11 @@ def digest(manifest):
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def show(predict, take, restore, asked, folder, manifest, top):
+def show(predict, take, restore, asked, refused, folder, manifest, top):
     """Prints the model's output for each example, and a comparison of all of them."""
     from answers import ANSWERS, PLAIN, decided
 
     kind, said, words = ANSWERS.get(manifest["learnt"], PLAIN), [], None
-    refused = getattr(import_module(EXAMPLES[manifest["modality"]]), "Refused", ())
     if "catalogue" in manifest["extras"]:
         words = import_module("catalogue").answering(folder, manifest)
     for name, example in asked:
@@ -160,7 +160,7 @@ def check(predict, take, restore, examples, folder, manifest):
     return passed
 
 
-def stream(predict, take, restore, examples, manifest, out, load_seconds, details):
+def stream(predict, take, restore, refused, manifest, out, load_seconds, details):
     """Writes outputs and seconds for each array on stdin, which is 8 bytes with the length of an .npy, then the .npy.
 
     An array is an image uint8 [H, W, 3], a batch [B, H, W, 3], an encoded file [n], texts str [1 or 2] or [B, 1 or 2],
@@ -168,7 +168,7 @@ def stream(predict, take, restore, examples, manifest, out, load_seconds, detail
     example, and "outputs/NAME/offsets" for outputs whose number of rows varies by example; for maps, also
     "outputs/NAME/shapes". Outputs with a `MINOR` role are stored for the first `details` examples; None: for all.
     """
-    found, seconds, refused = {}, [], getattr(examples, "Refused", ())
+    found, seconds = {}, []
     minor, done = {"probabilities", *(one["name"] for one in manifest["outputs"] if one.get("role") in MINOR)}, 0
     while size := sys.stdin.buffer.read(8):
         file = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(size, "little")))
