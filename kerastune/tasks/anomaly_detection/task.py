@@ -114,6 +114,8 @@ def load(folder: str, recipe: AnomalyDetection, precision: str) -> Model:
 def describe(recipe: AnomalyDetection, model: AnomalyDetector, splits: Splits) -> dict[str, Any]:
     """Returns the sizes of pictures and cells for run.json, and a warning where pictures are made much smaller."""
     found = {"image_size": list(model.image_size), "cell": model.cell, "scores": list(recipe.detector.scores)}
+    if recipe.data.image_size is None:
+        return found
     largest = max(_sizes(splits.train), key=lambda size: max(size))
     times = max(before / after for before, after in zip(largest, model.image_size, strict=True))
     if times <= _SMALLER:
