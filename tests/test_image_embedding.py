@@ -267,7 +267,7 @@ def test_a_catalogue_names_products_by_other_photos_and_says_unknown(shop: tuple
     unknown = [asked(shop[0], products / f"p{label:02}" / "6.png")["known"] for label in range(16, LABELS)]
     accepted = np.mean([one["known"] for one in known])
     # 0.81, 0.44 and 0 on one processor; a random name is right once in 16.
-    assert np.mean(named) >= 0.6 and accepted >= np.mean(unknown) + 0.2
+    assert np.mean(named) >= 0.6 and accepted >= np.mean(unknown) + 0.2 and np.mean(unknown) <= 0.4
 
 
 def test_a_catalogue_is_verified_and_its_reader_says_the_same(
