@@ -28,7 +28,7 @@ def keys(seed: int, time: Tensor, indices: Tensor) -> Tensor:
     """
     fold = tf.random.experimental.stateless_fold_in
     start = fold(tf.constant([seed, 0], tf.int64), tf.cast(time, tf.int64))
-    return tf.map_fn(lambda i: fold(start, i), indices, fn_output_signature=tf.TensorSpec([2], tf.int64))
+    return _each(lambda i: fold(start, i), indices, [2], tf.int64)
 
 
 def others(keys: Tensor, number: int) -> Tensor:
@@ -47,8 +47,8 @@ def normal(keys: Tensor, count: int) -> Tensor:
     return _each(lambda key: tf.random.stateless_normal([count], key), keys, [count])
 
 
-def _each(draw: Callable[[Tensor], Tensor], keys: Tensor, shape: list[int], dtype: Any = tf.float32) -> Tensor:
-    return tf.map_fn(draw, keys, fn_output_signature=tf.TensorSpec(shape, dtype))
+def _each(draw: Callable[[Tensor], Tensor], given: Tensor, shape: list[int], dtype: Any = tf.float32) -> Tensor:
+    return tf.map_fn(draw, given, fn_output_signature=tf.TensorSpec(shape, dtype))
 
 
 class Seeds(keras.random.SeedGenerator):  # type: ignore[misc]

@@ -74,11 +74,12 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     def known(key: str, phase: int | None = None) -> Decision | None:
         return next((one for one in decided if (one.key, one.phase) == (key, phase)), None)
 
-    decisions = [one for one in [known("train.precision")] if one]
+    precise = known("train.precision")
+    decisions = [precise] if precise else []
     if recipe.train.precision != "auto":
         task = build(recipe.train.precision)
-    elif decisions:
-        task = build(str(decisions[0].got))
+    elif precise:
+        task = build(str(precise.got))
     elif kind.learning.fit:
         task = build("float32")  # distances multiply errors of rounding
     else:

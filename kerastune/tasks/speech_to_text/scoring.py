@@ -99,11 +99,12 @@ def _functions(model: Transcriber) -> Callable[[dict[str, Any]], dict[str, Any]]
         logits, following = step(whisper, tokens, position[0], self_kv, cross_kv)
         return {"logits": logits, "self_kv_next": following}
 
-    compiled = [tf.function(one, autograph=False) for one in (encode, decode)]
+    encoding, decoding = (tf.function(one, autograph=False) for one in (encode, decode))
 
     def run(inputs: dict[str, Any]) -> dict[str, Any]:
         given = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
-        return compiled["tokens" in given](**given)  # type: ignore[no-any-return]
+        found: dict[str, Any] = (decoding if "tokens" in given else encoding)(**given)
+        return found
 
     return run
 
