@@ -65,7 +65,7 @@ def started(count: int, command: list[Any]) -> Iterator[list[subprocess.Popen[st
 def trained_by(count: int, folder: Path, out: Path, apart: bool) -> None:
     with started(count if apart else 1, [JOINED, folder, out, count]) as processes:
         said = [process.communicate(timeout=900)[0] for process in processes]
-        assert [process.returncode for process in processes] == [0] * len(processes), said
+        assert [process.returncode for process in processes] == [0] * len(processes), "\n\n".join(said)
 
 
 @pytest.fixture(scope="module")
