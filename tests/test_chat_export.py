@@ -107,7 +107,7 @@ def test_a_prompt_that_could_speak_as_somebody_else_is_refused(made: dict[str, A
 
 
 def test_a_model_of_labels_is_told_nothing_of_tokens(made: dict[str, Any], exported: Any) -> None:
-    with pytest.raises(KerastuneError, match="max_tokens: only for language models"):
+    with pytest.raises(KerastuneError, match="max_tokens is only for causal_lm"):
         predict(exported("resnet")["onnx"], "photo.png", max_tokens=8)
 
 

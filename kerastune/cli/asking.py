@@ -29,13 +29,8 @@ def predict(
     examples: tuple[str, ...],
     lines: IO[str] | None,
     top: int,
-    max_tokens: int | None,
-    temperature: float | None,
-    seed: int | None,
-    beams: int | None,
-    timestamps: bool,
-    draw: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Label image files or texts, write speech down, or ask a language model.
 
@@ -58,13 +53,8 @@ def predict(
     if not asked:
         raise click.UsageError("Give image files or texts.")
     of = inference.opened(folder)
-    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "beams": beams}
-    settings["timestamps"] = timestamps or None
-    given: dict[str, Any] = {name: value for name, value in settings.items() if value is not None}
-    if foreign := [name for name in given if name not in inference.options_of(of)]:
-        raise click.UsageError(f"--{foreign[0].replace('_', '-')} is for {inference.made_for(foreign[0])}.")
     with progress() as told, told.working("loading and asking the model"):
-        found = inference.predict(of, asked, top, draw=draw, **given)
+        found = inference.predict(of, asked, top, **options)
 
     def answers() -> None:
         for each in found:
@@ -73,10 +63,10 @@ def predict(
     emit(as_json, [{"input": each.input, **each.document} for each in found], answers)
     if searching.makes_vectors(of):
         say_next(f"{typed('kerastune', 'search', folder)} --index FILE QUERY", "--json, which prints all numbers")
-    elif "temperature" not in inference.options_of(of):
+    else:
         of_run = of.folder if isinstance(of, Run) else of.run
         where = shown(of_run / "report.html") if of_run else "its run's report.html"
-        say_next(f"open {where} in a browser, which shows where this model is wrong")
+        say_next(f"open {where} in a browser, which shows how well this model does")
 
 
 @click.command()

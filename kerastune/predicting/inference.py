@@ -72,13 +72,8 @@ def predict(
         ConverterError: the artifact's runtime failed.
     """
     of = opened(of)
-    settings = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "beams": beams}
-    settings["timestamps"] = timestamps or None
-    given = {name: value for name, value in settings.items() if value is not None}
-    options = {**options_of(of), **given}
-    if foreign := sorted(set(given) - set(options_of(of))):
-        kinds = " and ".join(dict.fromkeys(map(made_for, foreign)))
-        raise KerastuneError(f"{' and '.join(foreign)}: only for {kinds}, and {of.folder} is not one.")
+    asked_for = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "beams": beams}
+    options = _options(of, {**asked_for, "timestamps": timestamps or None})
     if draw is not None and learnt_by(of).shown.drawn is None:
         raise KerastuneError(
             f"{of.folder} gives nothing to draw.", "Boxes, classes of pixels and heat maps of images can be drawn."
@@ -112,14 +107,12 @@ def _draw(of: Run | Artifact, folder: Path, asked: Asked, found: Predictions) ->
         raise KerastuneError(f"Nothing can be drawn into {folder}: {error.strerror or error}.") from error
 
 
-def options_of(of: Run | Artifact) -> Mapping[str, Any]:
-    """Returns the model's options and their defaults."""
-    return device_of(of).options
-
-
-def made_for(option: str) -> str:
-    """Returns the models that have an option."""
-    return "models of speech" if option in ("timestamps", "beams") else "language models"
+def _options(of: Run | Artifact, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the model's options: what is asked for, and defaults instead of None."""
+    given, known = {name: value for name, value in asked.items() if value is not None}, device_of(of).options
+    if foreign := [f"{name} is only for {' and '.join(tasks.with_option(name))}" for name in given.keys() - known]:
+        raise KerastuneError(f"{'; '.join(sorted(foreign))}; but {of.folder} is for {_task(of)}.")
+    return {**known, **given}
 
 
 def outputs(of: Run | Artifact, examples: Sequence[Example], options: Mapping[str, Any]) -> Arrays:
@@ -142,7 +135,11 @@ def learnt_by(of: Run | Artifact) -> Learnt:
 
 def device_of(of: Run | Artifact) -> Device[Any]:
     """Returns the task of a run or an artifact as a device sees it."""
-    return tasks.device(of.manifest.task if isinstance(of, Artifact) else of.recipe.task)
+    return tasks.device(_task(of))
+
+
+def _task(of: Run | Artifact) -> str:
+    return of.manifest.task if isinstance(of, Artifact) else of.recipe.task
 
 
 def _answering(of: Run | Artifact, top: int) -> Callable[[Predictions, int], Answer]:

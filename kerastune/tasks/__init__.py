@@ -33,3 +33,8 @@ def device(name: str) -> "Device[Any]":
     """Returns a task as a device sees it; does not import TensorFlow."""
     found: Device[Any] = import_module(f"{TASKS[name]}.device").DEVICE
     return found
+
+
+def with_option(option: str) -> list[str]:
+    """Returns the tasks whose models have an option of `kerastune predict`."""
+    return [name for name in TASKS if option in device(name).options]
