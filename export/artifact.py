@@ -23,8 +23,9 @@ import numpy as np
 
 EXAMPLES = {"image": "images", "text": "texts", "conversation": "chats", "sound": "audio"}
 """The module for each kind of example. `asked` finds the named examples, and `taking` turns them into inputs. Optional:
-`predicting` if a prediction is more than one call, `restored` if outputs depend on what `taking` did, `replayed` if the
-proof is more than outputs, and `Refused` for examples that the model cannot take."""
+`predicting` if a prediction is more than one call, `restored` if outputs depend on what `taking` did, `MADE` for the
+outputs that it makes of the file's, described as in a manifest, `replayed` if the proof is more than outputs, and
+`Refused` for examples that the model cannot take."""
 
 FAILED = 3
 """Exit code for an artifact that has changed, does not compute what was trained, or could do more than compute."""
@@ -169,7 +170,7 @@ def stream(predict, take, restore, refused, manifest, out, load_seconds, details
     "outputs/NAME/shapes". Outputs with a `MINOR` role are stored for the first `details` examples; None: for all.
     """
     found, seconds = {}, []
-    minor, done = {"probabilities", *(one["name"] for one in manifest["outputs"] if one.get("role") in MINOR)}, 0
+    minor, done = {one["name"] for one in described(manifest) if one.get("role") in MINOR}, 0
     while size := sys.stdin.buffer.read(8):
         file = io.BytesIO(sys.stdin.buffer.read(int.from_bytes(size, "little")))
         example = np.load(file, allow_pickle=False)
@@ -241,16 +242,20 @@ def arrays_of(rows, manifest):
     return found
 
 
+def described(manifest):
+    """Returns the descriptions of all outputs: the file's, and those that the module for its kind of example makes."""
+    made = getattr(import_module(EXAMPLES[manifest["modality"]]), "MADE", ())
+    return {one["name"]: one for one in (*made, *manifest["outputs"])}.values()
+
+
 def ragged(manifest):
     """Returns the names of outputs whose number of rows varies by example."""
-    return {one["name"] for one in manifest["outputs"] if one["shape"][1:2] == [None]} | {"segments"}
+    return {one["name"] for one in described(manifest) if one["shape"][1:2] == [None]} - maps(manifest)
 
 
 def maps(manifest):
     """Returns the names of outputs that have values of each pixel, in as many rows and columns as a picture has."""
-    found = {one["name"] for one in manifest["outputs"] if one.get("role") in ("map", "probabilities")}
-    made = ("class_map", "probabilities") if any(one.get("role") == "cells" for one in manifest["outputs"]) else ()
-    return found.union(made)
+    return {one["name"] for one in described(manifest) if one.get("role") in ("map", "probabilities")}
 
 
 def names(manifest):

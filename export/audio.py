@@ -26,6 +26,9 @@ _VALUES = 2**20  # values that are read from a file at a time, of all channels
 _TAG = 2**18  # bytes in which an MP3 file's own header is looked for, after a picture of its cover
 _UNKNOWN = 0xFFFFF000  # a program that writes into a pipe declares this many bytes, or more, or none
 
+MADE = ({"name": "segments", "shape": [None, None, 2]},)
+"""Outputs that `predicting` makes: the times of a transcript's segments, if they are asked for."""
+
 # Files are opened by content, never by extension, and only in these formats.
 _FORMATS = {
     "wav": (rb"(?s)RIFF....WAVE", ("WAV", "WAVEX")),

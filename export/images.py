@@ -43,6 +43,13 @@ _UPRIGHT = {  # EXIF orientation -> the member of PIL.Image.Transpose that turns
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 
 
+MADE = (
+    {"name": "class_map", "shape": [None, None, None], "role": "map"},
+    {"name": "probabilities", "shape": [None, None, None, None], "role": "probabilities"},
+)
+"""Outputs that `restored` makes of logits in cells."""
+
+
 class TooLarge(ValueError):
     """An image has more pixels than are safe to open."""
 
