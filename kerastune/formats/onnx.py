@@ -3,6 +3,7 @@
 A file holds one signature. Of "ONE+OTHER", ONE becomes the model and OTHER the file OTHER.onnx beside it.
 """
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -125,18 +126,18 @@ def _share_transposed(graph: Any) -> None:
     """
     from onnx import helper, numpy_helper
 
-    large = [one for one in graph.initializer if len(one.dims) == 2 and math.prod(one.dims) >= _LARGE]
-    matrices = {one.name: numpy_helper.to_array(one) for one in large}
-    for one in large:
-        name, values = one.name, matrices.pop(one.name)
-        twin = next((other for other, found in matrices.items() if _equal(found, values.T)), None)
-        if twin is not None:
+    stored: dict[Any, str] = {}  # digest -> name
+    for one in [one for one in graph.initializer if len(one.dims) == 2 and math.prod(one.dims) >= _LARGE]:
+        name, values = one.name, numpy_helper.to_array(one)
+        if twin := stored.get(_digest(values.T)):
             graph.node.insert(0, helper.make_node("Transpose", [twin], [name], f"{name}_from_{twin}", perm=[1, 0]))
             graph.initializer.remove(one)
+        else:
+            stored[_digest(values)] = name
 
 
-def _equal(a: Any, b: Any) -> bool:
-    return a.dtype == b.dtype and np.array_equal(a, b)
+def _digest(matrix: Any) -> Any:
+    return matrix.dtype, matrix.shape, hashlib.sha256(matrix.tobytes()).digest()
 
 
 def _quantise(work: Path, path: Path, conversion: Conversion) -> None:
