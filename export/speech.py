@@ -91,7 +91,7 @@ class Draft:
 
     Attributes:
         tokens, margins: as they are chosen, and their leads in logits over the likeliest other one.
-        scores: their log-probabilities.
+        scores: their log-probabilities; 0 for a single draft, which is compared with none.
         runs: how many of the last tokens repeat those before, by the length of the phrase.
         is_over: whether nothing more is to be chosen: after the end token, at the limit, or in a loop.
     """
@@ -171,10 +171,12 @@ class Writing:
         likely = np.sort(np.argpartition(-allowed, count - 1)[:count])
         likely = likely[np.argsort(-allowed[likely], kind="stable")]
         first, second = allowed[likely[0]], allowed[likely[1]]
+        if self._beams == 1:
+            return [(int(likely[0]), float(first - second), 0.0)]
         every = first + np.log(np.exp(allowed - first).sum(dtype=np.float64))
         leads = [float(first - second), *(allowed[likely[1:]] - first).tolist()]
         rows = zip(likely.tolist(), leads, (allowed[likely] - every).tolist(), strict=True)
-        return [row for row in rows if row[2] != -np.inf][: self._beams if self._beams == 1 else count]
+        return [row for row in rows if row[2] != -np.inf]
 
 
 def open_logits(logits, said, settings):
