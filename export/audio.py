@@ -21,6 +21,7 @@ RATE = 16_000
 LONGEST = 3600
 """Seconds of the longest sound that is read, 230 MB when decoded."""
 
+_HEADERS = rb"RIFF|fLaC|OggS|FORM|ID3"  # of other files; two bytes, as of an MP3 frame, may be G.722 as well
 _RATES = (1_000, 768_000)  # samples per second of files; of a lower rate, a small file would become gigabytes
 _VALUES = 2**20  # values that are read from a file at a time, of all channels
 _TAG = 2**18  # bytes in which an MP3 file's own header is looked for, after a picture of its cover
@@ -46,7 +47,7 @@ def asked(arguments, settings):
             if path.endswith(".npy"):
                 sound = np.load(path, allow_pickle=False)
             else:
-                sound, _ = decode(Path(path).read_bytes())
+                sound, _ = decode(marked(Path(path).read_bytes(), path))
         except (OSError, ValueError) as error:
             sys.exit(f"{path} cannot be read as a sound: it {error}")
         size = settings["samples"]
@@ -205,6 +206,12 @@ def format_of(data: bytes) -> str | None:
 def format_of_file(file) -> str | None:
     """Returns the format of an open file, as `format_of` names it; None for containers."""
     return next((kind for kind, (_, names) in _FORMATS.items() if file.format in names), None)
+
+
+def marked(data: bytes, name: str) -> bytes:
+    """Returns a file's bytes so that they tell its format: of G.722, which has no header, the name alone does."""
+    is_bare = name.lower().endswith(".g722") and data and not re.match(_HEADERS, data)
+    return containers().G722 + data if is_bare else data
 
 
 def mono(block):

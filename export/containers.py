@@ -1,4 +1,4 @@
-"""Reads the sound of m4a and other files, video among them, with PyAV where it is installed: pip install av."""
+"""Reads m4a, G.722, GSM and other files, the sound of video among them, by PyAV if it is there: pip install av."""
 
 import importlib.util
 import io
@@ -6,6 +6,10 @@ import re
 
 import numpy as np
 
+G722 = b"#!G722\n"
+"""What marks G.722, which has no header, as AMR's header marks AMR."""
+GSM = rb"(?s)([\xd0-\xdf].{32}){3}[\xd0-\xdf]"
+"""How frames of GSM 06.10 begin, which have no header."""
 _FORMATS = {  # first bytes -> the only format of ffmpeg that they are opened as; none of these refers to other files
     "mp4": rb"(?s)....ftyp",
     "matroska": rb"\x1aE\xdf\xa3",
@@ -13,7 +17,10 @@ _FORMATS = {  # first bytes -> the only format of ffmpeg that they are opened as
     "avi": rb"(?s)RIFF....AVI ",
     "amr": rb"#!AMR",
     "aac": rb"\xff[\xf0\xf1\xf8\xf9]",
+    "g722": G722,
+    "gsm": GSM,
 }
+_FRAME = 33  # bytes of GSM
 _SLACK = 0.5  # seconds by which a container's length may be off: codecs add silence at the ends
 
 
@@ -28,7 +35,7 @@ def opened(data):
     Raises:
         ValueError: it is damaged or holds no sound. The message follows the file's name.
     """
-    kind = next((kind for kind, magic in _FORMATS.items() if re.match(magic, data[:16])), None)
+    kind = next((kind for kind, magic in _FORMATS.items() if re.match(magic, data[:128])), None)
     return Sound(data, kind) if kind and is_here() else None
 
 
@@ -45,7 +52,7 @@ class Sound:
         import av
 
         try:
-            self._file = av.open(io.BytesIO(data), format=kind)
+            self._file = av.open(io.BytesIO(data.removeprefix(G722)), format=kind)
         except (av.FFmpegError, ValueError) as error:
             raise ValueError(f"is damaged: {kind} that cannot be opened ({_words(error)})") from error
         streams = self._file.streams.audio
@@ -53,10 +60,12 @@ class Sound:
             raise ValueError("holds no sound")
         self.samplerate, self.channels, self.format = streams[0].rate, streams[0].channels, kind.upper()
         seconds = (self._file.duration or 0) / av.time_base
-        is_known = kind not in ("aac", "amr")  # ffmpeg guesses their length from their size
+        is_known = kind not in ("aac", "amr", "g722", "gsm")  # ffmpeg guesses their length from their size
         self.frames = max(round((seconds - _SLACK) * self.samplerate), 0) if is_known else 0
         if kind == "avi" and (missing := int.from_bytes(data[4:8], "little") + 8 - len(data)) > 0:
             raise ValueError(f"is truncated: it ends {missing:,} bytes early")  # ffmpeg takes its length from its size
+        if kind == "gsm" and (over := len(data) % _FRAME):
+            raise ValueError(f"is truncated: its last frame of {_FRAME} bytes has {over}")
         self._blocks, self._held = self._decoded(av, streams[0]), np.zeros((0, self.channels), np.float32)
 
     def tell(self):

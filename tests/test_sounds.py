@@ -188,13 +188,13 @@ def test_sounds_of_a_folder_are_split_by_their_groups(hits: Path) -> None:
 
 def test_every_bad_sound_of_a_folder_is_named_at_once(hits: Path) -> None:
     (hits / "low" / "cut.wav").write_bytes(WAV[:-10])
-    (hits / "low" / "song.gsm").write_bytes(b"\0\0\0\x20")
+    (hits / "low" / "song.ape").write_bytes(b"\0\0\0\x20")
     (hits / "high" / "empty.flac").write_bytes(b"")
     with pytest.raises(DataError, match="3 problems") as error:
         data.load(FolderSounds(source="folder", path=str(hits)))
     said = str(error.value)
     assert "low/cut.wav: is truncated" in said and "high/empty.flac: is empty (0 bytes)" in said
-    assert "low/song.gsm: is in the format GSM; convert it to wav or flac" in said
+    assert "low/song.ape: is in the format APE; convert it to wav or flac" in said
 
 
 def manifest(folder: Path, rows: list[dict[str, Any]], kind: str) -> str:

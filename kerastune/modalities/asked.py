@@ -18,12 +18,14 @@ class Kind:
         one: the word with its article: "an image".
         largest: bytes of a file.
         check, decode: as in `Modality`.
+        marked: as in `Stored`.
     """
 
     one: str
     largest: int
     check: Callable[[bytes, str], Report]
     decode: Callable[[bytes], Example]
+    marked: Callable[[bytes, str], bytes] = lambda data, name: data
 
     def ask(self, paths: Sequence[str | Path]) -> Asked:
         """Returns the files' names, and their examples.
@@ -46,7 +48,7 @@ class Kind:
 
     def read(self, path: str | Path) -> bytes:
         """Returns a file's bytes; raises OSError."""
-        return files.read_bounded(path, self.largest, self.one)
+        return self.marked(files.read_bounded(path, self.largest, self.one), str(path))
 
 
 class _Files(Sequence[Example]):

@@ -29,9 +29,9 @@ from kerastune.targets import containers
 RATE: int = reader.RATE
 """Samples per second of a decoded sound."""
 EXTENSIONS: tuple[str, ...] = ("wav", "flac", "ogg", "opus", "mp3", "aif", "aiff", "aifc")
-CONTAINERS = ("m4a", "aac", "wma", "mp4", "webm", "mkv", "mov", "avi", "amr")
+CONTAINERS = ("m4a", "aac", "wma", "mp4", "webm", "mkv", "mov", "avi", "amr", "g722", "gsm")
 """Extensions of files that are read where PyAV is installed."""
-FOREIGN_EXTENSIONS: tuple[str, ...] = ("g722", "gsm", "ape", "caf", "au")
+FOREIGN_EXTENSIONS: tuple[str, ...] = ("ape", "caf", "au")
 LARGEST = 2**29  # bytes of a file: 50 minutes of 44.1 kHz stereo in 16 bits fit
 
 _CLIPPED = 1e-3  # share of samples at full scale, above which a sound is called clipped
@@ -47,6 +47,8 @@ _FOREIGN = {  # to name the file's format in messages
     "a 64-bit WAV file": rb"RF64|riff",
     "a MIDI file, which holds notes and no sound": rb"MThd",
     "an AAC stream": rb"\xff[\xf0\xf1\xf8\xf9]",
+    "a G.722 file": containers.G722,
+    "a GSM file": containers.GSM,
 }
 
 
@@ -121,7 +123,7 @@ def _why(data: bytes, error: ValueError) -> str:
     if not isinstance(error, reader.UnknownFormat):
         return str(error)
     for what, magic in _FOREIGN.items():
-        if re.match(magic, data[:64]):
+        if re.match(magic, data[:128]):
             more = "" if containers.is_here() else ", or install PyAV, which reads most (pip install av)"
             return f"is {what}, which is not supported; convert it to wav or flac{more}"
     return f"is not a sound (starts with {data[:12]!r})"
@@ -218,7 +220,7 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
     """
     if why := missing():
         raise DataError(f"{why[0].upper()}{why[1:]}")
-    return Kind("a sound", LARGEST, check, decode).ask(paths)
+    return Kind("a sound", LARGEST, check, decode, reader.marked).ask(paths)
 
 
 def parts(asked: Asked, samples: int) -> Asked:
@@ -246,7 +248,7 @@ def _stored() -> Stored:
         read = (*read, *CONTAINERS)
     else:
         foreign = (*CONTAINERS, *foreign)
-    return Stored(read, foreign, "wav or flac", LARGEST, cut, longer)
+    return Stored(read, foreign, "wav or flac", LARGEST, cut, longer, reader.marked)
 
 
 AUDIO = Modality(

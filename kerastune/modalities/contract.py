@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 from markupsafe import Markup
 
+from kerastune import files
+
 Example: TypeAlias = npt.NDArray[Any]
 """A decoded example: an image, uint8 [H, W, 3]; one text or a pair, str [1 or 2]; a conversation, str [T, 2]; a sound,
 float32 [n]."""
@@ -40,6 +42,7 @@ class Stored:
         largest: bytes of the largest file that is read.
         cut: (bytes of a file, start, end or None) -> the part between these seconds as a file; raises ValueError for
             bytes that `check` refuses, and for parts that are not there. None if an example has no length in time.
+        marked: (bytes of a file, its name) -> the bytes so that they tell its format, where the name alone does.
         longer: (bytes of a file, seconds) -> whether it lasts longer; None if an example has no length in time.
     """
 
@@ -49,6 +52,15 @@ class Stored:
     largest: int
     cut: Callable[[bytes, float, float | None], bytes] | None = None
     longer: Callable[[bytes, float], bool] | None = None
+    marked: Callable[[bytes, str], bytes] = lambda data, name: data
+
+    def read(self, path: str, one: str) -> bytes:
+        """Returns a file's bytes, which tell its format; raises OSError.
+
+        Args:
+            one: the kind of example with its article.
+        """
+        return self.marked(files.read_bounded(path, self.largest, one), path)
 
 
 @dataclass(frozen=True)

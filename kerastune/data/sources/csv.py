@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from kerastune import files
 from kerastune.data import cells
 from kerastune.data.labels import normal
 from kerastune.data.source import (
@@ -92,7 +91,7 @@ def _source(table: _Table) -> Source:
 
     def read(i: int) -> bytes:
         path, part = paths[i]
-        data = files.read_bounded(path, stored.largest, table.modality.one)
+        data = stored.read(path, table.modality.one)
         return stored.cut(data, *part) if stored.cut and part != _WHOLE else data
 
     return Source(

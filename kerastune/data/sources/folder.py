@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from kerastune import assets, files
+from kerastune import assets
 from kerastune.data import limits
 from kerastune.data.source import (
     SPLITS,
@@ -83,7 +83,7 @@ def examples(settings: FolderData, progress: Progress, apart: str | None = None)
     return Source(
         where=f"the folder {named(root)}",
         examples=found.examples,
-        read=lambda i: files.read_bounded(found.paths[i], stored.largest, modality.one),
+        read=lambda i: stored.read(found.paths[i], modality.one),
         problems=tuple(found.problems),
         notes=_notes(found),
     )
