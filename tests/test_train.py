@@ -231,33 +231,6 @@ def test_smoothed_targets_spread_a_share_over_all_labels(trained):
     np.testing.assert_allclose(np.sort(targets, axis=1)[:, ::-1][0], [0.8, 0.1, 0.1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("change", [{"mixup": 0.4}, {"cutmix": 1.0}])
-def test_mixing_blends_images_and_labels_in_the_same_shares(change):
-    mix = feeding.mixing(Augment(**change), seed=1)
-    images = np.zeros((16, 64, 64, 3), np.float32)
-    images[8:] = 1.0  # two classes, black and white: the share of white is the label
-    labels = np.repeat(np.eye(2, dtype=np.float32), 8, axis=0)
-    mixed, targets = (np.asarray(t) for t in mix(np.int64(5), images, labels))
-    # Cutmix's share is that of a rectangle with fractional sides; its pixels are whole.
-    np.testing.assert_allclose(mixed.mean((1, 2, 3)), targets[:, 1], atol=1e-5 if "mixup" in change else 0.05)
-    assert ((targets > 0.01) & (targets < 0.99)).any()
-    np.testing.assert_array_equal(mixed, mix(np.int64(5), images, labels)[0])
-
-
-@pytest.mark.parametrize("change", [{"mixup": 0.4}, {"cutmix": 1.0}])
-def test_each_of_two_mixed_images_counts_by_its_own_class_weight(change):
-    mix = feeding.mixing(Augment(**change), seed=1)
-    images = np.random.default_rng(0).random((16, 32, 32, 3), np.float32)
-    labels = np.repeat(np.eye(2, dtype=np.float32), [12, 4], axis=0)
-    by_class = np.array([16 / 24, 16 / 8], np.float32)
-    weighed = feeding.weighed(mix, np.int64(5), images, labels, labels @ by_class)
-    mixed, targets, weights = (np.asarray(t) for t in weighed)
-    plain, shares = (np.asarray(t) for t in mix(np.int64(5), images, labels))
-    np.testing.assert_array_equal(mixed, plain)
-    assert ((shares > 0.01) & (shares < 0.99)).any()
-    np.testing.assert_allclose(targets * weights[:, None], shares * by_class, rtol=1e-5)
-
-
 @pytest.mark.parametrize("family", ["efficientnet", "vit"])
 def test_training_on_kept_features_is_training(recipe, tmp_path, monkeypatch, family):
     monkeypatch.setenv("KERASTUNE_HOME", str(tmp_path / "home"))

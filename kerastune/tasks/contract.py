@@ -92,9 +92,8 @@ class Changes:
     """Random changes to training examples in a phase.
 
     Attributes:
-        seed: determines all draws, together with the epoch and the example (sounds: the batch number), so that a
-            resumed run draws the same.
-        view: a number to draw with instead of the epoch or batch number, for a cache of augmented views.
+        seed: determines all draws, together with the epoch and the example, so that a resumed run draws the same.
+        view: a number to draw with instead of the epoch, for a cache of augmented views.
     """
 
     seed: int

@@ -47,6 +47,18 @@ def normal(keys: Tensor, count: int) -> Tensor:
     return _each(lambda key: tf.random.stateless_normal([count], key), keys, [count])
 
 
+def beta(keys: Tensor, alpha: float) -> Tensor:
+    """Returns a number from 0 to 1 for each key, of the distribution Beta(alpha, alpha), float32 [B]."""
+
+    def logarithms(key: Tensor) -> Tensor:  # of two of Gamma(alpha), which are too small for float32 if alpha is
+        one, two = tf.unstack(tf.random.experimental.stateless_split(key, 2))
+        larger = tf.random.stateless_gamma([2], one, alpha + 1)
+        return tf.math.log(larger) + tf.math.log1p(-tf.random.stateless_uniform([2], two)) / alpha
+
+    found = _each(logarithms, keys, [2])
+    return tf.sigmoid(found[:, 0] - found[:, 1])
+
+
 def _each(draw: Callable[[Tensor], Tensor], given: Tensor, shape: list[int], dtype: Any = tf.float32) -> Tensor:
     return tf.map_fn(draw, given, fn_output_signature=tf.TensorSpec(shape, dtype))
 

@@ -142,66 +142,6 @@ def _augmentation(augment: Augment, height: int, width: int) -> Callable[[tf.Ten
     return change if layers else None
 
 
-_DRAWS = 128  # maximum random numbers that a layer draws per batch
-
-
-def _drawing_from(layers: list[keras.layers.Layer], seed: int) -> Callable[[tf.Tensor], None]:
-    """Returns a function that sets the layers' random state for a batch number; Keras's layers can only draw on."""
-    generators = [
-        part.generator for layer in layers for part in keras_private.layers(layer) if hasattr(part, "generator")
-    ]
-
-    def draw(number: tf.Tensor) -> None:
-        for i, generator in enumerate(generators):
-            state = tf.stack([tf.constant(seed * 31 + i, tf.int64), number * _DRAWS])
-            generator.state.assign(tf.cast(state, generator.state.dtype))
-
-    return draw
-
-
-def mixing(
-    augment: Augment, seed: int
-) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None:
-    """Returns mixup and cutmix: (number, inputs [B, H, W, 3], targets [B, K]) -> (inputs, targets), or None.
-
-    Both are linear in the pixels, so they commute with normalising. If both are set, each batch gets one.
-    """
-    layers: list[keras.layers.Layer] = []
-    if augment.mixup:
-        layers.append(keras.layers.MixUp(alpha=augment.mixup))
-    if augment.cutmix:
-        layers.append(keras.layers.CutMix(factor=(augment.cutmix, augment.cutmix)))  # alpha itself, not a range
-    draw = _drawing_from(layers, seed)
-
-    def mix(number: tf.Tensor, images: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        draw(number)
-        branches = [lambda layer=layer: _both(layer({"images": images, "labels": targets})) for layer in layers]
-        chosen = tf.random.stateless_uniform([], [seed, tf.cast(number, tf.int32)], 0, len(layers), tf.int32)
-        return tf.switch_case(chosen, branches) if len(layers) > 1 else branches[0]()
-
-    return mix if layers else None
-
-
-def weighed(
-    mix: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
-    number: tf.Tensor,
-    images: tf.Tensor,
-    targets: tf.Tensor,
-    weights: tf.Tensor,
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """A mixed batch, its targets and its weights: each of two blended images counts by its own weight.
-
-    Cross-entropy is linear in the targets, so that the loss of a blend is that of the two, each in its share.
-    """
-    images, both = mix(number, images, targets * weights[:, None])
-    summed = tf.reduce_sum(both, axis=-1)
-    return images, both / summed[:, None], summed
-
-
-def _both(batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-    return batch["images"], batch["labels"]
-
-
 def preprocessing(model: Model, augment: Augment | None = None) -> str:
     """Returns everything that determines the inputs made from given data, for the caches' keys."""
     converter = model.preprocessor.image_converter

@@ -16,18 +16,17 @@ import tensorflow as tf
 from kerastune import assets, keras_private
 from kerastune.data import Order, Split
 from kerastune.errors import RecipeError, shortened
-from kerastune.tasks import losses
+from kerastune.tasks import draws, losses
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task
 from kerastune.tasks.image_classification.feeding import (
     batches,
     decoded,
     example,
-    mixing,
     order,
     preprocessing,
     training,
-    weighed,
 )
+from kerastune.tasks.image_classification.mixing import mixing, weighed
 from kerastune.tasks.image_classification.settings import ImageClassification
 from kerastune.tasks.image_classification.tracing import Scores, reference, signatures, trace
 from kerastune.tasks.losses import activated
@@ -167,13 +166,18 @@ def _batches(
         return with_truth(training(model, split, order), targets)
     augment = recipe.augment
     found = with_truth(training(model, split, order, augment, changes.seed, changes.view), targets)
-    mix = mixing(augment, changes.seed) if changes.view is None else None
+    mix = mixing(augment) if changes.view is None else None
     if mix is None:
         return found
-    numbered = found.enumerate(order.start)
-    if recipe.train.class_weights == "none":
-        return numbered.map(lambda number, batch: (*mix(number, batch[0], batch[1]), *batch[2:]))
-    return numbered.map(lambda number, batch: (*weighed(mix, number, *batch[:3]), *batch[3:]))
+
+    def mixed(number: Any, batch: tuple[Any, ...]) -> tuple[Any, ...]:
+        x, y, weights, i = batch
+        keys = draws.keys(changes.seed, draws.time(order, number, None), i)
+        if recipe.train.class_weights == "none":
+            return *mix(keys, x, y), weights, i
+        return *weighed(mix, keys, x, y, weights), i
+
+    return found.enumerate(order.start).map(mixed)
 
 
 def _target(recipe: ImageClassification) -> str:
