@@ -19,19 +19,7 @@ from kerastune.training.loop import Training
 HEAD = {"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}
 GRADUAL = {"unfreeze": "gradual", "epochs": 3, "learning_rate": 1e-3, "ema": 0.9, "layer_decay": 0.5}
 LORA = {"unfreeze": "all", "epochs": 2, "lora": {"rank": 2, "targets": ["query", "value"]}}
-ALL = {"unfreeze": "all", "epochs": 2, "batch_norm": "train", "gradient_accumulation": 2, "clip_norm": 1.0}
-CALIBRATED = {"unfreeze": "top:1", "epochs": 2, "batch_norm": "recalibrate", "optimizer": "adamw", "weight_decay": 1e-2}
 STEPS = {"batch_size": 8, "checkpoint_every": "3 steps", "xla": False}
-KINDS: dict[str, dict[str, Any]] = {
-    "cached": {"family": "vit", "phases": [HEAD, GRADUAL, LORA], "train": {**STEPS, "cache": "memory"}},
-    "on disk": {"family": "resnet", "phases": [HEAD, GRADUAL], "train": {**STEPS, "cache": "disk"}},
-    "augmented": {
-        "family": "efficientnet",
-        "phases": [HEAD, ALL, CALIBRATED],
-        "augment": {"flip": "horizontal", "color": 0.2, "rand_augment": 0.2, "mixup": 0.2, "cutmix": 1.0},
-        "train": {**STEPS, "label_smoothing": 0.1},
-    },
-}
 
 
 @pytest.fixture(autouse=True)
@@ -48,26 +36,20 @@ def killed(recipe: Path, out: Path, when: str = "never") -> int:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, recipe: Any) -> Any:
-    """The recipe file of a kind, and its run that nothing interrupted."""
-    made: dict[str, tuple[Path, Path]] = {}
-
-    def make(kind: str) -> tuple[Path, Path]:
-        if kind not in made:
-            folder = tmp_path_factory.mktemp("whole")
-            (folder / "my.toml").write_text(recipe(**KINDS[kind]).to_toml())
-            killed(folder / "my.toml", folder / "run")
-            made[kind] = folder / "my.toml", folder / "run"
-        return made[kind]
-
-    return make
+def whole(tmp_path_factory: pytest.TempPathFactory, recipe: Any) -> tuple[Path, Path]:
+    """A recipe file, and its run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    wanted = recipe("vit", phases=[HEAD, GRADUAL, LORA], train={**STEPS, "cache": "memory"})
+    (folder / "my.toml").write_text(wanted.to_toml())
+    killed(folder / "my.toml", folder / "run")
+    return folder / "my.toml", folder / "run"
 
 
 @pytest.mark.parametrize("stage", ["phase 1/3 (head), frozen", "phase 2/3 (gradual), frozen", "scoring test"])
 def test_a_run_that_is_killed_where_no_step_runs_goes_on_to_the_same_bits(
-    whole: Any, tmp_path: Path, stage: str
+    whole: tuple[Path, Path], tmp_path: Path, stage: str
 ) -> None:
-    recipe_file, reference = whole("cached")
+    recipe_file, reference = whole
     assert killed(recipe_file, tmp_path / "run", stage) == -9
     assert killed(recipe_file, tmp_path / "run") == 0
     assert_same_bits(tmp_path / "run", reference)
