@@ -22,6 +22,7 @@ from kerastune.tasks.anomaly_detection.evening import evened
 from kerastune.tasks.anomaly_detection.fitting import coreset
 from kerastune.tasks.learnt.defects import DEFECTS, auroc
 from kerastune.verifying import runtimes
+from tests.test_browser import seen
 
 
 @pytest.fixture
@@ -500,9 +501,11 @@ def test_a_file_in_float16_gives_all_of_keras_decisions(made, tmp_path):
 
 
 @pytest.mark.skipif(not browser.installed(), reason=f"no Chromium or no runtimes: {browser.INSTALL}")
-def test_the_page_gives_all_of_keras_decisions(made, tmp_path):
+def test_the_page_gives_all_of_keras_decisions_and_draws_the_heat(made, pieces, tmp_path):
     (of,) = export(made, Export(target="browser"), tmp_path / "page")
     assert of.report.runtimes["browser"].passed
+    shown = seen(of, next((pieces / "spot").glob("*.png")))
+    assert 0 < shown["drawn"] < shown["pixels"]
 
 
 @pytest.mark.slow

@@ -61,6 +61,15 @@ def run_reader(folder, *options):
     return subprocess.run([sys.executable, folder / "reader.py", folder, *options], capture_output=True, text=True)
 
 
+def said_by_node(code, *names):
+    """What code prints that follows some of the page's modules; returned from JSON."""
+    modules = "".join((FOLDER / f"{name}.js").read_text("utf-8") for name in names)
+    source = re.sub("^import .*", "", modules, flags=re.MULTILINE) + code
+    done = subprocess.run(["node", "--input-type=module"], input=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 # --- the proof ---------------------------------------------------------------------------------------------
 
 
@@ -136,6 +145,9 @@ at("file").files = picked.files;
 at("file").dispatchEvent(new Event("change"));
 await until(() => at("took").textContent);
 const said = ["name", "about", "check", "labels", "took"].map((id) => [id, at(id).innerText]);
+const { width, height, hidden } = at("drawing");
+const pixels = hidden ? [] : [...at("drawing").getContext("2d").getImageData(0, 0, width, height).data];
+said.push(["drawn", pixels.filter((value, k) => k % 4 === 3 && value).length], ["pixels", pixels.length / 4]);
 await fetch("told", { method: "POST", body: JSON.stringify(Object.fromEntries(said)) });
 </script>"""
 
@@ -164,7 +176,7 @@ def test_the_page_checks_itself_and_labels_a_photo(made, copied, pictures, name)
     assert said["name"] == name
     assert said["check"].startswith("ok: 32 golden images, largest error ")
     assert said["labels"].startswith("red\n")
-    assert said["took"].startswith("32 × 32 pixels, ")
+    assert said["took"].startswith("32 × 32 pixels, ") and not said["drawn"]
 
 
 @needs_chromium
@@ -235,11 +247,10 @@ def test_what_the_page_cannot_run_is_refused(made):
 def test_the_page_decides_as_the_readers_do(score):
     manifest = {"learnt": "label", "labels": ["well", "ill"], "decision": {"label": "ill", "threshold": 0.225}}
     outputs = f"{{ scores: {{ data: [{1 - score}, {score}] }} }}"
-    source = (FOLDER / "answers.js").read_text("utf-8")
-    code = f"const m = {json.dumps(manifest)}; console.log(answers(m).rows({outputs}, m, 1).at(-1)[0]);"
-    done = subprocess.run(["node", "--input-type=module"], input=source + code, capture_output=True, text=True)
+    code = f"const m = {json.dumps(manifest)}; console.log(JSON.stringify(answers(m).rows({outputs}, m, 1).at(-1)[0]));"
+    found = said_by_node(code, "drawings", "answers")
     line = answers.decided({"scores": np.array([1 - score, score])}, manifest["labels"], manifest["decision"])[1]
-    assert line.startswith(f"{done.stdout.strip()} ("), done.stderr
+    assert line.startswith(f"{found} (")
 
 
 @needs_node
@@ -252,22 +263,35 @@ def test_the_page_enlarges_maps_and_probabilities_and_says_what_the_readers_do()
     manifest = {"learnt": "mask", "labels": ["ground", "square", "disc"], "outputs": roles, "reading": reading}
     expected = shared.restored(outputs, np.zeros((13, 17, 3), np.uint8), manifest)
     said = {name: {"shape": rows.shape[1:], "data": rows.ravel().tolist()} for name, rows in outputs.items()}
-    images, shown = ((FOLDER / f"{name}.js").read_text("utf-8") for name in ("images", "answers"))
     code = (
         f"const m = {json.dumps(manifest)}, image = {{ height: 13, width: 17 }};"
         f"const found = images.restored({json.dumps(said)}, image, m);"
         "const rows = answers(m).rows(found, m, 3).map(([label, words]) => `${words}, ${label}`);"
         "console.log(JSON.stringify([rows, [...found.probabilities.data], [...found.class_map.data]]));"
     )
-    done = subprocess.run(["node", "--input-type=module"], input=images + shown + code, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    rows, probabilities, classes = json.loads(done.stdout)
+    rows, probabilities, classes = said_by_node(code, "images", "drawings", "answers")
     np.testing.assert_array_equal(np.array(probabilities, np.float32), expected["probabilities"].ravel())
     np.testing.assert_array_equal(classes, expected["class_map"].ravel())
     one = {name: array[0] for name, array in expected.items()}
     for ours, theirs in zip(rows, answers.shares(one, manifest["labels"], 3), strict=True):
         share, probability, label = re.fullmatch(r"([\d.]+) %, mean probability ([\d.]+), (\w+)", ours).groups()
         assert theirs == f"{share}%  {label}, with a mean probability of {probability}"
+
+
+@needs_node
+def test_the_page_colours_each_pixel_by_its_class_and_the_background_not():
+    classes = np.random.default_rng(0).integers(0, 3, (5, 7))
+    map_ = {"shape": classes.shape, "data": classes.ravel().tolist()}
+    code = (
+        f"const map = {json.dumps(map_)}, drawn = [], colors = ['#000000', '#ff0000', '#00ff00'];"
+        "const context = { fillRect(...corners) { drawn.push([...corners, this.fillStyle]); } };"
+        "tinted(context, { shape: map.shape, data: Uint8Array.from(map.data) }, { colors });"
+        "console.log(JSON.stringify(drawn));"
+    )
+    found = np.zeros_like(classes)
+    for x, y, width, height, color in said_by_node(code, "drawings"):
+        found[y : y + height, x : x + width] += ["#000000", "#ff0000", "#00ff00"].index(color)
+    np.testing.assert_array_equal(found, classes)
 
 
 @needs_node
@@ -283,10 +307,7 @@ def test_the_page_resizes_as_the_readers_do(shape):
     ]
     pixels = f"{{ height: {shape[0]}, width: {shape[1]}, data: Uint8Array.from({image.ravel().tolist()}) }}"
     code = f"console.log(JSON.stringify({json.dumps(settings)}.map((one) => [...fit({pixels}, one).data])));"
-    source = re.sub("^import .*", "", (FOLDER / "images.js").read_text("utf-8"), flags=re.MULTILINE) + code
-    done = subprocess.run(["node", "--input-type=module"], input=source, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for found, one in zip(json.loads(done.stdout), settings, strict=True):
+    for found, one in zip(said_by_node(code, "images"), settings, strict=True):
         expected = shared.fit(image, one)
         apart = np.abs(np.array(found).reshape(32, 24, 3) - expected.astype(int)).max()
         assert apart <= (one["interpolation"] == "bicubic"), one

@@ -19,6 +19,7 @@ from kerastune.tasks import registered
 from kerastune.tasks.learnt.boxes import BOXES
 from kerastune.tasks.object_detection import anchors, decoding, learning
 from kerastune.verifying import runtimes
+from tests.test_browser import seen
 from tests.test_mediapipe import ask
 
 SQUARE = (0.25, 0.25, 0.5, 0.5)
@@ -307,9 +308,14 @@ def test_a_planted_fault_is_caught_in_each_format(made, tmp_path, target, fault)
 
 
 @pytest.mark.skipif(not browser.installed(), reason=f"no Chromium or no runtimes: {browser.INSTALL}")
-def test_the_page_gives_keras_s_detections(made, tmp_path):
+def test_the_page_gives_keras_s_detections_and_draws_them(made, tmp_path):
     (of,) = export(made, parse_export({"target": "browser"}), tmp_path / "page")
     assert of.report.runtimes["browser"].passed
+    best = of.golden.expected["detections"][:, :, 4].max(1)
+    for i in (best.argmin(), best.argmax()):
+        Image.fromarray(of.golden.examples[i]).save(tmp_path / "photo.png")
+        assert (seen(of, tmp_path / "photo.png")["drawn"] > 0) == (best[i] >= 0.3)
+    assert best.max() >= 0.3
 
 
 @pytest.mark.slow

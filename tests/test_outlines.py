@@ -23,6 +23,7 @@ from kerastune.tasks.image_segmentation import learning, task
 from kerastune.tasks.learnt import masks as learnt
 from kerastune.verifying import artifact, comparing, runtimes
 from tests import drawn
+from tests.test_browser import seen
 from tests.test_mediapipe import ask
 
 LABELS = ("ground", "square")
@@ -238,9 +239,14 @@ def test_a_transposed_map_is_caught_in_each_format(made, tmp_path, target):
 
 
 @pytest.mark.skipif(not browser.installed(), reason=f"no Chromium or no runtimes: {browser.INSTALL}")
-def test_the_page_gives_keras_s_maps(made, tmp_path):
+def test_the_page_gives_keras_s_maps_and_draws_them(made, tmp_path):
     (of,) = export(made, parse_export({"target": "browser"}), tmp_path / "page")
     assert of.report.runtimes["browser"].passed
+    photo, expected = of.golden.examples[0], of.golden.expected["class_map"][0]
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    said = seen(of, tmp_path / "photo.png")
+    assert said["pixels"] == photo.shape[0] * photo.shape[1]
+    assert abs(said["drawn"] - np.count_nonzero(expected)) <= expected.size / 1000
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
 // What the outputs about an image say, by what was learnt: as answers.py, one row a kind in ANSWERS.
+import { colorOf, framed, heated, tinted } from "./drawings.js";
 
 /** Indices of numbers, from the highest to the lowest. */
 const ranked = (numbers) => [...numbers.keys()].sort((a, b) => numbers[b] - numbers[a]);
@@ -31,11 +32,16 @@ function decision({ score, defective, heat_map: { shape, data } }) {
   ];
 }
 
-/** A line for each confident detection: its class, corners in pixels, and score. */
-function boxes({ detections: { shape, data } }, { labels }) {
+/** The confident detections: [x1, y1, x2, y2, score, class]. */
+function confident({ detections: { shape, data } }) {
   const width = shape.at(-1);
   const rows = Array.from({ length: data.length / width }, (_, n) => data.slice(n * width, (n + 1) * width));
-  const found = rows.filter((row) => row[4] >= CONFIDENT);
+  return rows.filter((row) => row[4] >= CONFIDENT);
+}
+
+/** A line for each confident detection: its class, corners in pixels, and score. */
+function boxes(outputs, { labels }) {
+  const found = confident(outputs);
   if (!found.length) return [["nothing", "", 0]];
   return found.map(([x1, y1, x2, y2, score, k]) => [
     labels[k],
@@ -45,7 +51,8 @@ function boxes({ detections: { shape, data } }, { labels }) {
 }
 
 /** The share of the picture that each class has, the largest first, and how probable it is there. */
-function shares({ class_map: { data }, probabilities }, { labels }, top) {
+function shares({ class_map: { data }, probabilities }, manifest, top) {
+  const { labels } = manifest;
   const [counts, sums] = [labels.map(() => 0), labels.map(() => 0)];
   data.forEach((number, k) => {
     counts[number] += 1;
@@ -53,7 +60,8 @@ function shares({ class_map: { data }, probabilities }, { labels }, top) {
   });
   const found = ranked(counts).filter((i) => counts[i]).slice(0, top);
   const sure = (i) => (probabilities ? `, mean probability ${(sums[i] / counts[i]).toFixed(3)}` : "");
-  return found.map((i) => [labels[i], percent(counts[i] / data.length) + sure(i), counts[i] / data.length]);
+  const share = (i) => counts[i] / data.length;
+  return found.map((i) => [labels[i], percent(share(i)) + sure(i), share(i), i ? colorOf(manifest, i) : undefined]);
 }
 
 /** Whether all but a thousandth of the pixels have the same class. */
@@ -75,13 +83,24 @@ const sameLabel = (ours, theirs) => ranked(ours.scores.data)[0] === ranked(their
 const sameDecision = (ours, theirs) => ours.defective.data[0] > 0.5 === theirs.defective.data[0] > 0.5;
 const sameLabels = (ours, theirs) => theirs.scores.data.every((p, k) => p > 0.5 === ours.scores.data[k] > 0.5);
 
-// rows(outputs, manifest, top) -> [what, value, share of a bar]; about(manifest); alike(ours, theirs), where there are labels.
+// rows(outputs, manifest, top) -> [what, value, share of a bar, colour in the drawing if there is one]; about(manifest);
+// alike(ours, theirs), where there are labels; draw(context, outputs, manifest), where outputs say where something is.
 const ANSWERS = {
   label: { rows: best, about: counted, alike: sameLabel },
   labels: { rows: best, about: counted, alike: sameLabels },
-  boxes: { rows: boxes, about: counted },
-  defects: { rows: decision, about: () => "a score, a decision and a heat map", alike: sameDecision },
-  mask: { rows: shares, about: ({ labels }) => `the class of each pixel, of ${labels.length}`, alike: sameMap },
+  boxes: { rows: boxes, about: counted, draw: (context, outputs, manifest) => framed(context, confident(outputs), manifest) },
+  defects: {
+    rows: decision,
+    about: () => "a score, a decision and a heat map",
+    alike: sameDecision,
+    draw: (context, { heat_map }) => heated(context, heat_map),
+  },
+  mask: {
+    rows: shares,
+    about: ({ labels }) => `the class of each pixel, of ${labels.length}`,
+    alike: sameMap,
+    draw: (context, { class_map }, manifest) => tinted(context, class_map, manifest),
+  },
   number: { rows: number, about: ({ labels }) => labels[0] },
 };
 const PLAIN = { rows: plain, about: ({ outputs }) => outputs.map(({ name }) => name).join(", ") };

@@ -2,8 +2,9 @@
 import { check, load } from "./artifact.js";
 
 const TOP = 5;
-const IDS = ["name", "about", "drop", "choose", "photo", "player", "record", "file", "labels", "took", "stay", "check"];
-const [name, about, drop, choose, photo, player, record, file, labels, took, stay, checked] = IDS.map((id) => document.getElementById(id));
+const IDS = ["name", "about", "drop", "choose", "photo", "drawing", "player", "record", "file", "labels", "took", "stay", "check"];
+const elements = IDS.map((id) => document.getElementById(id));
+const [name, about, drop, choose, photo, drawing, player, record, file, labels, took, stay, checked] = elements;
 
 /** Labels and names are other people's words: text, never HTML. */
 function say(element, text, failed = false) {
@@ -11,18 +12,26 @@ function say(element, text, failed = false) {
   element.classList.toggle("failed", failed);
 }
 
-function row([what, value, share]) {
+function row([what, value, share, color]) {
   const [item, ...parts] = ["li", "span", "span"].map((tag) => document.createElement(tag));
   say(parts[0], what);
   say(parts[1], value);
   item.style.setProperty("--share", `${100 * share}%`);
+  if (color) item.style.setProperty("--key", color);
   item.append(...parts);
   return item;
+}
+
+/** Shows where in the photo the outputs say something. */
+function draw(words, outputs, manifest, { width, height }) {
+  Object.assign(drawing, { width, height, hidden: false });
+  words.draw(drawing.getContext("2d"), outputs, manifest);
 }
 
 async function ask({ manifest, kind, words, read, predict }, chosen) {
   const shown = kind.record ? player : photo;
   labels.replaceChildren();
+  drawing.hidden = true;
   try {
     const example = await read(chosen);
     URL.revokeObjectURL(shown.src);
@@ -32,8 +41,10 @@ async function ask({ manifest, kind, words, read, predict }, chosen) {
     const parts = kind.parts(example, manifest.reading);
     const top = parts.length > 1 ? 1 : TOP;
     for (const [where, part] of parts) {
-      const rows = words.rows(await predict(part), manifest, top);
+      const outputs = await predict(part);
+      const rows = words.rows(outputs, manifest, top);
       labels.append(...rows.map(([what, ...rest]) => row([where + what, ...rest])));
+      if (words.draw) draw(words, outputs, manifest, part);
     }
     say(took, `${kind.about(example)}, ${(performance.now() - start).toFixed(1)} ms`);
   } catch (error) {
