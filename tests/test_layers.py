@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -105,10 +105,7 @@ def test_imports_follow_the_order_of_the_work(path: Path, room: str) -> None:
 def test_no_two_modules_of_a_room_import_each_other(room: str) -> None:
     inside = {path: dotted(path) for path, its in modules().items() if its == room}
     reads = {name: imported(path.read_text("utf-8"), lazy=False) for path, name in inside.items()}
-    graph = {
-        name: {other for other in reads if other != name and any(is_of(one, other, reads) for one in names)}
-        for name, names in reads.items()
-    }
+    graph = {name: read_from(names, reads) - {name} for name, names in reads.items()}
     list(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
 
 
@@ -117,16 +114,15 @@ def dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def is_of(name: str, module: str, modules: Iterable[str]) -> bool:
-    """Whether an imported name is a module, or something of it and not of one below it."""
-    return module == max((one for one in modules if name == one or name.startswith(f"{one}.")), key=len, default="")
+def read_from(names: set[str], modules: Container[str]) -> set[str]:
+    """Modules that imported names are, or are something of: of two, one below the other, the lower."""
+    ways = ([".".join(parts[:n]) for n in range(len(parts), 0, -1)] for parts in (name.split(".") for name in names))
+    return {found for way in ways if (found := next((one for one in way if one in modules), None))}
 
 
 def test_only_who_trains_imports_heavy_packages_when_it_is_imported() -> None:
     reads = {dotted(path): imported(path.read_text("utf-8"), lazy=False) for path in modules()}
-    needs = {
-        name: {one for one in reads if any(is_of(read, one, reads) for read in its)} for name, its in reads.items()
-    }
+    needs = {name: read_from(its, reads) for name, its in reads.items()}
     needs = {name: its | {name.rpartition(".")[0]} & reads.keys() for name, its in needs.items()}  # and its package
     heavy = {name for name, its in reads.items() if tops(its) & HEAVY}
     while more := {name for name, its in needs.items() if its & heavy} - heavy:
