@@ -137,7 +137,8 @@ def test_a_registered_model_comes_back_to_the_bit(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded(images())["boxes"], detector()(images())["boxes"])
 
 
-def test_it_is_loaded_in_another_precision(tmp_path: Path) -> None:
+def test_it_is_loaded_in_another_precision(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
     registered.save(detector(), tmp_path)
     loaded = registered.load(tmp_path, "mixed_bfloat16")
     assert loaded.backbone.layers[1].compute_dtype == "bfloat16"

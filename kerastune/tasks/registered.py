@@ -22,15 +22,16 @@ def save(model: keras.Model, folder: Path) -> None:
     model.save_weights(folder / _WEIGHTS)
 
 
-def load(folder: Path, precision: str) -> keras.Model:
+def load(folder: str | Path, precision: str) -> keras.Model:
     """Loads what `save` wrote.
 
     Args:
-        precision: the Keras dtype policy of all its layers; weights are float32 in each.
+        precision: the Keras dtype policy of all its layers, and the global one from now on; weights are float32.
     """
-    config = json.loads((folder / _CONFIG).read_text("utf-8"))
+    keras.config.set_dtype_policy(precision)
+    config = json.loads(Path(folder, _CONFIG).read_text("utf-8"))
     model = keras.saving.deserialize_keras_object(_with_policy(config, precision))
-    model.load_weights(folder / _WEIGHTS)
+    model.load_weights(Path(folder, _WEIGHTS))
     return model
 
 

@@ -1,7 +1,6 @@
 """Anomaly detection: a frozen backbone, and statistics of good pictures instead of a trained head."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -102,15 +101,6 @@ def _sizes(split: Split) -> list[tuple[int, int]]:
     return [size[::-1] for size in found if size]
 
 
-def load(folder: str, recipe: AnomalyDetection, precision: str) -> Model:
-    """Loads the detector of a run.
-
-    Raises:
-        ValueError: the folder holds another model.
-    """
-    return registered.load(Path(folder), precision)
-
-
 def describe(recipe: AnomalyDetection, model: AnomalyDetector, splits: Splits) -> dict[str, Any]:
     """Returns the sizes of pictures and cells for run.json, and a warning where pictures are made much smaller."""
     found = {"image_size": list(model.image_size), "cell": model.cell, "scores": list(recipe.detector.scores)}
@@ -197,7 +187,7 @@ TASK: Task[AnomalyDetection] = Task(
         build=build,
         prepare=lambda recipe, model, splits: None,
         describe=describe,
-        load=load,
+        load=lambda folder, recipe, precision: registered.load(folder, precision),
         write_beside=lambda model, folder: None,
         vary=fitting.vary,
         largest_product=lambda model: None,

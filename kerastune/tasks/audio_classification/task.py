@@ -121,16 +121,6 @@ def _is_longer(split: Split, i: int, samples: int) -> bool:
     return len(audio.beginning(split.read(i), samples + 1)) > samples
 
 
-def load(folder: str, precision: str) -> Model:
-    """Loads the classifier of a run.
-
-    Raises:
-        ValueError: the folder holds another model.
-    """
-    keras.config.set_dtype_policy(precision)
-    return registered.load(Path(folder), precision)
-
-
 # --- scoring -------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +189,7 @@ TASK: Task[AudioClassification] = Task(
         build=build,
         prepare=prepare,
         describe=describe,
-        load=lambda folder, recipe, precision: load(folder, precision),
+        load=lambda folder, recipe, precision: registered.load(folder, precision),
         write_beside=lambda model, folder: None,
         vary=losses.vary,
         largest_product=lambda model: None,

@@ -1,7 +1,6 @@
 """Image segmentation: a light DeepLabV3+ on any KerasHub backbone with a feature pyramid."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -60,16 +59,6 @@ def settled(recipe: ImageSegmentation, model: Model, splits: Splits) -> tuple[Im
         return recipe, model, []
     why = f"{model.kept:.1%} of its values are the preset's; other classes than its own begin at the mean of those"
     return recipe, model, [Decision("segmenter", "auto", type(model.backbone).__name__.removesuffix("Backbone"), why)]
-
-
-def load(folder: str, recipe: ImageSegmentation, precision: str) -> Model:
-    """Loads the segmenter of a run.
-
-    Raises:
-        ValueError: the folder holds another model.
-    """
-    keras.config.set_dtype_policy(precision)
-    return registered.load(Path(folder), precision)
 
 
 def describe(recipe: ImageSegmentation, model: ImageSegmenter, splits: Splits) -> dict[str, Any]:
@@ -197,7 +186,7 @@ TASK: Task[ImageSegmentation] = Task(
         build=build,
         prepare=lambda recipe, model, splits: None,
         describe=describe,
-        load=load,
+        load=lambda folder, recipe, precision: registered.load(folder, precision),
         write_beside=lambda model, folder: None,
         vary=vary,
         largest_product=lambda model: None,  # a matrix product says nothing about convolutions

@@ -1,7 +1,6 @@
 """Object detection: boxes in pictures, by a light head on any KerasHub backbone with a feature pyramid."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -88,16 +87,6 @@ def settled(recipe: ObjectDetection, model: Model, splits: Splits) -> tuple[Obje
     decision = Decision("detector.anchor_scale", str(asked), str(scale), why)
     detector = recipe.detector.model_copy(update={"anchor_scale": scale})
     return recipe.model_copy(update={"detector": detector}), model, [decision]
-
-
-def load(folder: str, recipe: ObjectDetection, precision: str) -> Model:
-    """Loads the detector of a run.
-
-    Raises:
-        ValueError: the folder holds another model.
-    """
-    keras.config.set_dtype_policy(precision)
-    return registered.load(Path(folder), precision)
 
 
 def describe(recipe: ObjectDetection, model: ObjectDetector, splits: Splits) -> dict[str, Any]:
@@ -192,7 +181,7 @@ TASK: Task[ObjectDetection] = Task(
         build=build,
         prepare=lambda recipe, model, splits: None,
         describe=describe,
-        load=load,
+        load=lambda folder, recipe, precision: registered.load(folder, precision),
         write_beside=lambda model, folder: None,
         vary=lambda model, inputs: None if isinstance(model, presets.PresetDetector) else vary(model, inputs),
         largest_product=lambda model: None,  # a matrix product says nothing about convolutions
