@@ -78,10 +78,6 @@ class Examined:
             return None
         return Boxed(tuple(kept), *size)
 
-    def mended(self, text: str, where: str) -> None:
-        """Counts something that was read right although it was odd."""
-        self._mended[text].append(where)
-
     def notes(self) -> Iterator[str]:
         """Yields what was mended, and what the model will hardly see."""
         for text, where in self._mended.items():

@@ -352,6 +352,23 @@ def _records(
             number += 1
 
 
+def pictures(
+    tfds: Any, builder: Any, settings: TfdsImages, spec: str, truth: str, progress: Progress
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the id of each record of a split, and its picture, still encoded, its group and the feature `truth`."""
+    total = examples_in(builder, spec, spec)
+    records = builder.as_dataset(
+        split=spec,
+        shuffle_files=False,
+        decoders={settings.image_key: tfds.decode.SkipDecoding()},
+        read_config=tfds.ReadConfig(try_autocache=False),
+    )
+    keys = [settings.image_key, truth, *([settings.group_key] if settings.group_key else [])]
+    for n, record in enumerate(records.map(lambda record: {key: record[key] for key in keys}).as_numpy_iterator()):
+        progress(f"reading {settings.name} {spec}", n, total)
+        yield f"{spec}[{n}]", record
+
+
 def _numeric_order(labels: set[str]) -> tuple[str, ...]:
     numbers = all(label.lstrip("-").isdecimal() for label in labels)
     return tuple(sorted(labels, key=int) if numbers else sorted(labels))

@@ -28,10 +28,8 @@ def examples(settings: TfdsBoxes, progress: Progress) -> Source:
     splits, notes = records.wanted_splits(builder, settings)
     with records.reading(builder, settings), spool.writing() as append:
         for split, spec in splits.items():
-            total = records.examples_in(builder, spec, spec)
-            for n, record in enumerate(_records(tfds, builder, settings, spec)):
-                progress(f"reading {settings.name} {spec}", n, total)
-                id, data = f"{spec}[{n}]", record[settings.image_key]
+            for id, record in records.pictures(tfds, builder, settings, spec, settings.objects_key, progress):
+                data = record[settings.image_key]
                 group = records.group(record, settings)
                 if isinstance(group, Problem):
                     problems.append(Problem(id, group.text))
@@ -80,17 +78,6 @@ def _names(tfds: Any, builder: Any, settings: TfdsBoxes) -> tuple[str, ...]:
             f"data.label_key names it. Features: {there}.",
         )
     return tuple(label.int2str(i) for i in range(label.num_classes))
-
-
-def _records(tfds: Any, builder: Any, settings: TfdsBoxes, spec: str) -> Iterator[dict[str, Any]]:
-    found = builder.as_dataset(
-        split=spec,
-        shuffle_files=False,
-        decoders={settings.image_key: tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(try_autocache=False),
-    )
-    keys = [settings.image_key, settings.objects_key, *([settings.group_key] if settings.group_key else [])]
-    yield from found.map(lambda record: {key: record[key] for key in keys}).as_numpy_iterator()
 
 
 def _drawn(

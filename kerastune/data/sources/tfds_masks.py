@@ -1,7 +1,6 @@
 """Reads pictures with masks from a TensorFlow Datasets data set: an image, and one with the class of each pixel."""
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,8 @@ def examples(settings: TfdsMasks, progress: Progress) -> Source:
     splits, notes = records.wanted_splits(builder, settings)
     with records.reading(builder, settings), spool.writing() as append:
         for split, spec in splits.items():
-            total = records.examples_in(builder, spec, spec)
-            for n, record in enumerate(_records(tfds, builder, settings, spec)):
-                progress(f"reading {settings.name} {spec}", n, total)
-                id, data = f"{spec}[{n}]", record[settings.image_key]
+            for id, record in records.pictures(tfds, builder, settings, spec, settings.mask_key, progress):
+                data = record[settings.image_key]
                 pixels = np.asarray(record[settings.mask_key])
                 pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
                 group = records.group(record, settings)
@@ -70,14 +67,3 @@ def _require_features(tfds: Any, builder: Any, settings: TfdsMasks) -> None:
     group = settings.group_key and features.get(settings.group_key)
     if settings.group_key and (not group or group.shape != ()):
         raise DataError(f"{settings.name} has no feature called {settings.group_key!r}.", f"Features: {there}.")
-
-
-def _records(tfds: Any, builder: Any, settings: TfdsMasks, spec: str) -> Iterator[dict[str, Any]]:
-    found = builder.as_dataset(
-        split=spec,
-        shuffle_files=False,
-        decoders={settings.image_key: tfds.decode.SkipDecoding()},
-        read_config=tfds.ReadConfig(try_autocache=False),
-    )
-    keys = [settings.image_key, settings.mask_key, *([settings.group_key] if settings.group_key else [])]
-    yield from found.map(lambda record: {key: record[key] for key in keys}).as_numpy_iterator()
