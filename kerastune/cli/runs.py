@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from kerastune.cli.options import json_option
+from kerastune.cli.show import figure
 from kerastune.cli.terminal import emit, put, say, say_next, shown, table, typed
 from kerastune.errors import KerastuneError
 
@@ -143,8 +144,5 @@ def _metric(row: dict[str, Any]) -> str:
 
 
 def _artifact(one: Any) -> list[str]:
-    def figure(value: float | None, form: str, unit: float = 1) -> str:
-        return "–" if value is None else format(value / unit, form)
-
     sizes = [figure(side and side.size_bytes, ".2f", 1e6) for side in (one.a, one.b)]
     return [one.name, *sizes, *(figure(side and side.metric, ".4f") for side in (one.a, one.b))]

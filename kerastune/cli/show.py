@@ -95,9 +95,6 @@ def _steps(count: int) -> str:
 
 
 def _rehearsal(exports: list[dict[str, Any]], seconds: float) -> None:
-    def figure(row: dict[str, Any], key: str, form: str, unit: float = 1) -> str:
-        return "–" if row[key] is None else format(row[key] / unit, form)
-
     table(
         ["export", "format", "quantize", "size MB", "converter MB", "latency ms", "max error", ""],
         [
@@ -105,10 +102,10 @@ def _rehearsal(exports: list[dict[str, Any]], seconds: float) -> None:
                 row["name"],
                 row["format"],
                 row["quantize"],
-                figure(row, "size_bytes", ".2f", 1e6),
-                figure(row, "converter_peak_mb", ",.0f"),
-                figure(row, "latency_ms", ".1f"),
-                figure(row, "max_error", ".1e"),
+                figure(row["size_bytes"], ".2f", 1e6),
+                figure(row["converter_peak_mb"], ",.0f"),
+                figure(row["latency_ms"], ".1f"),
+                figure(row["max_error"], ".1e"),
                 "ok" if row["passed"] else "refused",
             ]
             for row in exports
@@ -243,9 +240,9 @@ def _artifacts(found: list[dict[str, Any]]) -> None:
                 a["format"],
                 a["quantize"],
                 f"{a['size_bytes'] / 1e6:.2f}",
-                _figure(a["latency_ms"], ".1f"),
-                _figure(a["max_error"], ".1e"),
-                _figure(a["accuracy"], ".4f"),
+                figure(a["latency_ms"], ".1f"),
+                figure(a["max_error"], ".1e"),
+                figure(a["accuracy"], ".4f"),
                 a["verified_by"],
             ]
             for a in found
@@ -254,8 +251,9 @@ def _artifacts(found: list[dict[str, Any]]) -> None:
     put(f"({metric} on the validation split, in the runtime named; latency is the median for one {unit})")
 
 
-def _figure(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def figure(value: float | None, form: str, unit: float = 1) -> str:
+    """Returns a figure in a unit, or a dash."""
+    return "–" if value is None else format(value / unit, form)
 
 
 def _candidates(tried: "Sequence[Candidate]") -> None:
@@ -265,10 +263,9 @@ def _candidates(tried: "Sequence[Candidate]") -> None:
     rows = []
     for each in tried:
         name = each.quantize + (f", {len(each.kept_float)} layers in float" if each.kept_float else "")
-        size = None if each.size_bytes is None else each.size_bytes / 1e6
         latency = each.latency_ms.median if each.latency_ms else None
-        metric = each.validation.metric if each.validation else None
-        figures = _figure(size, ".2f"), _figure(latency, ".1f"), _figure(metric.value if metric else None, ".4f")
+        metric = each.validation.metric.value if each.validation and each.validation.metric else None
+        figures = figure(each.size_bytes, ".2f", 1e6), figure(latency, ".1f"), figure(metric, ".4f")
         rows.append([name, *figures, "kept" if each.passed else "; ".join(each.problems)])
     table(["tried", "size MB", "latency ms", "accuracy", ""], rows)
 
@@ -284,11 +281,11 @@ def _runtimes(found: "Mapping[str, RuntimeReport]", metric: str, compared: str) 
         rows.append(
             [
                 f"{name} {runtime.version}",
-                _figure(largest.max_error if (largest := _compared(runtime)) else None, ".1e"),
+                figure(largest.max_error if (largest := _compared(runtime)) else None, ".1e"),
                 _agreement(runtime),
-                _figure(judged.drop if judged else None, ".4f"),
+                figure(judged.drop if judged else None, ".4f"),
                 "{:.4f} to {:.4f}".format(*judged.interval) if judged and judged.interval else "–",
-                _figure(runtime.latency_ms.median if runtime.latency_ms else None, ".1f"),
+                figure(runtime.latency_ms.median if runtime.latency_ms else None, ".1f"),
                 judged.verdict if judged else "",
             ]
         )
@@ -323,8 +320,8 @@ def benchmark(rows: list[dict[str, Any]]) -> None:
             f"{row['load_ms']:.0f}",
             f"{row['latency_ms']['median']:.2f}",
             f"{row['latency_ms']['p95']:.2f}",
-            "–" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}",
-            "–" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
+            figure(row["peak_mb"], ".0f"),
+            figure(row["accuracy"], ".4f"),
         ]
         for row in rows
     ]
