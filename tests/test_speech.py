@@ -16,11 +16,11 @@ import tensorflow as tf
 import tiny
 from click.testing import CliRunner
 
-from kerastune import data, export, fine_tune, predict, tasks
+from kerastune import data, export, fine_tune, keras_private, predict, tasks, weights
 from kerastune.cli import cli
 from kerastune.errors import DataError, KerastuneError, RecipeError
 from kerastune.progress import Progress
-from kerastune.recipe import Export
+from kerastune.recipe import Export, Lora
 from kerastune.reporting import report
 from kerastune.targets import audio
 from kerastune.targets import speech as reader
@@ -29,7 +29,7 @@ from kerastune.tasks.learnt import words
 from kerastune.tasks.learnt.transcripts import TRANSCRIPT, metrics, predictions, texts
 from kerastune.tasks.log_mel import log_mel
 from kerastune.tasks.speech_to_text import decoding, feeding, hugging_face, scoring, tracing
-from kerastune.training import train
+from kerastune.training import lora, train
 from kerastune.verifying import comparing
 
 TEST = [f"{i:02}.wav" for i in range(40, 48)]
@@ -154,6 +154,19 @@ def test_a_transcript_does_not_depend_on_its_batch(model: Any, made: Any) -> Non
 
 
 SETTINGS = {"words": 5, "end": 5, "max_tokens": 200}
+
+
+def test_functions_are_traced_again_where_adapters_come(speech_recipe: Callable[..., Any]) -> None:
+    model = train.plan(speech_recipe()).task
+    encoded, limit = tf.random.stateless_normal([1, 50, model.whisper.hidden_dim], [0, 1]), tf.constant([8])
+    before = scoring._compiled(model)(encoded, limit)
+    assert scoring._compiled(model) is scoring._compiled(model)
+    lora.adapt(
+        model, keras_private.layers(model.whisper.decoder_transformer_layers[0]), Lora(targets=("query",), rank=2)
+    )
+    for layer in weights.adapted(model):
+        layer.lora_kernel_b.assign(tf.ones_like(layer.lora_kernel_b))
+    assert not np.array_equal(scoring._compiled(model)(encoded, limit)[1], before[1])
 
 
 def written(chosen: Callable[[int], int], most: int) -> reader.Draft:

@@ -1,7 +1,7 @@
 """The model: a KerasHub Whisper for a window, whose decoder is taught what follows each token."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +77,14 @@ class Parts:
         settings: "samples" of the window, "prompt" (ids before a transcript), "end" (the id after it), "words" (ids
             from 0 to here are pieces of text), "max_tokens" of a transcript, "beams" (drafts that are pursued),
             and "times" (id of the time 0.00), if it has times.
+        traced: functions of the model by name, with the weights that they were traced with.
     """
 
     whisper: Any
     tokenizer: Any
     converter: Any
     settings: dict[str, Any]
+    traced: dict[Any, tuple[list[Any], Any]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def hops(self) -> int:

@@ -137,22 +137,40 @@ def controlled(recipe: SpeechToText, model: Transcriber, told: Callable[[int, in
 
 def _hearing(model: Transcriber) -> Callable[[Any], tuple[Any, Any]]:
     """Returns the function from windows to encoder outputs and limits."""
-    front_end = log_mel(model.converter())
 
-    def hear(sounds: Any) -> tuple[Any, Any]:
-        return encoder(model.whisper, front_end(sounds)), limits(sounds, model.settings)
+    def trace() -> Any:
+        front_end = log_mel(model.converter())
 
-    takes = [tf.TensorSpec([None, model.samples], tf.float32)]
-    return tf.function(hear, input_signature=takes, autograph=False)  # type: ignore[no-any-return]
+        def hear(sounds: Any) -> tuple[Any, Any]:
+            return encoder(model.whisper, front_end(sounds)), limits(sounds, model.settings)
+
+        takes = [tf.TensorSpec([None, model.samples], tf.float32)]
+        return tf.function(hear, input_signature=takes, autograph=False)
+
+    found: Callable[[Any], tuple[Any, Any]] = _traced(model, "hear", trace)
+    return found
 
 
 def _compiled(model: Transcriber, prompt: list[int] | None = None) -> Callable[[Any, Any], tuple[Any, Any]]:
-    if model.settings.get("beams", 1) > 1:
-        return searching(model, prompt)
-    width = model.whisper.hidden_dim
-    takes = [tf.TensorSpec([None, None, width], tf.float32), tf.TensorSpec([None], tf.int32)]
-    # A new trace, because adapters come and go.
-    return tf.function(writing(model, prompt), input_signature=takes, autograph=False)  # type: ignore[no-any-return]
+    """Returns the function from encoder outputs and limits to tokens and margins, for many sounds at once."""
+
+    def trace() -> Any:
+        if model.settings.get("beams", 1) > 1:
+            return searching(model, prompt)
+        takes = [tf.TensorSpec([None, None, model.whisper.hidden_dim], tf.float32), tf.TensorSpec([None], tf.int32)]
+        return tf.function(writing(model, prompt), input_signature=takes, autograph=False)
+
+    found: Callable[[Any, Any], tuple[Any, Any]] = _traced(model, ("write", *(prompt or ())), trace)
+    return found
+
+
+def _traced(model: Transcriber, name: Any, trace: Callable[[], Any]) -> Any:
+    """Returns a function of the model, traced anew only where the weights are others: adapters come and go."""
+    weights = model.whisper.weights
+    known, found = model.parts.traced.get(name, ([], None))
+    if list(map(id, known)) != list(map(id, weights)):
+        model.parts.traced[name] = weights, (found := trace())
+    return found
 
 
 def _heard(model: Transcriber, split: Split) -> list[tuple[npt.NDArray[np.float16], npt.NDArray[np.int32]]]:
