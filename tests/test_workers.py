@@ -92,7 +92,10 @@ def recipes(
     return folder
 
 
-@pytest.mark.parametrize(("count", "names"), [(2, ["chat", "images", "kept", "texts"]), (4, ["images"])])
+@pytest.mark.parametrize(
+    ("count", "names"),
+    [(2, ["chat", "images", "kept", "texts"]), pytest.param(4, ["images"], marks=pytest.mark.slow)],
+)
 def test_workers_compute_what_one_process_computes_in_turn(
     count: int, names: list[str], recipes: Path, tmp_path: Path
 ) -> None:
