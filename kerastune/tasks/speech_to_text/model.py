@@ -77,7 +77,7 @@ class Parts:
         settings: "samples" of the window, "prompt" (ids before a transcript), "end" (the id after it), "words" (ids
             from 0 to here are pieces of text), "max_tokens" of a transcript, "beams" (drafts that are pursued),
             and "times" (id of the time 0.00), if it has times.
-        traced: functions of the model by name, with the weights that they were traced with.
+        traced: functions of the model by name and settings, with the weights that they were traced with.
     """
 
     whisper: Any

@@ -165,11 +165,11 @@ def _compiled(model: Transcriber, prompt: list[int] | None = None) -> Callable[[
 
 
 def _traced(model: Transcriber, name: Any, trace: Callable[[], Any]) -> Any:
-    """Returns a function of the model, traced anew only where the weights are others: adapters come and go."""
-    weights = model.whisper.weights
-    known, found = model.parts.traced.get(name, ([], None))
+    """Returns a function of the model, traced anew where settings or weights are others: adapters come and go."""
+    key, weights = (name, repr(model.settings)), model.whisper.weights
+    known, found = model.parts.traced.get(key, ([], None))
     if list(map(id, known)) != list(map(id, weights)):
-        model.parts.traced[name] = weights, (found := trace())
+        model.parts.traced[key] = weights, (found := trace())
     return found
 
 
