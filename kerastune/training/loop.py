@@ -19,7 +19,7 @@ from kerastune.recipe import Phase
 from kerastune.records import Decision, Ran, Recalibration
 from kerastune.tasks import contrast
 from kerastune.tasks.learnt import Metric
-from kerastune.training import batch_norm, decide, freezing, inputs, interrupts, lora, memory, optimizers
+from kerastune.training import batch_norm, decide, freezing, inputs, interrupts, lora, memory, optimizers, tensorboard
 from kerastune.training.batches import Batches, seed_of
 from kerastune.training.checkpoint import Arrays
 from kerastune.training.feed import Feed
@@ -310,22 +310,12 @@ class Training:
         if self.group.is_chief:
             run.write_history(self.work, at.history)
             if self.recipe.train.tensorboard:
-                self._log(row)
+                tensorboard.log(self.work / "tensorboard", len(at.history), row)
         self.happened(epochs_run=self.ran.epochs_run + 1)
         at.epoch, at.step = at.epoch + 1, 0
         self._reset_metrics()
         if at.epoch > self.phase.epochs or self.keeper.is_worth_while:
             self.save()
-
-    def _log(self, row: dict[str, float]) -> None:
-        """Writes TensorBoard's event file, for which TensorFlow needs no TensorBoard."""
-        plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
-        metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class="DATA_CLASS_SCALAR")
-        writer = tf.summary.create_file_writer(str(self.work / "tensorboard"))
-        with writer.as_default(step=len(self.at.history)):
-            for name, value in row.items():
-                tf.summary.write(name, tf.constant(value, tf.float32), metadata=metadata)
-        writer.close()
 
     def _prove(self, before: dict[str, str]) -> None:
         after = freezing.frozen_hashes(self.task)
