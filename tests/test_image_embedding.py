@@ -29,7 +29,7 @@ from kerastune.targets.browser import reader as browser
 from kerastune.tasks import contrast
 from kerastune.tasks.image_embedding import learning
 from kerastune.tasks.learnt import LEARNT
-from kerastune.tasks.learnt.vectors import precisions, unit
+from kerastune.tasks.learnt.vectors import _precisions, _search, unit
 from kerastune.verifying import runtimes
 from tests.test_browser import seen
 
@@ -191,7 +191,7 @@ def test_average_precision_is_scikit_learns() -> None:
     expected = [
         average_precision_score(np.delete(truth == truth[i], i), np.delete(near[i], i)) for i in range(len(truth))
     ]
-    assert precisions(truth, vectors) == pytest.approx(np.array(expected))
+    assert _precisions(_search("groups", truth, vectors)) == pytest.approx(np.array(expected))
 
 
 # --- the whole way -----------------------------------------------------------------------------------------------

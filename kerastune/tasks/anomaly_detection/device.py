@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastune.data import Split, Splits, spread
+from kerastune.data import Splits, spread
 from kerastune.modalities import Example
 from kerastune.modalities.image import IMAGE
 from kerastune.tasks.anomaly_detection.settings import AnomalyDetection
@@ -43,11 +43,6 @@ def golden(recipe: AnomalyDetection, splits: Splits) -> list[Example]:
     return [splits.validation.example(i) for i in spread(splits.validation, GOLDEN)]
 
 
-def calibration(recipe: AnomalyDetection, split: Split, i: int) -> Example:
-    """Returns the picture at its own size."""
-    return split.example(i)
-
-
 def manifest(recipe: AnomalyDetection, wanted: Wanted, form: Form, work: Path) -> Record:
     """Describes pixels in, and a score, a decision and a heat map out."""
     batch = images.batch_of(form)
@@ -75,7 +70,7 @@ DEVICE: Device[AnomalyDetection] = Device(
     refusal=refusal,
     candidates=lambda wanted: ("float16", "none"),
     golden=golden,
-    calibration=calibration,
+    calibration=lambda recipe, split, i: split.example(i),
     audited=lambda recipe, splits: [],
     manifest=manifest,
     questions=images.questions,

@@ -190,13 +190,9 @@ def _ranks(search: _Search) -> npt.NDArray[np.int64]:
     return np.concatenate(found)
 
 
-def precisions(truth: npt.NDArray[Any], vectors: Floats) -> npt.NDArray[np.float64]:
-    """Returns the average precision of each query of groups, float64 [q]: the mean, over its matches, of the share of
-    matches among the examples up to each."""
-    return _precisions(_search("groups", truth, vectors))
-
-
 def _precisions(search: _Search) -> npt.NDArray[np.float64]:
+    """Returns the average precision of each query, float64 [q]: the mean, over its matches, of the share of matches
+    among the examples up to each."""
     found = [np.zeros(0)]
     for _, near, belongs in search.blocks():
         order = np.argsort(-near, axis=-1, kind="stable")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kerastune.data import Split, Splits, spread
+from kerastune.data import Splits, spread
 from kerastune.modalities import Example
 from kerastune.modalities.image import IMAGE
 from kerastune.tasks.contract import Device, Form, Record, Wanted
@@ -38,11 +38,6 @@ def refusal(recipe: ObjectDetection, wanted: Wanted) -> str | None:
 def golden(recipe: ObjectDetection, splits: Splits) -> list[Example]:
     """Returns validation pictures at their own size: small objects vanish from smaller ones."""
     return [splits.validation.example(i) for i in spread(splits.validation, GOLDEN)]
-
-
-def calibration(recipe: ObjectDetection, split: Split, i: int) -> Example:
-    """Returns the picture at its own size."""
-    return split.example(i)
 
 
 def manifest(recipe: ObjectDetection, wanted: Wanted, form: Form, work: Path) -> Record:
@@ -87,7 +82,7 @@ DEVICE: Device[ObjectDetection] = Device(
     refusal=refusal,
     candidates=lambda wanted: ("dynamic", "float16", "none"),
     golden=golden,
-    calibration=calibration,
+    calibration=lambda recipe, split, i: split.example(i),
     audited=lambda recipe, splits: [],
     manifest=manifest,
     questions=images.questions,
