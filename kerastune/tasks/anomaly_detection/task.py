@@ -21,8 +21,8 @@ from kerastune.tasks.anomaly_detection import fitting
 from kerastune.tasks.anomaly_detection.model import AnomalyDetector, padded_size
 from kerastune.tasks.anomaly_detection.settings import AnomalyDetection
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Learning, Model, Targets, Task, Told
+from kerastune.tasks.image_backbones import at_size
 from kerastune.tasks.image_classification import feeding
-from kerastune.tasks.image_classification.task import at_size
 from kerastune.tasks.image_classification.tracing import signatures_of, trace
 from kerastune.tasks.learnt.contract import Predictions
 from kerastune.tasks.losses import no_answers, no_samples

@@ -18,6 +18,7 @@ from kerastune.data import Order, Split
 from kerastune.errors import RecipeError, shortened
 from kerastune.tasks import draws, losses
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Model, Targets, Task
+from kerastune.tasks.image_backbones import at_size
 from kerastune.tasks.image_classification.feeding import (
     batches,
     decoded,
@@ -101,24 +102,6 @@ def hugging_face_converter(preset: str, preprocessor: Any) -> Any:
         interpolation={0: "nearest", 3: "bicubic"}.get(config.get("resample", 2), "bilinear"),  # PIL's numbers
         crop_to_aspect_ratio=bool(config.get("do_center_crop", False)),
     )
-
-
-def at_size(backbone: Any, size: tuple[int, int] | None) -> Any:
-    """Returns the backbone for another height and width. Families name the setting differently and ignore others."""
-    if size is None or backbone.input_shape[1:3] in [(None, None), size]:
-        return backbone
-    config = backbone.get_config()
-    key = "image_shape" if "image_shape" in config else "input_shape"
-    resized = type(backbone).from_config({**config, key: (*size, 3)})
-    resized.set_weights(backbone.get_weights())
-    return resized
-
-
-def stretching(preset: str, size: tuple[int, int]) -> Any:
-    """Returns the preset's image converter for a height and width, which pictures are stretched to."""
-    converter = keras_hub.layers.ImageConverter.from_preset(preset, dtype="float32")
-    settings = {"image_size": size, "crop_to_aspect_ratio": False, "pad_to_aspect_ratio": False, "antialias": False}
-    return type(converter).from_config({**converter.get_config(), **settings})
 
 
 def load(folder: str, precision: str = "float32") -> Model:

@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from kerastune.errors import RecipeError
-from kerastune.tasks.image_classification.task import stretching
+from kerastune.tasks.image_backbones import stretching
 from kerastune.tasks.image_segmentation.settings import ImageSegmentation, Segmenter
 from kerastune.tasks.resized import resized
 

@@ -3,21 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-import keras_hub
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kerastune import assets
 from kerastune.data import Split, Splits, masks, ragged
-from kerastune.errors import RecipeError, shortened
 from kerastune.formats.graphs import Signature
 from kerastune.records import Decision
-from kerastune.tasks import geometry, registered
+from kerastune.tasks import geometry, image_backbones, registered
 from kerastune.tasks.contract import Building, Model, Task, Told
 from kerastune.tasks.image_classification import feeding
-from kerastune.tasks.image_classification.task import at_size, stretching
 from kerastune.tasks.image_classification.tracing import signatures_of, trace
 from kerastune.tasks.image_segmentation import presets
 from kerastune.tasks.image_segmentation.learning import LEARNING
@@ -28,29 +23,12 @@ from kerastune.tasks.moving import moving
 
 
 def build(recipe: ImageSegmentation, preset: str, splits: Splits, precision: str) -> Model:
-    """Builds the segmenter on the preset's backbone, with a new head; of a preset that is a segmenter, with its own.
+    """Builds the segmenter; raises as `image_backbones.build`."""
 
-    Raises:
-        AssetError: the preset cannot be found or reached.
-        RecipeError: its backbone has no feature maps, or nothing says how pixels become its inputs.
-    """
-    size = recipe.data.image_size
-    keras.config.set_dtype_policy(precision)
-    try:
-        with assets.reaching(preset):
-            backbone = keras_hub.models.Backbone.from_preset(preset, dtype=precision)
-            converter = stretching(preset, (size, size))
-        if type(backbone).__name__ in presets.BACKBONES:
-            presets.refuse_own_head(recipe, backbone)
-            with assets.reaching(preset):
-                return presets.build(preset, len(splits.labels), (size, size), precision)
-        return ImageSegmenter(at_size(backbone, (size, size)), converter, len(splits.labels), recipe.segmenter.width)
-    except ValueError as error:
-        raise RecipeError(
-            f"preset = {preset!r} cannot be the backbone of a segmenter at image_size = {size}: "
-            f"{shortened(str(error), 500)}",
-            "Use a preset of a convolutional image backbone (EfficientNet, MobileNet, ResNet, …).",
-        ) from error
+    def new(backbone: Any, converter: Any) -> Model:
+        return ImageSegmenter(backbone, converter, len(splits.labels), recipe.segmenter.width)
+
+    return image_backbones.build(recipe, preset, splits, precision, presets, "a segmenter", new)
 
 
 def settled(recipe: ImageSegmentation, model: Model, splits: Splits) -> tuple[ImageSegmentation, Model, list[Decision]]:

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from kerastune.errors import RecipeError
-from kerastune.tasks.image_classification.task import stretching
+from kerastune.tasks.image_backbones import stretching
 from kerastune.tasks.object_detection.anchors import Floats
 from kerastune.tasks.object_detection.settings import BoxHead, ObjectDetection
 from kerastune.tasks.resized import sized

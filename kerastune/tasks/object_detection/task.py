@@ -3,21 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
-import keras_hub
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from kerastune import assets
 from kerastune.data import Split, Splits, ragged
-from kerastune.errors import RecipeError, shortened
 from kerastune.formats.graphs import Signature
 from kerastune.records import Decision
-from kerastune.tasks import geometry, registered
+from kerastune.tasks import geometry, image_backbones, registered
 from kerastune.tasks.contract import Building, Model, Task, Told
 from kerastune.tasks.image_classification import feeding
-from kerastune.tasks.image_classification.task import at_size, stretching
 from kerastune.tasks.image_classification.tracing import signatures_of, trace
 from kerastune.tasks.learnt.contract import Predictions
 from kerastune.tasks.moving import moving
@@ -33,35 +28,12 @@ _LEAST_COVERED = 0.8  # of the boxes; below it there is a warning
 
 
 def build(recipe: ObjectDetection, preset: str, splits: Splits, precision: str) -> Model:
-    """Builds the detector on the preset's backbone, with new heads; of a preset that is a detector, with its own.
+    """Builds the detector; raises as `image_backbones.build`."""
 
-    Raises:
-        AssetError: the preset cannot be found or reached.
-        RecipeError: its backbone has no feature maps, or nothing says how pixels become its inputs.
-    """
-    size = recipe.data.image_size
-    keras.config.set_dtype_policy(precision)
-    try:
-        with assets.reaching(preset):
-            backbone = keras_hub.models.Backbone.from_preset(preset, dtype=precision)
-            converter = stretching(preset, (size, size))
-        if type(backbone).__name__ in presets.BACKBONES:
-            presets.refuse_own_head(recipe, backbone)
-            with assets.reaching(preset):
-                return presets.build(preset, len(splits.labels), (size, size), precision)
-        return ObjectDetector(
-            at_size(backbone, (size, size)),
-            converter,
-            len(splits.labels),
-            recipe.detector.width,
-            _scale(recipe, splits),
-        )
-    except ValueError as error:
-        raise RecipeError(
-            f"preset = {preset!r} cannot be the backbone of a detector at image_size = {size}: "
-            f"{shortened(str(error), 500)}",
-            "Use a preset of a convolutional image backbone (EfficientNet, MobileNet, ResNet, …).",
-        ) from error
+    def new(backbone: Any, converter: Any) -> Model:
+        return ObjectDetector(backbone, converter, len(splits.labels), recipe.detector.width, _scale(recipe, splits))
+
+    return image_backbones.build(recipe, preset, splits, precision, presets, "a detector", new)
 
 
 def _scale(recipe: ObjectDetection, splits: Splits) -> float:
