@@ -105,7 +105,11 @@ class Chat:
 
     def prompt(self, messages):
         """Returns the ids of the prompt for an answer."""
-        return self.encode([self.render(messages, answering=True)])[0]
+        return self.prompts([messages])[0]
+
+    def prompts(self, conversations):
+        """Returns the ids of the prompt for an answer in each conversation."""
+        return self.encode([self.render(messages, answering=True) for messages in conversations])
 
     def encode(self, texts):
         """Encodes texts as ids, including special tokens."""

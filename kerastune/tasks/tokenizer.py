@@ -5,6 +5,7 @@ SavedModel runs in serving. It sometimes differs from the Python path, and from 
 vocabulary. `differences` compares it text by text.
 """
 
+import functools
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,9 +129,16 @@ def _packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> dict[
 
     if not hasattr(preprocessor, "generate_preprocess"):
         return packed(preprocessor, texts, preprocessor.sequence_length)
-    prompts = tf.data.Dataset.from_tensor_slices(tf.constant([text for (text,) in texts])).batch(len(texts))
-    (found,) = prompts.map(preprocessor.generate_preprocess).as_numpy_iterator()
-    return {name: rows.astype(np.int32) for name, rows in found.items()}
+    found = _prompter(preprocessor, preprocessor.sequence_length)(tf.constant([text for (text,) in texts]))
+    return {name: rows.numpy().astype(np.int32) for name, rows in found.items()}
+
+
+@functools.lru_cache(maxsize=1)
+def _prompter(preprocessor: Preprocessor, length: int) -> Any:
+    """Returns the graph that packs prompts to a length. Tracing it takes longer than hundreds of texts."""
+    import tensorflow as tf
+
+    return tf.function(preprocessor.generate_preprocess, input_signature=[tf.TensorSpec([None], tf.string)])
 
 
 def _packing(preprocessor: Preprocessor) -> dict[str, Any]:

@@ -134,7 +134,9 @@ def _tokens(preprocessor: Any) -> Any:
     if tokenizer is None:
         return None
     special = {name: value for name, value in vars(tokenizer).items() if name.endswith("_token_id")}
-    return special, tokenizer.vocabulary_size(), [np.asarray(tokenizer(text)).tolist() for text in _STRINGS]
+    found = tokenizer(list(_STRINGS))
+    rows = found.to_list() if hasattr(found, "to_list") else [np.asarray(row).tolist() for row in found]
+    return special, tokenizer.vocabulary_size(), rows
 
 
 def _settings(preprocessor: Any) -> Any:

@@ -18,6 +18,7 @@ from kerastune.errors import DataError, RecipeError, listed, printable, shortene
 from kerastune.modalities.conversation import Message
 from kerastune.recipe.sources import ChatData
 from kerastune.targets import chats as reader
+from kerastune.tasks import traces
 
 Tokenizer: TypeAlias = Any  # a keras_hub.models.Tokenizer; KerasHub has no types
 
@@ -62,6 +63,7 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
         self, source: str, origin: str, tokenizer: Tokenizer, starts: bool, system: str | None, today: str
     ) -> None:
         self.origin, self.tokenizer = origin, tokenizer
+        self.graphs: traces.Kept = {}  # of the model that speaks
         keras_private.split_in_graph(tokenizer)  # so that prediction uses the tokens of training
         start = tokenizer.start_token_id
         known = [*tokenizer.special_tokens, *(getattr(tokenizer, "unsplittable_tokens", None) or ())]

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import keras_hub
 import numpy as np
@@ -11,6 +13,7 @@ from kerastune.data import Splits, spread
 from kerastune.errors import KerastuneError
 from kerastune.modalities.conversation import Message, messages
 from kerastune.targets import chats as reader
+from kerastune.tasks import traces
 from kerastune.tasks.causal_lm.chats import Chat
 from kerastune.tasks.causal_lm.settings import CausalLM
 from kerastune.tasks.contract import Model
@@ -54,7 +57,7 @@ def answer_ids(
 ) -> list[list[int]]:
     """Returns the ids of the model's next messages, without end tokens."""
     chat: Chat = model.chat
-    prompts = [chat.prompt(turns) for turns in conversations]
+    prompts = chat.prompts(conversations)
     longest = max(map(len, prompts))
     most = getattr(model.backbone, "max_sequence_length", None) or math.inf
     if longest >= most:
@@ -66,11 +69,16 @@ def answer_ids(
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = prompt
     mask = np.arange(width) < np.array([[len(prompt)] for prompt in prompts])
-    samplers = keras_hub.samplers
-    drawn = samplers.RandomSampler(temperature=temperature, seed=seed) if temperature else None
-    model.sampler = drawn or samplers.GreedySampler()
-    step = tf.function(model.generate_step)  # a new trace, because adapters come and go
-    said = step({"token_ids": ids, "padding_mask": mask}, stop_token_ids=stops)["token_ids"].numpy()
+
+    def trace() -> Any:
+        samplers = keras_hub.samplers
+        drawn = samplers.RandomSampler(temperature=temperature, seed=seed) if temperature else None
+        model.sampler = drawn or samplers.GreedySampler()
+        return tf.function(partial(model.generate_step, stop_token_ids=stops))
+
+    graphs = {} if temperature else chat.graphs  # where tokens are drawn, a seed starts anew
+    step = traces.kept(graphs, "answer", model.weights, trace)
+    said = step({"token_ids": ids, "padding_mask": mask})["token_ids"].numpy()
     return [
         reader.until(row[len(prompt) : len(prompt) + max_tokens].tolist(), stops)
         for row, prompt in zip(said, prompts, strict=True)

@@ -130,7 +130,8 @@ def contract(model: Model) -> dict[str, Any]:
 def inputs(model: Model, examples: Sequence[Any]) -> list[dict[str, npt.NDArray[Any]]]:
     """Returns the beginning of each conversation as inputs of "prefill", without the leading 1."""
     settings = contract(model)
-    rows = [model.chat.prompt(reader.messages_of(turns))[: settings["prefill"]] for turns in examples]
+    prompts = model.chat.prompts([reader.messages_of(turns) for turns in examples])
+    rows = [ids[: settings["prefill"]] for ids in prompts]
     padded = [np.pad(row, (0, settings["prefill"] - len(row))).astype(np.int32) for row in rows]
     cache = np.zeros(settings["cache"][1:], np.float32)
     return [{"tokens": row, "position": np.zeros([], np.int32), "kv_cache": cache} for row in padded]
@@ -156,11 +157,10 @@ def golden_answers(model: Model, examples: Sequence[Any]) -> dict[str, npt.NDArr
         token, including the end token, over the second most likely one. If it is 0, both are right.
     """
     conversations = [reader.messages_of(turns)[:-1] for turns in examples]
-    said = answer_ids(model, conversations, ANSWER)
+    prompts, said = model.chat.prompts(conversations), answer_ids(model, conversations, ANSWER)
     answers = np.full((len(said), ANSWER), -1, np.int32)
     margins = np.full((len(said), ANSWER + 1), np.inf, np.float32)
-    for i, (turns, ids) in enumerate(zip(conversations, said, strict=True)):
-        prompt = model.chat.prompt(turns)
+    for i, (prompt, ids) in enumerate(zip(prompts, said, strict=True)):
         whole = np.array([prompt + ids], np.int32)
         logits = model({"token_ids": whole, "padding_mask": np.ones_like(whole)}, training=False).numpy()[0]
         best = np.sort(logits[len(prompt) - 1 :], axis=-1)[:, -2:]

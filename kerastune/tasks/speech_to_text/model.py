@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from kerastune.targets import speech as reader
+from kerastune.tasks import traces
 
 Tensor = Any
 SETTINGS = "transcriber.json"
@@ -77,14 +78,14 @@ class Parts:
         settings: "samples" of the window, "prompt" (ids before a transcript), "end" (the id after it), "words" (ids
             from 0 to here are pieces of text), "max_tokens" of a transcript, "beams" (drafts that are pursued),
             and "times" (id of the time 0.00), if it has times.
-        traced: functions of the model by name and settings, with the weights that they were traced with.
+        graphs: what was traced of the model.
     """
 
     whisper: Any
     tokenizer: Any
     converter: Any
     settings: dict[str, Any]
-    traced: dict[Any, tuple[list[Any], Any]] = field(default_factory=dict, init=False, repr=False)
+    graphs: traces.Kept = field(default_factory=dict, init=False, repr=False)
 
     @property
     def hops(self) -> int:

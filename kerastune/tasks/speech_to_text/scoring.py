@@ -16,6 +16,7 @@ from kerastune.data import Order, Split, Splits, picked, ragged, whole
 from kerastune.data.ragged import Ragged
 from kerastune.errors import KerastuneError
 from kerastune.targets import speech as reader
+from kerastune.tasks import traces
 from kerastune.tasks.learnt.transcripts import TRANSCRIPT, predictions
 from kerastune.tasks.log_mel import log_mel
 from kerastune.tasks.speech_to_text.building import prompt_of
@@ -147,7 +148,7 @@ def _hearing(model: Transcriber) -> Callable[[Any], tuple[Any, Any]]:
         takes = [tf.TensorSpec([None, model.samples], tf.float32)]
         return tf.function(hear, input_signature=takes, autograph=False)
 
-    found: Callable[[Any], tuple[Any, Any]] = _traced(model, "hear", trace)
+    found: Callable[[Any], tuple[Any, Any]] = _graph(model, "hear", trace)
     return found
 
 
@@ -160,17 +161,12 @@ def _compiled(model: Transcriber, prompt: list[int] | None = None) -> Callable[[
         takes = [tf.TensorSpec([None, None, model.whisper.hidden_dim], tf.float32), tf.TensorSpec([None], tf.int32)]
         return tf.function(writing(model, prompt), input_signature=takes, autograph=False)
 
-    found: Callable[[Any, Any], tuple[Any, Any]] = _traced(model, ("write", *(prompt or ())), trace)
+    found: Callable[[Any, Any], tuple[Any, Any]] = _graph(model, ("write", *(prompt or ())), trace)
     return found
 
 
-def _traced(model: Transcriber, name: Any, trace: Callable[[], Any]) -> Any:
-    """Returns a function of the model, traced anew where settings or weights are others: adapters come and go."""
-    key, weights = (name, repr(model.settings)), model.whisper.weights
-    known, found = model.parts.traced.get(key, ([], None))
-    if list(map(id, known)) != list(map(id, weights)):
-        model.parts.traced[key] = weights, (found := trace())
-    return found
+def _graph(model: Transcriber, name: Any, trace: Callable[[], Any]) -> Any:
+    return traces.kept(model.parts.graphs, (name, repr(model.settings)), model.whisper.weights, trace)
 
 
 def _heard(model: Transcriber, split: Split) -> list[tuple[npt.NDArray[np.float16], npt.NDArray[np.int32]]]:
