@@ -65,11 +65,12 @@ def parted(sound, samples):
 
 def taking(predict, folder, settings):
     """Returns a function from a sound, float32 [n], or a batch of sounds of one length to inputs: a window of each, or
-    all windows where what they hear is joined."""
-    prepare = speech().overlapping if "prompt" in settings else fit
+    the whole of each where it is written down."""
 
     def take(example):
-        return {"sounds": np.stack([prepare(sound, settings["samples"]) for sound in np.atleast_2d(example)])}
+        sounds = np.atleast_2d(example)
+        is_whole = "prompt" in settings
+        return {"sounds": sounds if is_whole else np.stack([fit(one, settings["samples"]) for one in sounds])}
 
     return take
 

@@ -19,28 +19,29 @@ A model is either one function from windows of samples to tokens, or two:
     cache       shape of self_kv
 
 Training decodes with the rules of this module as well: at most `limit` tokens, and no endless repetition. A recording
-that is longer than the window is written down in windows that overlap, and their transcripts are joined.
+that is longer than the window is written down in windows that overlap, whose transcripts recordings.py joins.
 """
 
 import json
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 
+recordings = import_module(f"{__package__}.recordings" if __package__ else "recordings")
+RATE, TICK, Written = recordings.RATE, recordings.TICK, recordings.Written
+
 VOCABULARY = "vocabulary.json"
 PHRASE = 24
 """The longest phrase in tokens whose repetition is noticed."""
-RATE = 16_000
 TOKENS = 12
 """The most tokens per second of sound; fast speakers reach 8."""
 SPARE = 12
 """Tokens in addition, for short sounds."""
 AT_ONCE = 4
 """Windows of a long recording that a model gets in one call."""
-TICK = 320
-"""Samples between two times."""
 MOST_BEAMS = 8
 """The most drafts of a transcript that are pursued at a time."""
 _BEGINS = 50
@@ -81,8 +82,8 @@ def refusal(settings, is_whole):
 
 def heard(window) -> int:
     """Returns the number of samples of a window up to its last sound."""
-    there = np.flatnonzero(window)
-    return int(there[-1]) + 1 if len(there) else 0
+    there = np.asarray(window) != 0
+    return len(there) - int(there[::-1].argmax()) if there.any() else 0
 
 
 @dataclass
@@ -232,17 +233,8 @@ def spelling(vocabulary):
     return partial(text_of, pieces=pieces(vocabulary))
 
 
-@dataclass
-class Written:
-    """A transcript: chosen tokens, their margins in nats, and their text in UTF-8."""
-
-    tokens: list
-    margins: list
-    text: bytes
-
-
 def predicting(run, folder, manifest, settings, stream):
-    """Returns a function from windows of sounds, float32 [B, W, samples], to rows of "tokens", "margins" and "text".
+    """Returns a function from sounds, float32 [B, n], to rows of "tokens", "margins" and "text".
 
     Args:
         stream: a file to touch while a long recording takes its time, or None.
@@ -258,7 +250,7 @@ def chooses(manifest):
 
 
 def transcripts(write, spell, settings, alive, inputs):
-    """Returns rows of "tokens", "margins" and "text", one for each sound, whose windows' transcripts are joined.
+    """Returns rows of "tokens", "margins" and "text", one for each sound.
 
     With times, there are "segments" as well, float32 [n, 2]: start and end in seconds of each line of "text".
 
@@ -266,20 +258,31 @@ def transcripts(write, spell, settings, alive, inputs):
         write: windows, float32 [n, samples] -> a `Written` for each.
         spell: tokens -> their text in UTF-8.
         alive: called after some windows.
-        inputs: "sounds" are windows that overlap, float32 [B, W, samples].
+        inputs: "sounds" of any length, float32 [B, n].
     """
-    count, each, samples = inputs["sounds"].shape
-    windows, size, found = inputs["sounds"].reshape(-1, samples), max(count, AT_ONCE), []
-    for start in range(0, len(windows), size):
-        found += write(windows[start : start + size])
-        alive()
-    rows = [joined(found[i : i + each], spell, settings) for i in range(0, len(found), each)]
+    sounds, samples = inputs["sounds"], settings["samples"]
+
+    def written(places):
+        """Writes down the windows at places, (sound, start) each."""
+        found, size = [], max(len(sounds), AT_ONCE)
+        for i in range(0, len(places), size):
+            windows = [recordings.window(sound, start, samples) for sound, start in places[i : i + size]]
+            found += write(np.stack(windows))
+            alive()
+        return found
+
+    rows, starts = [], [recordings.beginnings(sound, samples) for sound in sounds]
+    found = iter(written([(sound, start) for sound, some in zip(sounds, starts, strict=True) for start in some]))
+    for sound, some in zip(sounds, starts, strict=True):
+        parts = {start: next(found) for start in some}
+        parts = recordings.mended(parts, sound, lambda new, of=sound: written([(of, one) for one in new]), settings)
+        rows.append(recordings.joined(parts, spell, settings))
     timed = {}
     if settings.get("timestamps"):
-        ends = [(each - 1) * hop(samples) + heard(one[-1]) for one in inputs["sounds"]]
-        parts = [segments(one.tokens, spell, settings, end / RATE) for one, end in zip(rows, ends, strict=True)]
-        timed["segments"] = [np.array([one[:2] for one in some], np.float32).reshape(-1, 2) for some in parts]
-        for one, some in zip(rows, parts, strict=True):
+        pairs = zip(rows, sounds, strict=True)
+        told = [segments(one.tokens, spell, settings, heard(sound) / RATE) for one, sound in pairs]
+        timed["segments"] = [np.array([one[:2] for one in some], np.float32).reshape(-1, 2) for some in told]
+        for one, some in zip(rows, told, strict=True):
             one.text = b"\n".join(text for _, _, text in some)
     return {
         **timed,
@@ -345,83 +348,3 @@ def segments(tokens, spell, settings, seconds):
                 found.append((start, at, text))
             start, said = at, []
     return found
-
-
-# --- long recordings ---------------------------------------------------------------------------------------
-
-
-def hop(samples):
-    """Returns how many samples after a window of this many the next one begins: two thirds, in whole times."""
-    return samples - samples // (3 * TICK) * TICK
-
-
-def overlapping(sound, samples):
-    """Returns windows of a sound, float32 [W, samples]; each begins with the last third of the one before."""
-    starts = range(0, max(len(sound) - samples + hop(samples), 1), hop(samples))
-    windows = np.zeros([len(starts), samples], np.float32)
-    for window, start in zip(windows, starts, strict=True):
-        part = sound[start : start + samples]
-        window[: len(part)] = part
-    return windows
-
-
-def joined(parts, spell, settings):
-    """Returns the transcript of windows that overlap, from those of each."""
-    if len(parts) == 1:
-        return parts[0]
-    tokens, margins = [], []
-    left, leads = _said(parts[0], settings, 0)
-    for number, part in enumerate(parts[1:], start=1):
-        right, theirs = _said(part, settings, number)
-        stop, start = _seam_of_words(left, right, settings["words"])
-        tokens, margins = tokens + left[:stop], margins + leads[:stop]
-        left, leads = right[start:], theirs[start:]
-    tokens, margins = tokens + left, margins + leads
-    return Written(tokens, margins, spell(tokens))
-
-
-def _said(part, settings, number):
-    """Returns tokens and margins without the end token, and with the recording's times."""
-    said = part.tokens[:-1] if part.tokens[-1:] == [settings["end"]] else part.tokens
-    if settings.get("timestamps"):
-        later = number * hop(settings["samples"]) // TICK
-        said = [token + later if token >= settings["times"] else token for token in said]
-    return said, part.margins[: len(said)]
-
-
-def _seam_of_words(left, right, words):
-    """Returns the `seam`, found without times, as places among all tokens."""
-    mine, theirs = ([i for i, token in enumerate(one) if token < words] for one in (left, right))
-    stop, start = seam([left[i] for i in mine], [right[i] for i in theirs])
-    return [*mine, len(left)][stop], [*theirs, len(right)][start] if start else 0
-
-
-def seam(left, right):
-    """Returns how many tokens of a window are kept, and the first one that is kept of the next window.
-
-    The two are laid over each other where they have most in common: equal tokens count 1, all others between them -1
-    (Smith and Waterman 1981). The seam is in the middle of that, because words at the edges of windows are torn. A
-    window that repeats itself ends, or begins, with what is made up: of equal places, the first of the left window and
-    the last of the right one count. With fewer than two tokens in common, all are kept.
-    """
-    table = [[0] * (len(right) + 1)]
-    for mine in left:
-        above, row = table[-1], [0]
-        for j, theirs in enumerate(right):
-            row.append(max(0, above[j] + (1 if mine == theirs else -1), above[j + 1] - 1, row[j] - 1))
-        table.append(row)
-    best, i, j = max((score, -i, j) for i, row in enumerate(table) for j, score in enumerate(row))
-    i, pairs = -i, []
-    while table[i][j]:
-        if is_same := left[i - 1] == right[j - 1]:
-            pairs.append((i - 1, j - 1))
-        if table[i][j] == table[i - 1][j - 1] + (1 if is_same else -1):
-            i, j = i - 1, j - 1
-        elif table[i][j] == table[i - 1][j] - 1:
-            i -= 1
-        else:
-            j -= 1
-    if best < 2:
-        return len(left), 0
-    # The next window hears more, so it has given up where it writes nothing more.
-    return (len(left), len(right)) if pairs[0][1] == len(right) - 1 else pairs[len(pairs) // 2]

@@ -201,6 +201,8 @@ def test_a_reader_needs_numpy_and_its_runtime_only(path: Path) -> None:
         ("images", {"PIL"}, set()),
         ("audio", {"soundfile", "soxr"}, set()),
         ("containers", {"av"}, set()),
+        ("recordings", set(), set()),
+        ("speech", set(), set()),
         ("texts", set(), {"tokenizers"}),
         ("chats", {"tokenizers"}, {"jinja2"}),
         ("operators", set(), {"tensorflow"}),

@@ -16,7 +16,7 @@ from kerastune.tasks.speech_to_text.settings import SpeechToText
 GOLDEN = 20
 SERVING = ("serving_default", "serve_bytes")
 _TWO = "encode+decode"
-_CUT = "cut, with an overlap of a third, into windows of"
+_CUT = "cut at pauses, with an overlap of a third or more, into windows of"
 
 
 def learnt(recipe: SpeechToText) -> Learnt:
@@ -129,5 +129,5 @@ DEVICE: Device[SpeechToText] = Device(
     pipeline_tag="automatic-speech-recognition",
     unit="a sound",
     options={"timestamps": False, "beams": None},
-    readers=("speech.py",),
+    readers=("speech.py", "recordings.py"),
 )

@@ -81,8 +81,7 @@ def answers(
     write = partial(reader.one_by_one, _functions(model), spell, settings)
     rows: defaultdict[str, list[Any]] = defaultdict(list)
     for sound in sounds:
-        heard = {"sounds": reader.overlapping(sound, model.samples)[None]}
-        for name, found in reader.transcripts(write, spell, settings, lambda: None, heard).items():
+        for name, found in reader.transcripts(write, spell, settings, lambda: None, {"sounds": sound[None]}).items():
             rows[name] += found
     said = predictions(rows["tokens"], rows["margins"], [one.tobytes() for one in rows["text"]])
     timed = {"segments": ragged.of_rows(rows["segments"], np.zeros([0, 2], np.float32))} if timestamps else {}
