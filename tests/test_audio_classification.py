@@ -1,6 +1,7 @@
 """Audio classification: the front end in the graph, the encoder, augmentation, and what is refused."""
 
 import re
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ import keras_hub
 import numpy as np
 import pytest
 import tensorflow as tf
-from sounds import RATE, noise, tone, write
+from sounds import RATE, library, noise, tone, write
 
 from kerastune import export, fine_tune, predict, tasks, verify
 from kerastune.errors import KerastuneError, RecipeError
@@ -386,6 +387,16 @@ def test_a_run_answers_about_each_window_of_a_long_file(made: Run, tmp_path: Pat
     clip = write(tmp_path / "long.wav", np.concatenate([tone(300, 0.2), noise(0.25, level=0.3)]))
     names = [one.input.removeprefix(str(clip)) for one in predict(made, [clip])]
     assert names == [" from 0.0 s", " from 0.2 s", " from 0.4 s"]
+
+
+def test_a_run_answers_about_each_window_that_a_microphone_hears(
+    made: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = write(tmp_path / "long.wav", np.concatenate([tone(300, 0.2), noise(0.25, level=0.3)]))
+    monkeypatch.setitem(sys.modules, "sounddevice", library(clip))
+    heard, read = predict(made, (), mic=2.0), predict(made, [clip])
+    assert [one.input for one in heard] == [f"microphone, 2 s from 0.{n} s" for n in (0, 2, 4)]
+    assert [one.document for one in heard] == [one.document for one in read]
 
 
 def test_a_run_answers_about_a_stereo_mp3(made: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -557,6 +558,12 @@ def test_a_run_transcribes_a_recording(made: Any, spoken: Path) -> None:
     assert result.exit_code == 0, result.output
     (found,) = json.loads(result.stdout)
     assert set(found["text"].split()) <= {"do", "mi", "so"}
+
+
+def test_a_run_writes_down_what_a_microphone_hears(made: Any, long: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", sounds.library(long))
+    (heard,), (read,) = predict(made, (), mic=60.0), predict(made, [long])
+    assert heard.input == "microphone, 60 s" and heard.document == read.document
 
 
 def test_a_server_takes_wav_files(model: Any, made: Any, spoken: Path) -> None:

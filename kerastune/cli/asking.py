@@ -20,6 +20,7 @@ from kerastune.cli.terminal import emit, put, say, say_next, shown, table, typed
 @click.option("--seed", type=click.IntRange(0), help="Sampling seed; default: 0.")
 @click.option("--beams", type=click.IntRange(1, 8), help="Drafts of a transcript to pursue; default: the model's.")
 @click.option("--timestamps", is_flag=True, help="Tell when each segment of speech is said.")
+@click.option("--mic", metavar="SECONDS", type=click.FloatRange(0.1, 3600), help="Hear a microphone for this long.")
 @click.option(
     "--draw", type=click.Path(path_type=Path), help="Folder for the images with boxes, classes or heat maps drawn."
 )
@@ -36,7 +37,7 @@ def predict(
 
     A run answers in Keras, an artifact in its own runtime. A model for pairs takes two texts per answer. Embedders
     print vectors. --max-tokens, --temperature and --seed are for language models, --beams and
-    --timestamps for speech.
+    --timestamps for speech, --mic for sounds.
 
     \b
     Example: kerastune predict runs/first/exports/onnxruntime photo.jpg --top 1
@@ -44,14 +45,15 @@ def predict(
              kerastune predict runs/questions "Where is the Louvre?"
              kerastune predict runs/tone "How do I boil an egg?" --temperature 0.7
              kerastune predict runs/speech interview.wav --timestamps
+             kerastune predict runs/speech --mic 10
     """
     from kerastune.predicting import inference
     from kerastune.predicting import search as searching
     from kerastune.run import Run
 
     asked = [*examples, *(line.rstrip("\n") for line in lines or () if line.strip())]
-    if not asked:
-        raise click.UsageError("Give image files or texts.")
+    if bool(asked) == bool(options["mic"]):
+        raise click.UsageError("Give files or --mic, not both." if asked else "Give image files or texts.")
     of = inference.opened(folder)
     with progress() as told, told.working("loading and asking the model"):
         found = inference.predict(of, asked, top, **options)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from kerastune import environment
 from kerastune.errors import DataError
+from kerastune.modalities import microphone
 from kerastune.modalities.asked import Kind
 from kerastune.modalities.contract import Asked, Example, Modality, Report, Stored
 from kerastune.targets import audio as reader
@@ -223,6 +224,13 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
     return Kind("a sound", LARGEST, check, decode, reader.marked).ask(paths)
 
 
+def hear(seconds: float) -> Asked:
+    """Returns what a microphone hears for some seconds; raises DataError as `ask` and `microphone.heard` do."""
+    if why := missing():
+        raise DataError(f"{why[0].upper()}{why[1:]}")
+    return microphone.heard(seconds)
+
+
 def parts(asked: Asked, samples: int) -> Asked:
     """Returns the parts of longer sounds, one after the other, named by the second where each starts."""
     names, examples = list[str](), list[Example]()
@@ -267,4 +275,5 @@ AUDIO = Modality(
     stored=_stored(),
     parts=parts,
     missing=missing,
+    hear=hear,
 )

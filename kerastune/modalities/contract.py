@@ -86,6 +86,7 @@ class Modality:
         parts: (asked examples, size) -> the same, each that is longer than this size as several, with their places in
             their names; None if examples have no length.
         missing: returns why this installation cannot read such examples, with the command that helps; None if it can.
+        hear: seconds -> what a microphone hears; raises DataError without one. None if examples are no sounds.
     """
 
     name: str
@@ -105,3 +106,4 @@ class Modality:
     stored: Stored | None = None
     parts: Callable[[Asked, int], Asked] | None = None
     missing: Callable[[], str | None] = lambda: None
+    hear: Callable[[float], Asked] | None = None

@@ -48,6 +48,7 @@ def predict(
     timestamps: bool = False,
     beams: int | None = None,
     draw: str | Path | None = None,
+    mic: float | None = None,
 ) -> list[Prediction]:
     """Predicts image or sound files, read as in training, or texts, or answers prompts.
 
@@ -63,6 +64,7 @@ def predict(
         timestamps: also tell when each segment of speech is said.
         beams: drafts of a transcript to pursue at a time, 1 to 8; default: the model's.
         draw: a folder for PNG files of the images with the output drawn on them: boxes, classes, or heat maps.
+        mic: seconds for which a microphone is heard, instead of examples.
 
     Raises:
         DataError: some examples cannot be read (names them all); a text is missing its partner in a pair; a prompt
@@ -78,16 +80,28 @@ def predict(
         raise KerastuneError(
             f"{of.folder} gives nothing to draw.", "Boxes, classes of pixels and heat maps of images can be drawn."
         )
-    sides = of.manifest.sides if isinstance(of, Artifact) else device_of(of).sides(of.recipe)
-    asked = device_of(of).modality.ask([examples] if isinstance(examples, str | Path) else examples, sides)
-    window, parts = device_of(of).window, device_of(of).modality.parts
-    if window and parts:
-        asked = parts(asked, of.manifest.reading["samples"] if isinstance(of, Artifact) else window(of.recipe))
+    asked = _asked(of, [examples] if isinstance(examples, str | Path) else examples, mic)
     found, answer = outputs(of, asked.examples, options), _answering(of, top)
     answers = [answer(found, i) for i in range(len(asked.names))]
     if draw is not None:
         _draw(of, Path(draw), asked, found)
     return [Prediction(name, one.lines, one.document) for name, one in zip(asked.names, answers, strict=True)]
+
+
+def _asked(of: Run | Artifact, examples: Sequence[str | Path], mic: float | None) -> Asked:
+    """Returns the examples, or what a microphone hears, in parts of the model's window where it hears no more."""
+    device = device_of(of)
+    modality, window = device.modality, device.window
+    if mic is None:
+        asked = modality.ask(examples, of.manifest.sides if isinstance(of, Artifact) else device.sides(of.recipe))
+    elif modality.hear:
+        asked = modality.hear(mic)
+    else:
+        raise KerastuneError(f"{of.folder} takes {modality.plural}, which no microphone hears.")
+    if window and modality.parts:
+        size = of.manifest.reading["samples"] if isinstance(of, Artifact) else window(of.recipe)
+        return modality.parts(asked, size)
+    return asked
 
 
 def _draw(of: Run | Artifact, folder: Path, asked: Asked, found: Predictions) -> None:
