@@ -215,6 +215,16 @@ def test_a_model_learns_its_pairs_by_heart_and_says_them(
     assert generation.answers(task, [turns[:1] for turns in talks], 12) == [turns[1]["content"] for turns in talks]
 
 
+def test_a_likeliest_answer_stays_so_after_one_that_was_drawn(chat_recipe: Callable[..., Any]) -> None:
+    task, _ = made(recipe_of(chat_recipe, *FAMILIES[0]))
+    talks = [[{"role": "user", "content": text}] for text in ("sun 0?", "sun 0? tide 1? sun 2?")]
+    expected = generation.answers(task, talks[1:], 12)
+    task.chat.graphs.clear()
+    generation.answers(task, talks[:1], 12)
+    generation.answers(task, talks[:1], 12, temperature=5.0)
+    assert generation.answers(task, talks[1:], 12) == expected  # of another length, so traced again
+
+
 @pytest.mark.slow
 def test_a_run_knows_its_pairs_by_heart(pairs: Path, chat_recipe: Callable[..., Any], tmp_path: Path) -> None:
     """16 pairs, 1,500 times each in one epoch: of several, that which knows the held-out pairs best would be kept."""

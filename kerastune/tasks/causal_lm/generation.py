@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import keras_hub
 import numpy as np
@@ -49,15 +48,14 @@ def answers(
     """
     chat: Chat = model.chat
     chat.refuse_special([f"prompt {i}" for i in range(1, len(conversations) + 1)], conversations)
-    return [chat.decode(ids) for ids in answer_ids(model, conversations, max_tokens, temperature, seed)]
+    said = answer_ids(model, chat.prompts(conversations), max_tokens, temperature, seed)
+    return [chat.decode(ids) for ids in said]
 
 
 def answer_ids(
-    model: Model, conversations: Sequence[Sequence[Message]], max_tokens: int, temperature: float = 0.0, seed: int = 0
+    model: Model, prompts: Sequence[list[int]], max_tokens: int, temperature: float = 0.0, seed: int = 0
 ) -> list[list[int]]:
-    """Returns the ids of the model's next messages, without end tokens."""
-    chat: Chat = model.chat
-    prompts = chat.prompts(conversations)
+    """Returns the ids of the model's next messages after the ids of prompts, without end tokens."""
     longest = max(map(len, prompts))
     most = getattr(model.backbone, "max_sequence_length", None) or math.inf
     if longest >= most:
@@ -69,15 +67,12 @@ def answer_ids(
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = prompt
     mask = np.arange(width) < np.array([[len(prompt)] for prompt in prompts])
-
-    def trace() -> Any:
-        samplers = keras_hub.samplers
-        drawn = samplers.RandomSampler(temperature=temperature, seed=seed) if temperature else None
-        model.sampler = drawn or samplers.GreedySampler()
-        return tf.function(partial(model.generate_step, stop_token_ids=stops))
-
-    graphs = {} if temperature else chat.graphs  # where tokens are drawn, a seed starts anew
-    step = traces.kept(graphs, "answer", model.weights, trace)
+    samplers = keras_hub.samplers
+    drawn = samplers.RandomSampler(temperature=temperature, seed=seed) if temperature else None
+    model.sampler = drawn or samplers.GreedySampler()  # a prompt of another length is traced with it again
+    graphs = {} if temperature else model.chat.graphs  # where tokens are drawn, a seed starts anew
+    generate = partial(model.generate_step, stop_token_ids=stops)
+    step = traces.kept(graphs, "answer", model.weights, lambda: tf.function(generate))
     said = step({"token_ids": ids, "padding_mask": mask})["token_ids"].numpy()
     return [
         reader.until(row[len(prompt) : len(prompt) + max_tokens].tolist(), stops)

@@ -157,7 +157,8 @@ def golden_answers(model: Model, examples: Sequence[Any]) -> dict[str, npt.NDArr
         token, including the end token, over the second most likely one. If it is 0, both are right.
     """
     conversations = [reader.messages_of(turns)[:-1] for turns in examples]
-    prompts, said = model.chat.prompts(conversations), answer_ids(model, conversations, ANSWER)
+    prompts = model.chat.prompts(conversations)
+    said = answer_ids(model, prompts, ANSWER)
     answers = np.full((len(said), ANSWER), -1, np.int32)
     margins = np.full((len(said), ANSWER + 1), np.inf, np.float32)
     for i, (prompt, ids) in enumerate(zip(prompts, said, strict=True)):
