@@ -60,6 +60,12 @@ def tokens(task: Any, split: Split) -> Tokens:
     return known[key]
 
 
+def ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Returns the ids of texts by a preset's tokenizer, which takes as long for one text as for a hundred."""
+    found = tokenizer(list(texts))
+    return found.to_list() if hasattr(found, "to_list") else [np.asarray(row).tolist() for row in found]
+
+
 def tokenised(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> Tokens:
     """Tokenises rows of one or two texts, as the preprocessor packs them."""
     length = preprocessor.sequence_length

@@ -11,7 +11,7 @@ from keras import tree
 
 from kerastune import weights
 from kerastune.errors import VerificationError
-from kerastune.tasks import registered
+from kerastune.tasks import registered, tokens
 
 # KerasHub 0.32: constructor arguments that get_config omits, and where the object keeps them.
 _LEFT_OUT: dict[str, dict[str, Callable[[Any], Any]]] = {
@@ -134,9 +134,7 @@ def _tokens(preprocessor: Any) -> Any:
     if tokenizer is None:
         return None
     special = {name: value for name, value in vars(tokenizer).items() if name.endswith("_token_id")}
-    found = tokenizer(list(_STRINGS))
-    rows = found.to_list() if hasattr(found, "to_list") else [np.asarray(row).tolist() for row in found]
-    return special, tokenizer.vocabulary_size(), rows
+    return special, tokenizer.vocabulary_size(), tokens.ids(tokenizer, _STRINGS)
 
 
 def _settings(preprocessor: Any) -> Any:

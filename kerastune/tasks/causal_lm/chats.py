@@ -18,7 +18,7 @@ from kerastune.errors import DataError, RecipeError, listed, printable, shortene
 from kerastune.modalities.conversation import Message
 from kerastune.recipe.sources import ChatData
 from kerastune.targets import chats as reader
-from kerastune.tasks import traces
+from kerastune.tasks import tokens, traces
 
 Tokenizer: TypeAlias = Any  # a keras_hub.models.Tokenizer; KerasHub has no types
 
@@ -118,9 +118,7 @@ class Chat(reader.Chat):  # type: ignore[misc]  # export/ has no types
             ) from error
 
     def _tokens(self, texts: list[str]) -> Sequence[Sequence[int]]:
-        found: Any = self.tokenizer(texts)
-        rows: Sequence[Sequence[int]] = found.to_list() if hasattr(found, "to_list") else found
-        return rows
+        return tokens.ids(self.tokenizer, texts)
 
     def _words(self, ids: list[int]) -> str:
         return str(self.tokenizer.detokenize(np.array([ids], np.int32))[0])

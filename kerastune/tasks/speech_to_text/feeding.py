@@ -15,7 +15,7 @@ from kerastune.data.source import Problem
 from kerastune.errors import DataError, listed
 from kerastune.modalities import audio
 from kerastune.targets.audio import fit
-from kerastune.tasks import draws
+from kerastune.tasks import draws, tokens
 from kerastune.tasks.audio_classification.feeding import changed, masked
 from kerastune.tasks.audio_classification.settings import SoundAugment
 from kerastune.tasks.causal_lm.feeding import UNSCORED
@@ -46,8 +46,7 @@ def written(model: Transcriber, split: Split) -> Ints:
 def _written(model: Transcriber, names: Sequence[str], texts: Sequence[str]) -> Ints:
     settings = model.settings
     prompt, most = settings["prompt"], settings["max_tokens"]
-    found = model.parts.tokenizer([f" {text}" for text in texts])  # a word's token has its space
-    ids = found.to_list() if hasattr(found, "to_list") else [list(map(int, row)) for row in found]
+    ids = tokens.ids(model.parts.tokenizer, [f" {text}" for text in texts])  # a word's token has its space
     long = [
         Problem(name, f"has {len(row)} tokens")
         for name, row in zip(names, ids, strict=True)
