@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -246,7 +247,7 @@ def test_what_is_asked_about_is_a_file_and_not_too_large(tmp_path: Path, monkeyp
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "endless.png").symlink_to("/dev/zero")
     (tmp_path / "large.png").write_bytes(b"x" * 1001)
-    monkeypatch.setattr(images, "LARGEST", 1000)
+    monkeypatch.setattr(images, "_STORED", replace(images._STORED, largest=1000))
     with pytest.raises(DataError) as caught:
         images.ask([tmp_path / name for name in ("pipe.png", "endless.png", "large.png", "a\0.png")], 1)
     lines = caught.value.message.splitlines()[1:]

@@ -81,8 +81,7 @@ def load(settings: Data, progress: Progress | None = None) -> Splits:
         DataError: lists every problem in one message, unless `skip_bad` leaves them out.
     """
     progress = progress or _silent
-    if why := MODALITIES[settings.modality].missing():
-        raise DataError(f"{why[0].upper()}{why[1:]}")
+    MODALITIES[settings.modality].require()
     source = normalised(SOURCES[settings.reader](settings, progress))
     draft = Draft(settings, _whole_labels(source) if settings.whole_labels else source)
     require_two_labels(draft, chain.from_iterable(map(draft.labels, draft.alive)))

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
-from kerastune import files
 from kerastune.errors import DataError, listed, printable, shortened
-from kerastune.modalities.contract import Asked, Example, Report
+from kerastune.modalities.contract import Asked, Example, Report, Stored
 
 
 @dataclass(frozen=True)
@@ -16,16 +15,13 @@ class Kind:
 
     Attributes:
         one: the word with its article: "an image".
-        largest: bytes of a file.
-        check, decode: as in `Modality`.
-        marked: as in `Stored`.
+        stored, check, decode: as in `Modality`.
     """
 
     one: str
-    largest: int
+    stored: Stored
     check: Callable[[bytes, str], Report]
     decode: Callable[[bytes], Example]
-    marked: Callable[[bytes, str], bytes] = lambda data, name: data
 
     def ask(self, paths: Sequence[str | Path]) -> Asked:
         """Returns the files' names, and their examples.
@@ -48,7 +44,7 @@ class Kind:
 
     def read(self, path: str | Path) -> bytes:
         """Returns a file's bytes; raises OSError."""
-        return self.marked(files.read_bounded(path, self.largest, self.one), str(path))
+        return self.stored.read(str(path), self.one)
 
 
 class _Files(Sequence[Example]):

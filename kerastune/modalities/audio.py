@@ -20,7 +20,6 @@ from markupsafe import Markup
 from PIL import Image
 
 from kerastune import environment
-from kerastune.errors import DataError
 from kerastune.modalities import microphone
 from kerastune.modalities.asked import Kind
 from kerastune.modalities.contract import Asked, Example, Modality, Report, Stored
@@ -219,15 +218,13 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
     Raises:
         DataError: some files cannot be read; names them all. Or soundfile or soxr is not installed.
     """
-    if why := missing():
-        raise DataError(f"{why[0].upper()}{why[1:]}")
-    return Kind("a sound", LARGEST, check, decode, reader.marked).ask(paths)
+    AUDIO.require()
+    return Kind("a sound", _STORED, check, decode).ask(paths)
 
 
 def hear(seconds: float) -> Asked:
     """Returns what a microphone hears for some seconds; raises DataError as `ask` and `microphone.heard` do."""
-    if why := missing():
-        raise DataError(f"{why[0].upper()}{why[1:]}")
+    AUDIO.require()
     return microphone.heard(seconds)
 
 
@@ -259,6 +256,7 @@ def _stored() -> Stored:
     return Stored(read, foreign, "wav or flac", LARGEST, cut, longer, reader.marked)
 
 
+_STORED = _stored()
 AUDIO = Modality(
     name="sound",
     plural="sounds",
@@ -272,7 +270,7 @@ AUDIO = Modality(
     is_picture=True,
     readers=("audio.py", "containers.py"),
     packages=("soundfile", "soxr"),
-    stored=_stored(),
+    stored=_STORED,
     parts=parts,
     missing=missing,
     hear=hear,

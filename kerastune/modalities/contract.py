@@ -9,6 +9,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from kerastune import files
+from kerastune.errors import DataError
 
 Example: TypeAlias = npt.NDArray[Any]
 """A decoded example: an image, uint8 [H, W, 3]; one text or a pair, str [1 or 2]; a conversation, str [T, 2]; a sound,
@@ -107,3 +108,8 @@ class Modality:
     parts: Callable[[Asked, int], Asked] | None = None
     missing: Callable[[], str | None] = lambda: None
     hear: Callable[[float], Asked] | None = None
+
+    def require(self) -> None:
+        """Raises DataError where this installation cannot read such examples."""
+        if why := self.missing():
+            raise DataError(f"{why[0].upper()}{why[1:]}")

@@ -185,7 +185,7 @@ def ask(paths: Sequence[str | Path], sides: int) -> Asked:
     Raises:
         DataError: some files cannot be read; names them all.
     """
-    return Kind("an image", LARGEST, check, decode).ask(paths)
+    return Kind("an image", _STORED, check, decode).ask(paths)
 
 
 def png(pixels: Example) -> bytes:
@@ -207,6 +207,7 @@ def tinted(pixels: Example) -> list[Example]:
     return [red, np.ascontiguousarray(red[..., ::-1])]
 
 
+_STORED = Stored(EXTENSIONS, FOREIGN_EXTENSIONS, "jpg or png", LARGEST)
 IMAGE = Modality(
     name="image",
     plural="images",
@@ -221,5 +222,5 @@ IMAGE = Modality(
     readers=("images.py",),
     packages=("pillow",),
     encode=png,
-    stored=Stored(EXTENSIONS, FOREIGN_EXTENSIONS, "jpg or png", LARGEST),
+    stored=_STORED,
 )
