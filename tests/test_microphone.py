@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import sounds
-from click.testing import CliRunner
 
 from kerastune import environment
-from kerastune.cli import cli
 from kerastune.errors import DataError, KerastuneError
 from kerastune.modalities import audio
 from kerastune.predicting import inference
@@ -55,6 +53,7 @@ def test_pictures_are_not_heard(exported: Any) -> None:
         inference.predict(exported("resnet")["onnx"], (), mic=1.0)
 
 
-def test_files_and_a_microphone_exclude_each_other() -> None:
-    result = CliRunner().invoke(cli, ["predict", "run", "clip.wav", "--mic", "3"])
-    assert result.exit_code == 2 and "not both" in result.output
+def test_examples_and_a_microphone_exclude_each_other(exported: Any) -> None:
+    with pytest.raises(KerastuneError, match="Both mic = 3 and examples are given") as found:
+        inference.predict(exported("resnet")["onnx"], "clip.wav", mic=3.0)
+    assert found.value.hint == "Give examples or mic, not both."

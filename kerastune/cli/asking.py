@@ -52,8 +52,8 @@ def predict(
     from kerastune.run import Run
 
     asked = [*examples, *(line.rstrip("\n") for line in lines or () if line.strip())]
-    if bool(asked) == bool(options["mic"]):
-        raise click.UsageError("Give files or --mic, not both." if asked else "Give image files or texts.")
+    if not asked and not options["mic"]:
+        raise click.UsageError("Give files or texts, or --mic.")
     of = inference.opened(folder)
     with progress() as told, told.working("loading and asking the model"):
         found = inference.predict(of, asked, top, **options)

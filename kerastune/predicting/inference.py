@@ -64,7 +64,7 @@ def predict(
         timestamps: also tell when each segment of speech is said.
         beams: drafts of a transcript to pursue at a time, 1 to 8; default: the model's.
         draw: a folder for PNG files of the images with the output drawn on them: boxes, classes, or heat maps.
-        mic: seconds for which a microphone is heard, instead of examples.
+        mic: seconds for which a microphone is heard; examples are () then.
 
     Raises:
         DataError: some examples cannot be read (names them all); a text is missing its partner in a pair; a prompt
@@ -92,6 +92,8 @@ def _asked(of: Run | Artifact, examples: Sequence[str | Path], mic: float | None
     """Returns the examples, or what a microphone hears, in parts of the model's window where it hears no more."""
     device = device_of(of)
     modality, window = device.modality, device.window
+    if mic is not None and examples:
+        raise KerastuneError(f"Both mic = {mic:g} and examples are given.", "Give examples or mic, not both.")
     if mic is None:
         asked = modality.ask(examples, of.manifest.sides if isinstance(of, Artifact) else device.sides(of.recipe))
     elif modality.hear:
