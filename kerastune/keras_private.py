@@ -4,12 +4,13 @@ Written for Keras 3.15 and KerasHub 0.32. If a later version moves one of them, 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import keras
 from keras.src.backend.common import global_state, masking
+from keras.src.backend.common.variables import AutocastScope
 from keras.src.layers.layer import CallContext
 from keras.src.models import functional
 from keras.src.ops.core import ConvertToTensor as ConvertToTensor
@@ -143,6 +144,11 @@ def set_mask(x: Any, mask: Any) -> None:
 def takes_training(layer: keras.Layer) -> bool:
     """Returns whether a layer's `call` takes `training`. A signature is not enough: Keras looks through wrappers."""
     return bool(layer._call_has_training_arg)
+
+
+def autocast(model: keras.Model) -> AbstractContextManager[Any]:
+    """Casts variables in the block as a call of the model does, inside which tied embeddings alone stay in float32."""
+    return nullcontext() if model.compute_dtype == model.variable_dtype else AutocastScope(model.compute_dtype)
 
 
 @contextmanager

@@ -98,8 +98,11 @@ def test_padding_does_not_change_what_is_predicted(plan: Any) -> None:
     np.testing.assert_allclose(whole[2:, : alone.shape[1]], alone, atol=1e-5)
 
 
-def test_the_decoder_gets_adapters_and_the_encoders_outputs_are_kept(speech_recipe: Callable[..., Any]) -> None:
-    made = train.plan(speech_recipe(phases=[{"epochs": 2}]))
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_the_decoder_gets_adapters_and_the_encoders_outputs_are_kept(
+    speech_recipe: Callable[..., Any], precision: str
+) -> None:
+    made = train.plan(speech_recipe(phases=[{"epochs": 2}], train=_training("auto", precision)))
     (audit,), cache = made.audits, next(one for one in made.decisions if one.key == "train.cache")
     assert audit.lora and all("transformer_decoder" in path for path in audit.lora.layers)
     assert "encoder_layer_norm.Cast" in cache.after
@@ -116,8 +119,8 @@ def test_kept_outputs_train_as_well_as_others(speech_recipe: Callable[..., Any],
     assert history[0][-1]["loss"] < history[0][0]["loss"]
 
 
-def _training(cache: str) -> dict[str, Any]:
-    return {"batch_size": 8, "xla": False, "precision": "float32", "cache": cache}
+def _training(cache: str, precision: str = "float32") -> dict[str, Any]:
+    return {"batch_size": 8, "xla": False, "precision": precision, "cache": cache}
 
 
 def test_the_epoch_with_the_fewest_wrong_words_is_kept(made: Any) -> None:
@@ -343,8 +346,9 @@ def test_filters_for_another_rate_are_caught(model: Any, problems: Callable[...,
     assert problems(converter=converter)
 
 
-def test_a_shifted_start_is_caught(problems: Callable[..., list[str]]) -> None:
-    assert problems(shift=3_200)
+@pytest.mark.parametrize("samples", [160, 3_200])
+def test_a_start_that_is_shifted_by_a_hop_or_more_is_caught(problems: Callable[..., list[str]], samples: int) -> None:
+    assert problems(shift=samples)
 
 
 def test_a_swapped_language_is_caught(model: Any, problems: Callable[..., list[str]]) -> None:

@@ -64,13 +64,15 @@ class Cut:
     def prefix(self, x: Any) -> tuple[Tensor, ...]:
         """Maps model inputs to the crossing tensors, in inference mode, eagerly or in a tf.function."""
         values = by_id(self.inputs, keras_private.standardized(self.task, x))
-        graph.run(self.front, values)
+        with keras_private.autocast(self.task):
+            graph.run(self.front, values)
         return tuple(values[id(symbol)] for symbol in self.crossing)
 
     def tail(self, tensors: Sequence[Any], training: bool) -> Any:
         """Maps the crossing tensors to the model's outputs."""
         values = by_id(self.crossing, map(tf.convert_to_tensor, tensors))
-        graph.run(self.rest, values, training, self.still)
+        with keras_private.autocast(self.task):
+            graph.run(self.rest, values, training, self.still)
         outputs = tree.map_structure(lambda symbol: values[id(symbol)], self.outputs)
         return outputs[0] if isinstance(outputs, list | tuple) and len(outputs) == 1 else outputs
 
