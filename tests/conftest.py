@@ -156,6 +156,14 @@ def sound_preset(once: Once) -> Path:
 
 
 @pytest.fixture(scope="session")
+def moonshine(once: Once) -> Path:
+    """A folder with a tiny Moonshine."""
+    import tiny
+
+    return once("presets/moonshine", tiny.moonshine_preset)
+
+
+@pytest.fixture(scope="session")
 def speech_preset(once: Once) -> Path:
     """A folder with a tiny Whisper that writes letters."""
     import tiny

@@ -234,6 +234,11 @@ def test_a_preset_of_texts_is_refused(
         fine_tune(wanted(preset=str(text_preset("Bert"))), tmp_path / "run")
 
 
+def test_a_moonshine_is_refused_with_its_name(wanted: Callable[..., Any], moonshine: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"has no encoder of sounds.*MoonshineBackbone"):
+        fine_tune(wanted(preset=str(moonshine)), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [

@@ -249,3 +249,11 @@ def sound_preset(folder: Path, seed: int = 1) -> None:
     whisper = hub.WhisperBackbone(**size, max_encoder_sequence_length=200, max_decoder_sequence_length=10)
     for part in (whisper, keras_hub.layers.WhisperAudioConverter()):
         part.save_to_preset(str(folder))
+
+
+def moonshine_preset(folder: Path) -> None:
+    """Writes a preset of a Moonshine with its audio converter."""
+    size = {"vocabulary_size": 50, "filter_dim": 32, "hidden_dim": 32, "intermediate_dim": 64}
+    size |= {f"{side}_{what}": 2 for side in ("encoder", "decoder") for what in ("num_layers", "num_heads")}
+    for part in (hub.MoonshineBackbone(**size, dtype="float32"), keras_hub.layers.MoonshineAudioConverter()):
+        part.save_to_preset(str(folder))
