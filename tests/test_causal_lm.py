@@ -200,7 +200,8 @@ def test_a_model_learns_its_pairs_by_heart_and_says_them(
 ) -> None:
     """Qwen's tokenizer pads with the token that ends a text, where KerasHub's `generate` says nothing."""
     task, splits = made(recipe_of(chat_recipe, family, template))
-    x, y = feeding.spoken(task, splits.train).tokens.rows, tf.constant(learning.truth(task, splits.train))
+    tokens, y = feeding.spoken(task, splits.train).tokens, tf.constant(learning.truth(task, splits.train))
+    x = tokens.rows(np.arange(len(splits.train)), y.shape[1])
     loss, optimizer = mean_loss, keras.optimizers.Adam(1e-2)
 
     @tf.function

@@ -12,11 +12,15 @@ based on content alone can hold shares and never move anything.
 import functools
 import hashlib
 import math
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 
+import numpy as np
+import numpy.typing as npt
+
+from kerastune.data.columns import Digests
 from kerastune.data.rules import Draft
 from kerastune.data.source import KNOWN, SPLITS, Problem, counted
 from kerastune.errors import quoted
@@ -26,16 +30,29 @@ _MOVABLE = (None, "train")
 _KEPT = 4  # examples of a label that train needs at the least
 
 
+Ints = npt.NDArray[np.int64]
+
+
 @dataclass(frozen=True)
-class _Unit:
-    """Examples that must stay in one split: a group, or copies."""
+class _Units:
+    """What must stay in one split: groups, copies, and single examples, in the order of their places.
 
-    place: float  # from 0 to 1
-    members: list[int]
-    trains: bool = True
+    Attributes:
+        members: the examples, unit by unit, int64 [n].
+        starts: where each unit begins in `members`, int64 [units + 1].
+        places: from 0 to 1, float64 [units].
+    """
 
-    def __len__(self) -> int:
-        return len(self.members)
+    members: Ints
+    starts: Ints
+    places: npt.NDArray[np.float64]
+
+    def of(self, unit: int) -> Ints:
+        return self.members[self.starts[unit] : self.starts[unit + 1]]
+
+    @property
+    def sizes(self) -> Ints:
+        return np.diff(self.starts)
 
 
 def assign(draft: Draft, settings: Data) -> None:
@@ -43,38 +60,44 @@ def assign(draft: Draft, settings: Data) -> None:
     _refuse_torn_groups(draft)
     test = 0.0 if draft.declares("test") else settings.test_fraction
     validation = 0.0 if draft.declares("validation") else settings.validation_fraction
-    for units in _strata(draft).values():
-        held = [unit for unit in units if not unit.trains]
-        placed = _placed([unit for unit in units if unit.trains], test, validation)
-        for split, those in (*placed.items(), *_held_out(held, test, validation)):
-            for i in chain.from_iterable(unit.members for unit in those):
-                draft.splits[i] = split
+    units = _units(draft)
+    split_of = np.zeros(len(units.places), np.int8)
+    for trained, held in _strata(draft, units):
+        for placed in (_placed(trained, units, test, validation), _held_out(held, test, validation)):
+            for split, those in placed.items():
+                split_of[those] = SPLITS.index(split)
+    for i, n in zip(units.members, np.repeat(split_of, units.sizes), strict=True):
+        draft.splits[i] = SPLITS[n]
     _note_groups(draft)
     _hold_known(draft, settings.known_share)
 
 
-def _strata(draft: Draft) -> dict[str, list[_Unit]]:
-    """Returns the units of each label by their place; a unit with several labels counts for its rarest."""
-    members: dict[str, list[int]] = defaultdict(list)
-    for i in draft.alive:
-        if draft.source.examples[i].split in _MOVABLE:
-            members[_key(draft, i)].append(i)
+def _units(draft: Draft) -> _Units:
+    movable = array("q", (i for i in draft.alive if draft.examples.place(i)[0] in _MOVABLE))
+    keys = Digests(len(movable))
+    for n, i in enumerate(movable):
+        keys[n] = _key(draft, i)
+    order, starts = keys.sorted(np.arange(len(movable)))
+    return _Units(np.asarray(movable, np.int64)[order], starts, keys.places()[order[starts[:-1]]])
+
+
+def _strata(draft: Draft, units: _Units) -> Iterator[tuple[Ints, Ints]]:
+    """Yields each label's units that may train, and those that may not; a unit with several counts for its rarest."""
     held: Counter[str] = Counter()
-    names = {key: _labels(draft, those) for key, those in members.items()}
-    for labels in names.values():
-        held.update(labels)
-    strata: dict[str, list[_Unit]] = defaultdict(list)
-    for key, those in members.items():
-        rarest = min(names[key], key=lambda label: (held[label], label), default="")
-        trains = all(draft.source.examples[i].trains for i in those)
-        strata[rarest].append(_Unit(int(key[:16], 16) / 2**64, those, trains))
-    for units in strata.values():
-        units.sort(key=lambda unit: unit.place)
-    return dict(strata)
+    for unit in range(len(units.places)):
+        held.update(_labels(draft, units.of(unit)))
+    strata: dict[str, tuple[array[int], array[int]]] = defaultdict(lambda: (array("q"), array("q")))
+    for unit in range(len(units.places)):
+        members = units.of(unit)
+        rarest = min(_labels(draft, members), key=lambda label: (held[label], label), default="")
+        trains = all(draft.examples.place(i)[2] for i in members)
+        strata[rarest][not trains].append(unit)
+    for trained, others in strata.values():
+        yield np.asarray(trained, np.int64), np.asarray(others, np.int64)
 
 
 def _key(draft: Draft, i: int) -> str:
-    group = draft.source.examples[i].group
+    group = draft.examples.place(i)[1]
     if group is not None:
         return hashlib.sha256(group.encode()).hexdigest()
     return draft.truth.place(draft.digests[i], functools.partial(draft.source.read, i))
@@ -85,59 +108,73 @@ def _labels(draft: Draft, members: Iterable[int]) -> set[str]:
     return set() if draft.truth.together > 1 else {label for i in members for label in draft.labels(i)}
 
 
-def _placed(units: list[_Unit], test: float, validation: float) -> dict[str, deque[_Unit]]:
-    """Returns the units of each split.
+@dataclass
+class _Circle:
+    """The units of a label on the circle of places: test, validation, train, so that each has one border with train.
 
-    On the circle of places, train lies between validation and test, so that each has one border with it.
+    Attributes:
+        sizes: examples in each unit.
+        first, middle, last: where test, validation and train begin. Train ends where test begins, once around.
     """
-    found: dict[str, deque[_Unit]] = {split: deque() for split in SPLITS}
-    for unit in units:
-        split = "test" if unit.place < test else "validation" if unit.place < test + validation else "train"
-        found[split].append(unit)
-    total, train = sum(map(len, units)), found["train"]
-    shares = {split: total * share for split, share in (("test", test), ("validation", validation)) if share}
-    for change in (_give, _take):  # what one gives may be what the other takes
+
+    sizes: Ints
+    first: int
+    middle: int
+    last: int
+
+    def size(self, split: str) -> int:
+        start, end = (self.first, self.middle) if split == "test" else (self.middle, self.last)
+        return int(self.sizes[np.arange(start, end) % len(self.sizes)].sum())
+
+    def give(self, split: str, share: float) -> None:
+        """Moves units across a split's border into train while it holds too much, and is the nearer to its share."""
+        size, most = self.size(split), max(math.floor(share + _slack(share)), 1)
+        while size > most:
+            unit = int(self.sizes[(self.first if split == "test" else self.last - 1) % len(self.sizes)])
+            if abs(size - unit - share) >= abs(size - share):
+                break
+            self._move(split, 1)
+            size -= unit
+
+    def take(self, split: str, share: float) -> None:
+        """Moves units across a split's border out of train while it holds too little, but never the last one."""
+        size, least = self.size(split), max(math.ceil(share - _slack(share)), 1 if share >= 0.5 else 0)
+        while size < least and len(self.sizes) + self.first - self.last > 1:
+            unit = int(self.sizes[(self.first - 1 if split == "test" else self.last) % len(self.sizes)])
+            if size and abs(size + unit - share) >= abs(size - share):
+                break
+            self._move(split, -1)
+            size += unit
+
+    def _move(self, split: str, units: int) -> None:
+        if split == "test":
+            self.first += units
+        else:
+            self.last -= units
+
+
+def _placed(units: Ints, of: _Units, test: float, validation: float) -> dict[str, Ints]:
+    """Returns the units of each split."""
+    sizes, places = of.sizes[units], of.places[units]
+    circle = _Circle(sizes, 0, *(int(np.searchsorted(places, border)) for border in (test, test + validation)))
+    shares = {split: int(sizes.sum()) * share for split, share in (("test", test), ("validation", validation)) if share}
+    for change in (circle.give, circle.take):  # what one gives may be what the other takes
         for split, share in shares.items():
-            change(found[split], train, share, split == "test")
-    if not train and units:  # the label must be in train
+            change(split, share)
+    borders = (circle.last, len(units) + circle.first), (circle.middle, circle.last), (circle.first, circle.middle)
+    around = [units[np.arange(*border) % max(len(units), 1)] for border in borders]
+    found = dict(zip(("train", "validation", "test"), around, strict=True))
+    if not len(found["train"]) and len(units):  # the label must be in train
         split = max(("test", "validation"), key=lambda split: len(found[split]))
-        train.append(found[split].pop())
+        found["train"], found[split] = found[split][-1:], found[split][:-1]
     return found
 
 
-def _held_out(units: list[_Unit], test: float, validation: float) -> list[tuple[str, list[_Unit]]]:
+def _held_out(units: Ints, test: float, validation: float) -> dict[str, Ints]:
     """Returns the test and the validation units of those that never train, by the shares of the two."""
     share = test / (test + validation) if test + validation else 1.0
     border = round(len(units) * share)
-    return [("test", units[:border]), ("validation", units[border:])]
-
-
-def _give(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bool) -> None:
-    """Moves units across a split's border into train while the split holds too much, and is the nearer to its share."""
-    size, most = sum(map(len, held)), max(math.floor(share + _slack(share)), 1)
-    while size > most:
-        unit = held[0] if at_front else held[-1]
-        if abs(size - len(unit) - share) >= abs(size - share):
-            break
-        if at_front:
-            train.append(held.popleft())
-        else:
-            train.appendleft(held.pop())
-        size -= len(unit)
-
-
-def _take(held: deque[_Unit], train: deque[_Unit], share: float, at_front: bool) -> None:
-    """Moves units across a split's border out of train while the split holds too little, but never the last one."""
-    size, least = sum(map(len, held)), max(math.ceil(share - _slack(share)), 1 if share >= 0.5 else 0)
-    while size < least and len(train) > 1:
-        unit = train[-1] if at_front else train[0]
-        if held and abs(size + len(unit) - share) >= abs(size - share):
-            break
-        if at_front:
-            held.appendleft(train.pop())
-        else:
-            held.append(train.popleft())
-        size += len(unit)
+    return {"train": units[:0], "test": units[:border], "validation": units[border:]}
 
 
 def _slack(share: float) -> float:
@@ -153,7 +190,7 @@ def _hold_known(draft: Draft, share: float) -> None:
         return
     held = [0, 0]
     for members in draft.by_label().values():
-        movable = [i for i in members if draft.splits[i] == "train" and draft.source.examples[i].split in _MOVABLE]
+        movable = [i for i in members if draft.splits[i] == "train" and draft.examples.place(i)[0] in _MOVABLE]
         digests = sorted({draft.digests[i] for i in movable})
         count = max(round(share * len(digests)), 2)
         if len(digests) - count >= _KEPT:
@@ -176,7 +213,7 @@ def _refuse_torn_groups(draft: Draft) -> None:
     gone: set[int] = set()
     whole = draft.settings.whole_labels
     for group, members in _groups(draft).items():
-        there = Counter(split for i in members if (split := draft.source.examples[i].split))
+        there = Counter(split for i in members if (split := draft.examples.place(i)[0]))
         if len(there) < 2:
             continue
         last = max(there, key=SPLITS.index)
@@ -184,7 +221,7 @@ def _refuse_torn_groups(draft: Draft) -> None:
         kind, way = ("label", "set data.known_labels = true") if whole else ("group", "the others are left out")
         problem = f"is torn by the declared splits: {words}; {way}"
         draft.problems.append(Problem(f"{kind} {quoted(group)}", problem))
-        gone |= {i for i in members if draft.source.examples[i].split != last}
+        gone |= {i for i in members if draft.examples.place(i)[0] != last}
     draft.drop(gone)
 
 
@@ -200,6 +237,6 @@ def _note_groups(draft: Draft) -> None:
 def _groups(draft: Draft) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = defaultdict(list)
     for i in draft.alive:
-        if (group := draft.source.examples[i].group) is not None:
+        if (group := draft.examples.place(i)[1]) is not None:
             groups[group].append(i)
     return groups

@@ -1,14 +1,18 @@
-"""Contents of a table's rows: in memory while they are small, else in a file without a name, to keep memory flat."""
+"""Bytes by row: in memory while they are few, else in a file without a name, to keep memory flat."""
 
+import mmap
 import os
 import tempfile
 import weakref
 from array import array
 from typing import IO
 
+import numpy as np
+import numpy.typing as npt
+
 from kerastune.errors import DataError
 
-MOST = 2**26
+MOST = 2**24
 """Bytes of contents that stay in memory."""
 
 
@@ -42,6 +46,16 @@ class Contents:
         assert self._file
         return os.pread(self._file.fileno(), end - start, start)
 
+    def all(self) -> tuple[npt.NDArray[np.uint64], memoryview | mmap.mmap]:
+        """Returns where each row begins, uint64 [n + 1], and all rows one behind the other.
+
+        What is on disk is mapped anew, because touched pages count as this process's memory until they are unmapped.
+        """
+        if self._file is not None and self._held:
+            self._write()
+        file = self._file and mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._starts, np.uint64), file or memoryview(self._held)
+
     def _write(self) -> None:
         try:
             if self._file is None:
@@ -52,7 +66,7 @@ class Contents:
                 left = left[self._file.write(left) :]
         except OSError as error:
             raise DataError(
-                f"The texts do not fit into {tempfile.gettempdir()}: {error.strerror or error}.",
+                f"The data do not fit into {tempfile.gettempdir()}: {error.strerror or error}.",
                 "Make room, or set TMPDIR to a folder with more.",
             ) from error
         self._held.clear()

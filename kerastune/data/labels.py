@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 
+from kerastune.data.columns import Examples
 from kerastune.data.source import Boxed, Example, Label, Outlined, Source, counted, some
 from kerastune.errors import printable, quoted, shortened
 
@@ -22,16 +23,20 @@ def normal(label: Label) -> Label:
 
 def normalised(source: Source) -> Source:
     """Returns the source with normalised labels and groups, and notes on those that changed or look alike."""
-    found = [_normal(example) for example in source.examples]
-    notes = []
-    changed = {
-        quoted(", ".join(_names(b.label))) for a, b in zip(source.examples, found, strict=True) if a.label != b.label
-    }
+    found, notes, changed, count = Examples(), [], set(), 0
+    labels, groups = set[str](), set[str]()
+    for example in source.examples:
+        made = _normal(example)
+        if made.label != example.label:
+            count += 1
+            changed.add(quoted(", ".join(_names(made.label))))
+        labels.update(_names(made.label))
+        if made.group is not None:
+            groups.add(made.group)
+        found.append(made)
     if changed:
-        count = counted(sum(a.label != b.label for a, b in zip(source.examples, found, strict=True)), "example")
-        notes.append(f"{count}: label without outer spaces and in Unicode's composed form ({some(sorted(changed))})")
-    labels = {name for example in found for name in _names(example.label)}
-    groups = {example.group for example in found if example.group is not None}
+        what = f"label without outer spaces and in Unicode's composed form ({some(sorted(changed))})"
+        notes.append(f"{counted(count, 'example')}: {what}")
     notes += [*_alike("labels", labels), *_alike("groups", groups)]
     order = source.labels and tuple(str(normal(name)) for name in source.labels)
     return replace(source, examples=found, labels=order, notes=(*source.notes, *notes))

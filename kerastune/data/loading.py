@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 from kerastune import assets
 from kerastune.data.assigning import assign
+from kerastune.data.columns import Chosen, Examples
 from kerastune.data.labels import normalised
 from kerastune.data.rules import (
     Draft,
@@ -121,7 +122,7 @@ def _silent(stage: str, done: int, total: int) -> None: ...
 
 def _whole_labels(source: Source) -> Source:
     """Returns the source with each label as a group, so that it stays in one split."""
-    return replace(source, examples=[replace(one, group=str(one.label)) for one in source.examples])
+    return replace(source, examples=Examples(replace(one, group=str(one.label)) for one in source.examples))
 
 
 def refuse_missing(settings: Data) -> None:
@@ -149,7 +150,8 @@ def _read_all(draft: Draft, progress: Progress) -> None:
             parts = [block[at : at + _PART] for at in range(0, len(block), _PART)]
             checked = chain.from_iterable(pool.map(lambda part: [_check(draft, i) for i in part], parts))
             for i, (digest, report) in zip(block, checked, strict=True):
-                draft.digests[i] = digest
+                if digest:
+                    draft.digests[i] = digest
                 for remark in report.remarks:
                     remarks[remark].append(draft.id(i))
                 if report.problem:
@@ -184,13 +186,12 @@ def _build(draft: Draft) -> Splits:
         draft.notes.append(f"{counted(unused, 'label')} without {draft.one} left out")
     train, validation, test = (_split(draft, split, labels) for split in SPLITS)
     known = _split(draft, KNOWN, labels)
-    facts = sorted(f"{draft.splits[i]} {draft.digests[i]} {draft.label(i)!r}" for i in draft.alive)
     return Splits(
         labels=labels,
         train=train,
         validation=validation,
         test=test,
-        fingerprint=hashlib.sha256("\n".join(facts).encode()).hexdigest(),
+        fingerprint=_fingerprint(draft),
         notes=tuple(draft.notes),
         skipped=tuple({"id": problem.id, "problem": problem.text} for problem in draft.problems),
         colors=draft.source.colors,
@@ -198,17 +199,30 @@ def _build(draft: Draft) -> Splits:
     )
 
 
+def _fingerprint(draft: Draft) -> str:
+    """Returns the sha256 of the sorted lines "split digest label", joined by line feeds."""
+    found = hashlib.sha256()
+    between = b""
+    for split in sorted(set(draft.splits)):
+        order, starts = draft.digests.sorted(draft.members(split))
+        for start, end in pairwise(starts):
+            digest = draft.digests[int(order[start])]
+            for label in sorted(f"{draft.label(i)!r}" for i in order[start:end]):
+                found.update(between + f"{split} {digest} {label}".encode())
+                between = b"\n"
+    return found.hexdigest()
+
+
 def _split(draft: Draft, split: str, labels: tuple[str, ...]) -> Split:
-    members = [i for i in draft.alive if draft.splits[i] == split]
-    read = draft.source.read
+    members, read = draft.members(split), draft.source.read
     return Split(
-        ids=tuple(draft.id(i) for i in members),
-        digests=tuple(draft.digests[i] for i in members),
+        ids=Chosen(draft.examples.ids, members),
+        digests=Chosen(draft.digests, members),
         labels=draft.truth.array(
-            [draft.label(i) for i in members], labels, [functools.partial(read, i) for i in members]
+            [draft.label(i) for i in members], labels, (functools.partial(read, i) for i in members)
         ),
         read=lambda i: read(members[i]),
         modality=draft.modality,
         truth=draft.truth,
-        groups=tuple(draft.source.examples[i].group for i in members),
+        groups=tuple(draft.examples.place(i)[1] for i in members),
     )

@@ -1,10 +1,12 @@
 """Rules for all data: what is refused, and what is left out."""
 
 import hashlib
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from kerastune.data.columns import Digests, Examples
 from kerastune.data.source import KNOWN, SPLITS, Label, Problem, Source, counted, some
 from kerastune.data.truths import TRUTHS, Truth
 from kerastune.errors import DataError, listed, quoted
@@ -18,18 +20,17 @@ class Draft:
 
     settings: Data
     source: Source
-    alive: list[int] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
-    splits: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     copies: list[tuple[int, str]] = field(default_factory=list)
     """The examples left out as copies, and the split that keeps the other."""
 
     def __post_init__(self) -> None:
-        self.alive = list(range(len(self.source.examples)))
-        self.digests = [""] * len(self.alive)
-        self.splits = [example.split or "" for example in self.source.examples]
+        given = self.source.examples
+        self.examples = given if isinstance(given, Examples) else Examples(given)
+        self.alive = array("q", range(len(given)))
+        self.digests = Digests(len(given))
+        self.splits = [self.examples.place(i)[0] or "" for i in self.alive]
         self.problems = list(self.source.problems)
         self.notes = list(self.source.notes)
 
@@ -50,23 +51,27 @@ class Draft:
         return self.modality.one
 
     def label(self, i: int) -> Label:
-        return self.source.examples[i].label
+        return self.examples.label(i)
 
     def labels(self, i: int) -> tuple[str, ...]:
         """Returns the label names of an example; none if its truth is something else."""
         return self.truth.names(self.label(i))
 
     def id(self, i: int) -> str:
-        return self.source.examples[i].id
+        return self.examples.ids[i]
 
     def declares(self, split: str) -> bool:
-        return any(example.split == split for example in self.source.examples)
+        return any(self.examples.place(i)[0] == split for i in range(len(self.examples)))
 
     def drop(self, gone: set[int]) -> None:
-        self.alive = [i for i in self.alive if i not in gone]
+        if gone:
+            self.alive = array("q", (i for i in self.alive if i not in gone))
 
-    def by_label(self) -> dict[str, list[int]]:
-        groups: dict[str, list[int]] = defaultdict(list)
+    def members(self, split: str) -> "array[int]":
+        return array("q", (i for i in self.alive if self.splits[i] == split))
+
+    def by_label(self) -> "dict[str, array[int]]":
+        groups: dict[str, array[int]] = defaultdict(lambda: array("q"))
         for i in self.alive:
             for label in self.labels(i):
                 groups[label].append(i)
@@ -103,10 +108,7 @@ def require_splits(draft: Draft, settings: Data) -> None:
 
 
 def refuse_two_labels_for_one_example(draft: Draft) -> None:
-    groups: dict[str, list[int]] = defaultdict(list)
-    for i in draft.alive:
-        groups[draft.digests[i]].append(i)
-    torn = [group for group in groups.values() if len({draft.label(i) for i in group}) > 1]
+    torn = [group for group in draft.digests.copies(draft.alive) if len({draft.label(i) for i in group}) > 1]
     if not torn:
         return
     unit, what = draft.unit, draft.truth.word
@@ -133,21 +135,20 @@ def refuse_single_examples(draft: Draft) -> None:
 
 def part_copies(draft: Draft) -> None:
     """Removes copies of test examples from validation and train, and copies of validation examples from train."""
-    held: dict[str, str] = {}  # digest → the split that keeps it
-    for wanted in ("test", "validation", KNOWN, "train"):
-        held |= {
-            draft.digests[i]: wanted for i in draft.alive if draft.splits[i] == wanted and draft.digests[i] not in held
-        }
-    gone = [i for i in draft.alive if held[draft.digests[i]] != draft.splits[i]]
-    moves = Counter((draft.splits[i], held[draft.digests[i]]) for i in gone)
+    order = ("test", "validation", KNOWN, "train")
+    held: dict[int, str] = {}  # of copies: the split that keeps one
+    for same in draft.digests.copies(draft.alive):
+        held |= dict.fromkeys(same, min((draft.splits[i] for i in same), key=order.index))
+    gone = sorted(i for i, split in held.items() if split != draft.splits[i])
+    moves = Counter((draft.splits[i], held[i]) for i in gone)
     for (split, other), count in sorted(moves.items()):
         draft.notes.append(f"{counted(count, draft.unit)} left out of {split}: exact copies of {other} {draft.unit}s")
-    draft.copies = [(i, held[draft.digests[i]]) for i in gone]
+    draft.copies = [(i, held[i]) for i in gone]
     draft.drop(set(gone))
-    first = {draft.digests[i]: i for i in reversed(draft.alive)}
-    copies = len(draft.alive) - len(first)
+    again = {i for _, *others in draft.digests.copies(draft.alive) for i in others}
+    copies = len(again)
     if copies and not draft.truth.repeats:  # a duplicate would find itself
-        draft.drop(set(draft.alive) - set(first.values()))
+        draft.drop(again)
         draft.notes.append(f"{counted(copies, 'exact copy', 'exact copies')} of another {draft.unit} left out")
     elif copies:
         draft.notes.append(f"{counted(copies, 'exact copy', 'exact copies')} of another {draft.unit} in the same split")
@@ -175,7 +176,7 @@ def keep_few(draft: Draft, settings: Data) -> None:
         return
     kept: set[int] = set()
     short: list[str] = []
-    train = [i for i in draft.alive if draft.splits[i] == "train"]
+    train = draft.members("train")
     for label, members in draft.by_label().items():
         trained = [i for i in reversed(members) if draft.splits[i] == "train"]
         place = {draw_key(draft.digests[i], settings.per_label_seed): i for i in trained}
@@ -213,14 +214,14 @@ def require_enough(draft: Draft, settings: Data) -> None:
         raise DataError(f"No usable {draft.unit} is left in {draft.source.where}.", listed(draft.problems))
     require_two_labels(draft, labels)
     for split in SPLITS:
-        members = [i for i in draft.alive if draft.splits[i] == split]
-        ids, given = [draft.id(i) for i in members], [draft.label(i) for i in members]
-        if not members and draft.truth.least(ids, given) is None:
+        members = draft.members(split)
+        if not members and draft.truth.least([], []) is None:
             cure = f"Add {draft.unit}s." if split == "train" else _cure(draft, settings, split)
             copies = _copies(draft, split)
             raise DataError(f"The {split} split of {draft.source.where} holds no {draft.unit}s{copies}.", cure)
         if split == "train":
             continue
+        ids, given = [draft.id(i) for i in members], [draft.label(i) for i in members]
         if (least := draft.truth.least(ids, given)) and least[0] < 2:
             raise DataError(
                 f"The {split} split of {draft.source.where} holds {counted(len(members), draft.unit)} of "

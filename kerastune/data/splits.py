@@ -15,8 +15,8 @@ from kerastune.modalities import Example, Modality
 class Split:
     """One of train, validation and test."""
 
-    ids: tuple[str, ...]  # for users: a path inside the data folder, a line, or "train[123]"
-    digests: tuple[str, ...]  # sha256 of the encoded bytes
+    ids: Sequence[str]  # for users: a path inside the data folder, a line, or "train[123]"
+    digests: Sequence[str]  # sha256 of the encoded bytes
     labels: Array  # the truth, as `Truth.array` makes it: one row an example
     read: Callable[[int], bytes]  # the encoded example, as its modality decodes it; thread-safe
     modality: Modality

@@ -5,7 +5,7 @@ import hashlib
 import json
 import unicodedata
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -50,7 +50,7 @@ class Truth:
     word: str
     names: Callable[[Label], Names]
     ordered: Callable[[Names | None, Names], Names]
-    array: Callable[[Sequence[Label], Names, Sequence[Callable[[], bytes]]], Array]
+    array: Callable[[Sequence[Label], Names, Iterable[Callable[[], bytes]]], Array]
     classes: Callable[[Array], Ints]
     counts: Callable[[Names, Array], dict[str, int]]
     place: Callable[[str, Callable[[], bytes]], str] = lambda digest, content: digest
@@ -126,7 +126,7 @@ def _nothing(given: Sequence[Label], labels: Names, contents: Any) -> Array:
     return np.zeros((len(given), 1), np.float32)  # the truth is in the example itself
 
 
-def _numbered(given: Sequence[Label], labels: Names, contents: Sequence[Callable[[], bytes]]) -> Array:
+def _numbered(given: Sequence[Label], labels: Names, contents: Iterable[Callable[[], bytes]]) -> Array:
     """Numbers the text of each side of each pair from 0, int64 [n, sides]; equal texts have the same number."""
     known: dict[str, int] = {}
     return np.array(

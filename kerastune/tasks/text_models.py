@@ -77,7 +77,8 @@ def signed(tokens: Callable[..., dict[str, tf.Tensor]], model: Model, sides: Seq
 def inputs(model: Model, examples: Sequence[Any]) -> list[dict[str, Ints]]:
     """Returns each example as inputs of an exported model, int32 [L] by name."""
     found = tokenised(model.preprocessor, examples)
-    return [{name: row[i, :end] for name, row in found.rows.items()} for i, end in enumerate(found.lengths)]
+    rows = (found.rows(np.array([i]), int(end)) for i, end in enumerate(found.lengths))
+    return [{name: row[0] for name, row in one.items()} for one in rows]
 
 
 def largest_product(model: Model) -> Any:

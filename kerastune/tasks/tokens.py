@@ -1,13 +1,14 @@
 """Turns texts into model inputs: tokens from the preset's own preprocessor, in batches of similar length.
 
 A split is tokenised once, by the graph path of KerasHub's preprocessors (the one of tf.data and SavedModel), and kept
-as int32 rows. Batches are cut from these rows, no longer than the longest text in their bucket.
+without padding. Batches are gathered from that, no longer than the longest text in their bucket.
 """
 
 import functools
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from kerastune.data import Order, Split
+from kerastune.data.contents import Contents
 from kerastune.tasks.image_classification.settings import Augment
 from kerastune.tasks.pipeline import ahead
 
@@ -27,18 +29,52 @@ _BUCKETS = 12  # maximum number of lengths that batches are padded to; XLA compi
 _CHUNK = 1024  # texts tokenised at a time
 
 
+class Packed:
+    """Rows of ints by name of the model's input, kept without their padding: while they are few, in memory.
+
+    Args:
+        names: those of the inputs.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        self._contents = Contents()  # a row's ints, those of a token in the order of the names
+        self._padding = np.zeros(0, np.int32)  # by name, once some was seen
+
+    def append(self, rows: Mapping[str, Ints], lengths: npt.NDArray[np.int64]) -> None:
+        """Adds rows, int32 [n, L] by name; behind the length of a row, int64 [n], is padding."""
+        stacked = np.stack([rows[name] for name in self.names], axis=-1)
+        padding = stacked[np.arange(stacked.shape[1]) >= lengths[:, None]]
+        if len(padding):
+            self._padding = self._padding if len(self._padding) else padding[0]
+            assert (padding == self._padding).all(), "padding of two kinds"
+        for row, length in zip(stacked, lengths, strict=True):
+            self._contents.append(row[:length].tobytes())
+
+    def __call__(self, index: npt.NDArray[np.int64], width: int) -> dict[str, Ints]:
+        """Returns rows, cut or padded to a width: int32 [b, width] by name."""
+        starts, data = self._contents.all()
+        begin, end = (np.asarray(starts[at] // (4 * len(self.names)), np.int64) for at in (index, index + 1))
+        place = begin[:, None] + np.arange(width)
+        values = np.frombuffer(data, np.int32).reshape(-1, len(self.names))
+        found = values[np.minimum(place, len(values) - 1)]
+        if len(self._padding):
+            found[place >= end[:, None]] = self._padding
+        return {name: np.ascontiguousarray(found[..., k]) for k, name in enumerate(self.names)}
+
+
 @dataclass(frozen=True)
 class Tokens:
     """A split's texts as rows of ints.
 
     Attributes:
-        rows: int32 [n, longest] by name of the model's input.
+        rows: the model's inputs.
         lengths: number of tokens of each text, including special ones, int64 [n].
         truncated: number of texts that were longer than the model's maximum.
         buckets: lengths that batches are padded to, ascending.
     """
 
-    rows: dict[str, Ints]
+    rows: Packed
     lengths: npt.NDArray[np.int64]
     truncated: int
     buckets: tuple[int, ...]
@@ -56,7 +92,7 @@ def tokens(task: Any, split: Split) -> Tokens:
     """Returns the split's tokens; tokenises it on first use."""
     known, key = _known.setdefault(split, {}), preprocessing(task)
     if key not in known:
-        known[key] = tokenised(task.preprocessor, [split.example(i).tolist() for i in range(len(split))])
+        known[key] = tokenised(task.preprocessor, (split.example(i).tolist() for i in range(len(split))))
     return known[key]
 
 
@@ -66,33 +102,35 @@ def ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return found.to_list() if hasattr(found, "to_list") else [np.asarray(row).tolist() for row in found]
 
 
-def tokenised(preprocessor: Preprocessor, texts: Sequence[Sequence[str]]) -> Tokens:
+def tokenised(preprocessor: Preprocessor, texts: Iterable[Sequence[str]]) -> Tokens:
     """Tokenises rows of one or two texts, as the preprocessor packs them."""
-    length = preprocessor.sequence_length
-    rows = packed(preprocessor, texts, length)
-    mask = rows.get("padding_mask")
-    if mask is None:  # the model sees the padding, so the length must be that of its training
-        return Tokens(rows, np.full(len(texts), length), 0, (length,))
-    lengths = mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1)
-    full = np.flatnonzero(lengths == length)
-    longer = packed(preprocessor, [texts[int(i)] for i in full], length + 1)["padding_mask"] if len(full) else mask[:0]
+    length, left, found = preprocessor.sequence_length, iter(texts), Packed(())
+    lengths: list[npt.NDArray[np.int64]] = []
+    truncated, has_mask = 0, True
+    while some := list(itertools.islice(left, _CHUNK)):
+        rows = packed(preprocessor, some, length)
+        found = found if lengths else Packed(rows)
+        mask = rows.get("padding_mask")
+        if mask is None:  # the model sees the padding, so the length must be that of its training
+            lengths.append(np.full(len(some), length))
+            has_mask = False
+        else:
+            lengths.append(mask.shape[1] - np.argmax(mask[:, ::-1] != 0, axis=1))
+            if full := [some[i] for i in np.flatnonzero(lengths[-1] == length)]:
+                truncated += int((packed(preprocessor, full, length + 1)["padding_mask"].sum(1) > length).sum())
+        found.append(rows, lengths[-1])
     preprocessor.sequence_length = length
-    longest = int(lengths.max(initial=1))
-    return Tokens(
-        {name: np.ascontiguousarray(row[:, :longest]) for name, row in rows.items()},
-        lengths,
-        int((longer.sum(1) > length).sum()),
-        buckets(lengths),
-    )
+    all_lengths = np.concatenate(lengths)
+    return Tokens(found, all_lengths, truncated, buckets(all_lengths) if has_mask else (length,))
 
 
 def packed(preprocessor: Preprocessor, texts: Sequence[Sequence[str]], length: int) -> dict[str, Ints]:
     """Packs rows of one or two texts, int32 [n, length] by name of the model's input."""
     preprocessor.sequence_length = length
-    pack, sides = _packer(preprocessor, length, len(texts[0])), tuple(zip(*texts, strict=True))
-    chunks = range(0, len(texts), _CHUNK)
-    packed = [pack(*(tf.constant(side[start : start + _CHUNK]) for side in sides)) for start in chunks]
-    return {name: np.concatenate([part[name] for part in packed]).astype(np.int32) for name in packed[0]}
+    pack = _packer(preprocessor, length, len(texts[0]))
+    return {
+        name: row.numpy().astype(np.int32) for name, row in pack(*map(tf.constant, zip(*texts, strict=True))).items()
+    }
 
 
 @functools.lru_cache(maxsize=4)
@@ -159,13 +197,12 @@ def cut(found: Tokens, order: Order) -> tf.data.Dataset:
 
 def rows(found: Tokens, index: npt.NDArray[np.int64]) -> dict[str, Ints]:
     """Returns the tokens of texts, cut after the bucket of the longest."""
-    longest = found.buckets[int(np.searchsorted(found.buckets, found.lengths[index].max()))]
-    return {name: row[index, :longest] for name, row in found.rows.items()}
+    return found.rows(index, found.buckets[int(np.searchsorted(found.buckets, found.lengths[index].max()))])
 
 
 def fed(found: Tokens, made: Callable[[], Iterator[Any]]) -> tf.data.Dataset:
     """Turns a generator's batches of (`rows`, indices into the split int64 [B]) into a pipeline."""
-    inputs = {name: tf.TensorSpec([None, None], tf.int32) for name in found.rows}
+    inputs = {name: tf.TensorSpec([None, None], tf.int32) for name in found.rows.names}
     return ahead(tf.data.Dataset.from_generator(made, output_signature=(inputs, tf.TensorSpec([None], tf.int64))))
 
 
@@ -176,7 +213,7 @@ def example(task: Any, split: Split, batch_size: int) -> dict[str, tf.Tensor]:
 
 def longest(found: Tokens, batch_size: int) -> dict[str, tf.Tensor]:
     indices = np.argsort(-found.lengths, kind="stable")[:batch_size]
-    return {name: tf.constant(row[indices]) for name, row in found.rows.items()}
+    return {name: tf.constant(row) for name, row in rows(found, indices).items()}
 
 
 def preprocessing(task: Any, augment: Augment | None = None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from kerastune import assets
 from kerastune.data import limits
+from kerastune.data.columns import Examples, Strings
 from kerastune.data.source import (
     SPLITS,
     Example,
@@ -34,8 +35,8 @@ class _Found:
     modality: Modality
     stored: Stored
     grouped: bool  # whether folders inside label folders are groups
-    paths: list[str] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
+    paths: Strings = field(default_factory=Strings)
+    examples: Examples = field(default_factory=Examples)
     problems: list[Problem] = field(default_factory=list)
     foreign: Counter[str] = field(default_factory=Counter)  # extension → files left out
     empty: list[str] = field(default_factory=list)  # label folders without an example
@@ -80,10 +81,11 @@ def examples(settings: FolderData, progress: Progress, apart: str | None = None)
     if not found.examples and not any(p.text != "is in no label folder" for p in found.problems):
         what = counted(len(found.problems), unit) + " but no label folder" if found.problems else f"no {unit}"
         raise DataError(f"The folder {named(root)} holds {what}{_foreign(found)}.", found.layout)
+    paths = found.paths
     return Source(
         where=f"the folder {named(root)}",
         examples=found.examples,
-        read=lambda i: stored.read(found.paths[i], modality.one),
+        read=lambda i: stored.read(paths[i], modality.one),
         problems=tuple(found.problems),
         notes=_notes(found),
     )

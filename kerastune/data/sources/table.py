@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kerastune.data import cells
+from kerastune.data.columns import Examples
 from kerastune.data.contents import Contents
 from kerastune.data.source import SPLITS, Example, Label, Problem, Progress, Source, counted, named
 from kerastune.data.sources.rows import EXAMPLES, files, rows
@@ -21,7 +22,7 @@ T = TypeVar("T")
 @dataclass
 class _Table:
     settings: Table
-    examples: list[Example] = field(default_factory=list)
+    examples: Examples = field(default_factory=Examples)
     contents: Contents = field(default_factory=Contents)
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)

@@ -69,7 +69,8 @@ def lessons(model: Model, names: Sequence[str], conversations: Sequence[Sequence
         )
     mask = (np.arange(longest) < lengths[:, None]).astype(np.int32)
     truncated = sum(len(one.ids) - 1 > most for one in found)
-    rows = {"token_ids": ids, "padding_mask": mask}
+    rows = texts.Packed(("token_ids", "padding_mask"))
+    rows.append({"token_ids": ids, "padding_mask": mask}, lengths)
     return Lessons(texts.Tokens(rows, lengths, truncated, texts.buckets(lengths)), targets)
 
 

@@ -144,7 +144,7 @@ def reference(recipe: CausalLM, model: Model, examples: Sequence[Any]) -> Floats
     )
     said = []
     for i, n in enumerate(found.tokens.lengths):
-        x = {name: row[i : i + 1, :n] for name, row in found.tokens.rows.items()}
+        x = found.tokens.rows(np.array([i]), int(n))
         said.append(sums(tf.constant(found.targets[i : i + 1, :n]), model(x, training=False)).numpy())
     return np.concatenate(said)
 

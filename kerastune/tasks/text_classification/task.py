@@ -106,7 +106,7 @@ def scores(
     """
     forward = tf.function(
         lambda x: activated(target, model(x, training=False)),
-        input_signature=[{k: tf.TensorSpec([None, None], tf.int32) for k in tokens(model, split).rows}],
+        input_signature=[{k: tf.TensorSpec([None, None], tf.int32) for k in tokens(model, split).rows.names}],
     )
     found = np.empty((len(split), model.num_classes), np.float32)
     done = 0

@@ -210,7 +210,7 @@ def embed(model: Model, texts: Sequence[str], batch_size: int = 32) -> Vectors:
 def _vectors(model: Model, tokens: Tokens, batch_size: int, each: Callable[[int], None] = lambda n: None) -> Vectors:
     forward = tf.function(
         lambda x: tf.cast(model(x, training=False), tf.float32),
-        input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in tokens.rows}],
+        input_signature=[{name: tf.TensorSpec([None, None], tf.int32) for name in tokens.rows.names}],
     )
     found = np.empty((len(tokens.lengths), model.output_shape[-1]), np.float32)
     done = 0
