@@ -119,6 +119,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def has_bfloat16() -> bool:
+    """Returns whether the processor has instructions for products in bfloat16, as far as Linux says."""
+    with contextlib.suppress(OSError):
+        return bool({"avx512_bf16", "amx_bf16"} & set((_PROC / "cpuinfo").read_text().split()))
+    return False
+
+
 def memory_total() -> int:
     """Bytes that this process and its children may hold: the machine's memory, or less in a container."""
     return min([psutil.virtual_memory().total, *(group.limit for group in _groups())])

@@ -363,12 +363,34 @@ def test_texts_are_trained_in_bfloat16_on_a_cpu_that_was_measured_to_be_faster_i
     monkeypatch.setattr(precision, "_capabilities", list)
     monkeypatch.setattr(precision.timeit, "repeat", lambda *_, **__: [next(seconds)])
     task = image_classification.build(recipe("vit"), recipe("vit").preset, 3, "float32")
-    task, decision = precision.build_fastest(lambda policy: built.append(policy) or task, text_models.largest_product)
+    task, decision = precision.build_fastest(
+        lambda policy: built.append(policy) or task, text_models.largest_product, None
+    )
     assert decision.got == built[-1] == ("float32" if gain == 1 else "mixed_bfloat16")
     assert f"{gain:.2f} times as long in float32" in decision.why
-    _, unmeasured = precision.build_fastest(built.append, None)
+    _, unmeasured = precision.build_fastest(built.append, None, None)
     assert unmeasured.got == "float32"
     assert "no GPU" in unmeasured.why
+
+
+@pytest.mark.parametrize("gain", [1.0, 2.0])
+def test_images_are_trained_in_bfloat16_where_the_convolutions_of_a_step_were_measured_to_be_faster(
+    recipe, monkeypatch, gain
+):
+    monkeypatch.setattr(precision, "_capabilities", list)
+    monkeypatch.setattr(precision.environment, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "_seconds", lambda op, dtype: gain if dtype.name == "float32" else 1.0)
+    decision = plan(recipe("resnet", train={"precision": "auto"})).decisions[0]
+    assert decision.got == ("float32" if gain == 1 else "mixed_bfloat16")
+    assert f"{gain:.2f} times as long in float32" in decision.why
+
+
+def test_every_convolution_and_product_of_a_model_is_timed_with_its_gradients(recipe):
+    made = plan(recipe("resnet", train={"precision": "float32"}))
+    kinds = precision.operations(made.task, made.batches.one)
+    kernels = [weight for weight in made.task.weights if weight.name == "kernel"]
+    assert sum(count for _, count in kinds) == len(kernels) > 8
+    assert all(precision._seconds(op, "bfloat16") > 0 for op, _ in kinds)
 
 
 def test_a_training_that_is_gone_on_with_keeps_its_precision_whatever_is_faster_now(recipe):

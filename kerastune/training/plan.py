@@ -84,7 +84,11 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         task = build("float32")  # distances multiply errors of rounding
     else:
         trains_more = any(phase.unfreeze != "head" for phase in recipe.phases)
-        task, decision = precision.build_fastest(build, kind.building.largest_product if trains_more else None)
+        task, decision = precision.build_fastest(
+            build,
+            kind.building.largest_product if trains_more else None,
+            lambda task: Batches(recipe, task, splits).one,
+        )
         decisions = [decision]
     with progress.working("measuring what the recipe leaves open"):
         recipe, task, settled = kind.building.settled(recipe, task, splits)

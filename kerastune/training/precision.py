@@ -4,34 +4,46 @@ import functools
 import math
 import time
 import timeit
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
+from kerastune import environment
 from kerastune.records import Decision
 
 _TIMED_ROWS, _TIMED_PRODUCTS = 512, 10
+_TIMED_EXAMPLES = 4
+_OPERATIONS = {"BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "Einsum", "MatMul"}
 _WORTH_ROUNDING = 1.3  # how much faster matrix products must be, for a policy of less precision
 
 
-def build_fastest(build: Callable[[str], Any], largest_product: Callable[[Any], Any] | None) -> tuple[Any, Decision]:
+def build_fastest(
+    build: Callable[[str], Any], largest_product: Callable[[Any], Any] | None, example: Callable[[Any], Any]
+) -> tuple[Any, Decision]:
     """Builds the model in the dtype policy that is faster here. Returns it with the decision.
 
     Args:
         build: makes the model in a dtype policy.
         largest_product: the contract's function; None if only a head trains: the rest runs once, and a head learns less
             from features with 3 digits.
+        example: returns the inputs of one example for a model.
     """
     task = None
     if capabilities := _capabilities():
         got, why = _on_gpus(capabilities)
     else:
-        got, why = "float32", "there is no GPU, and a CPU is timed only if more than the head of a text model trains"
+        got, why = "float32", "there is no GPU, and a CPU is timed only if more than the head trains"
         if largest_product:
             task = build("float32")
             if (weight := largest_product(task)) is not None:
                 got, why = _on_cpu(weight)
+            elif environment.has_bfloat16():
+                got, why = _on_cpu_by_operations(task, example(task))
+            else:
+                why = "there is no GPU, and this CPU has no instructions for bfloat16 (avx512_bf16 or amx_bf16)"
     if task is None or got != "float32":
         task = None  # deletes the first before building the second
         task = build(got)
@@ -67,6 +79,58 @@ def _on_cpu(largest: Any) -> tuple[str, str]:
     gain = seconds[tf.float32] / seconds[tf.bfloat16]
     why = f"there is no GPU, and a matrix product takes {gain:.2f} times as long in float32 as in bfloat16 on this CPU"
     return ("mixed_bfloat16" if gain >= _WORTH_ROUNDING else "float32"), why
+
+
+def _on_cpu_by_operations(task: Any, example: Any) -> tuple[str, str]:
+    """Times each convolution and product of a model, with its gradients. Returns a dtype policy and the reason.
+
+    No single one tells: with AMX, a dense convolution is up to four times as fast in bfloat16, and a depthwise one half
+    as fast (bench/README.md).
+    """
+    kinds = operations(task, example)
+    if not kinds:
+        return "float32", "there is no GPU, and the model has neither convolutions nor products of a fixed size"
+    seconds = {dtype: sum(count * _seconds(op, dtype) for op, count in kinds) for dtype in (tf.float32, tf.bfloat16)}
+    gain = seconds[tf.float32] / seconds[tf.bfloat16]
+    times = f"take {gain:.2f} times as long in float32 as in bfloat16 on this CPU"
+    why = f"there is no GPU, and the convolutions and products of a training step {times}"
+    return ("mixed_bfloat16" if gain >= _WORTH_ROUNDING else "float32"), why
+
+
+def operations(task: Any, example: Any) -> list[tuple[tf.Operation, int]]:
+    """Returns one of each kind of convolution and product of a forward pass, and how many there are of it."""
+    specs = keras.tree.map_structure(lambda x: tf.TensorSpec([_TIMED_EXAMPLES, *x.shape[1:]], x.dtype), example)
+    graph = tf.function(lambda x: task(x, training=False)).get_concrete_function(specs).graph
+    first: dict[str, tf.Operation] = {}
+    counts = Counter[str]()
+    for op in graph.get_operations():
+        if op.type in _OPERATIONS and all(one.shape.is_fully_defined() for one in op.inputs):
+            kind = f"{op.type} {[one.shape for one in op.inputs]} {_attributes(op)}"
+            first.setdefault(kind, op)
+            counts[kind] += 1
+    return [(first[kind], count) for kind, count in counts.items()]
+
+
+def _attributes(op: tf.Operation) -> Mapping[str, Any]:
+    unwanted = ("T", "N", "grad_a", "grad_b", "use_cudnn_on_gpu")
+    return {name: op.get_attr(name) for name in op.node_def.attr if name[0] != "_" and name not in unwanted}
+
+
+def _seconds(op: tf.Operation, dtype: tf.DType) -> float:
+    """Returns the processor's time of an operation with its gradients, without that of the first run."""
+    x = [tf.cast(tf.random.stateless_normal(one.shape, seed=(0, 0)), dtype) for one in op.inputs]
+    named = (
+        {"inputs": x} if op.type == "Einsum" else dict(zip((one.name for one in op.op_def.input_arg), x, strict=True))
+    )
+
+    def run_once() -> None:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            found = getattr(tf.raw_ops, op.type)(**named, **_attributes(op))
+        tape.gradient(found, x)
+
+    run_once()
+    return min(timeit.repeat(run_once, timer=time.process_time, number=1, repeat=2))
 
 
 def _capabilities() -> list[tuple[int, int]]:
