@@ -4,6 +4,7 @@ import contextlib
 import os
 import platform
 import re
+import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -66,6 +67,19 @@ def prepare_gpus() -> None:
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
     tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+def gpu_memory() -> list[int]:
+    """Returns the bytes of each NVIDIA GPU that this process may see; none where nvidia-smi is not there to tell."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(
+            [*command, *(["-i", visible] if visible else [])], capture_output=True, timeout=20, check=True
+        )
+        return [int(line) * 2**20 for line in said.stdout.split()]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
 
 
 def nvidia() -> dict[str, Any] | None:

@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -29,6 +31,7 @@ from kerastune.tasks.image_classification import task as image_classification
 from kerastune.tasks.image_classification.settings import Augment
 from kerastune.tasks.learnt import Metric
 from kerastune.training import decide, loop, precision
+from kerastune.training import plan as planning
 from kerastune.training.plan import plan
 
 
@@ -600,6 +603,30 @@ def test_ctrl_c_between_steps_says_what_is_there_and_how_to_go_on(recipe, tmp_pa
 def test_memory_is_estimated_from_the_graph(recipe):
     small, large = (plan(recipe("resnet", train={"batch_size": b})).memory_mb for b in (8, 64))
     assert 0 < small < large
+
+
+def test_the_memory_of_a_known_model_is_that_of_its_weights_gradients_slots_and_tensors():
+    import keras
+
+    task = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(3)])
+    splits = SimpleNamespace(train=range(9), validation=range(2), test=range(2))
+    settings = SimpleNamespace(train=SimpleNamespace(batch_size=5))
+    found = planning._memory(
+        SimpleNamespace(task=task, one=np.zeros((1, 4), np.float32), recipe=settings, splits=splits)
+    )
+    assert found.tensors == 4 * 2 * 5 * (8 + 3)  # of each layer a product and a sum
+    assert found.most(trained=27) == 4 * (67 + 3 * 27) + found.tensors
+    assert found.least == 4 * (67 + 5 * 4 + 4 * 8 + 5 * 8)  # the largest operation is the first product
+
+
+def test_a_batch_that_the_gpu_cannot_hold_is_refused_whatever_the_machine_has(recipe, monkeypatch, tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 81559; echo 1\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert environment.gpu_memory() == [81559 * 2**20, 2**20]
+    monkeypatch.setattr(planning, "_gpu_mb", lambda: round(min(environment.gpu_memory()) / 1e6))
+    with pytest.raises(RecipeError, match=r"A batch of 8 images needs at least .* GB, and this GPU has 0.0 GB"):
+        plan(recipe("resnet", train={"batch_size": 8, "precision": "float32"}))
 
 
 def test_a_batch_that_the_machine_cannot_hold_is_refused_before_it_is_computed(recipe, monkeypatch):

@@ -73,6 +73,7 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
         "phases": [to_json(audit) for audit in plan.audits],
         "decisions": [to_json(decision) for decision in plan.decisions],
         "memory_mb": plan.memory_mb,
+        "gpu_mb": plan.gpu_mb,
         "exports": rows,
         "seconds": {"plan": round(planned - started, 1), "exports": round(time.monotonic() - planned, 1)},
     }

@@ -30,6 +30,10 @@ class Plan:
     decisions: tuple[Decision, ...]
     moving: frozenset[str]  # keys (`weights.number`) of the weights that some phase may move
     memory_mb: int
+    """What the model takes at most: its weights, for the phase that trains most the gradients and two slots of the
+    optimizer, and every tensor of a forward pass of a batch."""
+    gpu_mb: int | None
+    """The memory of the smallest GPU, which must hold that; None without one."""
 
     @property
     def recipe(self) -> Recipe:
@@ -115,7 +119,14 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         decisions += [inputs] if inputs else []
     numbers = range(1, len(recipe.phases) + 1)
     decisions += [one for one in decided if one.key != "train.cache" and one.phase in numbers]
-    return Plan(batches, tuple(audits), tuple(decisions), moving, round(memory.most / 1e6))
+    most = memory.most(max(audit.trainable_parameters for audit in audits))
+    return Plan(batches, tuple(audits), tuple(decisions), moving, round(most / 1e6), _gpu_mb())
+
+
+def _gpu_mb() -> int | None:
+    """Returns the memory of the smallest GPU that TensorFlow uses; None if there is none, or it cannot be told."""
+    found = environment.gpu_memory() if tf.config.list_physical_devices("GPU") else []
+    return round(min(found) / 1e6) if found else None
 
 
 def _of_statistics(audit: Audit) -> Audit:
@@ -138,15 +149,25 @@ def _moving(task: Any, phase: Phase) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class _Memory:
-    """Bounds of the memory that a training needs besides the libraries' 1 GB, in bytes.
+    """What a training needs besides the libraries' 1 GB, in bytes.
 
     Attributes:
-        most: for weights, gradients, two optimizer slots, and every tensor of a forward pass.
-        least: for weights, a batch, and the inputs and outputs of the largest operation.
+        weights: of all weights, in float32.
+        tensors: of every tensor of a forward pass of a batch.
+        largest: of the batch, or of the inputs and outputs of the largest operation.
     """
 
-    most: int
-    least: int
+    weights: int
+    tensors: int
+    largest: int
+
+    @property
+    def least(self) -> int:
+        return self.weights + self.largest
+
+    def most(self, trained: int) -> int:
+        """Returns an upper bound where that many parameters have a gradient and two slots of the optimizer."""
+        return self.weights + 3 * 4 * trained + self.tensors
 
 
 def _memory(batches: Batches) -> _Memory:
@@ -159,10 +180,7 @@ def _memory(batches: Batches) -> _Memory:
     computed = [op for op in operations if op.type != "Placeholder"]
     parameters: int = sum(math.prod(weight.shape) for weight in task.weights)
     largest = max((_bytes([*op.inputs, *op.outputs]) for op in computed), default=0)
-    return _Memory(
-        most=sum(_bytes(op.outputs) for op in computed) + 4 * 4 * parameters,
-        least=max(inputs, largest) + 4 * parameters,
-    )
+    return _Memory(4 * parameters, sum(_bytes(op.outputs) for op in computed), max(inputs, largest))
 
 
 def _rows(batches: Batches) -> int:
@@ -180,12 +198,13 @@ def _bytes(tensors: Sequence[Any]) -> int:
 
 
 def _refuse_too_large(batches: Batches, least: int) -> None:
-    """Raises RecipeError for a training that this machine's memory cannot hold, before it computes a batch."""
-    total = environment.memory_total()
-    if least > total and not tf.config.list_physical_devices("GPU"):  # with a memory of its own
+    """Raises RecipeError for a training that this machine's memory cannot hold, or its GPU's, before a batch of it."""
+    gpus, gpu_mb = tf.config.list_physical_devices("GPU"), _gpu_mb()
+    total, what = (gpu_mb * 10**6, "GPU") if gpu_mb else (environment.memory_total(), "machine")
+    if least > total and (gpu_mb or not gpus):
         unit = batches.splits.train.modality
         count = counted(_rows(batches), unit.name, unit.plural)
         raise RecipeError(
-            f"A batch of {count} needs at least {least / 1e9:,.1f} GB, and this machine has {total / 1e9:,.1f} GB.",
+            f"A batch of {count} needs at least {least / 1e9:,.1f} GB, and this {what} has {total / 1e9:,.1f} GB.",
             f"Lower train.batch_size = {batches.recipe.train.batch_size}, or use smaller examples or a smaller preset.",
         )
