@@ -1,11 +1,14 @@
 """Reads a table with columns of paths of images or sounds, labels and, optionally, splits, groups and parts in time."""
 
+import hashlib
 import os
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from kerastune.data import cells
+from kerastune.data.columns import Examples, Strings
 from kerastune.data.labels import normal
 from kerastune.data.source import (
     Example,
@@ -40,11 +43,12 @@ class _Table:
     root: str  # paths are relative to it and stay inside it
     real_root: str  # the same, links resolved
     columns: dict[str, str]  # by the key that names them
-    paths: list[tuple[str, Part]] = field(default_factory=list)
-    examples: list[Example] = field(default_factory=list)
+    paths: Strings = field(default_factory=Strings)
+    parts: list[Part] = field(default_factory=list)
+    examples: Examples = field(default_factory=Examples)
     problems: list[Problem] = field(default_factory=list)
-    seen: dict[tuple[str, Part], int] = field(default_factory=dict)  # file and part → its place in examples
-    lines: list[int] = field(default_factory=list)
+    seen: dict[bytes, int] = field(default_factory=dict)  # hash of file and part → its place in examples
+    lines: "array[int]" = field(default_factory=lambda: array("q"))
     contradicted: set[int] = field(default_factory=set)
     notes: Counter[str] = field(default_factory=Counter)
 
@@ -86,17 +90,16 @@ def folder_of(settings: Listed) -> str:
 
 
 def _source(table: _Table) -> Source:
-    kept = [i for i in range(len(table.examples)) if i not in table.contradicted]
-    paths, stored = [table.paths[i] for i in kept], table.stored
+    kept = array("q", (i for i in range(len(table.examples)) if i not in table.contradicted))
+    paths, parts, stored, one = table.paths, table.parts, table.stored, table.modality.one
 
     def read(i: int) -> bytes:
-        path, part = paths[i]
-        data = stored.read(path, table.modality.one)
+        data, part = stored.read(paths[kept[i]], one), parts[kept[i]]
         return stored.cut(data, *part) if stored.cut and part != _WHOLE else data
 
     return Source(
         where=named(table.settings.path),
-        examples=[table.examples[i] for i in kept],
+        examples=Examples(table.examples[i] for i in kept) if table.contradicted else table.examples,
         read=read,
         labels=(numeric,) if (numeric := table.settings.numeric) else None,
         problems=tuple(table.problems),
@@ -127,12 +130,13 @@ def _add(table: _Table, line: int, row: dict[str, Any] | str) -> None:
     start, end = part
     span = "" if part == _WHOLE else f" from {start:g} s" + ("" if end is None else f" to {end:g} s")
     example = Example(f"{relative(full, table.root)}{span}", label, *place)
-    if (full, part) in table.seen:
-        _repeat(table, line, example, table.seen[full, part])
+    key = hashlib.blake2b(f"{full}\0{part}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    if (first := table.seen.setdefault(key, len(table.examples))) < len(table.examples):
+        _repeat(table, line, example, first)
     else:
-        table.seen[full, part] = len(table.examples)
         table.lines.append(line)
-        table.paths.append((full, part))
+        table.paths.append(full)
+        table.parts.append(_WHOLE if part == _WHOLE else part)
         table.examples.append(example)
 
 
