@@ -96,6 +96,8 @@ class Ran:
 
     Attributes:
         seconds: training alone.
+        start_s: seconds of them until the first step was done: tracing, and on a GPU loading its libraries and choosing
+            cuDNN's algorithms. None: there was no step.
         precision: the dtype policy.
         xla: whether the steps were compiled; None: there were none.
         frozen_sha256, frozen_weights: hash and number of the weights that were proved not to move; None: the phase has
@@ -106,6 +108,7 @@ class Ran:
     epochs_run: int
     seconds: float
     precision: str
+    start_s: float | None = None
     xla: bool | None = None
     frozen_sha256: str | None = None
     frozen_weights: int | None = None

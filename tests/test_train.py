@@ -403,10 +403,12 @@ def test_a_training_that_is_gone_on_with_keeps_its_precision_whatever_is_faster_
     assert made.decisions[0] == then
 
 
-def test_xla_that_was_asked_for_is_really_on(recipe, tmp_path):
+def test_xla_that_was_asked_for_is_really_on_and_the_start_of_a_phase_is_counted_apart(recipe, tmp_path):
     phases = [{"unfreeze": "head", "epochs": 1}]
     made = fine_tune(recipe("resnet", phases=phases, train={"batch_size": 8, "xla": True}), tmp_path / "run")
-    assert made.record.phases[0].ran.xla is True
+    ran = made.record.phases[0].ran
+    assert ran.xla is True
+    assert 0 < ran.start_s <= ran.seconds
 
 
 def build_with(monkeypatch, build):

@@ -237,6 +237,9 @@ class Training:
             with interrupts.delayed():  # a step and its count belong together
                 steps.train(*batch)
                 at.step += 1
+            if self.ran.start_s is None:
+                float(self.metrics[0].result())  # waits for the device
+                self.happened(start_s=round(time.perf_counter() - started, 1))
             self._tell(first, started)
             if self.group.stopping:
                 raise KeyboardInterrupt
@@ -306,7 +309,9 @@ class Training:
             improved = at.phase_best is None or judge.rank(row) > judge.rank(at.phase_best)
             at.phase_best, at.waited = (row, 0) if improved else (at.phase_best, at.waited + 1)
             said += f", validation loss {row['val_loss']:.4f}, validation {metric} {row[f'val_{metric}']:.4f}"
-        self.progress.say(f"{said} ({row['seconds']:.0f} s)")
+        until, is_first = self.ran.start_s, self.ran.epochs_run == 0
+        start = f", {until:.0f} s of them until the first step was done" if is_first and until is not None else ""
+        self.progress.say(f"{said} ({row['seconds']:.0f} s{start})")
         if self.group.is_chief:
             run.write_history(self.work, at.history)
             if self.recipe.train.tensorboard:
