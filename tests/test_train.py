@@ -376,16 +376,21 @@ def test_texts_are_trained_in_bfloat16_on_a_cpu_that_was_measured_to_be_faster_i
     assert "no GPU" in unmeasured.why
 
 
-@pytest.mark.parametrize("gain", [1.0, 2.0])
-def test_images_are_trained_in_bfloat16_where_the_convolutions_of_a_step_were_measured_to_be_faster(
-    recipe, monkeypatch, gain
+@pytest.mark.parametrize(
+    ("operations", "step", "got"), [(1.0, None, "float32"), (2.0, 1.2, "float32"), (2.0, 1.5, "mixed_bfloat16")]
+)
+def test_images_are_trained_in_bfloat16_where_convolutions_and_then_a_step_were_measured_to_be_faster(
+    recipe, monkeypatch, operations, step, got
 ):
+    steps = iter([step, 1.0])
     monkeypatch.setattr(precision, "_capabilities", list)
     monkeypatch.setattr(precision.environment, "has_bfloat16", lambda: True)
-    monkeypatch.setattr(precision, "_seconds", lambda op, dtype: gain if dtype.name == "float32" else 1.0)
-    decision = plan(recipe("resnet", train={"precision": "auto"})).decisions[0]
-    assert decision.got == ("float32" if gain == 1 else "mixed_bfloat16")
-    assert f"{gain:.2f} times as long in float32" in decision.why
+    monkeypatch.setattr(precision, "_seconds", lambda op, dtype: operations if dtype.name == "float32" else 1.0)
+    monkeypatch.setattr(precision, "_step_seconds", lambda task, x: next(steps))
+    made = plan(recipe("resnet", train={"precision": "auto"}))
+    assert made.decisions[0].got == made.task.backbone.dtype_policy.name == got
+    assert f"take {operations:.2f} times as long in float32" in made.decisions[0].why
+    assert step is None or f"and a step {step:.2f} times" in made.decisions[0].why
 
 
 def test_every_convolution_and_product_of_a_model_is_timed_with_its_gradients(recipe):
@@ -394,6 +399,9 @@ def test_every_convolution_and_product_of_a_model_is_timed_with_its_gradients(re
     kernels = [weight for weight in made.task.weights if weight.name == "kernel"]
     assert sum(count for _, count in kinds) == len(kernels) > 8
     assert all(precision._seconds(op, "bfloat16") > 0 for op, _ in kinds)
+    before = [weight.numpy() for weight in made.task.weights]
+    assert precision._step_seconds(made.task, made.batches.one) > 0
+    assert all(map(np.array_equal, before, (weight.numpy() for weight in made.task.weights)))
 
 
 def test_a_training_that_is_gone_on_with_keeps_its_precision_whatever_is_faster_now(recipe):

@@ -26,8 +26,8 @@ class Train(Settings):
     xla: Literal["auto", True, False] = "auto"
     """Compile the training step with XLA. `true` is an error if Keras would silently disable it."""
     precision: Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"] = "auto"
-    """`auto` is bfloat16 on GPUs that support it, and on CPUs where a model's largest product, or the convolutions of a
-    step, are measured to be faster in it."""
+    """`auto` is bfloat16 on GPUs that support it, and on CPUs where a text model's largest product, or a step of
+    another model, is measured to be faster in it."""
     class_weights: Literal["none", "balanced"] = "none"
     """"balanced" weights each class by n_examples / (n_classes * n_class), as scikit-learn does; classes of pixels by
     the root of how much rarer they are than the median class."""

@@ -31,20 +31,27 @@ def build_fastest(
             from features with 3 digits.
         example: returns the inputs of one example for a model.
     """
-    task = None
+    task, policy = None, ""
     if capabilities := _capabilities():
         got, why = _on_gpus(capabilities)
     else:
         got, why = "float32", "there is no GPU, and a CPU is timed only if more than the head trains"
         if largest_product:
-            task = build("float32")
+            task, policy = build("float32"), "float32"
             if (weight := largest_product(task)) is not None:
                 got, why = _on_cpu(weight)
-            elif environment.has_bfloat16():
-                got, why = _on_cpu_by_operations(task, example(task))
-            else:
+            elif not environment.has_bfloat16():
                 why = "there is no GPU, and this CPU has no instructions for bfloat16 (avx512_bf16 or amx_bf16)"
-    if task is None or got != "float32":
+            else:
+                x = example(task)
+                gain, words = _by_operations(task, x)
+                if gain >= _WORTH_ROUNDING:  # a step has other parts, so it is timed, too
+                    exact, task = _step_seconds(task, x), None
+                    task, policy = build("mixed_bfloat16"), "mixed_bfloat16"
+                    gain = exact / _step_seconds(task, x)
+                    words += f", and a step {gain:.2f} times"
+                got, why = "mixed_bfloat16" if gain >= _WORTH_ROUNDING else "float32", f"there is no GPU, and {words}"
+    if policy != got:
         task = None  # deletes the first before building the second
         task = build(got)
     return task, Decision("train.precision", "auto", got, why)
@@ -81,20 +88,33 @@ def _on_cpu(largest: Any) -> tuple[str, str]:
     return ("mixed_bfloat16" if gain >= _WORTH_ROUNDING else "float32"), why
 
 
-def _on_cpu_by_operations(task: Any, example: Any) -> tuple[str, str]:
-    """Times each convolution and product of a model, with its gradients. Returns a dtype policy and the reason.
+def _by_operations(task: Any, example: Any) -> tuple[float, str]:
+    """Times each kind of convolution and product of a model, with its gradients, in both precisions.
 
-    No single one tells: with AMX, a dense convolution is up to four times as fast in bfloat16, and a depthwise one half
-    as fast (bench/README.md).
+    Returns how many times as long they take in float32, and that in words. No single one tells: with AMX, a dense
+    convolution is up to four times as fast in bfloat16, and a depthwise one half as fast.
     """
-    kinds = operations(task, example)
-    if not kinds:
-        return "float32", "there is no GPU, and the model has neither convolutions nor products of a fixed size"
-    seconds = {dtype: sum(count * _seconds(op, dtype) for op, count in kinds) for dtype in (tf.float32, tf.bfloat16)}
-    gain = seconds[tf.float32] / seconds[tf.bfloat16]
-    times = f"take {gain:.2f} times as long in float32 as in bfloat16 on this CPU"
-    why = f"there is no GPU, and the convolutions and products of a training step {times}"
-    return ("mixed_bfloat16" if gain >= _WORTH_ROUNDING else "float32"), why
+    if not (kinds := operations(task, example)):
+        return 1.0, "the model has neither convolutions nor products of a fixed size"
+    exact, rounded = (sum(count * _seconds(op, dtype) for op, count in kinds) for dtype in (tf.float32, tf.bfloat16))
+    gain = exact / rounded
+    return gain, f"its convolutions and products take {gain:.2f} times as long in float32 as in bfloat16 on this CPU"
+
+
+def _step_seconds(task: Any, example: Any) -> float:
+    """Returns the processor's time of a forward pass with its gradients; the model stays as it is."""
+    x = keras.tree.map_structure(lambda one: tf.repeat(one[:1], 2 * _TIMED_EXAMPLES, axis=0), example)
+
+    def gradients(x: Any) -> Any:
+        with tf.GradientTape() as tape:
+            outputs = tf.nest.flatten(task(x, training=False))
+            total = tf.add_n([tf.reduce_sum(tf.cast(one, tf.float32)) for one in outputs])
+        return [one for one in tape.gradient(total, task.trainable_variables) if one is not None]
+
+    step = tf.function(gradients)
+    for _ in range(2):  # traces, and starts the libraries
+        step(x)
+    return min(timeit.repeat(lambda: step(x), timer=time.process_time, number=1, repeat=3))
 
 
 def operations(task: Any, example: Any) -> list[tuple[tf.Operation, int]]:
