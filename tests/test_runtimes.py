@@ -16,7 +16,7 @@ from test_artifact import Told
 
 from kerastune import child, verify
 from kerastune.errors import ConverterError
-from kerastune.verifying import artifact, runtimes
+from kerastune.verifying import artifact, runtimes, verifier
 from kerastune.verifying.artifact import Golden
 from kerastune.verifying.benchmark import benchmark
 from kerastune.verifying.manifest import Manifest
@@ -151,3 +151,10 @@ CHATS = replace(TEXTS, modality="conversation", learnt="text", signatures=("pref
 def test_a_runtime_is_refused_by_what_its_row_says(runtime: str, manifest: Manifest, why: str | None) -> None:
     found = runtimes.refusal(runtime, manifest)
     assert why in str(found) if why else found is None
+
+
+def test_consecutive_examples_of_one_size_are_asked_as_batches_no_larger_than_the_golden_one() -> None:
+    examples = [np.full(shape, n, np.uint8) for n, shape in enumerate([(2, 2, 3)] * 4 + [(4, 2, 3)] + [(2, 2, 3)] * 2)]
+    batches = list(verifier._batches(examples, most=3 * examples[0].nbytes))
+    assert [batch.shape for batch in batches] == [(3, 2, 2, 3), (1, 2, 2, 3), (1, 4, 2, 3), (2, 2, 2, 3)]
+    assert [int(row.max()) for batch in batches for row in batch] == list(range(7))

@@ -302,6 +302,15 @@ def test_xla_is_measured_where_it_could_pay_and_training_is_not_touched_by_it(re
     assert found.got or same[0] == same[1]
 
 
+@pytest.mark.parametrize(("cache", "is_tried"), [("off", False), ("memory", True)])
+def test_xla_is_not_tried_where_steps_run_convolutions_frozen_or_not(recipe, tmp_path, monkeypatch, cache, is_tried):
+    monkeypatch.setattr(decide, "_SAVED", 1e9)
+    phases = [{"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}]
+    made = fine_tune(recipe("resnet", phases=phases, train={"batch_size": 8, "cache": cache}), tmp_path / "run")
+    (found,) = [d for d in made.record.decisions if d.key == "train.xla"]
+    assert ("no fast convolutions" in found.why) != is_tried
+
+
 def test_a_run_is_repeated_to_the_bit_without_measuring_anything_again(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(decide, "_SAVED", 1e9)  # so that XLA is tried
     phases = [{"unfreeze": "head", "epochs": 2, "learning_rate": 1e-2}]

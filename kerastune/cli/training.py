@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from kerastune import files
+from kerastune import child, files
 from kerastune.cli import show
 from kerastune.cli.options import (
     force_option,
@@ -154,13 +154,16 @@ def _fine_tune(
         return
     made = None
     try:
-        with _workers(workers) as group:
-            from kerastune.training import train as trainer
+        with child.forking():
+            with _workers(workers) as group:
+                from kerastune.training import train as trainer
 
+                with progress() as told:
+                    made = trainer.fine_tune(
+                        wanted, out, force=force, job=job, like=earlier, group=group, progress=told
+                    )
             with progress() as told:
-                made = trainer.fine_tune(wanted, out, force=force, job=job, like=earlier, group=group, progress=told)
-        with progress() as told:
-            failure = _finish(made, told)
+                failure = _finish(made, told)
     except KeyboardInterrupt:
         _interrupted(out, made)
     else:
@@ -186,14 +189,15 @@ def resume(run_folder: str, workers: int | None, as_json: bool) -> None:
         return
     made = _trained(run_folder)
     try:
-        if not made:
-            with _workers(workers) as group:
-                from kerastune.training import train as trainer
+        with child.forking():
+            if not made:
+                with _workers(workers) as group:
+                    from kerastune.training import train as trainer
 
-                with progress() as told:
-                    made = trainer.resume(run_folder, told, group=group)
-        with progress() as told:
-            failure = _finish(made, told)
+                    with progress() as told:
+                        made = trainer.resume(run_folder, told, group=group)
+            with progress() as told:
+                failure = _finish(made, told)
     except KeyboardInterrupt:
         _interrupted(files.absolute(run_folder), made)
     else:

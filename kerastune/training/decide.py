@@ -181,6 +181,7 @@ def _read(recipe: Recipe, decision: Decision) -> int:
 def xla(
     compiled: Callable[[bool], Steps],
     task: keras.Model,
+    kept: bool,
     batches: Iterable[Any],
     left: int,
     shapes: int,
@@ -191,6 +192,7 @@ def xla(
 
     Args:
         compiled: makes the steps, with XLA or without.
+        kept: whether the outputs of frozen layers are kept, so that the steps do not run these.
         batches: the batches of an epoch.
         left: number of steps of the phase.
         shapes: number of batch shapes; each is compiled.
@@ -199,7 +201,7 @@ def xla(
     plain = compiled(False)
     if bad := without_xla(task):
         return plain, False, f"XLA does not support these layers: {', '.join(bad)}"
-    if _is_convolutional(task) and not tf.config.list_physical_devices("GPU"):
+    if _is_convolutional(task, kept) and not tf.config.list_physical_devices("GPU"):
         return plain, False, "XLA has no fast convolutions on CPUs (EfficientNet-Lite0: 9 images/s instead of 119)"
     if left <= 2 * TIMED_STEPS:
         return plain, False, f"the phase has {left} steps, too few to measure"
@@ -221,9 +223,10 @@ def xla(
     return (fused, True, why) if cost < plain_s * left else (plain, False, why)
 
 
-def _is_convolutional(task: keras.Model) -> bool:
-    layers = keras_private.layers(task)
-    kernels = [layer for layer in layers if hasattr(layer, "kernel") and layer.trainable_variables]
+def _is_convolutional(task: keras.Model, kept: bool) -> bool:
+    """Whether most of the kernels that a step runs are those of convolutions."""
+    layers = [layer for layer in keras_private.layers(task) if layer.trainable_variables or not kept]
+    kernels = [layer for layer in layers if hasattr(layer, "kernel")]
     return sum(hasattr(layer, "kernel_size") for layer in kernels) > len(kernels) / 2
 
 

@@ -25,6 +25,7 @@ class Feed:
         group: the workers that share each batch.
 
     Attributes:
+        kept: as given.
         signature: `tf.TensorSpec`s of a batch's (inputs or features, truth, weights).
     """
 
@@ -37,7 +38,7 @@ class Feed:
         kept: Kept | None = None,
         group: Group | None = None,
     ) -> None:
-        self._batches, self._phase, self._epochs, self._cut, self._kept = batches, phase, epochs, cut, kept
+        self._batches, self._phase, self._epochs, self._cut, self.kept = batches, phase, epochs, cut, kept
         self._group = group or Group()
         self._steps = batches.order("train").steps
         self._running: Iterator[Any] = iter(())
@@ -52,7 +53,7 @@ class Feed:
         """Maps inputs or features to outputs."""
         if self._cut is None:
             return self._batches.task(x, training=training)
-        return self._cut.tail(x if self._kept else self._cut.prefix(x), training)
+        return self._cut.tail(x if self.kept else self._cut.prefix(x), training)
 
     def train(self, epoch: int, step: int) -> Iterator[tuple[Any, ...]]:
         """Yields (inputs, truth, weights) of an epoch's batches, starting at a step.
@@ -61,7 +62,7 @@ class Feed:
         """
         start = (epoch - 1) * self._steps + step
         if self._next != start:
-            self._running = iter(self._cached(self._kept, start) if self._kept else self._fresh(start))
+            self._running = iter(self._cached(self.kept, start) if self.kept else self._fresh(start))
         for batch in itertools.islice(self._running, self._steps - step):
             self._next = (start := start + 1)
             yield batch
@@ -71,9 +72,9 @@ class Feed:
         order = self._batches.order("validation")
         own = self._group.block(order.steps) if shared else range(order.steps)
         order = replace(order, start=own.start)
-        if self._kept:
+        if self.kept:
             for i in itertools.islice(order, len(own)):
-                yield self._kept.validation.rows(i)
+                yield self.kept.validation.rows(i)
         else:
             for x, y, weights, _ in itertools.islice(self._batches.of("validation", order), len(own)):
                 yield x, y, weights

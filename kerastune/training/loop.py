@@ -387,6 +387,7 @@ class Training:
         return decide.xla(
             functools.partial(compiled, feed, self.task, loss, self.optimizer, self.metrics),
             self.task,
+            feed.kept is not None,
             (first for first, *_ in batches) if self.parts else batches,
             self.steps * self.phase.epochs,
             order.shapes,

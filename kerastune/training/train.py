@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kerastune import assets, environment, files, run, tasks, unfinished
+from kerastune import assets, child, environment, files, run, tasks, unfinished
 from kerastune.data import KNOWN, Splits, ragged
 from kerastune.errors import VerificationError
 from kerastune.progress import Progress, shown_by_default
@@ -167,6 +167,8 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
     except VerificationError:
         shutil.rmtree(work)  # its weights are not to be gone on with
         raise
+    if training.facts["job"] == "run" and not interrupted:
+        child.preload()  # for the exports, while this process saves and scores
     stopwatch.laps["train"] = round(training.at.seconds, 1)
     stopwatch.skip()  # the training counts its own, those of the processes before it included
     heat = None if interrupted else calibrating.calibrate(recipe, made.task, made.splits, progress)

@@ -236,8 +236,7 @@ def _in_runtime(of: Artifact, name: str, source: Run | None, progress: Progress)
         problems += _unlike_itself(of, found[0])
     if unseen and comparing.agreement(learnt, found[-1], parts[-1].expected).max_error is not None:
         validation = _validation(of, unseen, chosen, found[-1], parts[-1].expected)
-    # Single examples; the first warms up the runtime.
-    generation, latency = None, runtimes.latency_ms(said.seconds[1 - parts[-1].answers if source else 1 :])
+    generation, latency = None, runtimes.latency_ms(said.seconds[1 : len(golden.examples)])  # the first warms up
     if golden.answers:
         generation, latency = _generation(of, name)
         if manifest.quantize == "none" and generation.equal < generation.prompts:
@@ -260,8 +259,8 @@ def _golden_parts(of: Artifact, name: str) -> Iterator[Part]:
     """Yields the golden examples one by one, and in a batch and as files if the model takes these."""
     golden, plural, error = of.golden, of.modality.plural, of.manifest.tolerance.golden_error
     yield Part(f"golden {plural}", golden.examples, golden.expected, tolerance=error)
-    batch = _same_size(golden.examples)
-    if of.manifest.inputs[0].shape[0] is None and len(batch) > 1:
+    batch = _batch(of)
+    if len(batch) > 1:
         stacked = [np.stack([golden.examples[i] for i in batch])]
         expected = ragged.take(golden.expected, batch)
         # Examples of one size may have the same label.
@@ -271,10 +270,11 @@ def _golden_parts(of: Artifact, name: str) -> Iterator[Part]:
         yield Part(f"golden {plural} as files", encoded, golden.expected, tolerance=error)
 
 
-def _same_size(examples: Sequence[Example]) -> list[int]:
-    """Returns the indices of the largest group of examples that fit in one batch."""
-    size, _ = Counter(example.shape for example in examples).most_common(1)[0]
-    return [i for i, example in enumerate(examples) if example.shape == size]
+def _batch(of: Artifact) -> list[int]:
+    """Returns the indices of the largest group of golden examples that fit in a batch; none if it takes no batches."""
+    examples = of.golden.examples if of.manifest.inputs[0].shape[0] is None else []
+    sizes = Counter(example.shape for example in examples).most_common(1)
+    return [i for i, example in enumerate(examples) if example.shape == sizes[0][0]]
 
 
 def _chosen(unseen: Split, name: str) -> list[int]:
@@ -291,7 +291,25 @@ def _validation_part(of: Artifact, source: Run, chosen: list[int], progress: Pro
         place=asked.place,
         tolerance=of.manifest.tolerance.validation_error,
     )
-    return replace(part, arrays=_counted(asked.examples, part.answers, f"asking {of.manifest.name}", progress))
+    counted = _counted(asked.examples, part.answers, f"asking {of.manifest.name}", progress)
+    batch = [of.golden.examples[i] for i in _batch(of)]
+    return replace(part, arrays=_batches(counted, sum(one.nbytes for one in batch)) if len(batch) > 1 else counted)
+
+
+def _batches(examples: Iterable[Example], most: int) -> Iterator[Example]:
+    """Yields consecutive examples of one size as batches: calls can take longer than computing.
+
+    Args:
+        most: the largest number of bytes; that of the golden batch, so that no more memory is taken than for it.
+    """
+    waiting: list[Example] = []
+    for example in examples:
+        if waiting and (example.shape != waiting[0].shape or (len(waiting) + 1) * example.nbytes > most):
+            yield np.stack(waiting)
+            waiting = []
+        waiting.append(example)
+    if waiting:
+        yield np.stack(waiting)
 
 
 def _counted(examples: Iterable[Example], total: int, stage: str, progress: Progress) -> Iterator[Example]:
