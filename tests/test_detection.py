@@ -7,9 +7,11 @@ import drawing
 import numpy as np
 import pytest
 import tensorflow as tf
+from click.testing import CliRunner
 from PIL import Image
 
 from kerastune import export, fine_tune, predict, tasks, verify
+from kerastune.cli import cli
 from kerastune.data.truths import BOX
 from kerastune.errors import RecipeError, VerificationError
 from kerastune.recipe import parse
@@ -189,6 +191,14 @@ def test_shapes_are_found_and_the_best_epoch_has_the_highest_precision(made):
     assert found["validation"]["mAP"] == pytest.approx(max(row["val_mAP"] for row in made.history), abs=0.01)
     assert found["test"]["baseline"]["beaten"]
     assert set(found["test"]["per_class"]) == {"square", "disc"}
+
+
+def test_a_plan_counts_pictures_besides_those_of_each_class(wanted, tmp_path):
+    (tmp_path / "mine.toml").write_text(wanted().to_toml())
+    said = CliRunner().invoke(cli, ["validate", str(tmp_path / "mine.toml"), "--no-exports"]).stdout
+    rows = {row[0]: list(map(int, row[1:])) for row in (line.split() for line in said.splitlines()[1:4])}
+    assert list(rows) == ["square", "disc", "all"] and sum(rows["all"]) == 96
+    assert sum(rows["square"]) < 96 < sum(rows["square"]) + sum(rows["disc"])
 
 
 def test_the_coverage_of_the_anchors_is_said(made):

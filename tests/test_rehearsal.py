@@ -59,7 +59,7 @@ def test_a_split_that_is_too_small_to_judge_is_named_beforehand(recipe, tmp_path
     exports = [{"target": "linux"}, {"target": "linux", "quantize": "dynamic", "max_accuracy_drop": 0.05}]
     wanted = recipe("resnet", exports=exports)
     document = json.loads(validate(wanted, tmp_path / "a.toml", "--no-exports", "--json").stdout)
-    (warning,), count = document["warnings"], sum(document["counts"]["validation"].values())
+    (warning,), count = document["warnings"], document["examples"]["validation"]
     assert warning.startswith(f"linux-dynamic: {count} validation images are too few to tell")
     assert f"one of them is {1 / count:.4f}, and it takes 54" in warning
     assert statistics._of_proportions(0, 0, 54)[0][1] <= 0.05 < statistics._of_proportions(0, 0, 53)[0][1]

@@ -40,7 +40,8 @@ def plan(document: dict[str, Any], audits: "Sequence[Audit]") -> None:
     """Shows what a run will do."""
     counts = document["counts"]
     rows = [[label, *(str(counts[split][label]) for split in counts)] for label in document["labels"]]
-    totals = ["total", *(str(sum(counts[split].values())) for split in counts)]
+    # Not the sum: an example may have several labels, or none.
+    totals = ["all", *(str(document["examples"][split]) for split in counts)]
     table(["label", *counts], [*rows, totals])
     for note in document["notes"]:
         put(f"note: {note}")

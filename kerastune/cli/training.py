@@ -67,6 +67,7 @@ def validate(recipe: str, overrides: tuple[str, ...], no_exports: bool, as_json:
         "recipe": wanted.model_dump(mode="json"),
         "labels": list(plan.splits.labels),
         "counts": plan.counts,
+        "examples": {name: len(part) for name, part in plan.splits.parts.items()},
         "notes": list(plan.splits.notes),
         "warnings": [*described.get("warnings", ()), *rehearsal.warnings(wanted, plan)],
         "skipped": list(plan.splits.skipped),
