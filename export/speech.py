@@ -34,8 +34,8 @@ recordings = import_module(f"{__package__}.recordings" if __package__ else "reco
 RATE, TICK, Written = recordings.RATE, recordings.TICK, recordings.Written
 
 VOCABULARY = "vocabulary.json"
-PHRASE = 24
-"""The longest phrase in tokens whose repetition is noticed."""
+PHRASE = 112
+"""The longest phrase in tokens whose repetition is noticed: half of the longest transcript."""
 TOKENS = 12
 """The most tokens per second of sound; fast speakers reach 8."""
 SPARE = 12
@@ -104,15 +104,22 @@ class Draft:
     is_over: bool
 
     def followed(self, token, margin, score, is_last):
-        """Returns the draft with one more token; without repetitions, where it has become a loop."""
+        """Returns the draft with one more token; without repetitions, where it has become a loop.
+
+        A few repetitions are no loop yet, because people repeat themselves. But nobody says as much as the limit, so a
+        phrase that is said twice or more before it is a loop, however long the phrase is.
+        """
         said, margins, scores = [*self.tokens, token], [*self.margins, margin], [*self.scores, score]
-        runs = [0] * (PHRASE + 1)
+        runs, loop = [0] * (PHRASE + 1), 0
         for phrase in range(1, min(PHRASE, len(self.tokens)) + 1):
             runs[phrase] = self.runs[phrase] + 1 if token == said[-1 - phrase] else 0
             if runs[phrase] >= repeats(phrase) * phrase:
-                kept = len(said) - repeats(phrase) * phrase
-                return Draft(said[:kept], margins[:kept], scores[:kept], runs, True)
-        return Draft(said, margins, scores, runs, is_last)
+                loop, is_last = repeats(phrase) * phrase, True
+                break
+            if is_last and runs[phrase] >= phrase:
+                loop = max(loop, runs[phrase])
+        kept = len(said) - loop
+        return Draft(said[:kept], margins[:kept], scores[:kept], runs, is_last)
 
 
 class Writing:

@@ -118,11 +118,12 @@ def writing(model: Transcriber, prompt: Sequence[int] | None = None) -> Callable
             runs = tf.where(before == token[:, None], runs + 1, 0)
             loops = (runs >= _REPEATED[None]) & ~over[:, None] & (token != end)[:, None]
             shortest = tf.argmax(loops, axis=1, output_type=tf.int32)  # the first that is true
-            is_loop = tf.reduce_any(loops, axis=1)
-            kept = tf.where(is_loop, i + 1 - tf.gather(tf.constant(_REPEATED), shortest), most)
-            inside = tf.range(most)[None] < kept[:, None]
+            is_loop, is_last = tf.reduce_any(loops, axis=1), ~over & (i + 1 >= limit)
+            twice = tf.where((runs >= _PHRASES[None]) & is_last[:, None] & (token != end)[:, None], runs, 0)
+            loop = tf.where(is_loop, tf.gather(tf.constant(_REPEATED), shortest), tf.reduce_max(twice, axis=1))
+            inside = tf.range(most)[None] < tf.where(loop > 0, i + 1 - loop, most)[:, None]
             tokens, margins = tf.where(inside, tokens, -1), tf.where(inside, margins, 0.0)
-            over = over | (token == end) | (i + 1 >= limit) | is_loop
+            over = over | (token == end) | is_last | is_loop
             logits, cache = step(whisper, token[:, None], len(prompt) + i, cache, cross)
             return i + 1, over, logits, cache, tokens, margins, runs
 
