@@ -7,6 +7,7 @@ import sys
 from importlib import resources
 from types import SimpleNamespace
 
+import keras_hub
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,10 +17,12 @@ from kerastune.data.truths import OUTLINE, outlines
 from kerastune.errors import DataError, RecipeError, VerificationError
 from kerastune.recipe import Export, parse
 from kerastune.targets.browser import reader as browser
-from kerastune.tasks.anomaly_detection import task
+from kerastune.tasks.anomaly_detection import fitting, task
 from kerastune.tasks.anomaly_detection.conformal import conformal, fewest_for
 from kerastune.tasks.anomaly_detection.evening import evened
 from kerastune.tasks.anomaly_detection.fitting import coreset
+from kerastune.tasks.anomaly_detection.model import AnomalyDetector, seen_size
+from kerastune.tasks.image_backbones import at_size
 from kerastune.tasks.learnt.defects import DEFECTS, auroc
 from kerastune.verifying import runtimes
 from tests.test_browser import seen
@@ -196,6 +199,29 @@ def test_pictures_too_large_to_be_looked_at_are_refused_with_what_to_do(wanted, 
     with pytest.raises(DataError, match="have 32 x 32 pixels, but only 16 x 16 to 1,000") as caught:
         fine_tune(wanted(), tmp_path / "run")
     assert "Cut all pictures into parts of one size" in caught.value.hint
+
+
+def test_a_large_picture_is_seen_in_parts_that_give_the_scores_of_the_whole(preset):
+    backbone = keras_hub.models.Backbone.from_preset(str(preset("resnet")))
+    x = np.random.default_rng(0).uniform(0, 255, (4, 160, 312, 3)).astype(np.float32)
+    whole, parts = (
+        AnomalyDetector(at_size(backbone, seen_size((160, 312), backbone, tile)), (160, 312), 1 / 255, None, tile=tile)
+        for tile in (2048, 192)
+    )
+    assert whole.backbone.input_shape[1:3] == (160, 312) and parts.backbone.input_shape[1:3] == (160, 192)
+    fitting.vary(whole, x)
+    parts.set_weights(whole.get_weights())
+    ours, theirs = parts(x), whole(x)
+    assert ours["heat_map"].shape == (4, 40, 78) and np.ptp(ours["heat_map"]) > 0.1
+    for name in ("heat_map", "parts"):
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-3)
+
+
+def test_large_pictures_are_read_few_at_a_time():
+    found = [
+        fitting.order(SimpleNamespace(image_size=(side, 1024)), range(50), 32).batch_size for side in (64, 2048, 6000)
+    ]
+    assert found == [32, 2, 1]
 
 
 def test_pictures_that_are_made_much_smaller_are_said(wanted, pieces, tmp_path):

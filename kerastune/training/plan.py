@@ -186,7 +186,7 @@ def _memory(batches: Batches) -> _Memory:
 def _rows(batches: Batches) -> int:
     """Returns the number of examples in the largest batch."""
     splits = batches.splits
-    return min(batches.recipe.train.batch_size, max(len(splits.train), len(splits.validation), len(splits.test)))
+    return min(batches.order("train").batch_size, max(len(splits.train), len(splits.validation), len(splits.test)))
 
 
 def _bytes(tensors: Sequence[Any]) -> int:

@@ -13,7 +13,8 @@ from kerastune.tasks.contract import Device, Form, Record, Wanted
 from kerastune.tasks.image_classification import device as images
 from kerastune.tasks.learnt import LEARNT
 
-GOLDEN = 12
+GOLDEN, _LEAST = 12, 4
+_GOLDEN_PIXELS = 2**24  # of all golden pictures, which every artifact holds
 
 _STEPS = {
     "patches": "distances of deep features from the good ones, place by place",
@@ -40,7 +41,9 @@ def refusal(recipe: AnomalyDetection, wanted: Wanted) -> str | None:
 
 def golden(recipe: AnomalyDetection, splits: Splits) -> list[Example]:
     """Returns validation pictures, good and defective, at their own size: defects vanish from smaller ones."""
-    return [splits.validation.example(i) for i in spread(splits.validation, GOLDEN)]
+    height, width, _ = splits.validation.example(0).shape
+    count = max(min(GOLDEN, _GOLDEN_PIXELS // (height * width)), _LEAST)
+    return [splits.validation.example(i) for i in spread(splits.validation, count)]
 
 
 def manifest(recipe: AnomalyDetection, wanted: Wanted, form: Form, work: Path) -> Record:

@@ -15,7 +15,7 @@ import tensorflow as tf
 from scipy.stats import ks_2samp
 from sklearn.covariance import LedoitWolf
 
-from kerastune.data import Split, Splits, picked
+from kerastune.data import Order, Split, Splits, picked
 from kerastune.errors import DataError
 from kerastune.progress import Progress
 from kerastune.records import Decision
@@ -32,6 +32,7 @@ Floats = npt.NDArray[np.float32]
 FEWEST = 20
 """Good pictures for training and, at the least, half of that for the threshold."""
 
+_AT_ONCE = 2048 * 2048  # pixels of a batch: memory does not grow with the size of pictures
 _SCALED = 4  # every fourth training picture sets the scales
 _PLACES = 20_000  # of all pictures, for the coreset
 _TRIED = 64  # held-out good pictures that synthetic defects are put on
@@ -303,6 +304,12 @@ def _power(
 # --- pictures ------------------------------------------------------------------------------------------------
 
 
+def order(model: AnomalyDetector, split: Split, batch_size: int, *rest: Any) -> Order:
+    """Returns batches of pictures, smaller ones than asked for where pictures are large: no result depends on it."""
+    height, width = model.image_size
+    return feeding.order(model, split, max(min(batch_size, _AT_ONCE // (height * width)), 1), *rest)
+
+
 def _raw(model: AnomalyDetector) -> Any:
     """Returns the function from pixels, float32 [B, H, W, 3], to uncalibrated scores of pictures, float32 [B, 3]."""
 
@@ -345,7 +352,7 @@ def _pixels(
     """Yields batches of pictures as the model takes them, float32 [B, H, W, 3]."""
     some = picked(split, chosen)
     done = 0
-    for x, _ in feeding.batches(model, some, feeding.order(model, some, recipe.train.batch_size)):
+    for x, _ in feeding.batches(model, some, order(model, some, recipe.train.batch_size)):
         yield x
         done += len(x)
         progress.advance(f"fitting: {stage}", done, len(chosen))

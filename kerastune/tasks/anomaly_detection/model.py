@@ -1,6 +1,8 @@
 """The model: a frozen backbone, three scores of a picture, their calibration and the threshold, in one Keras model."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,10 @@ from keras import ops
 from kerastune.tasks.anomaly_detection.settings import SCORES
 
 Tensor = Any
+TILE = 2048
+"""Side of the largest square that the backbone sees at once; of larger pictures it sees parts, one after another."""
+
+_HALO = 64  # pixels that parts see of their neighbours: at least what a feature of 4 or 8 pixels a cell depends on
 _LAPLACIAN = np.array([[0, 1, 0], [1, -4, 1], [0, 1, 0]], np.float32) / 255  # float16 holds its squares
 
 
@@ -101,6 +107,7 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
         scale, offset: turn pixels into the backbone's inputs, as KerasHub's image converters do.
         scores: names of the scores that count.
         bank_size: places in the memory bank.
+        tile: side of the largest square that the backbone sees at once, with `backbone` of that `seen_size`.
 
     Raises:
         ValueError: the backbone has no feature maps of 4 to 16 pixels a cell.
@@ -114,11 +121,13 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
         offset: Any,
         scores: tuple[str, ...] = SCORES,
         bank_size: int = 600,
+        tile: int = TILE,
     ) -> None:
         super().__init__(name="anomaly_detector", dtype="float32")
         self.backbone = backbone
-        self.image_size, self.used, self.bank_size = tuple(image_size), tuple(scores), bank_size
-        self.scale, self.offset = scale, offset
+        height, width = image_size
+        self.image_size, self.used, self.bank_size = (height, width), tuple(scores), bank_size
+        self.scale, self.offset, self.tile = scale, offset, tile
         self.image_converter = keras_hub.layers.ImageConverter(
             image_size=self.image_size, crop_to_aspect_ratio=False, antialias=False, dtype="float32"
         )
@@ -160,7 +169,7 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
         given = x * np.asarray(self.scale, np.float32) + np.asarray(
             0 if self.offset is None else self.offset, np.float32
         )
-        found = dict(zip(self._levels, self._extract(given), strict=True))
+        found = dict(zip(self._levels, self._seen(given), strict=True))
         maps = [found[self._local[0]]]
         for level in self._local[1:]:
             factor = 2 ** (level - self._local[0])
@@ -181,9 +190,10 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
         """Returns uncalibrated scores as `raw`, before cells at the border are evened."""
         cells, energies, statistics = self.features(x)
         rows, columns = cells.shape[1:3]
-        inner = self.local(cells)  # [B * h * w, D]
-        distances = self.bank(inner) if self.bank.is_used else _length(inner)
-        return ops.reshape(distances, (-1, rows, columns)), energies, _length(self.whole(statistics))
+        step = max(self.tile**2 // (columns * self.cell**2), 1)  # rows of a part's cells
+        bands = [self._distances(cells[:, first : first + step]) for first in range(0, rows, step)]
+        distances = ops.concatenate(bands, axis=1) if len(bands) > 1 else bands[0]
+        return distances, energies, _length(self.whole(statistics))
 
     def call(self, x: Tensor, training: bool = False) -> dict[str, Tensor]:
         patches, residuals, image = self.raw(x)
@@ -203,6 +213,27 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
             "heat_map": ops.relu(heat),
             "parts": ops.stack(parts, axis=-1),
         }
+
+    def _seen(self, x: Tensor) -> list[Tensor]:
+        """Returns the feature maps of pictures, float32 [B, h, w, C] each, put together from parts of large ones."""
+        tops, lefts = _parts(self.image_size, 2 ** self._levels[-1], self.tile)
+        bands = [[self._extract(x[:, a.seen, b.seen]) for b in lefts] for a in tops]
+        if len(tops) * len(lefts) == 1:
+            return bands[0][0]
+        found = []
+        for n, level in enumerate(self._levels):
+            kept = [
+                [maps[n][:, a.kept(level), b.kept(level)] for b, maps in zip(lefts, band, strict=True)]
+                for a, band in zip(tops, bands, strict=True)
+            ]
+            found.append(ops.concatenate([ops.concatenate(band, axis=2) for band in kept], axis=1))
+        return found
+
+    def _distances(self, cells: Tensor) -> Tensor:
+        """Returns how far cells are from good ones: [B, h, w, D] -> [B, h, w]."""
+        inner = self.local(cells)  # [B * h * w, D]
+        distances = self.bank(inner) if self.bank.is_used else _length(inner)
+        return ops.reshape(distances, (-1, *cells.shape[1:3]))
 
     def _energies(self, x: Tensor) -> Tensor:
         """Returns the root mean square of a Laplacian around every cell, in windows of two cells: [B, h, w].
@@ -234,6 +265,7 @@ class AnomalyDetector(keras.Model):  # type: ignore[misc]
             "offset": _listed(self.offset),
             "scores": list(self.used),
             "bank_size": self.bank_size,
+            "tile": self.tile,
         }
 
     @classmethod
@@ -255,11 +287,48 @@ def levels(backbone: Any) -> list[int]:
     return fitting
 
 
-def padded_size(size: tuple[int, int], backbone: Any) -> tuple[int, int]:
-    """Returns the height and width that a picture is padded to for a backbone."""
-    multiple = 2 ** levels(backbone)[-1]
+def seen_size(size: tuple[int, int], backbone: Any, tile: int) -> tuple[int, int]:
+    """Returns the height and width that a backbone sees at once: those of a padded picture, or of each of its parts."""
+    tops, lefts = _parts(size, 2 ** levels(backbone)[-1], tile)
+    return tops[0].seen.stop, lefts[0].seen.stop
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a side of a picture.
+
+    Attributes:
+        seen: its pixels.
+        first, last: the pixels of the picture of which its features count.
+    """
+
+    seen: slice
+    first: int
+    last: int
+
+    def kept(self, level: int) -> slice:
+        """Returns the features that count, of 2 ** level pixels each."""
+        return slice(*((pixel - self.seen.start) // 2**level for pixel in (self.first, self.last)))
+
+
+def _parts(size: tuple[int, int], multiple: int, tile: int) -> tuple[list[_Part], list[_Part]]:
+    """Returns parts of the height and of the width, all of one size, with borders at multiples of `multiple`."""
     height, width = (-(-side // multiple) * multiple for side in size)
-    return height, width
+    most = tile if size[0] * size[1] > tile**2 else max(height, width)
+    return _cut(height, multiple, most), _cut(width, multiple, most)
+
+
+def _cut(side: int, multiple: int, most: int) -> list[_Part]:
+    if side <= most:
+        return [_Part(slice(0, side), 0, side)]
+    count = -(-(side - 2 * _HALO) // (most - 2 * _HALO))
+    inner = -(-(side - 2 * _HALO) // (count * multiple)) * multiple
+    starts = [min(n * inner, side - inner - 2 * _HALO) for n in range(count)]
+    borders = [0, *(start + _HALO for start in starts[1:]), side]
+    return [
+        _Part(slice(start, start + inner + 2 * _HALO), first, last)
+        for start, (first, last) in zip(starts, pairwise(borders), strict=True)
+    ]
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:

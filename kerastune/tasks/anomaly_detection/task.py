@@ -18,7 +18,7 @@ from kerastune.modalities.image import upright_size
 from kerastune.targets.images import unfit
 from kerastune.tasks import registered
 from kerastune.tasks.anomaly_detection import fitting
-from kerastune.tasks.anomaly_detection.model import AnomalyDetector, padded_size
+from kerastune.tasks.anomaly_detection.model import TILE, AnomalyDetector, seen_size
 from kerastune.tasks.anomaly_detection.settings import AnomalyDetection
 from kerastune.tasks.contract import Building, Changes, Dataset, Feeding, Learning, Model, Targets, Task, Told
 from kerastune.tasks.image_backbones import at_size
@@ -28,7 +28,7 @@ from kerastune.tasks.learnt.contract import Predictions
 from kerastune.tasks.losses import no_answers, no_samples
 from kerastune.tasks.pipeline import with_truth
 
-_MOST_PIXELS = 2048 * 2048
+_MOST_PIXELS = 2**25
 _SMALLER = 2.0  # times: what is made smaller by more is said
 
 
@@ -47,11 +47,11 @@ def build(recipe: AnomalyDetection, preset: str, splits: Splits, precision: str)
         with assets.reaching(preset):
             backbone = keras_hub.models.Backbone.from_preset(preset, dtype=precision)
             converter = keras_hub.layers.ImageConverter.from_preset(preset)
-        backbone = at_size(backbone, padded_size(size, backbone))
+        backbone = at_size(backbone, seen_size(size, backbone, TILE))
         backbone.trainable = False
         scale = 1.0 if converter.scale is None else converter.scale
         return AnomalyDetector(
-            backbone, size, scale, converter.offset, recipe.detector.scores, recipe.detector.bank_size
+            backbone, size, scale, converter.offset, recipe.detector.scores, recipe.detector.bank_size, TILE
         )
     except ValueError as error:
         raise RecipeError(
@@ -125,7 +125,7 @@ def predict(recipe: AnomalyDetection, model: Model, split: Split, batch_size: in
     """Returns the outputs for a whole split, in its order."""
     forward = tf.function(lambda x: model(x, training=False), input_signature=[model.takes], autograph=False)
     found, done = [], 0
-    for x, _ in feeding.batches(model, split, feeding.order(model, split, batch_size)):
+    for x, _ in feeding.batches(model, split, fitting.order(model, split, batch_size)):
         found.append({name: output.numpy() for name, output in forward(x).items()})
         done += len(x)
         told(done)
@@ -193,9 +193,11 @@ TASK: Task[AnomalyDetection] = Task(
         largest_product=lambda model: None,
     ),
     feeding=Feeding(
-        order=lambda recipe, *rest: feeding.order(*rest),
+        order=lambda recipe, *rest: fitting.order(*rest),
         batches=_batches,
-        example=lambda recipe, model, split, batch_size: feeding.example(model, split, batch_size),
+        example=lambda recipe, model, split, batch_size: feeding.example(
+            model, split, fitting.order(model, split, batch_size).batch_size
+        ),
         fingerprint=lambda recipe, model, changed: feeding.preprocessing(model),
         shapes="fixed",
     ),
