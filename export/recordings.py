@@ -15,6 +15,8 @@ TICK = 320
 """Samples between two times."""
 _NEAR = np.hanning(22)[1:-1] / np.hanning(22).sum()
 """Weights of the ticks around a place that make it quiet or loud: 0.2 s before and after."""
+_APART = 1.5
+"""Tokens that a second costs between two places that seem to be one."""
 _LOUD = 0.01
 """Power of what may be said, as a share of that of loud places: 20 dB less."""
 
@@ -72,15 +74,15 @@ def mended(parts, sound, write, settings):
     """
     if len(parts) == 1:
         return parts
-    samples, words, powers, known = settings["samples"], settings["words"], powers_of(sound), {}
+    samples, powers, known, usual = settings["samples"], powers_of(sound), {}, _usual(parts)
     each, loud = samples // TICK, powers > _LOUD * np.quantile(powers, 0.95)
 
     def lost(left, right):
         """Returns the samples between two neighbours that have less in common than a token per second of sound."""
         if (left, right) not in known:
-            mine, theirs = ([token for token in parts[one].tokens if token < words] for one in (left, right))
+            mine, theirs = (_words(_said(parts[one], settings, one, usual), settings) for one in (left, right))
             seconds = loud[right // TICK : left // TICK + each].sum() * TICK // RATE
-            known[left, right] = 0 if in_common(mine, theirs) >= seconds else right - left
+            known[left, right] = 0 if _overlap(mine, theirs)[0] >= seconds else right - left
         return known[left, right]
 
     while True:
@@ -107,53 +109,77 @@ def _surest(starts, furthest, last, lost):
 # --- joined ------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Token:
+    """A token with its margin, its place in its window, and about when it is said, in seconds of the recording."""
+
+    id: int
+    margin: float
+    place: int
+    second: float
+
+
 def joined(parts, spell, settings):
     """Returns the transcript of windows that overlap, from those of each, by start."""
     (only, *others), (start, *starts) = parts.values(), parts
     if not others:
         return only
-    tokens, margins = [], []
-    left, leads = _said(only, settings, start)
-    end = start + settings["samples"]
+    usual = _usual(parts)
+    found, left, end = [], _said(only, settings, start, usual), start + settings["samples"]
     for begins, part in zip(starts, others, strict=True):
-        right, theirs = _said(part, settings, begins)
-        stop, first = _seam_of_words(left, right, settings["words"]) if begins < end else (len(left), 0)
-        if first == len(right):  # it writes nothing more
+        right = _said(part, settings, begins, usual)
+        mine, theirs = _words(left, settings), _words(right, settings)
+        stop, first = seam(mine, theirs) if begins < end else (len(mine), 0)
+        if (theirs and first == len(theirs)) or not right:  # it writes nothing more
             continue
-        tokens, margins, end = tokens + left[:stop], margins + leads[:stop], begins + settings["samples"]
-        left, leads = right[first:], theirs[first:]
-    tokens, margins = tokens + left, margins + leads
-    return Written(tokens, margins, spell(tokens))
+        if stop < len(mine):
+            left = [one for one in left if one.place < mine[stop].place]
+        if first:
+            right = [one for one in right if one.place >= theirs[first].place]
+        found, left, end = found + left, right, begins + settings["samples"]
+    found += left
+    tokens = [one.id for one in found]
+    return Written(tokens, [one.margin for one in found], spell(tokens))
 
 
-def _said(part, settings, start):
-    """Returns tokens and margins without the end token, and with the recording's times."""
+def _usual(parts):
+    """Returns how many tokens a window usually has."""
+    return float(np.median([len(part.tokens) for part in parts.values()]))
+
+
+def _said(part, settings, start, usual):
+    """Returns the tokens without the end token, and with the recording's times, as a list of `Token`.
+
+    They are taken to be spread evenly over the window. But where there are fewer than usual, the window has given up or
+    is not full, and where there are many more, it repeats itself: then they follow each other as they usually do.
+    """
     said = part.tokens[:-1] if part.tokens[-1:] == [settings["end"]] else part.tokens
     if settings.get("timestamps"):
         said = [token + start // TICK if token >= settings["times"] else token for token in said]
-    return said, part.margins[: len(said)]
+    full = len(said) if usual < len(said) <= 1.5 * usual else usual
+    apart = settings["samples"] / RATE / max(full, 1)
+    return [
+        Token(token, margin, i, start / RATE + i * apart)
+        for i, (token, margin) in enumerate(zip(said, part.margins, strict=False))
+    ]
 
 
-def _seam_of_words(left, right, words):
-    """Returns the `seam`, found without times, as places among all tokens."""
-    mine, theirs = ([i for i, token in enumerate(one) if token < words] for one in (left, right))
-    stop, start = seam([left[i] for i in mine], [right[i] for i in theirs])
-    return [*mine, len(left)][stop], [*theirs, len(right)][start] if start else 0
+def _words(said, settings):
+    return [one for one in said if one.id < settings["words"]]
 
 
 def seam(left, right):
     """Returns how many tokens of a window are kept, and the first one that is kept of the next window.
 
-    The two are laid over each other where they have most in common. The seam is in the middle of that, because words at
-    the edges of windows are torn. A window that repeats itself ends, or begins, with what is made up: of equal places,
-    the first of the left window and the last of the right one count. With fewer than two tokens in common, all are
-    kept.
+    The two, lists of `Token`, are laid over each other where they have most in common. The seam is in the middle of
+    that, because words at the edges of windows are torn. A window that repeats itself ends, or begins, with what is
+    made up: of equal places, the first of the left window and the last of the right one count. With fewer than two
+    tokens in common, all are kept.
     """
-    table = _table(left, right)
-    best, i, j = max((score, -i, j) for i, row in enumerate(table) for j, score in enumerate(row))
-    i, pairs = -i, []
+    best, i, j, table = _overlap(left, right)
+    pairs = []
     while table[i][j]:
-        if is_same := left[i - 1] == right[j - 1]:
+        if is_same := left[i - 1].id == right[j - 1].id:
             pairs.append((i - 1, j - 1))
         if table[i][j] == table[i - 1][j - 1] + (1 if is_same else -1):
             i, j = i - 1, j - 1
@@ -167,9 +193,22 @@ def seam(left, right):
     return (len(left), len(right)) if pairs[0][1] == len(right) - 1 else pairs[len(pairs) // 2]
 
 
-def in_common(left, right):
-    """Returns how much two windows have in common, in tokens."""
-    return max(map(max, _table(left, right)))
+def _overlap(left, right):
+    """Returns how much two windows have in common, in tokens, where in both that ends, and the table of it.
+
+    People say the same words again and again. So of all places, the one counts that has most in common when each second
+    between the two, by the number of tokens before them, costs `_APART` tokens.
+    """
+    table = _table([one.id for one in left], [one.id for one in right])
+    places = [(i, j) for i, row in enumerate(table) for j, score in enumerate(row) if score]
+
+    def likely(place):
+        i, j = place
+        apart = int(abs(left[i - 1].second - right[j - 1].second) * _APART)
+        return table[i][j] - apart, -i, j
+
+    i, j = max(places, key=likely, default=(0, 0))
+    return table[i][j], i, j, table
 
 
 def _table(left, right):

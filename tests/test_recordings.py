@@ -118,6 +118,15 @@ def test_transcripts_are_joined_where_they_have_most_in_common(windows: list[str
     assert whole.text.decode() == expected and len(whole.margins) == len(expected)
 
 
+def test_sentences_that_differ_in_a_word_are_not_taken_for_each_other() -> None:
+    """Each takes 2 s; the windows of 6 s have the third in common."""
+    said = ["rsAtu", "rsBtu", "rsCtu", "rsDtu", "rsEtu"]
+    windows = {0: "".join(said[:3]), 4 * 16_000: "".join(said[2:])}
+    parts = {start: recordings.Written([*map(ord, text)], [0.0] * 15, b"") for start, text in windows.items()}
+    settings = {"end": ord("$"), "words": 256, "samples": 6 * 16_000}
+    assert bytes(recordings.joined(parts, bytes, settings).tokens).decode() == "".join(said)
+
+
 # --- by a file ---------------------------------------------------------------------------------------------
 
 READING = {**TOLD, "prompt": [1001, 1002], "max_tokens": 100, "cache": [1, 1], "sample_rate": 16_000}
