@@ -36,6 +36,8 @@ RATE, TICK, Written = recordings.RATE, recordings.TICK, recordings.Written
 VOCABULARY = "vocabulary.json"
 PHRASE = 112
 """The longest phrase in tokens whose repetition is noticed: half of the longest transcript."""
+SHORT = 8
+"""Phrases of up to so many tokens are no loop because they are said twice."""
 TOKENS = 12
 """The most tokens per second of sound; fast speakers reach 8."""
 SPARE = 12
@@ -107,7 +109,7 @@ class Draft:
         """Returns the draft with one more token; without repetitions, where it has become a loop.
 
         A few repetitions are no loop yet, because people repeat themselves. But nobody says as much as the limit, so a
-        phrase that is said twice or more before it is a loop, however long the phrase is.
+        phrase of more than a few tokens that is said twice or more before it is a loop, however long the phrase is.
         """
         said, margins, scores = [*self.tokens, token], [*self.margins, margin], [*self.scores, score]
         runs, loop = [0] * (PHRASE + 1), 0
@@ -116,7 +118,7 @@ class Draft:
             if runs[phrase] >= repeats(phrase) * phrase:
                 loop, is_last = repeats(phrase) * phrase, True
                 break
-            if is_last and runs[phrase] >= phrase:
+            if is_last and runs[phrase] >= phrase > SHORT:
                 loop = max(loop, runs[phrase])
         kept = len(said) - loop
         return Draft(said[:kept], margins[:kept], scores[:kept], runs, is_last)

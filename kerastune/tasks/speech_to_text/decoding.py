@@ -119,7 +119,8 @@ def writing(model: Transcriber, prompt: Sequence[int] | None = None) -> Callable
             loops = (runs >= _REPEATED[None]) & ~over[:, None] & (token != end)[:, None]
             shortest = tf.argmax(loops, axis=1, output_type=tf.int32)  # the first that is true
             is_loop, is_last = tf.reduce_any(loops, axis=1), ~over & (i + 1 >= limit)
-            twice = tf.where((runs >= _PHRASES[None]) & is_last[:, None] & (token != end)[:, None], runs, 0)
+            is_twice = (runs >= _PHRASES[None]) & (_PHRASES > reader.SHORT)[None]
+            twice = tf.where(is_twice & is_last[:, None] & (token != end)[:, None], runs, 0)
             loop = tf.where(is_loop, tf.gather(tf.constant(_REPEATED), shortest), tf.reduce_max(twice, axis=1))
             inside = tf.range(most)[None] < tf.where(loop > 0, i + 1 - loop, most)[:, None]
             tokens, margins = tf.where(inside, tokens, -1), tf.where(inside, margins, 0.0)
