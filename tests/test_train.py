@@ -629,9 +629,9 @@ def test_the_memory_of_a_known_model_is_that_of_its_weights_gradients_slots_and_
 
     task = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(3)])
     splits = SimpleNamespace(train=range(9), validation=range(2), test=range(2))
-    settings = SimpleNamespace(train=SimpleNamespace(batch_size=5))
+    order = SimpleNamespace(batch_size=5)
     found = planning._memory(
-        SimpleNamespace(task=task, one=np.zeros((1, 4), np.float32), recipe=settings, splits=splits)
+        SimpleNamespace(task=task, one=np.zeros((1, 4), np.float32), order=lambda split: order, splits=splits)
     )
     assert found.tensors == 4 * 2 * 5 * (8 + 3)  # of each layer a product and a sum
     assert found.most(trained=27) == 4 * (67 + 3 * 27) + found.tensors
