@@ -133,11 +133,18 @@ def machine() -> dict[str, Any]:
     }
 
 
-def has_bfloat16() -> bool:
-    """Returns whether the processor has instructions for products in bfloat16, as far as Linux says."""
+def cpu_flags() -> frozenset[str] | None:
+    """Returns what an x86 processor can do, in Linux's words; None where nothing tells, and on other processors."""
     with contextlib.suppress(OSError):
-        return bool({"avx512_bf16", "amx_bf16"} & set((_PROC / "cpuinfo").read_text().split()))
-    return False
+        said = (_PROC / "cpuinfo").read_text(errors="replace")
+        if found := re.search(r"^flags\s*:(.*)$", said, re.MULTILINE):
+            return frozenset(found[1].split())
+    return None
+
+
+def has_bfloat16() -> bool:
+    """Returns whether the processor is known to have instructions for products in bfloat16."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_flags() or ())
 
 
 def memory_total() -> int:

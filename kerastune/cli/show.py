@@ -55,7 +55,8 @@ def plan(document: dict[str, Any], audits: "Sequence[Audit]") -> None:
         put(title)
         table(header, rows)
         put()
-    put(f"memory: {_memory(document['memory_mb'], document['gpu_mb'])} (estimated)")
+    gpu = "" if document["gpu_mb"] is None else f", of the GPU's {document['gpu_mb']:,} MB"
+    put(f"memory: up to about {document['memory_mb']:,} MB for the model, and 1 GB for the libraries{gpu} (estimated)")
     for decision in document["decisions"]:
         where = f"phase {decision['phase']}: " if "phase" in decision else ""
         put(f"{where}{decision['key']} = {decision['asked']}: {decision['got']} ({decision['why']})")
@@ -64,12 +65,6 @@ def plan(document: dict[str, Any], audits: "Sequence[Audit]") -> None:
     else:
         put()
         _rehearsal(document["exports"], document["seconds"]["exports"])
-
-
-def _memory(most: int, gpu: int | None) -> str:
-    if gpu is None:
-        return f"up to about {most:,} MB for the model, and 1 GB for the libraries"
-    return f"up to about {most:,} MB for the model, and 1 GB for the libraries, of the GPU's {gpu:,} MB"
 
 
 def phase(audit: "Audit", title: str) -> tuple[str, list[str], list[list[str]]]:

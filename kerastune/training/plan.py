@@ -105,7 +105,8 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     expressions.refuse_endless(recipe.phases, task)
     batches = Batches(recipe, task, splits)
     memory = _memory(batches)
-    _refuse_too_large(batches, memory.least)
+    gpu_mb = _gpu_mb()
+    _refuse_too_large(batches, memory.least, gpu_mb)
     audits, moving = list[Audit](), frozenset[str]()
     for number, phase in enumerate(recipe.phases, start=1):
         audit = batches.counted(freezing.freeze(task, phase))
@@ -120,7 +121,7 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     numbers = range(1, len(recipe.phases) + 1)
     decisions += [one for one in decided if one.key != "train.cache" and one.phase in numbers]
     most = memory.most(max(audit.trainable_parameters for audit in audits))
-    return Plan(batches, tuple(audits), tuple(decisions), moving, round(most / 1e6), _gpu_mb())
+    return Plan(batches, tuple(audits), tuple(decisions), moving, round(most / 1e6), gpu_mb)
 
 
 def _gpu_mb() -> int | None:
@@ -197,11 +198,10 @@ def _bytes(tensors: Sequence[Any]) -> int:
     )
 
 
-def _refuse_too_large(batches: Batches, least: int) -> None:
+def _refuse_too_large(batches: Batches, least: int, gpu_mb: int | None) -> None:
     """Raises RecipeError for a training that this machine's memory cannot hold, or its GPU's, before a batch of it."""
-    gpus, gpu_mb = tf.config.list_physical_devices("GPU"), _gpu_mb()
     total, what = (gpu_mb * 10**6, "GPU") if gpu_mb else (environment.memory_total(), "machine")
-    if least > total and (gpu_mb or not gpus):
+    if least > total and (gpu_mb or not tf.config.list_physical_devices("GPU")):
         unit = batches.splits.train.modality
         count = counted(_rows(batches), unit.name, unit.plural)
         raise RecipeError(

@@ -167,7 +167,7 @@ def _train(training: Training, made: Plan, folder: Path, stopwatch: "_Stopwatch"
     except VerificationError:
         shutil.rmtree(work)  # its weights are not to be gone on with
         raise
-    if training.facts["job"] == "run" and not interrupted:
+    if training.facts["job"] == "run" and recipe.exports and not interrupted:
         child.preload()  # for the exports, while this process saves and scores
     stopwatch.laps["train"] = round(training.at.seconds, 1)
     stopwatch.skip()  # the training counts its own, those of the processes before it included

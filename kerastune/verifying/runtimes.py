@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -252,9 +251,8 @@ def inexact(name: str, quantize: str) -> str | None:
 
 def _has_vnni() -> bool:
     """Returns whether an x86 processor adds 8-bit products in 32 bits; true if unknown, and on other processors."""
-    cpu = Path("/proc/cpuinfo")
-    found = re.search(r"^flags\s*:(.*)$", cpu.read_text(errors="replace"), re.MULTILINE) if cpu.exists() else None
-    return not found or bool(re.search(r"avx512_vnni|avx_vnni|amx_int8", found[1]))
+    flags = environment.cpu_flags()
+    return flags is None or not flags.isdisjoint({"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
 def choose(manifest: Manifest, asked: Iterable[str] = ()) -> list[str]:

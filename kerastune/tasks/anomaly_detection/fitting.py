@@ -21,7 +21,7 @@ from kerastune.progress import Progress
 from kerastune.records import Decision
 from kerastune.tasks.anomaly_detection import evening, synthetic
 from kerastune.tasks.anomaly_detection.conformal import Conformal, conformal, fewest_for
-from kerastune.tasks.anomaly_detection.model import AnomalyDetector
+from kerastune.tasks.anomaly_detection.model import TILE, AnomalyDetector
 from kerastune.tasks.anomaly_detection.settings import SCORES, AnomalyDetection
 from kerastune.tasks.image_classification import feeding
 from kerastune.tasks.learnt.defects import auroc
@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float32]
 FEWEST = 20
 """Good pictures for training and, at the least, half of that for the threshold."""
 
-_AT_ONCE = 2048 * 2048  # pixels of a batch: memory does not grow with the size of pictures
+_AT_ONCE = TILE**2  # pixels of a batch: memory does not grow with the size of pictures
 _SCALED = 4  # every fourth training picture sets the scales
 _PLACES = 20_000  # of all pictures, for the coreset
 _TRIED = 64  # held-out good pictures that synthetic defects are put on
