@@ -266,7 +266,7 @@ def test_augmentation_moves_boxes_and_kept_views_keep_them(wanted, tmp_path):
     augment = {"flip": "horizontal", "crop": 0.3, "zoom_out": 0.3}
     phases = [{"unfreeze": "head", "epochs": 2}]
     made = plan(wanted(train=train, augment=augment, phases=phases))
-    views = Training(made, tmp_path, {}, Progress()).feed(2)._kept.views
+    views = Training(made, tmp_path, {}, Progress()).feed(2).kept.views
     first, second = (view.targets.truth for view in views)
     assert not np.array_equal(first, second)
     assert first.shape == made.batches.targets["train"].truth.shape

@@ -70,7 +70,7 @@ def test_a_kept_view_keeps_the_truth_that_moved_with_it(wanted, tmp_path, monkey
     own = made.splits.train.labels
     for title in ("computed", "found"):  # the second time on disk
         training = Training(made, tmp_path, {}, Progress())
-        views = training.feed(2)._kept.views
+        views = training.feed(2).kept.views
         for number, view in enumerate(views):
             found, turned = view.targets.truth["point"], (np.arange(len(own)) + number) % 2 == 1
             np.testing.assert_allclose(found[turned], own[turned] * [-1, 1] + [31, 0], err_msg=title)
