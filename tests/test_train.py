@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from processes import read_until
 
-from kerastune import environment, evaluate, fine_tune, run
+from kerastune import environment, evaluate, fine_tune, run, weights
 from kerastune.cli import cli, show
 from kerastune.data import Order
 from kerastune.errors import DataError, KerastuneError, RecipeError, VerificationError
@@ -625,6 +625,7 @@ def test_memory_is_estimated_from_the_graph(recipe):
 
 
 def test_the_memory_of_a_known_model_is_that_of_its_weights_gradients_slots_and_tensors():
+    """Four inputs, eight hidden numbers and three outputs, in batches of five."""
     import keras
 
     task = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dense(3)])
@@ -633,9 +634,12 @@ def test_the_memory_of_a_known_model_is_that_of_its_weights_gradients_slots_and_
     found = planning._memory(
         SimpleNamespace(task=task, one=np.zeros((1, 4), np.float32), order=lambda split: order, splits=splits)
     )
-    assert found.tensors == 4 * 2 * 5 * (8 + 3)  # of each layer a product and a sum
-    assert found.most(trained=27) == 4 * (67 + 3 * 27) + found.tensors
-    assert found.least == 4 * (67 + 5 * 4 + 4 * 8 + 5 * 8)  # the largest operation is the first product
+    numbers = [weights.number(name) for name in weights.named(task)]  # two kernels and two biases
+    tensors = 2 * 5 * (8 + 3)  # of each layer a product and a sum
+    assert found.most(67, frozenset(numbers)) == 4 * (67 + 3 * 67 + tensors)
+    largest = 5 * 4 + 4 * 8 + 5 * 8  # numbers of the first product
+    assert found.least == 4 * (67 + largest)
+    assert found.most(27, frozenset(numbers[2:])) == 4 * (67 + 3 * 27 + largest)  # more than the head keeps
 
 
 def test_a_batch_that_the_gpu_cannot_hold_is_refused_whatever_the_machine_has(recipe, monkeypatch, tmp_path):

@@ -30,8 +30,8 @@ class Plan:
     decisions: tuple[Decision, ...]
     moving: frozenset[str]  # keys (`weights.number`) of the weights that some phase may move
     memory_mb: int
-    """What the model takes at most: its weights, for the phase that trains most the gradients and two slots of the
-    optimizer, and every tensor of a forward pass of a batch."""
+    """What the model takes at most: its weights, and in its largest phase the gradients, two slots of the optimizer, and
+    every tensor of a batch that the backward pass may need."""
     gpu_mb: int | None
     """The memory of the smallest GPU, which must hold that; None without one."""
 
@@ -107,11 +107,12 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
     memory = _memory(batches)
     gpu_mb = _gpu_mb()
     _refuse_too_large(batches, memory.least, gpu_mb)
-    audits, moving = list[Audit](), frozenset[str]()
+    audits, moving, most = list[Audit](), frozenset[str](), 0
     for number, phase in enumerate(recipe.phases, start=1):
         audit = batches.counted(freezing.freeze(task, phase))
         audits.append(_of_statistics(audit) if kind.learning.fit else audit)
-        moving |= _moving(task, phase)
+        moves = _moving(task, phase)
+        most, moving = max(most, memory.most(audit.trainable_parameters, moves)), moving | moves
         decisions.append(known("train.cache", number) or decide.cache(batches.of_phase(phase), number))
         lora.merge(task)
     if not kind.learning.fit:
@@ -120,7 +121,6 @@ def plan(recipe: Recipe, progress: Progress | None = None, decided: Sequence[Dec
         decisions += [inputs] if inputs else []
     numbers = range(1, len(recipe.phases) + 1)
     decisions += [one for one in decided if one.key != "train.cache" and one.phase in numbers]
-    most = memory.most(max(audit.trainable_parameters for audit in audits))
     return Plan(batches, tuple(audits), tuple(decisions), moving, round(most / 1e6), gpu_mb)
 
 
@@ -154,21 +154,34 @@ class _Memory:
 
     Attributes:
         weights: of all weights, in float32.
-        tensors: of every tensor of a forward pass of a batch.
+        graph: of a forward pass of a batch.
+        reads: the placeholder of each weight in that graph, by its number.
         largest: of the batch, or of the inputs and outputs of the largest operation.
     """
 
     weights: int
-    tensors: int
+    graph: Any
+    reads: dict[str, Any]
     largest: int
 
     @property
     def least(self) -> int:
         return self.weights + self.largest
 
-    def most(self, trained: int) -> int:
-        """Returns an upper bound where that many parameters have a gradient and two slots of the optimizer."""
-        return self.weights + 3 * 4 * trained + self.tensors
+    def most(self, trained: int, moving: frozenset[str]) -> int:
+        """Returns an upper bound where that many parameters have a gradient and two slots of the optimizer.
+
+        What is computed in front of the first layer that moves is freed at once.
+        """
+        kept, left = set[str](), [self.reads[number] for number in moving if number in self.reads]
+        held = 0
+        while left:
+            for op in left.pop().consumers():
+                if op.name not in kept:
+                    kept.add(op.name)
+                    held += _bytes(op.outputs) if _computes(op) else 0
+                    left += op.outputs
+        return self.weights + 3 * 4 * trained + max(held, self.largest)
 
 
 def _memory(batches: Batches) -> _Memory:
@@ -176,12 +189,22 @@ def _memory(batches: Batches) -> _Memory:
     rows = _rows(batches) * len(keras.tree.flatten(example)[0])  # an example with sides has several rows
     specs = keras.tree.map_structure(lambda x: tf.TensorSpec([rows, *x.shape[1:]], x.dtype), example)
     graph = tf.function(lambda x: task(x, training=False)).get_concrete_function(specs).graph
-    operations = [op for op in graph.get_operations() if op.type not in ("Const", "ReadVariableOp", "Identity")]
+    operations = graph.get_operations()
     inputs = sum(_bytes(op.outputs) for op in operations if op.type == "Placeholder")
-    computed = [op for op in operations if op.type != "Placeholder"]
+    largest = max((_bytes([*op.inputs, *op.outputs]) for op in operations if _computes(op)), default=0)
+    placeholders = {id(handle): placeholder for handle, placeholder in graph.captures}
+    named = {weights.number(name): weight for name, weight in weights.named(task).items()}
+    reads = {
+        number: placeholders[id(weight.value.handle)]
+        for number, weight in named.items()
+        if id(weight.value.handle) in placeholders
+    }
     parameters: int = sum(math.prod(weight.shape) for weight in task.weights)
-    largest = max((_bytes([*op.inputs, *op.outputs]) for op in computed), default=0)
-    return _Memory(4 * parameters, sum(_bytes(op.outputs) for op in computed), max(inputs, largest))
+    return _Memory(4 * parameters, graph, reads, max(inputs, largest))
+
+
+def _computes(operation: Any) -> bool:
+    return operation.type not in ("Const", "ReadVariableOp", "Identity", "Placeholder")
 
 
 def _rows(batches: Batches) -> int:
