@@ -144,3 +144,10 @@ def test_a_good_model_beats_the_commonest_answer_of_training(
 
 def test_where_nothing_can_be_guessed_there_is_no_baseline() -> None:
     assert beside_guess(LEARNT["text"], (), np.zeros(3), np.zeros(3), {"sums": np.zeros((3, 2))}) is None
+
+
+def test_where_the_guess_is_always_right_there_is_no_baseline_to_beat() -> None:
+    truth = np.array([0, 0, 0])
+    said = {"scores": np.eye(2, dtype=np.float32)[truth]}
+    assert beside_guess(LEARNT["label"], ("good", "bad"), truth, truth, said) is None
+    assert beside_guess(LEARNT["label"], ("good", "bad"), truth, np.array([0, 0, 1]), said)

@@ -156,16 +156,16 @@ def run(document: dict[str, Any]) -> None:
     """Shows the results of a run."""
     put(f"run:    {shown(Path(document['run']))}")
     put(f"report: {shown(Path(document['report']))}")
-    metric = document["metric"]
-    put(", ".join(f"{split} {metric} {document[f'{split}_{metric}']:.4f}" for split in ("test", "validation")))
+    metric, words = document["metric"], document["metric"].replace("_", " ")
+    put(", ".join(f"{split} {words} {document[f'{split}_{metric}']:.4f}" for split in ("test", "validation")))
     if f"known_{metric}" in document:
-        put(f"({metric} of labels that training saw: {document[f'known_{metric}']:.4f})")
+        put(f"({words} of labels that training saw: {document[f'known_{metric}']:.4f})")
     if f"untuned_test_{metric}" in document:
-        put(f"(test {metric} before training: {document[f'untuned_test_{metric}']:.4f})")
+        put(f"(test {words} before training: {document[f'untuned_test_{metric}']:.4f})")
     if baseline := document["baseline"]:
-        put(f"(test {metric} of a guess, {baseline['answer']}: {baseline[metric]:.4f})")
+        put(f"(test {words} of a guess, {baseline['answer']}: {baseline[metric]:.4f})")
         if not baseline["beaten"]:
-            put(f"warning: the model's test {metric} cannot be told from that of the guess")
+            put(f"warning: the model's test {words} cannot be told from that of the guess")
     for split in ("test", "validation"):
         if found := document.get(f"{split}_perplexity"):
             put(f"{split} perplexity {found['before']:.2f} before training, {found['after']:.2f} after")

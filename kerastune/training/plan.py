@@ -30,8 +30,8 @@ class Plan:
     decisions: tuple[Decision, ...]
     moving: frozenset[str]  # keys (`weights.number`) of the weights that some phase may move
     memory_mb: int
-    """What the model takes at most: its weights, and in its largest phase the gradients, two slots of the optimizer, and
-    every tensor of a batch that the backward pass may need."""
+    """What the model takes at most: its weights, and in its largest phase the gradients, two slots of the optimizer,
+    and every tensor of a batch that the backward pass may need."""
     gpu_mb: int | None
     """The memory of the smallest GPU, which must hold that; None without one."""
 

@@ -139,6 +139,8 @@ def beside_guess(
 ) -> dict[str, Any] | None:
     """The metric of the best guess that needs no model, and whether predictions are better: 95 % of `paired`.
 
+    None where no model can be better, as on good pictures alone.
+
     Args:
         known: the truth of the training split.
         truth, said: of the split that is judged.
@@ -147,7 +149,7 @@ def beside_guess(
         return None
     guess = learnt.guess(labels, known, len(truth))
     found = paired(learnt, truth, said, guess.predictions, 0.0)
-    if found is None:
+    if found is None or found.keras == (1.0 if learnt.metric.higher_is_better else 0.0):
         return None
     beaten = found.interval is not None and found.interval[1] < 0
     return {"answer": guess.words, learnt.metric.name: found.keras, "beaten": beaten}
