@@ -274,6 +274,19 @@ def test_augmentation_moves_boxes_and_kept_views_keep_them(wanted, tmp_path):
     assert (boxes >= 0).all() and (boxes <= 1).all() and (boxes[:, 2:] > boxes[:, :2]).all()
 
 
+def test_few_steps_of_a_new_head_are_warned_of(wanted):
+    from kerastune.tasks.object_detection.task import describe
+    from kerastune.training.plan import plan
+
+    made = plan(wanted(phases=[{"unfreeze": "head", "epochs": 2}]))
+    count = len(made.splits.train)
+    (said,) = describe(made.recipe, made.task, made.splits)["warnings"]
+    steps = 2 * -(-count // 8)
+    assert said.startswith(f"{steps} optimizer steps are few") and f"{-(-300 // steps)} times as many" in said
+    longer = made.recipe.model_copy(update={"phases": (made.recipe.phases[0].model_copy(update={"epochs": 40}),)})
+    assert "warnings" not in describe(longer, made.task, made.splits)
+
+
 @pytest.mark.parametrize("quantize", ["int8", "int16x8"])
 def test_integers_are_refused_in_words(wanted, tmp_path, quantize):
     with pytest.raises(RecipeError, match="corners in steps"):

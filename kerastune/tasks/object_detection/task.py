@@ -1,5 +1,6 @@
 """Object detection: boxes in pictures, by a light head on any KerasHub backbone with a feature pyramid."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ OUTPUTS = ("class_logits", "box_deltas")
 """A detector's outputs in a file, besides the detections. In training it may have more."""
 
 _LEAST_COVERED = 0.8  # of the boxes; below it there is a warning
+_FEW_STEPS = 300  # of the optimizer, for a head that begins with nothing (recipes/README.md)
 
 
 def build(recipe: ObjectDetection, preset: str, splits: Splits, precision: str) -> Model:
@@ -62,12 +64,22 @@ def settled(recipe: ObjectDetection, model: Model, splits: Splits) -> tuple[Obje
 
 
 def describe(recipe: ObjectDetection, model: ObjectDetector, splits: Splits) -> dict[str, Any]:
-    """Returns the size of pictures and the number of anchors, for run.json."""
+    """Returns the size of pictures and the number of anchors, for run.json, and a warning about few steps."""
     size = list(model.preprocessor.image_converter.image_size)
     if isinstance(model, presets.PresetDetector):
         return {"image_size": size, "anchors": len(model.anchors)}
     share, _ = anchors.coverage(splits.train.labels, size[0], float(recipe.detector.anchor_scale))
-    return {"image_size": size, "anchors": len(model.anchors), "boxes_covered": share}
+    found = {"image_size": size, "anchors": len(model.anchors), "boxes_covered": share}
+    epochs = sum(phase.epochs for phase in recipe.phases)
+    steps = epochs * math.ceil(len(splits.train) / recipe.train.batch_size)
+    if steps >= _FEW_STEPS:
+        return found
+    times = math.ceil(_FEW_STEPS / max(steps, 1))
+    warning = (
+        f"{steps} optimizer steps are few for a head that knows no object yet: with {len(splits.train)} training "
+        f"pictures, {times} times as many phases.epochs find far more"
+    )
+    return {**found, "warnings": [warning]}
 
 
 # --- batches -------------------------------------------------------------------------------------------------
