@@ -67,14 +67,17 @@ def measured(name, size, seed, side):
 
 
 def draw_texts(name, size, seed, folder):
-    """Writes CSV files: so many of each label for training and for validation, and up to 500 for the test."""
+    """Writes CSV files: so many of each label for training and for validation, and every nth row, 500, for the test."""
     folder.mkdir()
     draw = random.Random(seed)
     for split in ("train", "validation", "test"):
         path = assets.home() / "assets" / TEXTS[name] / f"{split}.csv"
         with path.open(encoding="utf-8", newline="") as file:
             rows = [(row["label"], row["text"]) for row in csv.DictReader(file)]
-        rows = rows[:500] if split == "test" else of_each(rows, size if split == "train" else min(size, 16), draw)
+        if split == "test":
+            rows = rows[:: max(len(rows) // 500, 1)][:500]  # a file may hold one label after the other
+        else:
+            rows = of_each(rows, size if split == "train" else min(size, 16), draw)
         with (folder / f"{split}.csv").open("w", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([("label", "text"), *rows])
 

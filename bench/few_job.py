@@ -47,7 +47,8 @@ def main(job):
     watch = Watch()
     record = fine_tune(recipe(job), HOME / "run", progress=watch).record
     seconds = sum(watch.ended[:2]) - sum(watch.began[:2])
-    print(json.dumps({"cpu_seconds": seconds, "accuracy": record.metrics["test"]["accuracy"]}))
+    precision = next(one.got for one in record.decisions if one.key == "train.precision")
+    print(json.dumps({"cpu_seconds": seconds, "accuracy": record.metrics["test"]["accuracy"], "precision": precision}))
 
 
 if __name__ == "__main__":
