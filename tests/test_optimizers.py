@@ -216,12 +216,29 @@ def test_averages_are_those_worked_out_by_hand_and_leave_training_alone() -> Non
         np.testing.assert_array_equal(step(optimizer, averaging), step(without, plain))
         seen.append(averaging.values)
     expected = seen[0]  # the first step's average is the weights after it
-    for weights in seen[1:]:
-        expected = 0.9 * expected + 0.1 * weights
+    for n, weights in enumerate(seen[1:], start=1):
+        momentum = (1 + n) / (10 + n)  # below 0.9 until step 80
+        expected = momentum * expected + (1 - momentum) * weights
     with averaged(optimizer, averaging):
         np.testing.assert_allclose(averaging.values, expected, rtol=1e-6)
         assert not np.allclose(averaging.values, seen[-1], rtol=1e-3)
     np.testing.assert_array_equal(averaging.values, seen[-1])
+
+
+def test_a_slow_average_of_few_steps_forgets_the_beginning_and_one_of_many_keeps_its_pace() -> None:
+    task = Two()
+    optimizer = made(task, ema=0.99)
+    task.high.assign([1000.0, 1000.0])
+    for _ in range(50):
+        step(optimizer, task)
+        task.high.assign([0.0, 0.0])
+    with averaged(optimizer, task):
+        assert abs(task.values[1]).max() < 1  # a fixed pace would leave 0.99 ** 49 of 1000: 611
+    optimizer.iterations.assign(5000)
+    task.high.assign([1000.0, 1000.0])
+    step(optimizer, task)
+    with averaged(optimizer, task):
+        assert task.values[1] == pytest.approx([10, 10], abs=2)
 
 
 def test_weights_come_back_to_the_bit_also_after_an_error() -> None:

@@ -137,8 +137,11 @@ class _Shares(keras_private.Optimizer):
     def move_averages(self) -> None:
         if not self.use_ema:
             return
-        # As in Keras, the average after the first step is the weights.
-        share = keras.ops.where(self.iterations == 0, 1.0, 1.0 - self.ema_momentum)
+        # As in Keras, the average after the first step is the weights. It forgets them faster at first, as TensorFlow's
+        # `ExponentialMovingAverage(num_updates=…)` does: else 50 steps at 0.99 would end with weights of the beginning.
+        steps = keras.ops.cast(self.iterations, "float32")
+        momentum = keras.ops.minimum(self.ema_momentum, (1 + steps) / (10 + steps))
+        share = keras.ops.where(steps == 0, 1.0, 1 - momentum)
         share = keras.ops.where(self._is_step, share, 0.0)
         for variable, average in self.averages:
             if variable.trainable:
