@@ -1,5 +1,6 @@
 """Backbones of images: at another size, and under another head."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,6 +11,8 @@ from kerastune import assets
 from kerastune.data import Splits
 from kerastune.errors import RecipeError, shortened
 from kerastune.tasks.contract import Model
+
+_FEW_STEPS = 300  # of the optimizer
 
 
 class Presets(Protocol):
@@ -75,3 +78,16 @@ def stretching(preset: str, size: tuple[int, int]) -> Any:
     converter = keras_hub.layers.ImageConverter.from_preset(preset, dtype="float32")
     settings = {"image_size": size, "crop_to_aspect_ratio": False, "pad_to_aspect_ratio": False, "antialias": False}
     return type(converter).from_config({**converter.get_config(), **settings})
+
+
+def few_steps(recipe: Any, count: int) -> list[str]:
+    """Returns a warning if `count` training pictures make too few optimizer steps for a head that begins with nothing:
+    one that places things needs some hundred (recipes/README.md)."""
+    steps = sum(phase.epochs for phase in recipe.phases) * math.ceil(count / recipe.train.batch_size)
+    if not 0 < steps < _FEW_STEPS:
+        return []
+    times = math.ceil(_FEW_STEPS / steps)
+    return [
+        f"{steps} optimizer steps are few for a head that begins with nothing: with {count} training pictures, "
+        f"{times} times as many phases.epochs find far more"
+    ]

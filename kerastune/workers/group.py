@@ -32,6 +32,7 @@ Reduce = Callable[[Vector], Vector]
 _PIECE = 2**20
 """Numbers that are summed at once. TensorFlow's ring adds a piece in one known order up to this size."""
 _SILENT = 60.0  # seconds without a sign of life after which a worker counts as dead; a busy host may need ten
+_LOOKED = 2.0  # seconds between two looks at the other workers
 _ALIGNED = 16  # numbers; TensorFlow cuts a piece into a chunk for each worker, of a multiple of 64 bytes
 
 
@@ -44,6 +45,7 @@ class Group:
         count: how many workers there are.
         rank: of this process, from 0; 0 is the chief.
         reduce: sums a float32 or int32 vector over all processes; None where one process is all there is.
+        peers: the other processes, as TensorFlow names them.
 
     Attributes:
         parts: the ranks whose parts of a batch this process computes.
@@ -52,8 +54,8 @@ class Group:
         stopping: whether all have heard, with the last step, that one of them was asked to end.
     """
 
-    def __init__(self, count: int = 1, rank: int = 0, reduce: Reduce | None = None) -> None:
-        self.count, self.rank, self._reduce = count, rank, reduce
+    def __init__(self, count: int = 1, rank: int = 0, reduce: Reduce | None = None, peers: Sequence[str] = ()) -> None:
+        self.count, self.rank, self._reduce, self._peers = count, rank, reduce, peers
         self.parts = range(rank, rank + 1) if reduce else range(count)
         self.due = self.asked = self.stopping = False
 
@@ -132,7 +134,8 @@ class Group:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes SIGTERM and Ctrl-C within the block as the wish to end, which all follow after the same step.
+        """Takes SIGTERM and Ctrl-C within the block as the wish to end, which all follow after the same step, and
+        notices within seconds that another worker's process is gone.
 
         TensorFlow's collectives ignore SIGTERM otherwise, so that schedulers would have to kill.
         """
@@ -145,7 +148,8 @@ class Group:
 
         before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            yield
+            with _watched(self._peers):
+                yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -185,7 +189,43 @@ def joined(of: cluster.Cluster) -> Group:
 
     for dtype in kinds:
         reduce(np.zeros(1, dtype))
-    return Group(of.count, of.rank, reduce)
+    return Group(of.count, of.rank, reduce, [f"/job:{role}/replica:0/task:{i}" for role, i in _others()])
+
+
+def _others() -> list[tuple[str, int]]:
+    """Returns the roles and numbers of the other workers."""
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    spec, own = resolver.cluster_spec(), (resolver.task_type, resolver.task_id)
+    return [(role, i) for role in spec.jobs for i in spec.task_indices(role) if (role, i) != own]
+
+
+@contextlib.contextmanager
+def _watched(peers: Sequence[str]) -> Iterator[None]:
+    """Fails every collective within the block as soon as a peer's process is gone.
+
+    A collective that was about to begin then waits for `_SILENT` seconds otherwise. Peers that only do not answer are
+    left to that: they may be busy.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_LOOKED):
+            for peer in peers:
+                try:
+                    context.context().check_collective_ops_peer_health(peer, round(1000 * _LOOKED))
+                except tf.errors.DeadlineExceededError:
+                    continue
+                except tf.errors.OpError as error:
+                    context.context().abort_collective_ops(tf.errors.UNAVAILABLE, f"{peer} is gone: {error.message}")
+                    return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _wait_for_slow_hosts() -> None:

@@ -41,17 +41,19 @@ def settled(recipe: ImageSegmentation, model: Model, splits: Splits) -> tuple[Im
 
 def describe(recipe: ImageSegmentation, model: ImageSegmenter, splits: Splits) -> dict[str, Any]:
     """Returns the size of pictures, the share of pixels that each class has in training, and the colours of the
-    classes, for run.json."""
+    classes, for run.json, and a warning about few steps."""
     counts = np.zeros(masks.IGNORED + 1, np.int64)
     for row in splits.train.labels:
         counts += np.bincount(masks.unpacked(row).reshape(-1), minlength=masks.IGNORED + 1)
     total = max(int(counts.sum()), 1)
     shares = {label: float(counts[n] / total) for n, label in enumerate(splits.labels)}
+    has_new_head = not isinstance(model, presets.PresetSegmenter)
     return {
         "image_size": list(model.preprocessor.image_converter.image_size),
         "shares_of_pixels": shares,
         "ignored_share": float(counts[masks.IGNORED] / total),
         "colors": list(splits.colors),
+        "warnings": image_backbones.few_steps(recipe, len(splits.train)) if has_new_head else [],
     }
 
 

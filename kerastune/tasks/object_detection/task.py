@@ -1,6 +1,5 @@
 """Object detection: boxes in pictures, by a light head on any KerasHub backbone with a feature pyramid."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +25,6 @@ OUTPUTS = ("class_logits", "box_deltas")
 """A detector's outputs in a file, besides the detections. In training it may have more."""
 
 _LEAST_COVERED = 0.8  # of the boxes; below it there is a warning
-_FEW_STEPS = 300  # of the optimizer, for a head that begins with nothing (recipes/README.md)
 
 
 def build(recipe: ObjectDetection, preset: str, splits: Splits, precision: str) -> Model:
@@ -70,16 +68,7 @@ def describe(recipe: ObjectDetection, model: ObjectDetector, splits: Splits) -> 
         return {"image_size": size, "anchors": len(model.anchors)}
     share, _ = anchors.coverage(splits.train.labels, size[0], float(recipe.detector.anchor_scale))
     found = {"image_size": size, "anchors": len(model.anchors), "boxes_covered": share}
-    epochs = sum(phase.epochs for phase in recipe.phases)
-    steps = epochs * math.ceil(len(splits.train) / recipe.train.batch_size)
-    if steps >= _FEW_STEPS:
-        return found
-    times = math.ceil(_FEW_STEPS / max(steps, 1))
-    warning = (
-        f"{steps} optimizer steps are few for a head that knows no object yet: with {len(splits.train)} training "
-        f"pictures, {times} times as many phases.epochs find far more"
-    )
-    return {**found, "warnings": [warning]}
+    return {**found, "warnings": image_backbones.few_steps(recipe, len(splits.train))}
 
 
 # --- batches -------------------------------------------------------------------------------------------------
