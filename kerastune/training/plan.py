@@ -154,13 +154,11 @@ class _Memory:
 
     Attributes:
         weights: of all weights, in float32.
-        graph: of a forward pass of a batch.
-        reads: the placeholder of each weight in that graph, by its number.
+        reads: the placeholder of each weight, by its number, in the graph of a forward pass of a batch.
         largest: of the batch, or of the inputs and outputs of the largest operation.
     """
 
     weights: int
-    graph: Any
     reads: dict[str, Any]
     largest: int
 
@@ -193,14 +191,10 @@ def _memory(batches: Batches) -> _Memory:
     inputs = sum(_bytes(op.outputs) for op in operations if op.type == "Placeholder")
     largest = max((_bytes([*op.inputs, *op.outputs]) for op in operations if _computes(op)), default=0)
     placeholders = {id(handle): placeholder for handle, placeholder in graph.captures}
-    named = {weights.number(name): weight for name, weight in weights.named(task).items()}
-    reads = {
-        number: placeholders[id(weight.value.handle)]
-        for number, weight in named.items()
-        if id(weight.value.handle) in placeholders
-    }
+    handles = {weights.number(name): id(weight.value.handle) for name, weight in weights.named(task).items()}
+    reads = {number: placeholders[handle] for number, handle in handles.items() if handle in placeholders}
     parameters: int = sum(math.prod(weight.shape) for weight in task.weights)
-    return _Memory(4 * parameters, graph, reads, max(inputs, largest))
+    return _Memory(4 * parameters, reads, max(inputs, largest))
 
 
 def _computes(operation: Any) -> bool:

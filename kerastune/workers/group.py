@@ -189,14 +189,21 @@ def joined(of: cluster.Cluster) -> Group:
 
     for dtype in kinds:
         reduce(np.zeros(1, dtype))
-    return Group(of.count, of.rank, reduce, [f"/job:{role}/replica:0/task:{i}" for role, i in _others()])
+    return Group(of.count, of.rank, reduce, _peers())
 
 
-def _others() -> list[tuple[str, int]]:
-    """Returns the roles and numbers of the other workers."""
+def _counts(resolver: Any) -> dict[str, int]:
+    """Returns how many workers there are of each role."""
+    spec = resolver.cluster_spec()
+    return {role: spec.num_tasks(role) for role in ("chief", "worker") if role in spec.jobs}
+
+
+def _peers() -> list[str]:
+    """Returns the other workers, as TensorFlow names them."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-    spec, own = resolver.cluster_spec(), (resolver.task_type, resolver.task_id)
-    return [(role, i) for role in spec.jobs for i in spec.task_indices(role) if (role, i) != own]
+    tasks = [(role, i) for role, count in _counts(resolver).items() for i in range(count)]
+    own = resolver.task_type, resolver.task_id
+    return [f"/job:{role}/replica:0/task:{i}" for role, i in tasks if (role, i) != own]
 
 
 @contextlib.contextmanager
@@ -230,8 +237,7 @@ def _watched(peers: Sequence[str]) -> Iterator[None]:
 
 def _wait_for_slow_hosts() -> None:
     """Configures heartbeats as MultiWorkerMirroredStrategy would, to which ten silent seconds are a death."""
-    spec = tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec()
-    counts = {role: spec.num_tasks(role) for role in ("chief", "worker") if role in spec.jobs}
+    counts = _counts(tf.distribute.cluster_resolver.TFConfigClusterResolver())
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader=f"/job:{next(iter(counts))}/replica:0/task:0",
