@@ -97,14 +97,13 @@ def write_part(folder):
 # --- the two sides -------------------------------------------------------------------------------------------
 
 
-def kerastune(pictures, folder, **detector):
+def kerastune(pictures, folder):
     """Returns the AUROC of all test pictures and of each kind, seconds, and the exported file."""
     values = {
         "name": "defects",
         "task": "anomaly_detection",
         "preset": PRESET,
         "data": {"source": "folder", "path": str(pictures)},
-        "detector": detector,
     }
     started = time.perf_counter()
     run = fine_tune(parse(values, "bench"), folder / "run")

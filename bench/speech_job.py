@@ -51,7 +51,7 @@ def main(job):
                 "cpu_seconds": at["trained"] - at["began"],
                 "encoder_cpu_seconds": at["kept"] - at["began"],
                 "step_cpu_seconds": at["trained"] - at["kept"] - validating[0],
-                "examples": job["epochs"] * sum(record.data["counts"]["train"].values()),
+                "examples": job["epochs"] * sum(record.data.counts["train"].values()),
                 "word_error_rate": record.metrics["test"]["word_error_rate"],
                 "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }
